@@ -65,8 +65,8 @@ class BudgetAwareUCB:
 
     Quirks:
 
-    - The bonus is divided by the *remaining* budget, so the search explores more as the budget runs out, against
-      the method's own idea. The engine's default policy, `power`, draws a node with weight V^(1/r),
+    - The bonus is divided by the *remaining* budget, so the search explores more as the budget runs out,
+      against the method's own idea. The engine's default policy, `power`, draws a node with weight V^(1/r),
       r = remaining / total: broad at first, greedy at the end.
     - An unvisited child has n = 0 and a bonus of 1e4 * c * sqrt(ln(total + 1)) / remaining: siblings are all
       tried before one is deepened while that is above the best mean value, and not tried otherwise.
@@ -115,8 +115,8 @@ class BudgetAwareValueTreeSearch:
 
     An iteration descends from the root by `self.ucb` while the node has children and lies above `max_depth`.
     It asks the model for 3 next steps there and appends one child per step, with the text
-    ``parent + "\\n" + step``. The critic scores the *first* child, and that value goes to the child and all its
-    ancestors.
+    ``parent + "\\n" + step``. The critic scores the *first* child, and that value goes to the child and to
+    all its ancestors.
 
     Quirks, and what the engine does instead:
 

@@ -21,8 +21,7 @@ class ResidualValuePredictor(nn.Module):
     recipe's weights.
 
     On CUDA, in eval mode and with gradients off, `forward` runs the fused kernel
-    `bavt_fast.kernels.critic_mlp`; everywhere else plain torch, with the same result up to the rounding of the
-    dtype.
+    `bavt_fast.kernels.critic_mlp`; everywhere else plain torch, with the same result up to rounding.
 
     Quirk: a module starts in training mode, as every ``nn.Module`` does, and the fused kernel waits for
     ``.eval()``. The critics of `bavt_fast.search` score a whole wave in one call and need no such switch.

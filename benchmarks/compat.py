@@ -1,11 +1,11 @@
-"""Time per iteration of the recipe's search and of the drop-in search, with a model that costs nearly nothing.
+"""Time per iteration of the recipe's search and of the drop-in search, with a model that costs little.
 
     python benchmarks/compat.py [--repeats N] [--json FILE]
 
-Both sides run the same scripted model and critic, and their answers are compared. `user_us` is what the calls of
-that model and critic cost alone, a floor for either side. `ratio` is recipe / drop-in; `net_ratio` is the same
-with `user_us` taken off both. Times are microseconds per iteration: the median over searches, and for the
-drop-in the 20th and 80th percentile too.
+Both sides run the same scripted model and critic, and their answers are compared. `user_us` is what the calls
+of that model and critic cost alone, a floor for either side. `ratio` is recipe / drop-in; `net_ratio` is the
+same with `user_us` taken off both. Times are microseconds per iteration: the median over searches, and for
+the drop-in the 20th and 80th percentile too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+// Counter-based randomness: draw i of a stream is a pure function of (seed, i), so that any implementation replays it.
+//
+//     bits(seed, i) = mix(seed + (i + 1) * 0x9E3779B97F4A7C15)        (mod 2^64)
+//     uniform       = (bits >> 11) * 2^-53                            in [0, 1)
+//
+// mix is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+#pragma once
+
+#include <cstdint>
+
+namespace bavt {
+
+class CounterRng {
+   public:
+    explicit CounterRng(uint64_t seed) : seed_(seed) {}
+
+    double uniform() {
+        ++drawn_;
+        return static_cast<double>(mix(seed_ + drawn_ * 0x9E3779B97F4A7C15ull) >> 11) * 0x1p-53;
+    }
+
+   private:
+    static uint64_t mix(uint64_t x) {
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+        return x ^ (x >> 31);
+    }
+
+    uint64_t seed_;
+    uint64_t drawn_ = 0;
+};
+
+}  // namespace bavt

@@ -1,0 +1,41 @@
+"""Critics that read hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from bavt_fast.protocols import Candidate
+
+__all__ = ["HiddenStateCritic"]
+
+
+class HiddenStateCritic:
+    """A value head on the hidden state of each step's last token, which the generator hands over with the step.
+
+    Args:
+        head: maps ``(rows, H)`` to ``(rows, 1)``, such as `ResidualValuePredictor`; it is put into eval mode.
+        predicts: "value", "residual", or "logit" for a head whose sigmoid is the value.
+    """
+
+    def __init__(self, head: nn.Module, predicts: Literal["value", "residual", "logit"] = "residual") -> None:
+        if predicts not in ("value", "residual", "logit"):
+            raise ValueError(f"predicts: expected 'value', 'residual' or 'logit', got {predicts!r}")
+        self.head = head.eval()
+        self.predicts: Literal["value", "residual"] = "residual" if predicts == "residual" else "value"
+        self._sigmoid = predicts == "logit"
+
+    @torch.no_grad()
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """One call of the head for all candidates. Raises TypeError where a step carries no hidden state."""
+        if not candidates:
+            return []
+        if any(candidate.step.hidden is None for candidate in candidates):
+            raise TypeError("critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator")
+        hidden = torch.stack([candidate.step.hidden for candidate in candidates])
+        weight = next(self.head.parameters())
+        outputs = self.head(hidden.to(weight.device, weight.dtype)).float().squeeze(-1)
+        return (outputs.sigmoid() if self._sigmoid else outputs).tolist()

@@ -1,0 +1,428 @@
+"""The search loop: the only file that knows all the stages.
+
+    Budget -> policy -> Tree.select -> generator.propose -> critic.score -> Tree.expand/backup -> ledger
+
+One `_Run` per question holds its tree, its ledger and what each node stands for. `Searcher` asks every run for the
+leaves it wants expanded, has the generator propose for all of them in one batch and the critic score all the new
+states in one call, and hands each run its part back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bavt_fast._core import Tree
+from bavt_fast.ledger import Ledger, Reservation
+from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, StepRequest, Task, as_critic, as_generator
+from bavt_fast.tasks.text import TextTask
+from bavt_fast.types import Budget, Spent
+
+__all__ = ["Progress", "SearchError", "SearchResult", "Searcher", "search"]
+
+MIN_VALUE = 1e-6
+"""V lies in [MIN_VALUE, 1]: no state is ever quite hopeless, so that a budget is never left unspent."""
+
+ROOT = 0
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        answer: the answer of the best terminal state; None where no acceptable one was reached.
+        solved: whether the task verified the answer. Always False for a task that cannot verify.
+        path: the steps from the question to the best state, also where it is only partial.
+        nodes: their node ids in ``tree``.
+        value: V of the last state of the path.
+        spent: what the search took of each resource; never above the budget in tokens, tool calls and cost.
+        stop_reason: "solved", "budget" (nothing more fits), "deadline", "exhausted" (no node is left to expand) or
+            "interrupted" (Ctrl-C).
+        tree: the native tree.
+        invalid_steps, duplicate_steps: proposed steps that were dropped.
+    """
+
+    answer: str | None
+    solved: bool
+    path: tuple[str, ...]
+    nodes: tuple[int, ...]
+    value: float
+    spent: Spent
+    stop_reason: str
+    tree: Tree
+    invalid_steps: int
+    duplicate_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A search under way, for display: after every wave."""
+
+    spent: Spent
+    remaining_ratio: float
+    nodes: int
+    value: float
+    path: tuple[str, ...]
+
+
+class SearchError(RuntimeError):
+    """The generator, the critic or the task failed during a search. `result` holds what had been found by then."""
+
+    def __init__(self, message: str, result: SearchResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+@dataclass(slots=True)
+class _Node:
+    """What the search knows of a node beside the tree's arrays."""
+
+    state: Any
+    text: str
+    step: str
+    tried: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One leaf of a wave: the request, and the reservation that pays for it."""
+
+    node: int
+    request: StepRequest
+    count: int
+    limit: int
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    policy: str
+    exploration: float
+    candidates: int
+    max_step_tokens: int
+    decay: float
+    max_nodes: int | None
+
+
+class _Run:
+    """One question's search. `next_jobs` and `receive` alternate until `stop_reason` is set."""
+
+    def __init__(self, task: Task[Any], question: str, budget: Budget, options: _Options, seed: int) -> None:
+        self.task, self.options, self.seed = task, options, seed
+        state = task.initial_state(question)
+        self.ledger = Ledger(budget)
+        self.tree = Tree(seed=seed, max_nodes=options.max_nodes, decay=options.decay)
+        self.nodes = [_Node(state, task.prompt(state), "")]
+        self.seen = {task.key(state)}
+        self.requests = self.invalid_steps = self.duplicate_steps = 0
+        self.solved_node: int | None = None
+        self.stop_reason: str | None = None
+        if task.is_terminal(state):
+            self._reach_terminal(ROOT)
+
+    def next_jobs(self, leaves: int) -> list[_Job]:
+        """Up to ``leaves`` distinct nodes to expand, each marked in flight and paid for; sets the stop reason if none."""
+        jobs: list[_Job] = []
+        while len(jobs) < leaves and self.stop_reason is None:
+            node = self._select()
+            if node < 0:
+                if not jobs:
+                    self._stop_for_lack()
+                break
+            if (job := self._reserve(node)) is None:
+                self.tree.prune(node)  # nothing from here fits what is left, and what is left only shrinks
+                continue
+            self.tree.mark_in_flight(node)
+            jobs.append(job)
+        return jobs
+
+    def _select(self) -> int:
+        ratio = self.ledger.remaining_ratio
+        if ratio <= 0.0:
+            return -1
+        return self.tree.select(self.options.policy, remaining=ratio, total=1.0, exploration=self.options.exploration)
+
+    def _reserve(self, node: int) -> _Job | None:
+        """Claims the most that expanding the node may take; None where its cheapest finish does not fit."""
+        entry, options = self.nodes[node], self.options
+        left = self.ledger.remaining.tokens
+        limit = options.max_step_tokens
+        if left is not None:
+            if left < max(1, self.task.min_tokens(entry.state)):
+                return None
+            limit = min(limit, left)
+        count = options.candidates if left is None else max(1, min(options.candidates, left // limit))
+        reservation = self.ledger.try_reserve(tokens=count * limit)
+        if reservation is None:
+            return None
+        self.requests += 1
+        request = StepRequest(entry.text, _mix(self.seed, self.requests), tuple(entry.tried))
+        return _Job(node, request, count, limit, reservation)
+
+    def _stop_for_lack(self) -> None:
+        ratio = self.ledger.remaining_ratio
+        out_of_time = self.ledger.budget.seconds is not None and self.ledger.remaining.seconds == 0.0
+        if out_of_time:
+            self.stop_reason = "deadline"
+        elif ratio <= 0.0 or bool((self.tree.flags & Tree.PRUNED).any()):
+            self.stop_reason = "budget"
+        else:
+            self.stop_reason = "exhausted"
+
+    def settle(self, job: _Job, steps: Sequence[Step]) -> list[Candidate]:
+        """Charges the proposed steps and returns the valid, new states among them for the critic."""
+        used = sum(step.tokens for step in steps)
+        self.ledger.settle(job.reservation, Spent(tokens=used))
+        self.tree.unmark_in_flight(job.node)
+        parent = self.nodes[job.node]
+        if not steps:
+            self.tree.close(job.node)
+        candidates = []
+        for step in steps:
+            parent.tried.append(_slim(step))
+            state = self.task.apply(parent.state, step.text) if step.complete else None
+            if state is None:
+                self.invalid_steps += 1
+            elif (key := self.task.key(state)) in self.seen:
+                self.duplicate_steps += 1
+            else:
+                self.seen.add(key)
+                value = float(self.tree.values[job.node])
+                candidates.append(Candidate(state, parent.text + step.text, step, value))
+        if steps:
+            self.tree.penalize(job.node)
+        return candidates
+
+    def expand(self, job: _Job, candidates: Sequence[Candidate], values: Sequence[float]) -> None:
+        """Adds scored states as children and backs their values up."""
+        if not candidates:
+            return
+        terminal = [self.task.is_terminal(candidate.state) for candidate in candidates]
+        first = self.tree.expand(job.node, values, terminal)
+        for child, (candidate, value) in enumerate(zip(candidates, values, strict=True), start=first):
+            self.nodes.append(_Node(candidate.state, self.task.prompt(candidate.state), candidate.step.text))
+            self.tree.backup(child, value)
+            if terminal[child - first]:
+                self._reach_terminal(child)
+
+    def _reach_terminal(self, node: int) -> None:
+        if self.solved_node is None and self.task.verify(self.nodes[node].state):
+            self.solved_node = node
+            self.stop_reason = "solved"
+
+    def best_path(self) -> list[int]:
+        """Node ids from the root's child to the verified state, else to the best one so far."""
+        if self.solved_node is None:
+            return [int(node) for node in self.tree.best_path()]
+        path, node = [], self.solved_node
+        while node != ROOT:
+            path.append(node)
+            node = int(self.tree.parents[node])
+        return path[::-1]
+
+    def progress(self) -> Progress:
+        path = self.best_path()
+        value = float(self.tree.values[path[-1] if path else ROOT])
+        steps = tuple(self.nodes[node].step for node in path)
+        return Progress(self.ledger.spent, self.ledger.remaining_ratio, len(self.nodes), value, steps)
+
+    def result(self, stop_reason: str | None = None) -> SearchResult:
+        path = self.best_path()
+        last = path[-1] if path else ROOT
+        state = self.nodes[last].state
+        terminal = self.task.is_terminal(state)
+        accepted = terminal and self.task.verify(state) is not False
+        return SearchResult(
+            answer=self.task.answer(state) if accepted else None,
+            solved=self.solved_node is not None,
+            path=tuple(self.nodes[node].step for node in path),
+            nodes=tuple(path),
+            value=float(self.tree.values[last]),
+            spent=self.ledger.spent,
+            stop_reason=stop_reason or self.stop_reason or "error",
+            tree=self.tree,
+            invalid_steps=self.invalid_steps,
+            duplicate_steps=self.duplicate_steps,
+        )
+
+
+class Searcher:
+    """Searches with a fixed generator, critic and task.
+
+    Args:
+        generator: a `StepGenerator`, or a function ``(text, count) -> list of step texts``.
+        critic: a `Critic`, a function ``text -> value in [0, 1]``, or None for V = 1 everywhere.
+        task: a `Task`; None for plain text, where every step is valid and nothing is verified.
+        wave: leaves in flight at once. For one question they are leaves of one tree, and ``wave=1`` is the sequential
+            algorithm. For `search_many` they are different questions, each searched sequentially, so that a result
+            does not depend on the questions beside it; a question that finishes frees its place to the next.
+        policy: "power" (P(node) ∝ V^(1/r), r the share of the budget left), "best_first", "uct", "puct" or "ucb".
+        candidates: steps proposed per expansion. A node stays expandable, so 1 lets going deeper and trying a sibling
+            compete for each token.
+        decay: a node's weight is multiplied by this with every try, in (0, 1].
+        max_step_tokens: tokens after which a step without delimiter is cut off and dropped.
+        max_nodes: limit on the tree's nodes.
+        on_progress: called after every wave of a one-question search.
+    """
+
+    def __init__(
+        self,
+        generator: StepGenerator | Callable[[str, int], Sequence[str]],
+        critic: Critic | Callable[[str], float] | None = None,
+        task: Task[Any] | None = None,
+        *,
+        wave: int = 1,
+        policy: str = "power",
+        exploration: float = 1.0,
+        candidates: int = 1,
+        decay: float = 0.85,
+        max_step_tokens: int = 64,
+        max_nodes: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.generator = as_generator(generator)
+        self.critic = as_critic(critic)
+        self.task: Task[Any] = TextTask() if task is None else task
+        self.wave = _positive("wave", wave)
+        self.on_progress = on_progress
+        self._options = _Options(
+            policy,
+            exploration,
+            _positive("candidates", candidates),
+            _positive("max_step_tokens", max_step_tokens),
+            decay,
+            max_nodes,
+        )
+        # A bad policy, exploration or decay is refused here and not in the middle of a search.
+        Tree(seed=0, max_nodes=max_nodes, decay=decay).select(policy, remaining=1.0, total=1.0, exploration=exploration)
+
+    def search(self, question: str, *, budget: Budget, seed: int = 0) -> SearchResult:
+        """Searches one question. Ctrl-C ends it with the best found so far.
+
+        Raises:
+            SearchError: generator, critic or task failed; its ``result`` holds what had been found.
+            TypeError, ValueError: a bad question, budget or seed, before anything is spent.
+        """
+        run = self._start(question, budget, seed)
+        try:
+            while run.stop_reason is None:
+                self._wave([(run, job) for job in run.next_jobs(self.wave)])
+                if self.on_progress is not None:
+                    self.on_progress(run.progress())
+        except KeyboardInterrupt:
+            return run.result("interrupted")
+        return run.result()
+
+    def search_many(self, questions: Sequence[str], *, budget: Budget, seed: int = 0) -> list[SearchResult]:
+        """Searches many questions side by side, ``wave`` at a time, each with a budget of its own.
+
+        Question i gives what ``search(questions[i], budget=budget, seed=seed)`` gives (with ``wave=1``), up to the
+        rounding of a model whose numerics depend on its batch size.
+        """
+        if isinstance(questions, str):
+            raise TypeError("questions: expected a list of str, got a str; use search() for one question")
+        runs = [self._start(question, budget, seed) for question in questions]
+        waiting: Iterator[_Run] = iter(runs)
+        active: list[_Run] = []
+        while True:
+            active = [run for run in active if run.stop_reason is None]
+            while len(active) < self.wave and (run := next(waiting, None)) is not None:
+                run.ledger = Ledger(budget)  # its seconds start now
+                active.append(run)
+            if not active:
+                return [run.result() for run in runs]
+            self._wave([(run, job) for run in active for job in run.next_jobs(1)])
+
+    def _start(self, question: str, budget: Budget, seed: int) -> _Run:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
+        return _Run(self.task, question, budget, self._options, seed)
+
+    def _wave(self, work: Sequence[tuple[_Run, _Job]]) -> None:
+        """Proposes for all jobs in one call, scores all new states in one call, and grows the trees."""
+        if not work:
+            return
+        try:
+            proposals = self._propose([job for _, job in work])
+            found = [
+                (run, job, run.settle(job, steps)) for (run, job), steps in zip(work, proposals, strict=True)
+            ]
+            values = iter(self._values([candidate for _, _, candidates in found for candidate in candidates]))
+            for run, job, candidates in found:
+                run.expand(job, candidates, [next(values) for _ in candidates])
+        except Exception as error:
+            for run, job in work:
+                run.abandon(job)
+            raise SearchError(f"{type(error).__name__} during the search: {error}", work[0][0].result("error")) from error
+
+    def _propose(self, jobs: Sequence[_Job]) -> list[list[Step]]:
+        """The generator's steps, checked."""
+        proposals = self.generator.propose(
+            [job.request for job in jobs], [job.count for job in jobs], [job.limit for job in jobs]
+        )
+        if len(proposals) != len(jobs):
+            raise ValueError(f"generator: expected {len(jobs)} lists of steps, one per state, got {len(proposals)}")
+        return [_checked_steps(list(steps), job) for steps, job in zip(proposals, jobs, strict=True)]
+
+    def _values(self, candidates: Sequence[Candidate]) -> list[float]:
+        """V of each candidate: the one place where a critic's output becomes a residual and then a value."""
+        if not candidates:
+            return []
+        outputs = [float(output) for output in self.critic.score(candidates)]
+        if len(outputs) != len(candidates):
+            raise ValueError(f"critic: expected {len(candidates)} scores, one per state, got {len(outputs)}")
+        values = []
+        for candidate, output in zip(candidates, outputs, strict=True):
+            if not math.isfinite(output):
+                raise ValueError(f"critic: expected finite scores, got {output} for {candidate.text[-60:]!r}")
+            residual = output if self.critic.predicts == "residual" else output - candidate.parent_value
+            values.append(min(1.0, max(MIN_VALUE, candidate.parent_value + residual)))
+        return values
+
+
+def search(
+    question: str,
+    *,
+    generator: StepGenerator | Callable[[str, int], Sequence[str]],
+    critic: Critic | Callable[[str], float] | None = None,
+    task: Task[Any] | None = None,
+    budget: Budget,
+    policy: str = "power",
+    seed: int = 0,
+    **options: Any,
+) -> SearchResult:
+    """Searches one question within a budget; see `Searcher` for the arguments and ``options``."""
+    return Searcher(generator, critic, task, policy=policy, **options).search(question, budget=budget, seed=seed)
+
+
+def _checked_steps(steps: list[Step], job: _Job) -> list[Step]:
+    if len(steps) > job.count:
+        raise ValueError(f"generator: expected at most {job.count} steps, got {len(steps)}; respect counts")
+    for step in steps:
+        if not isinstance(step, Step):
+            raise TypeError(f"generator: expected Step objects, got {type(step).__name__}")
+        if not 0 < step.tokens <= job.limit:
+            raise ValueError(f"generator: expected 1 to {job.limit} tokens in a step, got {step.tokens}; respect limits")
+    return steps
+
+
+def _slim(step: Step) -> Step:
+    """A tried step without its hidden state, which nothing reads again."""
+    return Step(step.text, step.tokens, step.complete, None, step.token_ids, step.token_probabilities)
+
+
+def _mix(seed: int, request: int) -> int:
+    """A 63-bit seed for a request (the finaliser of SplitMix64)."""
+    x = (seed * 0x9E3779B97F4A7C15 + request * 0xD1B54A32D192ED03) & (2**64 - 1)
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (x ^ (x >> 31)) >> 1
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+    return value

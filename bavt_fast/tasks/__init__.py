@@ -1,0 +1,1 @@
+"""Tasks: what a state, a step, validity and an answer are."""

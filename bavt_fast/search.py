@@ -9,13 +9,14 @@ states in one call, and hands each run its part back.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bavt_fast._core import Tree
-from bavt_fast.ledger import Ledger, Reservation
+from bavt_fast.ledger import Ledger, Reservation, ReservationClosed
 from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, StepRequest, Task, as_critic, as_generator
 from bavt_fast.tasks.text import TextTask
 from bavt_fast.types import Budget, Spent
@@ -42,7 +43,8 @@ class SearchResult:
         stop_reason: "solved", "budget" (nothing more fits), "deadline", "exhausted" (no node is left to expand) or
             "interrupted" (Ctrl-C).
         tree: the native tree.
-        invalid_steps, duplicate_steps: proposed steps that were dropped.
+        invalid_steps, duplicate_steps, refuted_steps: proposed steps that were paid for and dropped: not legal, leading
+            to a state that is in the tree already, or ending on an answer that the task refutes.
     """
 
     answer: str | None
@@ -55,6 +57,7 @@ class SearchResult:
     tree: Tree
     invalid_steps: int
     duplicate_steps: int
+    refuted_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,22 @@ class Progress:
 
 
 class SearchError(RuntimeError):
-    """The generator, the critic or the task failed during a search. `result` holds what had been found by then."""
+    """The generator, the critic or the task failed during a search.
 
-    def __init__(self, message: str, result: SearchResult) -> None:
+    `results` holds what had been found by then, one per question; `result` is the first of them.
+    """
+
+    def __init__(self, message: str, results: Sequence[SearchResult]) -> None:
         super().__init__(message)
-        self.result = result
+        self.results = tuple(results)
+
+    @property
+    def result(self) -> SearchResult:
+        return self.results[0]
+
+
+class _StageError(Exception):
+    """A stage of a wave failed; the cause says how."""
 
 
 @dataclass(slots=True)
@@ -117,11 +131,14 @@ class _Run:
         self.tree = Tree(seed=seed, max_nodes=options.max_nodes, decay=options.decay)
         self.nodes = [_Node(state, task.prompt(state), "")]
         self.seen = {task.key(state)}
-        self.requests = self.invalid_steps = self.duplicate_steps = 0
+        self.requests = self.invalid_steps = self.duplicate_steps = self.refuted_steps = 0
+        self.unaffordable = False
         self.solved_node: int | None = None
         self.stop_reason: str | None = None
         if task.is_terminal(state):
-            self._reach_terminal(ROOT)
+            self.tree.mark_terminal(ROOT)
+            if task.verify(state):
+                self._solve(ROOT)
 
     def next_jobs(self, leaves: int) -> list[_Job]:
         """Up to ``leaves`` distinct nodes to expand, each marked in flight and paid for; sets the stop reason if none."""
@@ -133,7 +150,8 @@ class _Run:
                     self._stop_for_lack()
                 break
             if (job := self._reserve(node)) is None:
-                self.tree.prune(node)  # nothing from here fits what is left, and what is left only shrinks
+                self.tree.close(node)  # nothing from here fits what is left, and what is left only shrinks
+                self.unaffordable = True
                 continue
             self.tree.mark_in_flight(node)
             jobs.append(job)
@@ -167,7 +185,7 @@ class _Run:
         out_of_time = self.ledger.budget.seconds is not None and self.ledger.remaining.seconds == 0.0
         if out_of_time:
             self.stop_reason = "deadline"
-        elif ratio <= 0.0 or bool((self.tree.flags & Tree.PRUNED).any()):
+        elif ratio <= 0.0 or self.unaffordable:
             self.stop_reason = "budget"
         else:
             self.stop_reason = "exhausted"
@@ -183,35 +201,55 @@ class _Run:
         candidates = []
         for step in steps:
             parent.tried.append(_slim(step))
-            state = self.task.apply(parent.state, step.text) if step.complete else None
-            if state is None:
-                self.invalid_steps += 1
-            elif (key := self.task.key(state)) in self.seen:
-                self.duplicate_steps += 1
-            else:
-                self.seen.add(key)
+            state = self._new_state(parent.state, step)
+            if state is not None:
                 value = float(self.tree.values[job.node])
                 candidates.append(Candidate(state, parent.text + step.text, step, value))
         if steps:
             self.tree.penalize(job.node)
         return candidates
 
+    def _new_state(self, parent: Any, step: Step) -> Any:
+        """The state after a step, or None for a step that is dropped (and counted)."""
+        state = self.task.apply(parent, step.text) if step.complete else None
+        if state is None:
+            self.invalid_steps += 1
+            return None
+        if self.task.is_terminal(state) and self.task.verify(state) is False:
+            self.refuted_steps += 1
+            return None
+        key = self.task.key(state)
+        if key in self.seen:
+            self.duplicate_steps += 1
+            return None
+        self.seen.add(key)
+        return state
+
+    def abandon(self, job: _Job) -> None:
+        """Takes a job back whose wave failed: the tree is as before the wave, and what was not settled is free again."""
+        self.tree.unmark_in_flight(job.node)
+        with contextlib.suppress(ReservationClosed):
+            self.ledger.cancel(job.reservation)
+
     def expand(self, job: _Job, candidates: Sequence[Candidate], values: Sequence[float]) -> None:
         """Adds scored states as children and backs their values up."""
         if not candidates:
             return
         terminal = [self.task.is_terminal(candidate.state) for candidate in candidates]
+        verified = [
+            ends and bool(self.task.verify(candidate.state)) for ends, candidate in zip(terminal, candidates, strict=True)
+        ]
+        values = [1.0 if right else value for right, value in zip(verified, values, strict=True)]
         first = self.tree.expand(job.node, values, terminal)
         for child, (candidate, value) in enumerate(zip(candidates, values, strict=True), start=first):
             self.nodes.append(_Node(candidate.state, self.task.prompt(candidate.state), candidate.step.text))
             self.tree.backup(child, value)
-            if terminal[child - first]:
-                self._reach_terminal(child)
+            if verified[child - first] and self.solved_node is None:
+                self._solve(child)
 
-    def _reach_terminal(self, node: int) -> None:
-        if self.solved_node is None and self.task.verify(self.nodes[node].state):
-            self.solved_node = node
-            self.stop_reason = "solved"
+    def _solve(self, node: int) -> None:
+        self.solved_node = node
+        self.stop_reason = "solved"
 
     def best_path(self) -> list[int]:
         """Node ids from the root's child to the verified state, else to the best one so far."""
@@ -246,6 +284,7 @@ class _Run:
             tree=self.tree,
             invalid_steps=self.invalid_steps,
             duplicate_steps=self.duplicate_steps,
+            refuted_steps=self.refuted_steps,
         )
 
 
@@ -307,34 +346,51 @@ class Searcher:
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
         run = self._start(question, budget, seed)
-        try:
+
+        def waves() -> None:
             while run.stop_reason is None:
                 self._wave([(run, job) for job in run.next_jobs(self.wave)])
                 if self.on_progress is not None:
                     self.on_progress(run.progress())
-        except KeyboardInterrupt:
-            return run.result("interrupted")
-        return run.result()
+
+        return self._finish([run], waves)[0]
 
     def search_many(self, questions: Sequence[str], *, budget: Budget, seed: int = 0) -> list[SearchResult]:
         """Searches many questions side by side, ``wave`` at a time, each with a budget of its own.
 
         Question i gives what ``search(questions[i], budget=budget, seed=seed)`` gives (with ``wave=1``), up to the
-        rounding of a model whose numerics depend on its batch size.
+        rounding of a model whose numerics depend on its batch size. Raises as `search` does; `SearchError.results` has
+        one result per question.
         """
         if isinstance(questions, str):
             raise TypeError("questions: expected a list of str, got a str; use search() for one question")
         runs = [self._start(question, budget, seed) for question in questions]
-        waiting: Iterator[_Run] = iter(runs)
-        active: list[_Run] = []
-        while True:
-            active = [run for run in active if run.stop_reason is None]
-            while len(active) < self.wave and (run := next(waiting, None)) is not None:
-                run.ledger = Ledger(budget)  # its seconds start now
-                active.append(run)
-            if not active:
-                return [run.result() for run in runs]
-            self._wave([(run, job) for run in active for job in run.next_jobs(1)])
+
+        def waves() -> None:
+            waiting: Iterator[_Run] = iter(runs)
+            active: list[_Run] = []
+            while True:
+                active = [run for run in active if run.stop_reason is None]
+                while len(active) < self.wave and (run := next(waiting, None)) is not None:
+                    run.ledger = Ledger(budget)  # its seconds start now
+                    active.append(run)
+                if not active:
+                    return
+                self._wave([(run, job) for run in active for job in run.next_jobs(1)])
+
+        return self._finish(runs, waves)
+
+    def _finish(self, runs: Sequence[_Run], waves: Callable[[], None]) -> list[SearchResult]:
+        """Runs the waves to their end, to Ctrl-C or to a failure, and collects the results in each case."""
+        try:
+            waves()
+        except KeyboardInterrupt:
+            return [run.result("interrupted" if run.stop_reason is None else None) for run in runs]
+        except _StageError as error:
+            cause = error.__cause__
+            message = f"{type(cause).__name__} during the search: {cause}"
+            raise SearchError(message, [run.result("error") for run in runs]) from cause
+        return [run.result() for run in runs]
 
     def _start(self, question: str, budget: Budget, seed: int) -> _Run:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
@@ -347,16 +403,16 @@ class Searcher:
             return
         try:
             proposals = self._propose([job for _, job in work])
-            found = [
-                (run, job, run.settle(job, steps)) for (run, job), steps in zip(work, proposals, strict=True)
-            ]
+            found = [(run, job, run.settle(job, steps)) for (run, job), steps in zip(work, proposals, strict=True)]
             values = iter(self._values([candidate for _, _, candidates in found for candidate in candidates]))
             for run, job, candidates in found:
                 run.expand(job, candidates, [next(values) for _ in candidates])
-        except Exception as error:
+        except BaseException as error:
             for run, job in work:
                 run.abandon(job)
-            raise SearchError(f"{type(error).__name__} during the search: {error}", work[0][0].result("error")) from error
+            if isinstance(error, Exception):
+                raise _StageError from error
+            raise
 
     def _propose(self, jobs: Sequence[_Job]) -> list[list[Step]]:
         """The generator's steps, checked."""

@@ -1,0 +1,84 @@
+"""Budget-aware value tree search: the best reasoning that a language model can produce within a hard budget.
+
+    import bavt_fast as bavt
+
+    result = bavt.search(question, generator=g, critic=c, task=k, budget=bavt.Budget(tokens=500))
+
+Importing this package imports neither torch nor transformers nor triton; the names that need them load them when used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bavt_fast._core import CapacityError, Tree
+from bavt_fast.compat import BudgetAwareUCB, BudgetAwareValueTreeSearch, TreeNode
+from bavt_fast.ledger import BudgetExceeded, Ledger
+from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, StepRequest, Task
+from bavt_fast.search import Progress, Searcher, SearchError, SearchResult, search
+from bavt_fast.types import Budget, Spent
+
+if TYPE_CHECKING:
+    from bavt_fast import kernels
+    from bavt_fast.compat import DualRoleLLMAgent
+    from bavt_fast.compat_torch import CriticHead, ResidualValuePredictor
+    from bavt_fast.critic import HiddenStateCritic
+    from bavt_fast.generate.torch_lm import TorchGenerator
+
+__all__ = [
+    "Budget",
+    "BudgetAwareUCB",
+    "BudgetAwareValueTreeSearch",
+    "BudgetExceeded",
+    "Candidate",
+    "CapacityError",
+    "Critic",
+    "CriticHead",
+    "DualRoleLLMAgent",
+    "HiddenStateCritic",
+    "Ledger",
+    "Progress",
+    "ResidualValuePredictor",
+    "SearchError",
+    "SearchResult",
+    "Searcher",
+    "Spent",
+    "Step",
+    "StepGenerator",
+    "StepRequest",
+    "Task",
+    "TorchGenerator",
+    "Tree",
+    "TreeNode",
+    "kernels",
+    "search",
+]
+
+_NEEDS_TORCH = {
+    "CriticHead": "bavt_fast.compat_torch",
+    "DualRoleLLMAgent": "bavt_fast.compat",
+    "HiddenStateCritic": "bavt_fast.critic",
+    "ResidualValuePredictor": "bavt_fast.compat_torch",
+    "TorchGenerator": "bavt_fast.generate.torch_lm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the names that need torch when they are first used."""
+    if name == "kernels":
+        return importlib.import_module("bavt_fast.kernels")
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "transformers", "triton", "safetensors"):
+            raise ImportError(f"{name} needs {error.name}; install it with: pip install 'bavt_fast[torch]'") from error
+        raise
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NEEDS_TORCH, "kernels"])

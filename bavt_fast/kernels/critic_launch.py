@@ -1,0 +1,172 @@
+"""From a call's tensors to kernel launches.
+
+Apart from the kernels so that the same launches can be run, compiled for a GPU that is not there, and listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from bavt_fast.kernels import critic_triton
+from bavt_fast.kernels.critic_config import Config, Kind
+
+__all__ = ["CriticCall", "Launch", "finish_launch", "kind_of", "run_fused", "stage_1_launch", "unit_tiles"]
+
+_GROUP_ROWS = 8
+_INTERPRETED = bool(triton.knobs.runtime.interpret)
+
+
+@dataclass(frozen=True)
+class CriticCall:
+    """The tensors of one call, checked; `hidden` and `w1` have unit stride in the last dimension, the rest is
+    contiguous. Shapes as in `critic_mlp`.
+    """
+
+    hidden: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    index: Tensor | None = None
+    w1_scale: Tensor | None = None
+    parent_value: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.hidden.shape[0] if self.index is None else self.index.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.hidden.shape[-1]
+
+    def row_strides(self) -> tuple[int, int, int]:
+        """(outer stride, inner stride, inner size): row r starts at element r * outer + index[r] * inner."""
+        if self.index is None:
+            return self.hidden.stride(0), 0, 0
+        if self.hidden.dim() == 2:
+            return 0, self.hidden.stride(0), self.hidden.shape[0]
+        return self.hidden.stride(0), self.hidden.stride(1), self.hidden.shape[1]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: ``kernel[grid](**arguments, **options)``."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    def run(self) -> None:
+        self.kernel[self.grid](**self.arguments, **self.options)
+
+
+def kind_of(dtype: torch.dtype, quantized: bool, allow_tf32: bool) -> Kind:
+    """The table's kind for hidden states of `dtype`, weights in int8 or not, and torch's setting for tf32."""
+    if quantized:
+        return "int8"
+    if dtype != torch.float32:
+        return "half"
+    return "tf32" if allow_tf32 else "fp32"
+
+
+def run_fused(
+    call: CriticCall, config: Config, out: Tensor, value_range: tuple[float, float], allow_tf32: bool
+) -> None:
+    """Runs both stages on the current stream, filling `out` (rows, 1)."""
+    partial = call.hidden.new_empty((unit_tiles(config, call.hidden_size), call.rows), dtype=torch.float32)
+    # The interpreter truncates where a GPU rounds to nearest, so there torch does the last rounding.
+    result = (
+        torch.empty_like(out, dtype=torch.float32) if _INTERPRETED and out.dtype == torch.bfloat16 else out
+    )
+    on_device = torch.cuda.device(out.device) if out.is_cuda else contextlib.nullcontext()
+    with on_device:
+        stage_1_launch(call, config, partial, allow_tf32).run()
+        finish_launch(call, config, partial, result, value_range).run()
+    if result is not out:
+        out.copy_(result)
+
+
+def unit_tiles(config: Config, hidden_size: int) -> int:
+    """Tiles of units, which is the number of partial sums per row."""
+    return int(triton.cdiv(2 * hidden_size, _fit(config.block_units, 2 * hidden_size)))
+
+
+def stage_1_launch(call: CriticCall, config: Config, partial: Tensor, allow_tf32: bool) -> Launch:
+    """The launch that fills `partial` (unit tiles, rows), fp32.
+
+    Raises:
+        ValueError: int8 weights with the "many" kernel, which has no path for them.
+    """
+    outer_stride, inner_stride, inner_size = call.row_strides()
+    block_units = _fit(config.block_units, 2 * call.hidden_size)
+    block_k = _fit(config.block_k, call.hidden_size)
+    arguments: dict[str, Any] = dict(
+        hidden=call.hidden, index=call.index, w1=call.w1, w1_scale=call.w1_scale, b1=call.b1, w2=call.w2,
+        partial=partial, rows=call.rows, outer_stride=outer_stride, inner_stride=inner_stride,
+        inner_size=inner_size, w1_stride=call.w1.stride(0),
+        HIDDEN=call.hidden_size, BLOCK_UNITS=block_units, BLOCK_K=block_k, STAGES=config.num_stages,
+    )  # fmt: skip
+    options = dict(num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True)
+    tiles = unit_tiles(config, call.hidden_size)
+    if config.kernel == "vector":
+        return Launch(critic_triton.vector_kernel, (call.rows, tiles), arguments, options)
+
+    row_blocks = triton.cdiv(call.rows, config.block_rows)
+    arguments |= dict(
+        BLOCK_ROWS=config.block_rows,
+        PRECISION="tf32" if allow_tf32 else "ieee",
+        WIDEN=_INTERPRETED and call.hidden.dtype == torch.bfloat16,
+    )
+    if config.kernel == "few":
+        return Launch(critic_triton.few_rows_kernel, (row_blocks, tiles), arguments, options)
+
+    if arguments.pop("w1_scale") is not None:
+        raise ValueError("config: the many-rows kernel takes no int8 weights; use a 'vector' or 'few' one")
+    hidden_is_descriptor = config.descriptors and call.index is None and _fits_descriptor(call.hidden)
+    w1_is_descriptor = config.descriptors and _fits_descriptor(call.w1)
+    if hidden_is_descriptor:
+        arguments["hidden"] = TensorDescriptor.from_tensor(call.hidden, [config.block_rows, block_k])
+    if w1_is_descriptor:
+        arguments["w1"] = TensorDescriptor.from_tensor(call.w1, [block_units, block_k])
+    arguments |= dict(
+        GROUP_ROWS=_GROUP_ROWS, HIDDEN_IS_DESCRIPTOR=hidden_is_descriptor, W1_IS_DESCRIPTOR=w1_is_descriptor
+    )
+    return Launch(critic_triton.many_rows_kernel, (row_blocks * tiles,), arguments, options)
+
+
+def finish_launch(
+    call: CriticCall, config: Config, partial: Tensor, out: Tensor, value_range: tuple[float, float]
+) -> Launch:
+    """The launch that reduces `partial` (unit tiles, rows) into `out` (rows, 1)."""
+    tiles, rows = partial.shape
+    # A few rows: many small programs, for latency. Many rows: wider ones, for coalesced reads.
+    block_rows = min(triton.next_power_of_2(rows), 8 if rows <= 1024 else 32)
+    block_tiles = min(triton.next_power_of_2(tiles), 2048 // block_rows)
+    arguments = dict(
+        partial=partial, b2=call.b2, parent_value=call.parent_value, out=out, rows=rows,
+        value_min=float(value_range[0]), value_max=float(value_range[1]),
+        TILES=tiles, BLOCK_ROWS=block_rows, BLOCK_TILES=block_tiles, AWAIT_STAGE_1=config.overlap,
+    )  # fmt: skip
+    options = dict(num_warps=4, enable_fp_fusion=True) | (dict(launch_pdl=True) if config.overlap else {})
+    return Launch(critic_triton.finish_kernel, (triton.cdiv(rows, block_rows),), arguments, options)
+
+
+def _fit(block: int, size: int) -> int:
+    """`block`, or the next power of two of a smaller `size`; at least 16, which the matrix instructions
+    need.
+    """
+    return int(min(block, max(16, triton.next_power_of_2(size))))
+
+
+def _fits_descriptor(matrix: Tensor) -> bool:
+    """Whether the tensor memory accelerator can load it: base and row stride in multiples of 16 bytes."""
+    stride_bytes = matrix.stride(0) * matrix.element_size()
+    return stride_bytes > 0 and stride_bytes % 16 == 0 and matrix.data_ptr() % 16 == 0

@@ -1,0 +1,179 @@
+"""Compiles the critic kernel for GPUs that are not here, and reads the machine code's resources.
+
+``python -m benchmarks.critic_aot`` prints one line per configuration of the table; no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from bavt_fast.kernels.critic_config import ANY, Entry
+from bavt_fast.kernels.critic_launch import CriticCall, Launch, finish_launch, stage_1_launch, unit_tiles
+from bavt_fast.kernels.critic_table import ENTRIES
+
+__all__ = ["Resources", "compile_launch", "example_call", "resources", "table_launches"]
+
+_TYPES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.int8: "i8",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+_LARGEST_HIDDEN = 8192
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes: registers and bytes of stack and local memory (spills) per thread,
+    bytes of shared memory per program, and which of the instructions that matter its PTX holds."""
+
+    registers: int
+    stack_bytes: int
+    local_bytes: int
+    shared_bytes: int
+    wgmma: bool
+    mma: bool
+    async_copy: bool
+    tensor_copy: bool
+
+
+def example_call(
+    kind: str, rows: int, hidden_size: int, *, index: bool = False, parent_value: bool = False
+) -> CriticCall:
+    """A call with tensors that have shapes and no memory; bf16 hidden states, or fp32 for "fp32" and
+    "tf32".
+    """
+    dtype = torch.float32 if kind in ("fp32", "tf32") else torch.bfloat16
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    units = 2 * hidden_size
+    return CriticCall(
+        hidden=empty(rows, hidden_size),
+        w1=empty(units, hidden_size, dtype=torch.int8 if kind == "int8" else dtype),
+        b1=empty(units),
+        w2=empty(1, units),
+        b2=empty(1),
+        index=empty(rows, dtype=torch.int64) if index else None,
+        w1_scale=empty(units, dtype=torch.float32) if kind == "int8" else None,
+        parent_value=empty(rows, dtype=torch.float32) if parent_value else None,
+    )
+
+
+def table_launches(entry: Entry, *, hidden_size: int | None = None, index: bool = False) -> list[Launch]:
+    """Both stages' launches for the largest call that `entry` serves, or one with H = `hidden_size`."""
+    rows = 4096 if entry.max_rows == ANY else entry.max_rows
+    size = hidden_size or min(entry.max_hidden, _LARGEST_HIDDEN)
+    call = example_call(entry.kind, rows, size, index=index)
+    partial = torch.empty(unit_tiles(entry.config, size), rows, device="meta")
+    out = torch.empty(rows, 1, dtype=call.hidden.dtype, device="meta")
+    return [
+        stage_1_launch(call, entry.config, partial, allow_tf32=entry.kind == "tf32"),
+        finish_launch(call, entry.config, partial, out, (0.0, 1.0)),
+    ]
+
+
+def compile_launch(launch: Launch, capability: int) -> Any:
+    """The kernel of `launch`, compiled for compute capability `capability` / 10 and specialised as at a
+    launch.
+    """
+    unspecialised = set(launch.kernel.do_not_specialize or ())
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], list[list[object]]] = {}
+    for position, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+            continue
+        signature[parameter.name] = _type_of(value)
+        if parameter.name not in unspecialised and _divisible_by_16(value):
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+
+
+def resources(compiled: Any) -> Resources:
+    """Resources of a compiled kernel, by ``cuobjdump --dump-resource-usage``.
+
+    Raises:
+        RuntimeError: cuobjdump printed no resource line.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        command = [str(_cuobjdump()), "--dump-resource-usage", cubin.name]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", listing))
+    if set(found) != {"REG", "STACK", "LOCAL"}:
+        raise RuntimeError(f"cuobjdump printed no resource usage:\n{listing}")
+    ptx = compiled.asm["ptx"]
+    return Resources(
+        registers=int(found["REG"]),
+        stack_bytes=int(found["STACK"]),
+        local_bytes=int(found["LOCAL"]),
+        shared_bytes=compiled.metadata.shared,
+        wgmma="wgmma.mma_async" in ptx,
+        mma="mma.sync" in ptx,
+        async_copy="cp.async." in ptx,
+        tensor_copy="cp.async.bulk.tensor" in ptx,
+    )
+
+
+def _cuobjdump() -> Path:
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{_TYPES[value.base.dtype]}[{', '.join(map(str, value.block_shape))}]>"
+    if isinstance(value, torch.Tensor):
+        return "*" + _TYPES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def _divisible_by_16(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr() % 16 == 0
+    return isinstance(value, int) and value % 16 == 0
+
+
+def _table_lines() -> Iterator[str]:
+    yield "| capability | kind | rows | H | tiling | registers | spills | shared KiB | matrix unit | copies |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for entry in ENTRIES:
+        stage_1 = table_launches(entry)[0]
+        used = resources(compile_launch(stage_1, entry.capability))
+        tile = entry.config
+        shape = f"{tile.kernel} {tile.block_rows}x{tile.block_units}x{tile.block_k}"
+        shape += f" w{tile.num_warps} s{tile.num_stages}"
+        matrix = "wgmma" if used.wgmma else "mma" if used.mma else "-"
+        copies = "tensor" if used.tensor_copy else "async" if used.async_copy else "-"
+        bounds = ["any" if bound == ANY else str(bound) for bound in (entry.max_rows, entry.max_hidden)]
+        yield (
+            f"| {entry.capability} | {entry.kind} | {bounds[0]} | {bounds[1]} | {shape} | {used.registers} | "
+            f"{used.stack_bytes + used.local_bytes} | {used.shared_bytes / 1024:.0f} | {matrix} | {copies} |"
+        )
+
+
+if __name__ == "__main__":
+    for line in _table_lines():
+        print(line, flush=True)

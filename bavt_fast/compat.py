@@ -16,13 +16,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from bavt_fast._checks import as_count
+from bavt_fast._compat_tree import MAX_DEPTH, VISIT_EPSILON, TextTree, child_texts, fits_native
 
 __all__ = ["BudgetAwareUCB", "BudgetAwareValueTreeSearch", "DualRoleLLMAgent", "TreeNode"]
 
 NUM_CANDIDATES = 3
 """Steps the search asks for at every expansion."""
 
-_VISIT_EPSILON = 1e-8
 _BUDGET_EPSILON = 1e-8
 
 
@@ -90,7 +90,7 @@ class BudgetAwareUCB:
             raise ValueError(
                 f"visit_count and total_budget must be at least 0, got {visit_count} and {total_budget}"
             )
-        visits = visit_count + _VISIT_EPSILON
+        visits = visit_count + VISIT_EPSILON
         bonus_weight = self.exploration_constant / (remaining_budget + _BUDGET_EPSILON)
         return node_value / visits + bonus_weight * math.sqrt(math.log(total_budget + 1) / visits)
 
@@ -108,6 +108,10 @@ class BudgetAwareUCB:
             ),
             default=None,
         )
+
+
+_STOCK_SCORE = BudgetAwareUCB.compute_ucb_score
+_STOCK_SELECT = BudgetAwareUCB.select_best_child
 
 
 class BudgetAwareValueTreeSearch:
@@ -154,17 +158,47 @@ class BudgetAwareValueTreeSearch:
             Exception: whatever the model or the critic raises passes through.
         """
         _check_question(question, max_depth)
-        root = TreeNode(question)
-        self._iterate(root, 0, max_depth)
-        return _answer(root)
+        iterations = range(self.total_budget)
+        if _is_stock(self.ucb):
+            return self._search_native(question, iterations, max_depth)
+        return self._search_nodes(TreeNode(question), iterations, max_depth)
 
-    def _iterate(self, root: TreeNode, first_iteration: int, max_depth: int) -> None:
-        for t in range(first_iteration, self.total_budget):
+    def _search_native(self, question: str, iterations: range, max_depth: int) -> str:
+        """The search on the native tree, for the stock rule."""
+        tree = TextTree(question)
+        node, text, depth = 0, question, 0
+        for t in iterations:
+            self.remaining_budget = self.total_budget - t
+            if t > 0:
+                node, text, depth = tree.select(
+                    self.remaining_budget, self.total_budget, self.ucb.exploration_constant
+                )
+            if depth >= max_depth:
+                break
+            if depth == MAX_DEPTH:  # the native tree goes no deeper; the recipe does
+                return self._search_nodes(_as_nodes(tree)[0], iterations[t:], max_depth)
+            leaf = tree.expand(
+                node, text, depth, self.model.generate_next_steps(text, num_candidates=NUM_CANDIDATES)
+            )
+            if leaf is None:
+                break
+            value = self.critic_head.estimate_residual_value(leaf[1])
+            if not fits_native(value):
+                nodes = _as_nodes(tree)
+                _backup(nodes[leaf[0]], value)
+                return self._search_nodes(nodes[0], iterations[t + 1 :], max_depth)
+            tree.backup(leaf[0], float(value))
+        return "\n".join(tree.best_texts())
+
+    def _search_nodes(self, root: TreeNode, iterations: range, max_depth: int) -> str:
+        """The search on `TreeNode` objects, for a rule of the user's and for values of other kinds."""
+        for t in iterations:
             self.remaining_budget = self.total_budget - t
             leaf = self._grow(root, max_depth)
             if leaf is None:
-                return
+                break
             _backup(leaf, self.critic_head.estimate_residual_value(leaf.text))
+        return _answer(root)
 
     def _grow(self, root: TreeNode, max_depth: int) -> TreeNode | None:
         """Descend, expand, and return the first new child; None ends the search."""
@@ -178,7 +212,8 @@ class BudgetAwareValueTreeSearch:
         if depth >= max_depth:
             return None
         steps = self.model.generate_next_steps(node.text, num_candidates=NUM_CANDIDATES)
-        node.children = [TreeNode(text, node) for text in _child_texts(node.text, steps)]
+        prefix, endings = child_texts(node.text, steps)
+        node.children = [TreeNode(prefix + ending, node) for ending in endings]
         return node.children[0] if node.children else None
 
 
@@ -248,22 +283,26 @@ def _check_question(question: object, max_depth: object) -> None:
         raise ValueError("max_depth must be an integer, got nan")
 
 
-def _child_texts(text: str, steps: Iterable[str]) -> list[str]:
-    """The texts of the children that `steps` make under a node with `text`."""
-    if isinstance(steps, (str, bytes)) or not hasattr(steps, "__iter__"):
-        raise TypeError(
-            f"model.generate_next_steps must return a list of str, got {type(steps).__name__}; "
-            "return [] where there is no next step"
-        )
-    prefix = text + "\n"
-    texts = []
-    for step in steps:
-        if not isinstance(step, str):
-            raise TypeError(
-                f"model.generate_next_steps must return a list of str, got a {type(step).__name__} in it"
-            )
-        texts.append(prefix + step)
-    return texts
+def _is_stock(ucb: object) -> bool:
+    """Whether no part of the rule is overridden or patched, so that the native core may compute it."""
+    return (
+        isinstance(ucb, BudgetAwareUCB)
+        and getattr(ucb.compute_ucb_score, "__func__", None) is _STOCK_SCORE
+        and getattr(ucb.select_best_child, "__func__", None) is _STOCK_SELECT
+        and fits_native(ucb.exploration_constant)
+    )
+
+
+def _as_nodes(tree: TextTree) -> list[TreeNode]:
+    """The nodes of a native tree as objects, in the order of their ids."""
+    nodes: list[TreeNode] = []
+    for parent_id, text, visit_count, value_sum in tree.nodes():
+        node = TreeNode(text, nodes[parent_id] if parent_id >= 0 else None)
+        node.visit_count, node.value_sum = visit_count, value_sum
+        if node.parent is not None:
+            node.parent.children.append(node)
+        nodes.append(node)
+    return nodes
 
 
 def _backup(leaf: TreeNode, value: float) -> None:
@@ -286,6 +325,6 @@ def _backup(leaf: TreeNode, value: float) -> None:
 def _answer(root: TreeNode) -> str:
     texts, node = [], root
     while node.children:
-        node = max(node.children, key=lambda child: child.value_sum / (child.visit_count + _VISIT_EPSILON))
+        node = max(node.children, key=lambda child: child.value_sum / (child.visit_count + VISIT_EPSILON))
         texts.append(node.text)
     return "\n".join(texts)

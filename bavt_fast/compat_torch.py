@@ -51,20 +51,20 @@ class ResidualValuePredictor(nn.Module):
         if self._can_fuse(context_embeddings):
             from bavt_fast.kernels import critic_mlp
 
-            first, last = self.predictor[0], self.predictor[2]
-            return critic_mlp(context_embeddings, first.weight, first.bias, last.weight, last.bias)
+            return critic_mlp(context_embeddings, *self.predictor.parameters())
         result: Tensor = self.predictor(context_embeddings)
         return result
 
     def _can_fuse(self, context_embeddings: Tensor) -> bool:
-        """Whether the fused kernel does what the layers would: no gradients, autocast or swapped layers."""
+        """Whether the fused kernel does what the layers would: no gradients or autocast, layers as built."""
         return (
             context_embeddings.is_cuda
             and context_embeddings.dim() == 2
             and not self.training
             and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled("cuda")
+            and not torch.is_autocast_enabled()
             and [type(layer) for layer in self.predictor] == [nn.Linear, nn.ReLU, nn.Linear]
+            and len(list(self.predictor.parameters())) == 4
         )
 
 

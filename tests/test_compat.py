@@ -71,6 +71,28 @@ def test_a_thousand_iterations_at_the_recipes_defaults(exploration: float) -> No
         assert len(log) == 2 * (1000 - remaining)
 
 
+def test_the_stock_rule_with_finite_floats_runs_on_the_native_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_nodes(*args: Any) -> None:
+        raise AssertionError("a TreeNode was made")
+
+    monkeypatch.setattr(compat, "TreeNode", no_nodes)
+    for values in ("uniform", "signed", "ties", "large", "integers", "numpy"):
+        run_search(compat.BudgetAwareValueTreeSearch, compat.BudgetAwareUCB, Script(values=values))
+    with pytest.raises(AssertionError, match="a TreeNode was made"):
+        run_search(compat.BudgetAwareValueTreeSearch, OverriddenScore, Script())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+@pytest.mark.parametrize("values", ["signed", "rare nan"])
+def test_a_search_deeper_than_the_native_tree_goes_on(
+    monkeypatch: pytest.MonkeyPatch, limit: int, values: str
+) -> None:
+    monkeypatch.setattr(compat, "MAX_DEPTH", limit)
+    for seed in range(5):
+        _, log, _ = assert_parity(Script(seed, values, branching=(1, 2, 3), budget=80, max_depth=1000))
+        assert max(text.count("\n") for _, text, *_ in log) > limit
+
+
 def test_max_depth_zero_asks_nothing_and_answers_nothing() -> None:
     assert assert_parity(Script(max_depth=0, budget=5)) == ("", [], 5)
 
@@ -111,22 +133,23 @@ def test_a_search_can_be_run_again_with_its_whole_budget() -> None:
     assert results[0] == results[1]
 
 
-def test_changes_the_model_makes_during_the_search_count() -> None:
-    """The recipe reads the exploration constant and the budgets anew at every iteration."""
+class Meddler(ScriptedWorld):
+    def generate_next_steps(self, text: str, num_candidates: int) -> Iterable[str]:
+        self.search.ucb.exploration_constant *= -1.5
+        self.search.total_budget += 1
+        return super().generate_next_steps(text, num_candidates)
+
+
+@pytest.mark.parametrize("values", ["signed", "rare nan"])
+def test_changes_the_model_makes_during_the_search_count(values: str) -> None:
+    """The recipe reads the exploration constant and the total anew in every iteration, but loops as planned."""
     results = []
     for search_class in (recipe.BudgetAwareValueTreeSearch, compat.BudgetAwareValueTreeSearch):
-        world = ScriptedWorld(Script(seed=5, values="signed"))
-
-        class Meddler(ScriptedWorld):
-            def generate_next_steps(self, text: str, num_candidates: int) -> Iterable[str]:
-                self.search.ucb.exploration_constant *= -1.5
-                self.search.total_budget += 1
-                return super().generate_next_steps(text, num_candidates)
-
-        world = Meddler(world.script)
+        world = Meddler(Script(seed=5, values=values))
         world.search = search_class(world, world, 60)
         results.append((world.search.search("question", 1000), world.log))
     assert results[0] == results[1]
+    assert len(results[0][1]) == 2 * 60
 
 
 FLOATS = st.one_of(st.floats(allow_nan=False), st.floats(-1, 1), st.sampled_from([0.0, -0.0, 1.0]))

@@ -142,7 +142,7 @@ class Meddler(ScriptedWorld):
 
 @pytest.mark.parametrize("values", ["signed", "rare nan"])
 def test_changes_the_model_makes_during_the_search_count(values: str) -> None:
-    """The recipe reads the exploration constant and the total anew in every iteration, but loops as planned."""
+    """The recipe reads the exploration constant and the total anew in every iteration; it loops as planned."""
     results = []
     for search_class in (recipe.BudgetAwareValueTreeSearch, compat.BudgetAwareValueTreeSearch):
         world = Meddler(Script(seed=5, values=values))

@@ -23,6 +23,9 @@ __all__ = ["BudgetAwareUCB", "BudgetAwareValueTreeSearch", "DualRoleLLMAgent", "
 NUM_CANDIDATES = 3
 """Steps the search asks for at every expansion."""
 
+MIN_NATIVE_BUDGET = 24
+"""Below this many iterations, making a native tree costs more time than it saves."""
+
 _BUDGET_EPSILON = 1e-8
 
 
@@ -159,7 +162,7 @@ class BudgetAwareValueTreeSearch:
         """
         _check_question(question, max_depth)
         iterations = range(self.total_budget)
-        if _is_stock(self.ucb):
+        if len(iterations) >= MIN_NATIVE_BUDGET and _is_stock(self.ucb):
             return self._search_native(question, iterations, max_depth)
         return self._search_nodes(TreeNode(question), iterations, max_depth)
 
@@ -191,7 +194,7 @@ class BudgetAwareValueTreeSearch:
         return "\n".join(tree.best_texts())
 
     def _search_nodes(self, root: TreeNode, iterations: range, max_depth: int) -> str:
-        """The search on `TreeNode` objects, for a rule of the user's and for values of other kinds."""
+        """The search on `TreeNode` objects: small ones, rules of the user's, values of other kinds."""
         for t in iterations:
             self.remaining_budget = self.total_budget - t
             leaf = self._grow(root, max_depth)

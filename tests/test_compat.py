@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+import recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import recipe
-from bavt_fast import compat
 from recipe_world import CONTAINERS, INF, NAN, VALUES, Script, ScriptedWorld, run_search
+
+from bavt_fast import compat
 
 PROGRAMS = int(os.environ.get("BAVT_COMPAT_PROGRAMS", "300"))
 
@@ -26,7 +26,11 @@ class OverriddenScore(compat.BudgetAwareUCB):
 
 
 def assert_parity(script: Script) -> tuple[str, list[tuple[Any, ...]], int]:
+    """The recipe's result; the drop-in's are the same: natively, as it comes, and with an overridden rule."""
     expected = run_search(recipe.BudgetAwareValueTreeSearch, recipe.BudgetAwareUCB, script)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compat, "MIN_NATIVE_BUDGET", 0)
+        assert run_search(compat.BudgetAwareValueTreeSearch, compat.BudgetAwareUCB, script) == expected
     for ucb_class in (compat.BudgetAwareUCB, OverriddenScore):
         assert run_search(compat.BudgetAwareValueTreeSearch, ucb_class, script) == expected, ucb_class
     return expected
@@ -80,6 +84,8 @@ def test_the_stock_rule_with_finite_floats_runs_on_the_native_tree(monkeypatch: 
         run_search(compat.BudgetAwareValueTreeSearch, compat.BudgetAwareUCB, Script(values=values))
     with pytest.raises(AssertionError, match="a TreeNode was made"):
         run_search(compat.BudgetAwareValueTreeSearch, OverriddenScore, Script())
+    with pytest.raises(AssertionError, match="a TreeNode was made"):
+        run_search(compat.BudgetAwareValueTreeSearch, compat.BudgetAwareUCB, Script(budget=23))
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
@@ -142,7 +148,7 @@ class Meddler(ScriptedWorld):
 
 @pytest.mark.parametrize("values", ["signed", "rare nan"])
 def test_changes_the_model_makes_during_the_search_count(values: str) -> None:
-    """The recipe reads the exploration constant and the total anew in every iteration; it loops as planned."""
+    """The recipe reads the exploration constant and the total anew in every iteration."""
     results = []
     for search_class in (recipe.BudgetAwareValueTreeSearch, compat.BudgetAwareValueTreeSearch):
         world = Meddler(Script(seed=5, values=values))

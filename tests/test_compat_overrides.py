@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 import recipe
-from bavt_fast import compat
 from recipe_world import Script, ScriptedWorld
+
+from bavt_fast import compat
 
 
 def run_with_ucb(module: Any, ucb: Any, script: Script) -> tuple[str, list[tuple[Any, ...]]]:
@@ -98,6 +98,14 @@ def test_a_rule_that_selects_nothing_is_named() -> None:
         run_with_ucb(compat, Nothing(), Script(budget=2))
 
 
+@pytest.fixture(params=["native", "nodes"])
+def on_both_trees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "MIN_NATIVE_BUDGET", 0 if request.param == "native" else 10**9)
+
+
+both_trees = pytest.mark.usefixtures("on_both_trees")
+
+
 def make_search(**answers: Any) -> compat.BudgetAwareValueTreeSearch:
     """A search whose model and critic return, or call, the given answers."""
 
@@ -119,12 +127,12 @@ def test_budgets_below_one_are_refused(budget: int) -> None:
 
 @pytest.mark.parametrize("budget", [True, 10.0, float("nan"), "10", None])
 def test_budgets_that_are_no_integers_are_refused(budget: Any) -> None:
-    with pytest.raises(TypeError, match="^budget must be an integer"):
+    with pytest.raises(TypeError, match=r"^budget must be an integer"):
         make_search(budget=budget)
 
 
 def test_a_question_that_is_no_text_is_refused_before_the_model_is_asked() -> None:
-    with pytest.raises(TypeError, match="^question must be a str, got NoneType"):
+    with pytest.raises(TypeError, match=r"^question must be a str, got NoneType"):
         make_search().search(None)  # type: ignore[arg-type]
 
 
@@ -132,10 +140,11 @@ def test_a_question_that_is_no_text_is_refused_before_the_model_is_asked() -> No
     ("max_depth", "error"), [("3", TypeError), (None, TypeError), (float("nan"), ValueError)]
 )
 def test_depths_that_are_no_numbers_are_refused(max_depth: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="^max_depth must be an integer"):
+    with pytest.raises(error, match=r"^max_depth must be an integer"):
         make_search().search("question", max_depth)
 
 
+@both_trees
 @pytest.mark.parametrize("steps", [None, 3, "abc", b"abc"])
 def test_steps_of_the_wrong_type_are_named(steps: Any) -> None:
     with pytest.raises(
@@ -144,12 +153,14 @@ def test_steps_of_the_wrong_type_are_named(steps: Any) -> None:
         make_search(steps=steps).search("question")
 
 
+@both_trees
 @pytest.mark.parametrize("step", [None, 3, b"a", ["a"]])
 def test_a_step_of_the_wrong_type_is_named(step: Any) -> None:
     with pytest.raises(TypeError, match=rf"got a {type(step).__name__} in it"):
         make_search(steps=["fine", step]).search("question")
 
 
+@both_trees
 @pytest.mark.parametrize("value", [None, "0.5", [0.5], {}])
 def test_a_value_of_the_wrong_type_is_named(value: Any) -> None:
     with pytest.raises(
@@ -158,12 +169,14 @@ def test_a_value_of_the_wrong_type_is_named(value: Any) -> None:
         make_search(value=value).search("question")
 
 
+@both_trees
 def test_ten_thousand_steps_are_taken() -> None:
     steps = [str(i) for i in range(10_000)]
     script_answers = {"steps": steps, "value": -1.0, "budget": 3}
     assert make_search(**script_answers).search("q") == "q\n3"
 
 
+@both_trees
 def test_text_that_escapes_what_is_joined_to_it_stays_in_charge() -> None:
     """A str subclass with its own addition (HTML-escaping text is one) adds as it would in the recipe."""
 
@@ -180,6 +193,7 @@ class Boom(Exception):
     pass
 
 
+@both_trees
 @pytest.mark.parametrize("method", ["generate_next_steps", "estimate_residual_value"])
 def test_errors_of_the_users_model_pass_through_and_the_search_can_run_again(method: str) -> None:
     class Failing(ScriptedWorld):

@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import recipe  # noqa: E402
 from torch import nn  # noqa: E402
 
-import recipe  # noqa: E402
 from bavt_fast.compat import BudgetAwareValueTreeSearch, DualRoleLLMAgent  # noqa: E402
 from bavt_fast.compat_torch import CriticHead, ResidualValuePredictor  # noqa: E402
 
@@ -209,12 +209,12 @@ def test_compare_budgets_without_evaluate_says_so_before_it_searches() -> None:
 )
 def test_bad_budgets_are_refused_before_any_search(budgets: Any, error: type[Exception]) -> None:
     agent = CountingAgent(HashEncoder())
-    with pytest.raises(error, match="^budgets must be"):
+    with pytest.raises(error, match=r"^budgets must be"):
         agent.compare_budgets("Why?", budgets=budgets)
     assert not agent.model.calls
 
 
 @pytest.mark.parametrize(("budget", "error"), [(0, ValueError), (2.0, TypeError)])
 def test_a_bad_budget_is_refused(budget: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="^budget_tokens must be"):
+    with pytest.raises(error, match=r"^budget_tokens must be"):
         DualRoleLLMAgent(HashEncoder()).reason_with_budget("Why?", budget_tokens=budget)

@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     ) as caught:
         ledger.reserve(tokens=21)
     assert caught.value.resource == "tokens"
-    with pytest.raises(BudgetExceeded, match="^cost: asked for 0.76") as caught:
+    with pytest.raises(BudgetExceeded, match=r"^cost: asked for 0.76") as caught:
         ledger.reserve(tokens=1, cost=0.76)
     assert caught.value.resource == "cost"
     assert ledger.try_reserve(tokens=21) is None
@@ -98,13 +98,13 @@ def test_a_reservation_is_closed_once_and_by_its_own_ledger() -> None:
 
 
 def test_wrong_types_are_named() -> None:
-    with pytest.raises(TypeError, match="^budget must be a Budget, got int"):
+    with pytest.raises(TypeError, match=r"^budget must be a Budget, got int"):
         Ledger(500)  # type: ignore[arg-type]
     ledger, _ = make_ledger(tokens=100)
     step = ledger.reserve(tokens=1)
-    with pytest.raises(TypeError, match="^actual must be a Spent, got int"):
+    with pytest.raises(TypeError, match=r"^actual must be a Spent, got int"):
         ledger.settle(step, 1)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="^reservation must be what reserve"):
+    with pytest.raises(TypeError, match=r"^reservation must be what reserve"):
         ledger.cancel(None)  # type: ignore[arg-type]
     assert ledger.reserved.tokens == 1
 
@@ -130,7 +130,7 @@ def test_time_is_read_from_the_clock_and_the_deadline_closes_the_ledger() -> Non
     clock.now_s += 7.5
     assert ledger.exhausted
     assert ledger.try_reserve() is None
-    with pytest.raises(BudgetExceeded, match="^seconds: 10.000 of 10.0 have passed") as caught:
+    with pytest.raises(BudgetExceeded, match=r"^seconds: 10.000 of 10.0 have passed") as caught:
         ledger.reserve(tokens=1)
     assert caught.value.resource == "seconds"
     clock.now_s += 90.0
@@ -366,7 +366,9 @@ def test_threads_never_overspend_and_nothing_is_lost(seed: int) -> None:
     summed = sum(totals, Spent())
     assert (spent.tokens, spent.tool_calls, spent.cost) == (summed.tokens, summed.tool_calls, summed.cost)
     assert ledger.reserved == Spent()
-    assert spent.tokens <= 4000 and spent.tool_calls <= 2000 and spent.cost <= 300.0
+    assert spent.tokens <= 4000
+    assert spent.tool_calls <= 2000
+    assert spent.cost <= 300.0
 
 
 def test_one_reservation_raced_by_many_threads_is_settled_once() -> None:

@@ -23,7 +23,8 @@ def test_any_subset_of_limits_is_a_budget() -> None:
     assert Budget(tokens=500) == Budget(500, None, None, None)
     budget = Budget(tokens=1, tool_calls=2, seconds=3, cost=4)
     assert (budget.tokens, budget.tool_calls, budget.seconds, budget.cost) == (1, 2, 3.0, 4.0)
-    assert type(budget.seconds) is float and type(budget.cost) is float
+    assert type(budget.seconds) is float
+    assert type(budget.cost) is float
 
 
 def test_numpy_and_exact_numbers_are_stored_as_python_numbers() -> None:
@@ -68,7 +69,7 @@ def test_amounts_that_are_not_finite_and_positive_are_refused(name: str, value: 
 
 
 def test_a_cost_below_the_smallest_unit_is_refused() -> None:
-    with pytest.raises(ValueError, match="^cost must be at least 1e-12"):
+    with pytest.raises(ValueError, match=r"^cost must be at least 1e-12"):
         Budget(cost=9.9e-13)
     assert Budget(cost=1e-12).cost == 1e-12
 

@@ -28,8 +28,8 @@ MAX_VALUE = 1.0
 
 _FUSED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-_library = torch.library.Library("bavt_fast", "FRAGMENT")
-_library.define(
+_library = torch.library.Library("bavt_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
     "critic_mlp(Tensor hidden, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? index=None, "
     "Tensor? w1_scale=None, Tensor? parent_value=None, float value_min=0.0, float value_max=1.0, "
     'str impl="auto") -> Tensor',
@@ -207,7 +207,7 @@ def _critic_mlp_op(
     return out
 
 
-@torch.library.register_fake("bavt_fast::critic_mlp", lib=_library)
+@torch.library.register_fake("bavt_fast::critic_mlp", lib=_library)  # type: ignore[untyped-decorator]
 def _critic_mlp_fake(
     hidden: Tensor,
     w1: Tensor,
@@ -263,10 +263,10 @@ def _device_support(device: torch.device) -> tuple[int | None, str]:
 
 def _allow_tf32() -> bool:
     """Whether torch's own setting allows tf32 in CUDA matrix products."""
-    matmul: Any = torch.backends.cuda.matmul
-    precision = matmul.fp32_precision
+    backends: Any = torch.backends
+    precision = backends.cuda.matmul.fp32_precision
     if precision == "none":  # not set: the backend-wide setting holds
-        precision = torch.backends.fp32_precision
+        precision = backends.fp32_precision
     return bool(precision == "tf32")
 
 

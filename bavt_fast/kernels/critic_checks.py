@@ -45,7 +45,15 @@ def check_arguments(
             raise ValueError(f"parent_value must have a floating dtype, got {parent_value.dtype}")
     if not value_range[0] <= value_range[1]:
         raise ValueError(f"value_range must be (lowest, highest), got {value_range}")
-    others = dict(w1=w1, b1=b1, w2=w2, b2=b2, index=index, w1_scale=w1_scale, parent_value=parent_value)
+    others = {
+        "w1": w1,
+        "b1": b1,
+        "w2": w2,
+        "b2": b2,
+        "index": index,
+        "w1_scale": w1_scale,
+        "parent_value": parent_value,
+    }
     for name, tensor in others.items():
         if tensor is not None and tensor.device != hidden.device:
             raise ValueError(
@@ -92,7 +100,9 @@ def _check_weight_dtypes(
             raise ValueError(f"w1_scale must be float32, got {w1_scale.dtype}")
     elif w1.dtype == torch.int8:
         raise ValueError("w1_scale must come with an int8 w1, got None; pass the scale of quantize_w1")
-    named = dict(b1=b1, w2=w2, b2=b2) if w1_scale is not None else dict(w1=w1, b1=b1, w2=w2, b2=b2)
+    named = (
+        {"b1": b1, "w2": w2, "b2": b2} if w1_scale is not None else {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
+    )
     for name, tensor in named.items():
         if tensor.dtype != hidden.dtype:
             raise ValueError(

@@ -92,7 +92,7 @@ def find_entry(capability: int, kind: Kind, rows: int, hidden_size: int) -> Entr
     # Desktop Blackwell (12.0) has the small shared memory that the tilings of Ampere are made for.
     family = 90 if 90 <= capability < 120 else 80
     for entry in ENTRIES:
-        if (entry.capability, entry.kind) == (family, kind):
-            if rows <= entry.max_rows and hidden_size <= entry.max_hidden:
-                return entry
+        fits = rows <= entry.max_rows and hidden_size <= entry.max_hidden
+        if fits and (entry.capability, entry.kind) == (family, kind):
+            return entry
     raise LookupError(f"no entry covers capability {family}, {kind}, {rows} rows, H = {hidden_size}")

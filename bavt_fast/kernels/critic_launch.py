@@ -105,41 +105,65 @@ def stage_1_launch(call: CriticCall, config: Config, partial: Tensor, allow_tf32
     Raises:
         ValueError: int8 weights with the "many" kernel, which has no path for them.
     """
-    outer_stride, inner_stride, inner_size = call.row_strides()
-    block_units = _fit(config.block_units, 2 * call.hidden_size)
-    block_k = _fit(config.block_k, call.hidden_size)
-    arguments: dict[str, Any] = dict(
-        hidden=call.hidden, index=call.index, w1=call.w1, w1_scale=call.w1_scale, b1=call.b1, w2=call.w2,
-        partial=partial, rows=call.rows, outer_stride=outer_stride, inner_stride=inner_stride,
-        inner_size=inner_size, w1_stride=call.w1.stride(0),
-        HIDDEN=call.hidden_size, BLOCK_UNITS=block_units, BLOCK_K=block_k, STAGES=config.num_stages,
-    )  # fmt: skip
-    options = dict(num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True)
     tiles = unit_tiles(config, call.hidden_size)
+    row_blocks = triton.cdiv(call.rows, config.block_rows)
+    arguments = _stage_1_arguments(call, config, partial)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     if config.kernel == "vector":
         return Launch(critic_triton.vector_kernel, (call.rows, tiles), arguments, options)
 
-    row_blocks = triton.cdiv(call.rows, config.block_rows)
-    arguments |= dict(
-        BLOCK_ROWS=config.block_rows,
-        PRECISION="tf32" if allow_tf32 else "ieee",
-        WIDEN=_INTERPRETED and call.hidden.dtype == torch.bfloat16,
-    )
+    arguments |= {
+        "BLOCK_ROWS": config.block_rows,
+        "PRECISION": "tf32" if allow_tf32 else "ieee",
+        "WIDEN": _INTERPRETED and call.hidden.dtype == torch.bfloat16,
+    }
     if config.kernel == "few":
         return Launch(critic_triton.few_rows_kernel, (row_blocks, tiles), arguments, options)
 
     if arguments.pop("w1_scale") is not None:
         raise ValueError("config: the many-rows kernel takes no int8 weights; use a 'vector' or 'few' one")
+    arguments |= {"GROUP_ROWS": _GROUP_ROWS} | _many_rows_operands(call, config, arguments["BLOCK_K"])
+    return Launch(critic_triton.many_rows_kernel, (row_blocks * tiles,), arguments, options)
+
+
+def _stage_1_arguments(call: CriticCall, config: Config, partial: Tensor) -> dict[str, Any]:
+    """What every kernel of stage 1 takes."""
+    outer_stride, inner_stride, inner_size = call.row_strides()
+    return {
+        "hidden": call.hidden,
+        "index": call.index,
+        "w1": call.w1,
+        "w1_scale": call.w1_scale,
+        "b1": call.b1,
+        "w2": call.w2,
+        "partial": partial,
+        "rows": call.rows,
+        "outer_stride": outer_stride,
+        "inner_stride": inner_stride,
+        "inner_size": inner_size,
+        "w1_stride": call.w1.stride(0),
+        "HIDDEN": call.hidden_size,
+        "BLOCK_UNITS": _fit(config.block_units, 2 * call.hidden_size),
+        "BLOCK_K": _fit(config.block_k, call.hidden_size),
+        "STAGES": config.num_stages,
+    }
+
+
+def _many_rows_operands(call: CriticCall, config: Config, block_k: int) -> dict[str, Any]:
+    """`hidden` and `w1` for the many-rows kernel: descriptors where the configuration and the layout allow
+    it.
+    """
     hidden_is_descriptor = config.descriptors and call.index is None and _fits_descriptor(call.hidden)
     w1_is_descriptor = config.descriptors and _fits_descriptor(call.w1)
-    if hidden_is_descriptor:
-        arguments["hidden"] = TensorDescriptor.from_tensor(call.hidden, [config.block_rows, block_k])
-    if w1_is_descriptor:
-        arguments["w1"] = TensorDescriptor.from_tensor(call.w1, [block_units, block_k])
-    arguments |= dict(
-        GROUP_ROWS=_GROUP_ROWS, HIDDEN_IS_DESCRIPTOR=hidden_is_descriptor, W1_IS_DESCRIPTOR=w1_is_descriptor
-    )
-    return Launch(critic_triton.many_rows_kernel, (row_blocks * tiles,), arguments, options)
+    block_units = _fit(config.block_units, 2 * call.hidden_size)
+    return {
+        "hidden": TensorDescriptor.from_tensor(call.hidden, [config.block_rows, block_k])
+        if hidden_is_descriptor
+        else call.hidden,
+        "w1": TensorDescriptor.from_tensor(call.w1, [block_units, block_k]) if w1_is_descriptor else call.w1,
+        "HIDDEN_IS_DESCRIPTOR": hidden_is_descriptor,
+        "W1_IS_DESCRIPTOR": w1_is_descriptor,
+    }
 
 
 def finish_launch(
@@ -150,12 +174,20 @@ def finish_launch(
     # A few rows: many small programs, for latency. Many rows: wider ones, for coalesced reads.
     block_rows = min(triton.next_power_of_2(rows), 8 if rows <= 1024 else 32)
     block_tiles = min(triton.next_power_of_2(tiles), 2048 // block_rows)
-    arguments = dict(
-        partial=partial, b2=call.b2, parent_value=call.parent_value, out=out, rows=rows,
-        value_min=float(value_range[0]), value_max=float(value_range[1]),
-        TILES=tiles, BLOCK_ROWS=block_rows, BLOCK_TILES=block_tiles, AWAIT_STAGE_1=config.overlap,
-    )  # fmt: skip
-    options = dict(num_warps=4, enable_fp_fusion=True) | (dict(launch_pdl=True) if config.overlap else {})
+    arguments = {
+        "partial": partial,
+        "b2": call.b2,
+        "parent_value": call.parent_value,
+        "out": out,
+        "rows": rows,
+        "value_min": float(value_range[0]),
+        "value_max": float(value_range[1]),
+        "TILES": tiles,
+        "BLOCK_ROWS": block_rows,
+        "BLOCK_TILES": block_tiles,
+        "AWAIT_STAGE_1": config.overlap,
+    }
+    options = {"num_warps": 4, "enable_fp_fusion": True} | ({"launch_pdl": True} if config.overlap else {})
     return Launch(critic_triton.finish_kernel, (triton.cdiv(rows, block_rows),), arguments, options)
 
 

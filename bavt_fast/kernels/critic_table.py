@@ -4,7 +4,6 @@ Written by ``python -m benchmarks.critic_tune``; do not edit by hand. An entry w
 chosen from the number of multiprocessors, the shared memory and the bytes in flight; no GPU has confirmed it.
 """
 
-# ruff: noqa: E501
 # fmt: off
 
 from bavt_fast.kernels.critic_config import ANY, Config, Entry

@@ -41,7 +41,7 @@ def child_texts(text: str, steps: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     Raises:
         TypeError: `steps`, what the user's model returned, is no iterable of str.
     """
-    if isinstance(steps, (str, bytes)) or not hasattr(steps, "__iter__"):
+    if type(steps) is not list and (isinstance(steps, (str, bytes)) or not hasattr(steps, "__iter__")):
         raise TypeError(
             f"model.generate_next_steps must return a list of str, got {type(steps).__name__}; "
             "return [] where there is no next step"

@@ -89,28 +89,41 @@ class BudgetAwareUCB:
         Raises:
             ValueError: `visit_count` or `total_budget` is negative.
         """
-        if visit_count < 0 or total_budget < 0:
-            raise ValueError(
-                f"visit_count and total_budget must be at least 0, got {visit_count} and {total_budget}"
-            )
-        visits = visit_count + VISIT_EPSILON
-        bonus_weight = self.exploration_constant / (remaining_budget + _BUDGET_EPSILON)
-        return node_value / visits + bonus_weight * math.sqrt(math.log(total_budget + 1) / visits)
+        if visit_count < 0:
+            raise ValueError(f"visit_count must be at least 0, got {visit_count}")
+        return _score(node_value, visit_count, *self._bonus_terms(total_budget, remaining_budget))
 
     def select_best_child(
         self, node: TreeNode, remaining_budget: float, total_budget: float
     ) -> TreeNode | None:
         """The child with the highest score, the first of them on ties; None where there are no children.
 
-        A child whose score is NaN is chosen only where it is the first child.
+        As in Python's ``max``, a NaN score beats all others on the first child, and none on a later one.
         """
+        if not node.children:
+            return None
+        if not _is_unpatched(self, "compute_ucb_score", _STOCK_SCORE):
+            return max(
+                node.children,
+                key=lambda child: self.compute_ucb_score(
+                    child.value_sum, child.visit_count, total_budget, remaining_budget
+                ),
+            )
+        weight, log_total = self._bonus_terms(total_budget, remaining_budget)
         return max(
-            node.children,
-            key=lambda child: self.compute_ucb_score(
-                child.value_sum, child.visit_count, total_budget, remaining_budget
-            ),
-            default=None,
+            node.children, key=lambda child: _score(child.value_sum, child.visit_count, weight, log_total)
         )
+
+    def _bonus_terms(self, total_budget: float, remaining_budget: float) -> tuple[float, float]:
+        """c / (remaining + 1e-8) and ln(total + 1), which siblings share."""
+        if total_budget < 0:
+            raise ValueError(f"total_budget must be at least 0, got {total_budget}")
+        return self.exploration_constant / (remaining_budget + _BUDGET_EPSILON), math.log(total_budget + 1)
+
+
+def _score(value_sum: float, visit_count: int, bonus_weight: float, log_total: float) -> float:
+    visits = visit_count + VISIT_EPSILON
+    return value_sum / visits + bonus_weight * math.sqrt(log_total / visits)
 
 
 _STOCK_SCORE = BudgetAwareUCB.compute_ucb_score
@@ -290,10 +303,15 @@ def _is_stock(ucb: object) -> bool:
     """Whether no part of the rule is overridden or patched, so that the native core may compute it."""
     return (
         isinstance(ucb, BudgetAwareUCB)
-        and getattr(ucb.compute_ucb_score, "__func__", None) is _STOCK_SCORE
-        and getattr(ucb.select_best_child, "__func__", None) is _STOCK_SELECT
+        and _is_unpatched(ucb, "compute_ucb_score", _STOCK_SCORE)
+        and _is_unpatched(ucb, "select_best_child", _STOCK_SELECT)
         and fits_native(ucb.exploration_constant)
     )
+
+
+def _is_unpatched(ucb: BudgetAwareUCB, method: str, stock: object) -> bool:
+    """Whether `method` is still this module's own: neither subclass nor patch replaced it."""
+    return getattr(getattr(ucb, method), "__func__", None) is stock
 
 
 def _as_nodes(tree: TextTree) -> list[TreeNode]:

@@ -106,6 +106,14 @@ def on_both_trees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 both_trees = pytest.mark.usefixtures("on_both_trees")
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("visit_count", (0.5, -1, 10, 5)), ("total_budget", (0.5, 1, -1, 5))]
+)
+def test_scores_of_impossible_statistics_are_refused(name: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 0, got -1"):
+        compat.BudgetAwareUCB().compute_ucb_score(*arguments)
+
+
 def make_search(**answers: Any) -> compat.BudgetAwareValueTreeSearch:
     """A search whose model and critic return, or call, the given answers."""
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bavt_fast._checks import as_amount, as_count
 from bavt_fast._core import Tree
 from bavt_fast.ledger import Ledger, Reservation, ReservationClosed
 from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, StepRequest, Task, as_critic, as_generator
 from bavt_fast.tasks.text import TextTask
-from bavt_fast.types import Budget, Spent
+from bavt_fast.types import Budget, Remaining, Spent
 
 __all__ = ["Progress", "SearchError", "SearchResult", "Searcher", "search"]
 
@@ -86,17 +87,18 @@ class SearchError(RuntimeError):
         return self.results[0]
 
 
-class _StageError(Exception):
-    """A stage of a wave failed; the cause says how."""
-
-
 @dataclass(slots=True)
 class _Node:
-    """What the search knows of a node beside the tree's arrays."""
+    """What the search knows of a node beside the tree's arrays.
+
+    ``answer`` is set on a terminal that the task does not refute: a result is made of it without calling the task,
+    which may be what has failed.
+    """
 
     state: Any
     text: str
     step: str
+    answer: str | None = None
     tried: list[Step] = field(default_factory=list)
 
 
@@ -119,6 +121,26 @@ class _Options:
     max_step_tokens: int
     decay: float
     max_nodes: int | None
+    token_cost: float
+    step_tool_calls: int
+
+    def charge(self, tokens: int, steps: int) -> Spent:
+        return Spent(tokens, steps * self.step_tool_calls, 0.0, tokens * self.token_cost)
+
+    def fitting(self, left: Remaining) -> tuple[int, int]:
+        """Steps and tokens per step to reserve: as many as asked for, or as few as what is left can hold."""
+        tokens, count = self.max_step_tokens, self.candidates
+        if left.tokens is not None:
+            tokens = min(tokens, left.tokens)
+        if left.cost is not None and self.token_cost:
+            tokens = min(tokens, int(left.cost / self.token_cost))
+        if left.tokens is not None and tokens:
+            count = max(1, min(count, left.tokens // tokens))
+        if left.cost is not None and self.token_cost and tokens:
+            count = max(1, min(count, int(left.cost / (tokens * self.token_cost))))
+        if left.tool_calls is not None and self.step_tool_calls:
+            count = min(count, left.tool_calls // self.step_tool_calls)
+        return count, tokens
 
 
 class _Run:
@@ -129,7 +151,8 @@ class _Run:
         state = task.initial_state(question)
         self.ledger = Ledger(budget)
         self.tree = Tree(seed=seed, max_nodes=options.max_nodes, decay=options.decay)
-        self.nodes = [_Node(state, task.prompt(state), "")]
+        self.nodes = [self._node(state, "")]
+        self.jobs: list[_Job] = []  # in flight
         self.seen = {task.key(state)}
         self.requests = self.invalid_steps = self.duplicate_steps = self.refuted_steps = 0
         self.unaffordable = False
@@ -140,22 +163,27 @@ class _Run:
             if task.verify(state):
                 self._solve(ROOT)
 
+    def _node(self, state: Any, step: str) -> _Node:
+        accepted = self.task.is_terminal(state) and self.task.verify(state) is not False
+        return _Node(state, self.task.prompt(state), step, self.task.answer(state) if accepted else None)
+
     def next_jobs(self, leaves: int) -> list[_Job]:
-        """Up to ``leaves`` distinct nodes to expand, each marked in flight and paid for; sets the stop reason if none."""
-        jobs: list[_Job] = []
-        while len(jobs) < leaves and self.stop_reason is None:
+        """Up to ``leaves`` distinct nodes to expand, each in flight and paid for; sets the stop reason if none."""
+        while len(self.jobs) < leaves and self.stop_reason is None:
             node = self._select()
             if node < 0:
-                if not jobs:
+                if not self.jobs:
                     self._stop_for_lack()
                 break
             if (job := self._reserve(node)) is None:
+                if self.jobs:
+                    break  # what this wave has reserved and does not spend comes back, and may do for this node
                 self.tree.close(node)  # nothing from here fits what is left, and what is left only shrinks
                 self.unaffordable = True
                 continue
+            self.jobs.append(job)
             self.tree.mark_in_flight(node)
-            jobs.append(job)
-        return jobs
+        return list(self.jobs)
 
     def _select(self) -> int:
         ratio = self.ledger.remaining_ratio
@@ -165,15 +193,14 @@ class _Run:
 
     def _reserve(self, node: int) -> _Job | None:
         """Claims the most that expanding the node may take; None where its cheapest finish does not fit."""
-        entry, options = self.nodes[node], self.options
-        left = self.ledger.remaining.tokens
-        limit = options.max_step_tokens
-        if left is not None:
-            if left < max(1, self.task.min_tokens(entry.state)):
-                return None
-            limit = min(limit, left)
-        count = options.candidates if left is None else max(1, min(options.candidates, left // limit))
-        reservation = self.ledger.try_reserve(tokens=count * limit)
+        entry, left = self.nodes[node], self.ledger.remaining
+        if left.tokens is not None and left.tokens < self.task.min_tokens(entry.state):
+            return None
+        count, limit = self.options.fitting(left)
+        if count < 1 or limit < 1:
+            return None
+        most = self.options.charge(count * limit, count)
+        reservation = self.ledger.try_reserve(tokens=most.tokens, tool_calls=most.tool_calls, cost=most.cost)
         if reservation is None:
             return None
         self.requests += 1
@@ -193,7 +220,7 @@ class _Run:
     def settle(self, job: _Job, steps: Sequence[Step]) -> list[Candidate]:
         """Charges the proposed steps and returns the valid, new states among them for the critic."""
         used = sum(step.tokens for step in steps)
-        self.ledger.settle(job.reservation, Spent(tokens=used))
+        self.ledger.settle(job.reservation, self.options.charge(used, len(steps)))
         self.tree.unmark_in_flight(job.node)
         parent = self.nodes[job.node]
         if not steps:
@@ -225,24 +252,29 @@ class _Run:
         self.seen.add(key)
         return state
 
-    def abandon(self, job: _Job) -> None:
-        """Takes a job back whose wave failed: the tree is as before the wave, and what was not settled is free again."""
-        self.tree.unmark_in_flight(job.node)
-        with contextlib.suppress(ReservationClosed):
-            self.ledger.cancel(job.reservation)
+    def abandon(self) -> None:
+        """Takes back the jobs of a wave that failed: nothing stays in flight, what was not settled is free again."""
+        for job in self.jobs:
+            self.tree.unmark_in_flight(job.node)
+            with contextlib.suppress(ReservationClosed):
+                self.ledger.cancel(job.reservation)
+        self.jobs.clear()
 
     def expand(self, job: _Job, candidates: Sequence[Candidate], values: Sequence[float]) -> None:
         """Adds scored states as children and backs their values up."""
+        self.jobs.remove(job)
         if not candidates:
             return
         terminal = [self.task.is_terminal(candidate.state) for candidate in candidates]
         verified = [
-            ends and bool(self.task.verify(candidate.state)) for ends, candidate in zip(terminal, candidates, strict=True)
+            ends and bool(self.task.verify(candidate.state))
+            for ends, candidate in zip(terminal, candidates, strict=True)
         ]
         values = [1.0 if right else value for right, value in zip(verified, values, strict=True)]
+        # Before the tree grows: every node of the tree has its entry here, wherever the task or a Ctrl-C breaks in.
+        self.nodes.extend([self._node(candidate.state, candidate.step.text) for candidate in candidates])
         first = self.tree.expand(job.node, values, terminal)
-        for child, (candidate, value) in enumerate(zip(candidates, values, strict=True), start=first):
-            self.nodes.append(_Node(candidate.state, self.task.prompt(candidate.state), candidate.step.text))
+        for child, value in enumerate(values, start=first):
             self.tree.backup(child, value)
             if verified[child - first] and self.solved_node is None:
                 self._solve(child)
@@ -265,22 +297,20 @@ class _Run:
         path = self.best_path()
         value = float(self.tree.values[path[-1] if path else ROOT])
         steps = tuple(self.nodes[node].step for node in path)
-        return Progress(self.ledger.spent, self.ledger.remaining_ratio, len(self.nodes), value, steps)
+        return Progress(self.ledger.spent, self.ledger.remaining_ratio, self.tree.num_nodes, value, steps)
 
-    def result(self, stop_reason: str | None = None) -> SearchResult:
+    def result(self, broken_off: str = "error") -> SearchResult:
+        """What was found, ``broken_off`` being the stop reason of a search that had not come to one."""
         path = self.best_path()
         last = path[-1] if path else ROOT
-        state = self.nodes[last].state
-        terminal = self.task.is_terminal(state)
-        accepted = terminal and self.task.verify(state) is not False
         return SearchResult(
-            answer=self.task.answer(state) if accepted else None,
+            answer=self.nodes[last].answer,
             solved=self.solved_node is not None,
             path=tuple(self.nodes[node].step for node in path),
             nodes=tuple(path),
             value=float(self.tree.values[last]),
             spent=self.ledger.spent,
-            stop_reason=stop_reason or self.stop_reason or "error",
+            stop_reason=self.stop_reason or broken_off,
             tree=self.tree,
             invalid_steps=self.invalid_steps,
             duplicate_steps=self.duplicate_steps,
@@ -304,6 +334,8 @@ class Searcher:
         decay: a node's weight is multiplied by this with every try, in (0, 1].
         max_step_tokens: tokens after which a step without delimiter is cut off and dropped.
         max_nodes: limit on the tree's nodes.
+        token_cost: price of a generated token, what a budget's ``cost`` is charged with.
+        step_tool_calls: tool calls that the generator makes for each step, what ``tool_calls`` is charged with.
         on_progress: called after every wave of a one-question search.
     """
 
@@ -320,6 +352,8 @@ class Searcher:
         decay: float = 0.85,
         max_step_tokens: int = 64,
         max_nodes: int | None = None,
+        token_cost: float = 0.0,
+        step_tool_calls: int = 0,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.generator = as_generator(generator)
@@ -334,6 +368,8 @@ class Searcher:
             _positive("max_step_tokens", max_step_tokens),
             decay,
             max_nodes,
+            as_amount("token_cost", token_cost, allow_zero=True),
+            as_count("step_tool_calls", step_tool_calls),
         )
         # A bad policy, exploration or decay is refused here and not in the middle of a search.
         Tree(seed=0, max_nodes=max_nodes, decay=decay).select(policy, remaining=1.0, total=1.0, exploration=exploration)
@@ -385,55 +421,68 @@ class Searcher:
         try:
             waves()
         except KeyboardInterrupt:
-            return [run.result("interrupted" if run.stop_reason is None else None) for run in runs]
-        except _StageError as error:
-            cause = error.__cause__
-            message = f"{type(cause).__name__} during the search: {cause}"
-            raise SearchError(message, [run.result("error") for run in runs]) from cause
+            return self._broken_off(runs, "interrupted")
+        except Exception as error:
+            message = f"{type(error).__name__} during the search: {error}"
+            raise SearchError(message, self._broken_off(runs, "error")) from error
         return [run.result() for run in runs]
+
+    @staticmethod
+    def _broken_off(runs: Sequence[_Run], stop_reason: str) -> list[SearchResult]:
+        for run in runs:
+            run.abandon()
+        return [run.result(stop_reason) for run in runs]
 
     def _start(self, question: str, budget: Budget, seed: int) -> _Run:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
+        self._check_budget(budget)
         return _Run(self.task, question, budget, self._options, seed)
+
+    def _check_budget(self, budget: Budget) -> None:
+        """Refuses a limit that nothing is ever charged to: it would be no limit at all."""
+        if not isinstance(budget, Budget):
+            raise TypeError(f"budget: expected a Budget such as Budget(tokens=500), got {budget!r:.80}")
+        if budget.cost is not None and not self._options.token_cost:
+            raise ValueError("budget: cost is limited but tokens are free; give the Searcher a token_cost > 0")
+        if budget.tool_calls is not None and not self._options.step_tool_calls:
+            raise ValueError(
+                "budget: tool_calls is limited but steps make none; give the Searcher step_tool_calls >= 1"
+            )
 
     def _wave(self, work: Sequence[tuple[_Run, _Job]]) -> None:
         """Proposes for all jobs in one call, scores all new states in one call, and grows the trees."""
         if not work:
             return
-        try:
-            proposals = self._propose([job for _, job in work])
-            found = [(run, job, run.settle(job, steps)) for (run, job), steps in zip(work, proposals, strict=True)]
-            values = iter(self._values([candidate for _, _, candidates in found for candidate in candidates]))
-            for run, job, candidates in found:
-                run.expand(job, candidates, [next(values) for _ in candidates])
-        except BaseException as error:
-            for run, job in work:
-                run.abandon(job)
-            if isinstance(error, Exception):
-                raise _StageError from error
-            raise
+        proposals = self._propose([job for _, job in work])
+        found = [(run, job, run.settle(job, steps)) for (run, job), steps in zip(work, proposals, strict=True)]
+        values = iter(self._values([candidate for _, _, candidates in found for candidate in candidates]))
+        for run, job, candidates in found:
+            run.expand(job, candidates, [next(values) for _ in candidates])
 
     def _propose(self, jobs: Sequence[_Job]) -> list[list[Step]]:
         """The generator's steps, checked."""
         proposals = self.generator.propose(
             [job.request for job in jobs], [job.count for job in jobs], [job.limit for job in jobs]
         )
+        if not isinstance(proposals, Sequence) or not all(isinstance(steps, Sequence) for steps in proposals):
+            raise TypeError(f"generator: expected a list of lists of Step, one per state, got {proposals!r:.80}")
         if len(proposals) != len(jobs):
             raise ValueError(f"generator: expected {len(jobs)} lists of steps, one per state, got {len(proposals)}")
-        return [_checked_steps(list(steps), job) for steps, job in zip(proposals, jobs, strict=True)]
+        return [_checked_steps(steps, job) for steps, job in zip(proposals, jobs, strict=True)]
 
     def _values(self, candidates: Sequence[Candidate]) -> list[float]:
         """V of each candidate: the one place where a critic's output becomes a residual and then a value."""
         if not candidates:
             return []
-        outputs = [float(output) for output in self.critic.score(candidates)]
+        outputs: Any = self.critic.score(candidates)
+        if not hasattr(outputs, "__len__") or isinstance(outputs, str):
+            raise TypeError(f"critic: expected a list of {len(candidates)} numbers, one per state, got {outputs!r:.80}")
         if len(outputs) != len(candidates):
             raise ValueError(f"critic: expected {len(candidates)} scores, one per state, got {len(outputs)}")
         values = []
-        for candidate, output in zip(candidates, outputs, strict=True):
-            if not math.isfinite(output):
-                raise ValueError(f"critic: expected finite scores, got {output} for {candidate.text[-60:]!r}")
+        for candidate, score in zip(candidates, outputs, strict=True):
+            output = _checked_score(score, candidate)
             residual = output if self.critic.predicts == "residual" else output - candidate.parent_value
             values.append(min(1.0, max(MIN_VALUE, candidate.parent_value + residual)))
         return values
@@ -454,15 +503,30 @@ def search(
     return Searcher(generator, critic, task, policy=policy, **options).search(question, budget=budget, seed=seed)
 
 
-def _checked_steps(steps: list[Step], job: _Job) -> list[Step]:
+def _checked_score(score: object, candidate: Candidate) -> float:
+    if isinstance(score, (str, bytes)) or not hasattr(score, "__float__"):
+        raise TypeError(f"critic: expected a number for each state, got {score!r:.80} for {candidate.text[-60:]!r}")
+    output = float(score)
+    if not math.isfinite(output):
+        raise ValueError(f"critic: expected finite scores, got {output} for {candidate.text[-60:]!r}")
+    return output
+
+
+def _checked_steps(steps: Sequence[Step], job: _Job) -> list[Step]:
     if len(steps) > job.count:
         raise ValueError(f"generator: expected at most {job.count} steps, got {len(steps)}; respect counts")
     for step in steps:
         if not isinstance(step, Step):
             raise TypeError(f"generator: expected Step objects, got {type(step).__name__}")
+        if not isinstance(step.text, str):
+            raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
+        if isinstance(step.tokens, bool) or not isinstance(step.tokens, int):
+            raise TypeError(f"generator: expected an int as Step.tokens, got {step.tokens!r}")
         if not 0 < step.tokens <= job.limit:
-            raise ValueError(f"generator: expected 1 to {job.limit} tokens in a step, got {step.tokens}; respect limits")
-    return steps
+            raise ValueError(
+                f"generator: expected 1 to {job.limit} tokens in a step, got {step.tokens}; respect limits"
+            )
+    return list(steps)
 
 
 def _slim(step: Step) -> Step:

@@ -172,7 +172,7 @@ class FunctionGenerator:
 
     def _texts(self, text: str, count: int) -> Sequence[str]:
         texts = self._function(text, count)
-        if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
             raise TypeError(f"generator: expected a list of str from the function, got {texts!r:.80}; return [step, ...]")
         return texts
 
@@ -190,7 +190,7 @@ class FunctionCritic:
         self._function = function
 
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
-        return [float(self._function(candidate.text)) for candidate in candidates]
+        return [self._function(candidate.text) for candidate in candidates]
 
 
 def as_generator(generator: Any) -> StepGenerator:
@@ -210,6 +210,8 @@ def as_critic(critic: Any) -> Critic:
     if critic is None:
         return FunctionCritic(lambda text: 1.0)
     if isinstance(critic, Critic):
+        if critic.predicts not in ("value", "residual"):
+            raise ValueError(f"critic: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")
         return critic
     if callable(critic):
         return FunctionCritic(critic)

@@ -46,10 +46,12 @@ class TorchGenerator:
         without_replacement: bool = True,
         max_batch: int = 256,
     ) -> None:
-        if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
+        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
             raise ValueError(f"temperature: expected a finite number > 0, got {temperature!r}")
         if not delimiter:
             raise ValueError("delimiter: expected a non-empty str such as '\\n'")
+        if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
+            raise ValueError(f"max_batch: expected an integer of at least 1, got {max_batch!r}")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.delimiter = delimiter
@@ -76,7 +78,7 @@ class TorchGenerator:
     ) -> list[list[Step]]:
         """See `StepGenerator.propose`. Several candidates of one request are drawn independently of each other."""
         rows = [
-            _Row(self.tokenizer(request.text)["input_ids"], request, candidate, limit)
+            _Row(self._prompt_ids(request.text), request, candidate, limit)
             for request, count, limit in zip(states, counts, limits, strict=True)
             for candidate in range(count)
         ]
@@ -84,6 +86,12 @@ class TorchGenerator:
             self._decode(rows[start : start + self.max_batch])
         finished = iter(rows)
         return [[step for _ in range(count) if (step := self._step(next(finished))) is not None] for count in counts]
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        ids = list(self.tokenizer(text)["input_ids"])
+        if not ids:
+            raise ValueError(f"states: expected a text of at least one token to continue, got {text!r}")
+        return ids
 
     @torch.no_grad()
     def _decode(self, rows: list[_Row]) -> None:
@@ -131,7 +139,7 @@ class TorchGenerator:
         return token
 
     def _step(self, row: _Row) -> Step | None:
-        if row.exhausted and not row.tokens:
+        if not row.tokens:
             return None
         text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
         cut = text.find(self.delimiter)

@@ -33,7 +33,7 @@ MIN_NUMBERS, MAX_NUMBERS = 2, 6
 GAME24_TEST_RANKS = range(901, 1001)
 """The ranks of the public test set, as the Tree-of-Thoughts paper uses them."""
 
-_STEP = re.compile(r"\s*(\d{1,3}) ([-+*/]) (\d{1,3}) = (\d{1,3}) \(left: (\d{1,3}(?: \d{1,3})*)\)\s*")
+_STEP = re.compile(r"\s*(\d{1,3}) ([-+*/]) (\d{1,3}) = (\d{1,3}) \(left: (\d{1,3}(?: \d{1,3})*)\)\s*", re.ASCII)
 _QUESTION = re.compile(r"\s*(\d+(?:[\s,]+\d+)*)\s*(?:(?:->|=)\s*(\d+)\s*)?")
 
 

@@ -25,7 +25,9 @@ class TextTask:
     """
 
     def __init__(self, end: str = "Answer:", max_depth: int = 10) -> None:
-        if max_depth < 1:
+        if not isinstance(end, str) or not end:
+            raise ValueError(f"end: expected a non-empty str such as 'Answer:', got {end!r}")
+        if isinstance(max_depth, bool) or not isinstance(max_depth, int) or max_depth < 1:
             raise ValueError(f"max_depth: expected an integer of at least 1, got {max_depth!r}")
         self.end = end
         self.max_depth = max_depth

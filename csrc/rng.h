@@ -10,24 +10,26 @@
 
 namespace bavt {
 
+inline uint64_t mix64(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
 class CounterRng {
    public:
-    explicit CounterRng(uint64_t seed) : seed_(seed) {}
+    explicit CounterRng(uint64_t seed, uint64_t drawn = 0) : seed_(seed), drawn_(drawn) {}
 
     double uniform() {
         ++drawn_;
-        return static_cast<double>(mix(seed_ + drawn_ * 0x9E3779B97F4A7C15ull) >> 11) * 0x1p-53;
+        return static_cast<double>(mix64(seed_ + drawn_ * 0x9E3779B97F4A7C15ull) >> 11) * 0x1p-53;
     }
+    uint64_t seed() const { return seed_; }
+    uint64_t drawn() const { return drawn_; }
 
    private:
-    static uint64_t mix(uint64_t x) {
-        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-        x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-        return x ^ (x >> 31);
-    }
-
     uint64_t seed_;
-    uint64_t drawn_ = 0;
+    uint64_t drawn_;
 };
 
 }  // namespace bavt

@@ -1,0 +1,103 @@
+// A draw from P(node) proportional to weight(node)^s over a ranking, exact for any s > 0 and any weights, at a cost that
+// does not depend on s and hardly on the number of nodes. No overflow: only ratios to the heaviest weight are raised.
+//
+// Let b(rank) = (weight(rank) / weight(0))^s, which falls with the rank. The ranks are cut into groups that start at 0
+// and at powers of 4, and each group is given the mass size * b(first rank), at least what its nodes weigh together:
+//
+//     [ head: ranks whose b is near 1 ) [ 4^k, 4^(k+1) ) [ 4^(k+1), ... ) ... [ tail, once its mass hardly matters )
+//
+// A group is drawn by mass and a node of it uniformly, and the node is taken with probability b(node) / b(first), else
+// the draw is repeated: rejection sampling (von Neumann 1951). A group's first weight is at most 4 group-lengths above
+// its nodes in rank, so the masses exceed the true total by a bounded factor whatever the weights are (Cauchy
+// condensation): a handful of tries at worst, between one and two as a rule.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+
+#include "ranking.h"
+#include "rng.h"
+
+namespace bavt {
+
+template <typename Weight>
+class PowerSampler {
+   public:
+    PowerSampler(const Ranking& ranking, Weight weight, double exponent)
+        : ranking_(ranking), weight_(weight), exponent_(exponent), heaviest_(weight(ranking.at(0))) {
+        cut_into_groups();
+    }
+
+    NodeId draw(CounterRng& rng) const {
+        for (;;) {
+            double target = rng.uniform() * total_mass_;
+            size_t g = 0;
+            while (g + 1 < num_groups_ && target >= groups_[g].mass) target -= groups_[g++].mass;
+            const Group& group = groups_[g];
+            const auto offset = static_cast<size_t>(target / group.bound);
+            const NodeId node = ranking_.at(group.begin + std::min(offset, group.size - 1));
+            if (rng.uniform() * group.bound < relative(node)) return node;
+        }
+    }
+
+   private:
+    static constexpr size_t kFactor = 4;
+    static constexpr size_t kMaxGroups = 16;  // 4^14 > 2 * kMaxNodes
+
+    struct Group {
+        size_t begin, size;
+        double bound, mass;
+    };
+
+    // (weight / heaviest)^s, in [0, 1].
+    double relative(NodeId node) const {
+        const double weight = weight_(node);
+        return weight == heaviest_ ? 1.0 : std::pow(weight / heaviest_, exponent_);
+    }
+
+    void add(size_t begin, size_t end, double bound) {
+        const double mass = static_cast<double>(end - begin) * bound;
+        groups_[num_groups_++] = {begin, end - begin, bound, mass};
+        total_mass_ += mass;
+    }
+
+    void cut_into_groups() {
+        const size_t n = ranking_.size();
+        size_t begin = head_size(n);
+        add(0, begin, 1.0);
+        while (begin < n) {
+            const double bound = relative(ranking_.at(begin));
+            if (bound == 0.0) return;
+            const bool tail = static_cast<double>(n - begin) * bound <= 0.5 * total_mass_;
+            const size_t end = tail ? n : std::min(begin * kFactor, n);
+            add(begin, end, bound);
+            begin = end;
+        }
+    }
+
+    // The first power of 4 whose b is below 1/2 (found by bisection), or n.
+    size_t head_size(size_t n) const {
+        int low = 0, high = 0;
+        while ((size_t{1} << (2 * high)) < n) ++high;
+        while (low < high) {
+            const int middle = (low + high) / 2;
+            if (relative(ranking_.at(size_t{1} << (2 * middle))) < 0.5) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        return std::min(size_t{1} << (2 * low), n);
+    }
+
+    const Ranking& ranking_;
+    Weight weight_;
+    double exponent_;
+    double heaviest_;
+    std::array<Group, kMaxGroups> groups_;
+    size_t num_groups_ = 0;
+    double total_mass_ = 0.0;
+};
+
+}  // namespace bavt

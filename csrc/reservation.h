@@ -1,0 +1,81 @@
+// Address space for the columns of one tree, reserved at once; the operating system gives it memory as it is touched.
+// Elements never move, so growth copies nothing and pointers and numpy views stay good while the reservation lives.
+// Memory that was never touched reads as zeros.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+namespace bavt {
+
+class Reservation {
+   public:
+    static constexpr size_t kPage = 4096;
+    static constexpr size_t kHugePage = size_t{2} << 20;
+
+    explicit Reservation(size_t bytes) : bytes_(bytes) {
+        void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        data_ = static_cast<char*>(memory);
+    }
+    ~Reservation() {
+        if (data_ != nullptr) munmap(data_, bytes_);
+    }
+    Reservation(const Reservation&) = delete;
+    Reservation& operator=(const Reservation&) = delete;
+
+    static size_t padded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+    char* data() const { return data_; }
+
+    // Fetches the pages of [begin, end) in one system call instead of one fault each. Only advice: errors do not matter.
+    static void populate(char* begin, char* end) {
+#ifdef MADV_POPULATE_WRITE
+        char* first = page_after(begin);
+        char* last = page_after(end);
+        if (last > first) (void)madvise(first, static_cast<size_t>(last - first), MADV_POPULATE_WRITE);
+#else
+        (void)begin, (void)end;
+#endif
+    }
+
+    // Asks for huge pages in [begin, end): a descent through a big tree misses the TLB at every level otherwise.
+    static void prefer_huge_pages(char* begin, char* end) {
+#ifdef MADV_HUGEPAGE
+        const auto aligned = (reinterpret_cast<uintptr_t>(begin) + kHugePage - 1) / kHugePage * kHugePage;
+        char* first = begin + (aligned - reinterpret_cast<uintptr_t>(begin));
+        if (first < end) (void)madvise(first, static_cast<size_t>(end - first), MADV_HUGEPAGE);
+#else
+        (void)begin, (void)end;
+#endif
+    }
+
+    // Gives the whole pages of [begin, end) back; they read as zeros from now on.
+    static void discard(char* begin, char* end) {
+        char* first = page_after(begin);
+        char* last = page_after(end - (kPage - 1));
+        if (last > first) (void)madvise(first, static_cast<size_t>(last - first), MADV_DONTNEED);
+    }
+
+   private:
+    static char* page_after(char* p) { return p + (kPage - reinterpret_cast<uintptr_t>(p) % kPage) % kPage; }
+
+    size_t bytes_;
+    char* data_ = nullptr;
+};
+
+// One field of every node, inside a reservation.
+template <typename T>
+struct Column {
+    T* data = nullptr;
+
+    T& operator[](size_t i) const { return data[i]; }
+    char* at(size_t i) const { return reinterpret_cast<char*>(data + i); }
+};
+
+}  // namespace bavt

@@ -1,14 +1,15 @@
 """Compiles the critic kernel for GPUs that are not here, and reads the machine code's resources.
 
-``python -m benchmarks.critic_aot`` prints one line per configuration of the table; no GPU is needed.
+``python -m benchmarks.critic_aot`` prints one line per entry of the table, and fails if one breaks a rule of
+`problems`; no GPU is needed.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,22 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bavt_fast.kernels.critic_config import ANY, Entry
-from bavt_fast.kernels.critic_launch import CriticCall, Launch, finish_launch, stage_1_launch, unit_tiles
-from bavt_fast.kernels.critic_table import ENTRIES
+from bavt_fast.kernels.critic_launch import CriticCall, Launch, finish_launch, stage_1_launch, unit_tiles,
+usable_config from bavt_fast.kernels.critic_table import ENTRIES
 
-__all__ = ["Resources", "compile_launch", "example_call", "resources", "table_launches"]
+__all__ = [
+    "SHARED_LIMIT_BYTES",
+    "Resources",
+    "compile_launch",
+    "example_call",
+    "problems",
+    "resources",
+    "table_launches",
+]
+
+SHARED_LIMIT_BYTES = {80: 99 * 1024, 90: 227 * 1024}
+"""Shared memory that one program may use. 8.0 has 163 KiB, but its entries serve 8.6, 8.9 and 12.0 too."""
+
 
 _TYPES = {
     torch.bfloat16: "bf16",
@@ -80,11 +93,12 @@ def table_launches(entry: Entry, *, hidden_size: int | None = None, index: bool 
     rows = 4096 if entry.max_rows == ANY else entry.max_rows
     size = hidden_size or min(entry.max_hidden, _LARGEST_HIDDEN)
     call = example_call(entry.kind, rows, size, index=index)
-    partial = torch.empty(unit_tiles(entry.config, size), rows, device="meta")
+    config = usable_config(call, entry.config)
+    partial = torch.empty(unit_tiles(config, size), rows, device="meta")
     out = torch.empty(rows, 1, dtype=call.hidden.dtype, device="meta")
     return [
-        stage_1_launch(call, entry.config, partial, allow_tf32=entry.kind == "tf32"),
-        finish_launch(call, entry.config, partial, out, (0.0, 1.0)),
+        stage_1_launch(call, config, partial, allow_tf32=entry.kind == "tf32"),
+        finish_launch(call, config, partial, out, (0.0, 1.0)),
     ]
 
 
@@ -136,6 +150,27 @@ def resources(compiled: Any) -> Resources:
     )
 
 
+def problems(entry: Entry, used: Resources, *, aligned: bool = True) -> list[str]:
+    """Which rules the stage-1 kernel of `entry` breaks: no spills, a fitting size, the matrix unit and the
+    copies that it is meant to use. `aligned` says that H is a multiple of 16, as asynchronous copies need.
+    """
+    found = []
+    if used.stack_bytes or used.local_bytes:
+        found.append(f"spills: {used.stack_bytes} bytes of stack, {used.local_bytes} of local memory")
+    if used.shared_bytes > SHARED_LIMIT_BYTES[entry.capability]:
+        found.append(f"shared memory: {used.shared_bytes} bytes")
+    kernel, tile = entry.config.kernel, entry.config
+    if kernel != "vector" and entry.kind != "fp32" and not (used.mma or used.wgmma):
+        found.append("no matrix instruction")
+    if kernel == "many" and entry.capability == 90 and entry.kind in ("half", "tf32") and not used.wgmma:
+        found.append("no wgmma")
+    if aligned and tile.descriptors and not used.tensor_copy:
+        found.append("no tensor copy")
+    if aligned and tile.num_stages > 1 and not (used.async_copy or used.tensor_copy):
+        found.append("no asynchronous copy")
+    return found
+
+
 def _cuobjdump() -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -156,24 +191,33 @@ def _divisible_by_16(value: Any) -> bool:
     return isinstance(value, int) and value % 16 == 0
 
 
-def _table_lines() -> Iterator[str]:
-    yield "| capability | kind | rows | H | tiling | registers | spills | shared KiB | matrix unit | copies |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+def _table_line(entry: Entry, used: Resources) -> str:
+    tile = entry.config
+    shape = f"{tile.kernel} {tile.block_rows}x{tile.block_units}x{tile.block_k}"
+    shape += f" w{tile.num_warps} s{tile.num_stages}"
+    matrix = "wgmma" if used.wgmma else "mma" if used.mma else "-"
+    copies = "tensor" if used.tensor_copy else "async" if used.async_copy else "-"
+    bounds = ["any" if bound == ANY else str(bound) for bound in (entry.max_rows, entry.max_hidden)]
+    return (
+        f"| {entry.capability} | {entry.kind} | {bounds[0]} | {bounds[1]} | {shape} | {used.registers} | "
+        f"{used.stack_bytes + used.local_bytes} | {used.shared_bytes / 1024:.0f} | {matrix} | {copies} |"
+    )
+
+
+def main() -> int:
+    print(
+        "| capability | kind | rows | H | tiling | registers | spills | shared KiB | matrix unit | copies |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    broken = 0
     for entry in ENTRIES:
-        stage_1 = table_launches(entry)[0]
-        used = resources(compile_launch(stage_1, entry.capability))
-        tile = entry.config
-        shape = f"{tile.kernel} {tile.block_rows}x{tile.block_units}x{tile.block_k}"
-        shape += f" w{tile.num_warps} s{tile.num_stages}"
-        matrix = "wgmma" if used.wgmma else "mma" if used.mma else "-"
-        copies = "tensor" if used.tensor_copy else "async" if used.async_copy else "-"
-        bounds = ["any" if bound == ANY else str(bound) for bound in (entry.max_rows, entry.max_hidden)]
-        yield (
-            f"| {entry.capability} | {entry.kind} | {bounds[0]} | {bounds[1]} | {shape} | {used.registers} | "
-            f"{used.stack_bytes + used.local_bytes} | {used.shared_bytes / 1024:.0f} | {matrix} | {copies} |"
-        )
+        used = resources(compile_launch(table_launches(entry)[0], entry.capability))
+        print(_table_line(entry, used), flush=True)
+        for problem in problems(entry, used):
+            broken += 1
+            print(f"{entry}: {problem}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    for line in _table_lines():
-        print(line, flush=True)
+    sys.exit(main())

@@ -169,9 +169,7 @@ def test_fp32_follows_torchs_own_setting(setting: str, matmul_precision: Any) ->
     assert critic._allow_tf32() is (setting == "tf32")
     matmul.fp32_precision = "none"
     backends.fp32_precision = setting
-    assert critic._allow_tf32() is (setting == "tf32"), (
-        "the backend-wide setting holds where this one is unset"
-    )
+    assert critic._allow_tf32() is (setting == "tf32"), "the backend-wide setting holds where this one is unset"
 
 
 def test_importing_the_package_imports_neither_torch_nor_triton() -> None:
@@ -233,9 +231,7 @@ def test_compile_takes_the_op_in_one_graph_and_with_any_number_of_rows() -> None
 
 def test_compile_takes_the_public_function_in_one_graph() -> None:
     module = mlp(64)
-    compiled = torch.compile(
-        lambda x: critic_mlp(x, *parameters(module)) + 1, fullgraph=True, backend="aot_eager"
-    )
+    compiled = torch.compile(lambda x: critic_mlp(x, *parameters(module)) + 1, fullgraph=True, backend="aot_eager")
     hidden = torch.randn(6, 64)
     assert torch.equal(compiled(hidden), module(hidden) + 1)
     with torch.no_grad():
@@ -349,9 +345,7 @@ def test_the_table_covers_every_call(capability: int, kind: Any) -> None:
             assert rows <= entry.max_rows
             assert hidden_size <= entry.max_hidden
             assert kind != "int8" or entry.config.kernel != "many", "the many-rows kernel takes no int8"
-            assert capability not in (80, 86, 89, 120) or not (
-                entry.config.descriptors or entry.config.overlap
-            )
+            assert capability not in (80, 86, 89, 120) or not (entry.config.descriptors or entry.config.overlap)
 
 
 def test_the_table_prefers_the_tightest_entry() -> None:

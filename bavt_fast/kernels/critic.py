@@ -84,9 +84,7 @@ def critic_mlp(
     """
     check_impl(impl)
     weights = (w1, b1, w2, b2)
-    obstacle = (
-        "impl='torch' was asked for" if impl == "torch" else _obstacle(hidden, weights, parent_value, impl)
-    )
+    obstacle = "impl='torch' was asked for" if impl == "torch" else _obstacle(hidden, weights, parent_value, impl)
     if obstacle is None:
         result: Tensor = torch.ops.bavt_fast.critic_mlp(
             hidden, w1, b1, w2, b2, index, w1_scale, parent_value, *value_range, impl
@@ -141,9 +139,7 @@ def warmup(
             )  # fmt: skip
 
 
-def _obstacle(
-    hidden: Tensor, weights: tuple[Tensor, ...], parent_value: Tensor | None, impl: str
-) -> str | None:
+def _obstacle(hidden: Tensor, weights: tuple[Tensor, ...], parent_value: Tensor | None, impl: str) -> str | None:
     """Why the fused op cannot serve the call, None when it can. Plain code: ``torch.compile`` traces it."""
     if impl == "torch":
         return "impl='torch' was asked for"

@@ -74,13 +74,10 @@ def _check_hidden(hidden: Tensor, index: Tensor | None) -> None:
         return
     if hidden.dim() not in (2, 3):
         raise ValueError(
-            "hidden must have shape (source, H) or (rows, length, H) when index is given, "
-            f"got {tuple(hidden.shape)}"
+            f"hidden must have shape (source, H) or (rows, length, H) when index is given, got {tuple(hidden.shape)}"
         )
     if index.dim() != 1 or index.dtype not in (torch.int32, torch.int64):
-        raise ValueError(
-            f"index must be a 1-D int32 or int64 tensor, got {index.dtype} of shape {tuple(index.shape)}"
-        )
+        raise ValueError(f"index must be a 1-D int32 or int64 tensor, got {index.dtype} of shape {tuple(index.shape)}")
     if hidden.dim() == 3 and index.shape[0] != hidden.shape[0]:
         raise ValueError(
             f"index must hold one position per sequence of hidden, {hidden.shape[0]}, got {index.shape[0]}"
@@ -93,16 +90,12 @@ def _check_weight_dtypes(
     if w1_scale is not None:
         if w1.dtype != torch.int8:
             raise ValueError(f"w1 must be int8 when w1_scale is given, got {w1.dtype}; see quantize_w1")
-        _check_shape(
-            "w1_scale", w1_scale, (2 * hidden.shape[-1],), "pass the scale that quantize_w1 returned"
-        )
+        _check_shape("w1_scale", w1_scale, (2 * hidden.shape[-1],), "pass the scale that quantize_w1 returned")
         if w1_scale.dtype != torch.float32:
             raise ValueError(f"w1_scale must be float32, got {w1_scale.dtype}")
     elif w1.dtype == torch.int8:
         raise ValueError("w1_scale must come with an int8 w1, got None; pass the scale of quantize_w1")
-    named = (
-        {"b1": b1, "w2": w2, "b2": b2} if w1_scale is not None else {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
-    )
+    named = {"b1": b1, "w2": w2, "b2": b2} if w1_scale is not None else {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
     for name, tensor in named.items():
         if tensor.dtype != hidden.dtype:
             raise ValueError(

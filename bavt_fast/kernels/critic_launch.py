@@ -6,7 +6,7 @@ Apart from the kernels so that the same launches can be run, compiled for a GPU 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,16 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from bavt_fast.kernels import critic_triton
 from bavt_fast.kernels.critic_config import Config, Kind
 
-__all__ = ["CriticCall", "Launch", "finish_launch", "kind_of", "run_fused", "stage_1_launch", "unit_tiles"]
+__all__ = [
+    "CriticCall",
+    "Launch",
+    "finish_launch",
+    "kind_of",
+    "run_fused",
+    "stage_1_launch",
+    "unit_tiles",
+    "usable_config",
+]
 
 _GROUP_ROWS = 8
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -81,17 +90,34 @@ def run_fused(
     call: CriticCall, config: Config, out: Tensor, value_range: tuple[float, float], allow_tf32: bool
 ) -> None:
     """Runs both stages on the current stream, filling `out` (rows, 1)."""
+    config = usable_config(call, config)
     partial = call.hidden.new_empty((unit_tiles(config, call.hidden_size), call.rows), dtype=torch.float32)
     # The interpreter truncates where a GPU rounds to nearest, so there torch does the last rounding.
-    result = (
-        torch.empty_like(out, dtype=torch.float32) if _INTERPRETED and out.dtype == torch.bfloat16 else out
-    )
+    result = torch.empty_like(out, dtype=torch.float32) if _INTERPRETED and out.dtype == torch.bfloat16 else out
     on_device = torch.cuda.device(out.device) if out.is_cuda else contextlib.nullcontext()
     with on_device:
         stage_1_launch(call, config, partial, allow_tf32).run()
         finish_launch(call, config, partial, result, value_range).run()
     if result is not out:
         out.copy_(result)
+
+
+def usable_config(call: CriticCall, config: Config) -> Config:
+    """`config`, with smaller tiles where rows cannot be copied 16 bytes at a time.
+
+    Copies of single elements go through registers, and tiles made for asynchronous copies would spill them.
+    """
+    strides = (call.hidden_size, *call.row_strides()[:2], call.w1.stride(0))
+    aligned = all(stride % 16 == 0 for stride in strides)
+    if config.kernel == "vector" or (aligned and (call.hidden.data_ptr() | call.w1.data_ptr()) % 16 == 0):
+        return config
+    return replace(
+        config,
+        block_rows=min(config.block_rows, 64),
+        block_units=min(config.block_units, 64),
+        block_k=min(config.block_k, 32),
+        num_stages=2,
+    )
 
 
 def unit_tiles(config: Config, hidden_size: int) -> int:

@@ -21,8 +21,15 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bavt_fast.kernels.critic_config import ANY, Entry
-from bavt_fast.kernels.critic_launch import CriticCall, Launch, finish_launch, stage_1_launch, unit_tiles,
-usable_config from bavt_fast.kernels.critic_table import ENTRIES
+from bavt_fast.kernels.critic_launch import (
+    CriticCall,
+    Launch,
+    finish_launch,
+    stage_1_launch,
+    unit_tiles,
+    usable_config,
+)
+from bavt_fast.kernels.critic_table import ENTRIES
 
 __all__ = [
     "SHARED_LIMIT_BYTES",
@@ -205,9 +212,7 @@ def _table_line(entry: Entry, used: Resources) -> str:
 
 
 def main() -> int:
-    print(
-        "| capability | kind | rows | H | tiling | registers | spills | shared KiB | matrix unit | copies |"
-    )
+    print("| capability | kind | rows | H | tiling | registers | spills | shared KiB | matrix unit | copies |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     broken = 0
     for entry in ENTRIES:

@@ -1,0 +1,170 @@
+"""A random world for the search tests: a task whose states are paths in a tree drawn from a seed, its
+generator, its critics, and a wrapper that makes any of them fail at a chosen call."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bavt_fast.protocols import Candidate, Step, StepRequest
+
+Path = tuple[str, ...]
+
+
+def draw(*parts: object) -> float:
+    """A number in [0, 1) that depends on nothing but ``parts``."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big") / 2**56
+
+
+@dataclass(frozen=True)
+class World:
+    """A tree of steps a, b, c ... below every state, by which every question, label and value is defined."""
+
+    seed: int = 0
+    branching: int = 3
+    depth: int = 4
+    goal_share: float = 0.1
+    invalid_share: float = 0.15
+    merge_share: float = 0.15
+    dead_share: float = 0.1
+    max_tokens: int = 6
+    min_tokens: int = 1
+
+    def is_dead(self, path: Path) -> bool:
+        """Whether nothing can be proposed below the path."""
+        return draw(self.seed, "dead", path) < self.dead_share
+
+    def is_goal(self, path: Path) -> bool:
+        return draw(self.seed, "goal", path) < self.goal_share
+
+    def value(self, path: Path) -> float:
+        return draw(self.seed, "value", path)
+
+
+class WorldTask:
+    """States are paths. A step is invalid where it starts with "!"; some paths share their key."""
+
+    def __init__(self, world: World, verifies: bool = True) -> None:
+        self.world, self.verifies = world, verifies
+
+    def initial_state(self, question: str) -> Path:
+        if not question:
+            raise ValueError("question: expected a name, got ''")
+        return (question,)
+
+    def prompt(self, state: Path) -> str:
+        return "/".join(state) + "/"
+
+    def apply(self, state: Path, step: str) -> Path | None:
+        return None if step.startswith("!") else (*state, step)
+
+    def is_terminal(self, state: Path) -> bool:
+        return len(state) > self.world.depth
+
+    def verify(self, state: Path) -> bool | None:
+        return self.world.is_goal(state) if self.verifies else None
+
+    def answer(self, state: Path) -> str:
+        return "answer " + "/".join(state)
+
+    def key(self, state: Path) -> object:
+        if draw(self.world.seed, "merge", state) < self.world.merge_share:
+            return len(state), int(2 * draw(self.world.seed, "key", state))
+        return state
+
+    def min_tokens(self, state: Path) -> int:
+        return self.world.min_tokens * max(0, self.world.depth + 1 - len(state))
+
+
+class ScriptedGenerator:
+    """Samples the world's steps from the request's seed alone. Records every request."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.requests: list[StepRequest] = []
+        self.batches: list[list[str]] = []
+
+    def propose(
+        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> list[list[Step]]:
+        self.requests += states
+        self.batches.append([state.text for state in states])
+        return [self._steps(s, c, limit) for s, c, limit in zip(states, counts, limits, strict=True)]
+
+    def _steps(self, request: StepRequest, count: int, limit: int) -> list[Step]:
+        world, path = self.world, tuple(request.text[:-1].split("/"))
+        if world.is_dead(path):
+            return []
+        random_ = random.Random(request.seed)
+        steps = []
+        for _ in range(random_.randint(1, count)):
+            name = chr(ord("a") + random_.randrange(world.branching))
+            if draw(world.seed, "invalid", path, name) < world.invalid_share:
+                name = "!" + name
+            tokens = random_.randint(1, world.max_tokens)
+            steps.append(Step(name, min(tokens, limit), complete=tokens <= limit))
+        return steps
+
+
+class TableCritic:
+    """The world's value of each state, or its difference to the parent's. Records the batch sizes."""
+
+    def __init__(self, world: World, predicts: Literal["value", "residual"] = "value") -> None:
+        self.world = world
+        self.predicts: Literal["value", "residual"] = predicts
+        self.sizes: list[int] = []
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        self.sizes.append(len(candidates))
+        values = [self.world.value(candidate.state) for candidate in candidates]
+        if self.predicts == "value":
+            return values
+        return [value - c.parent_value for value, c in zip(values, candidates, strict=True)]
+
+
+class ExactCritic:
+    """1 where a goal can be reached below a state of the world, by exhaustive search; 0 elsewhere."""
+
+    predicts: Literal["value", "residual"] = "value"
+
+    def __init__(self, world: World) -> None:
+        self.world, self._task = world, WorldTask(world)
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        return [float(self.solvable(candidate.state)) for candidate in candidates]
+
+    def solvable(self, path: Path) -> bool:
+        if len(path) > self.world.depth:
+            return self.world.is_goal(path)
+        if self.world.is_dead(path):
+            return False
+        names = [chr(ord("a") + i) for i in range(self.world.branching)]
+        legal = [n for n in names if draw(self.world.seed, "invalid", path, n) >= self.world.invalid_share]
+        return any(self.solvable((*path, name)) for name in legal)
+
+
+class Failing:
+    """Any object, of whose methods' calls the ``at``-th (from 0, over all methods) raises ``error``."""
+
+    def __init__(
+        self, wrapped: Any, at: int, error: Callable[[], BaseException], persistent: bool = False
+    ) -> None:
+        self._wrapped, self._at, self._error, self._persistent = wrapped, at, error, persistent
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._wrapped, name)
+        if not callable(attribute):
+            return attribute
+
+        def call(*args: Any) -> Any:
+            self.calls += 1
+            if self.calls - 1 == self._at or (self._persistent and self.calls > self._at):
+                raise self._error()
+            return attribute(*args)
+
+        return call

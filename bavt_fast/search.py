@@ -13,6 +13,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from bavt_fast._checks import as_amount, as_count
@@ -125,20 +126,20 @@ class _Options:
     step_tool_calls: int
 
     def charge(self, tokens: int, steps: int) -> Spent:
-        return Spent(tokens, steps * self.step_tool_calls, 0.0, tokens * self.token_cost)
+        """What steps cost; prices multiply as the decimal numbers they are written as, as the ledger reads them."""
+        return Spent(tokens, steps * self.step_tool_calls, 0.0, float(tokens * _decimal(self.token_cost)))
 
     def fitting(self, left: Remaining) -> tuple[int, int]:
         """Steps and tokens per step to reserve: as many as asked for, or as few as what is left can hold."""
+        affordable = left.tokens
+        if left.cost is not None:
+            paid_for = int(_decimal(left.cost) / _decimal(self.token_cost))
+            affordable = paid_for if affordable is None else min(affordable, paid_for)
         tokens, count = self.max_step_tokens, self.candidates
-        if left.tokens is not None:
-            tokens = min(tokens, left.tokens)
-        if left.cost is not None and self.token_cost:
-            tokens = min(tokens, int(left.cost / self.token_cost))
-        if left.tokens is not None and tokens:
-            count = max(1, min(count, left.tokens // tokens))
-        if left.cost is not None and self.token_cost and tokens:
-            count = max(1, min(count, int(left.cost / (tokens * self.token_cost))))
-        if left.tool_calls is not None and self.step_tool_calls:
+        if affordable is not None:
+            tokens = min(tokens, affordable)
+            count = max(1, min(count, affordable // tokens)) if tokens else 0
+        if left.tool_calls is not None:
             count = min(count, left.tool_calls // self.step_tool_calls)
         return count, tokens
 
@@ -197,7 +198,7 @@ class _Run:
         if left.tokens is not None and left.tokens < self.task.min_tokens(entry.state):
             return None
         count, limit = self.options.fitting(left)
-        if count < 1 or limit < 1:
+        if count < 1:
             return None
         most = self.options.charge(count * limit, count)
         reservation = self.ledger.try_reserve(tokens=most.tokens, tool_calls=most.tool_calls, cost=most.cost)
@@ -527,6 +528,10 @@ def _checked_steps(steps: Sequence[Step], job: _Job) -> list[Step]:
                 f"generator: expected 1 to {job.limit} tokens in a step, got {step.tokens}; respect limits"
             )
     return list(steps)
+
+
+def _decimal(amount: float) -> Decimal:
+    return Decimal(repr(amount))
 
 
 def _slim(step: Step) -> Step:

@@ -1,0 +1,68 @@
+# `make run` and `make test` need nothing but Python 3.10+ and a C++17 compiler; everything else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q
+# Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
+CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
+NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
+
+.PHONY: help run test bench bench-budget bench-compat train lint format sanitize package clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
+	$(VENV)/bin/bavt-fast solve "4 5 6 10" --budget-tokens 500
+
+test: $(VENV)/.built  ## set up, then run the whole test suite
+	$(PY) -m pytest tests
+
+bench: $(VENV)/.built  ## time the tree core
+	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only
+
+bench-budget: $(VENV)/.built  ## success within a budget against parallel sampling
+	$(PY) -m benchmarks.budget
+
+bench-compat: $(VENV)/.built  ## the drop-in search against the recipe
+	$(PY) benchmarks/compat.py
+
+train: $(VENV)/.built  ## train the embedded model anew, into runs/
+	$(VENV)/bin/bavt-fast train --out runs/countdown
+
+lint: $(VENV)/.linters  ## style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+
+format: $(VENV)/.linters  ## rewrite to the style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp
+
+sanitize: $(VENV)/.built  ## the native tests under ASan and UBSan
+	PYTHON=$(PY) bash tests/sanitize.sh
+
+package: $(VENV)/.linters  ## sdist, a wheel from it, and that wheel in a fresh environment
+	PYTHON=$(PY) bash tests/package.sh
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info bavt_fast/*.so
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.depends: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	$(PIP) install -c $(CONSTRAINTS) torch numpy setuptools wheel pybind11 cmake ninja
+	touch $@
+
+# Editable, without isolation: only what changed in csrc/ is compiled again.
+$(VENV)/.built: $(VENV)/.depends $(NATIVE)
+	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all]'
+	touch $@
+
+$(VENV)/.linters: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,dev]'
+	touch $@

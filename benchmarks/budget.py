@@ -1,0 +1,201 @@
+"""Success within a token budget: this search against oracle-verified parallel sampling from the same model.
+
+    python -m benchmarks.budget [--model DIR] [--quick] [--out benchmarks/results/budget.json]
+
+Two sets of problems that the model was not trained on: the Game of 24 test set (ranks 901-1000) and fresh Countdown
+problems with 5 numbers. Each side uses the temperature (and the search its policy and decay) that did best on separate
+validation problems. The multiplier at B is the tokens that parallel sampling needs for the success that the search has
+at B, divided by B.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bavt_fast import Budget, Searcher
+from bavt_fast.embedded import load_folder
+from bavt_fast.tasks.countdown import GAME24_TEST_RANKS, Countdown, CountdownOracle, load_game24
+from bavt_fast.train.evaluate import auc, held_out_problems
+from bavt_fast.train.states import TEST, VALIDATION
+from benchmarks.machine import ROOT, describe_machine
+from benchmarks.parallel_sampling import sample_paths, success_at, tokens_for
+
+BUDGETS = (60, 125, 250, 500, 1000)
+TUNING_BUDGETS = (125, 250)
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4)
+CRITICS = ("ours", "V = 1", "exact solver")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to search."""
+
+    critic: str
+    temperature: float = 1.0
+    policy: str = "power"
+    decay: float = 0.7
+
+
+class Bench:
+    """The model and what both sides share."""
+
+    def __init__(self, model: Path | None, seed: int, wave: int) -> None:
+        self.generator, self.critic = load_folder(model)
+        self.task, self.seed, self.wave = Countdown(), seed, wave
+
+    def searched(self, questions: Sequence[str], setting: Setting, budget: int) -> list[Any]:
+        critic = {"ours": self.critic, "V = 1": None, "exact solver": CountdownOracle()}[setting.critic]
+        self.generator.temperature, self.generator.without_replacement = setting.temperature, True
+        searcher = Searcher(
+            self.generator, critic, self.task, wave=self.wave, policy=setting.policy, decay=setting.decay
+        )
+        results = searcher.search_many(questions, budget=Budget(tokens=budget), seed=self.seed)
+        if any(result.spent.tokens > budget for result in results):
+            raise AssertionError("a search spent more than its budget")
+        return results
+
+    def success(self, questions: Sequence[str], setting: Setting, budget: int) -> float:
+        return float(np.mean([result.solved for result in self.searched(questions, setting, budget)]))
+
+    def baseline(self, questions: Sequence[str], temperature: float, paths: int, grid: np.ndarray) -> np.ndarray:
+        self.generator.temperature, self.generator.without_replacement = temperature, False
+        return success_at(sample_paths(self.generator, self.task, questions, paths, self.seed), len(questions), grid)
+
+    def model_report(self, questions: Sequence[str], temperature: float) -> dict[str, float]:
+        """Invalid steps, pass@1, and the critic's AUC over the states that sampling visits, by numbers left."""
+        self.generator.temperature, self.generator.without_replacement = temperature, False
+        paths = sample_paths(self.generator, self.task, questions, 8, self.seed, keep_visits=True)
+        visits = [visit for path in paths for visit in path.visits]
+        report = {
+            "invalid_steps": float(np.mean([child is None for _, _, child in visits])),
+            "pass1": float(np.mean([path.right for path in paths])),
+        }
+        for left in (2, 3, 4):
+            scored = [v for v in visits if v[2] is not None and len(v[2].numbers) == left]
+            candidates = [_candidate(child, step) for _, step, child in scored]
+            labels = np.array(CountdownOracle().score(candidates)) == 1.0
+            report[f"auc_{left}_left"] = auc(np.array(self.critic.score(candidates)), labels)
+            report[f"solvable_{left}_left"] = float(labels.mean())
+        return report
+
+
+def _candidate(state: Any, step: Any) -> Any:
+    from bavt_fast.protocols import Candidate
+
+    return Candidate(state, "", step, 1.0)
+
+
+def countdown_questions(residue: int, count: int, seed: int) -> list[str]:
+    """Held-out Countdown-5 problems: numbers from 1 to 50, targets from 1 to 100."""
+    numbers, targets = held_out_problems(residue, count, 5, seed)
+    return [f"{' '.join(map(str, row))} -> {target}" for row, target in zip(numbers, targets, strict=True)]
+
+
+def game24_questions() -> list[str]:
+    return [" ".join(map(str, numbers)) for rank, numbers in load_game24() if rank in GAME24_TEST_RANKS]
+
+
+def tune(bench: Bench, questions: Sequence[str], critic: str) -> Setting:
+    """Coordinate search on validation problems: temperature, then decay, then policy."""
+
+    def mean_success(setting: Setting) -> float:
+        return sum(bench.success(questions, setting, budget) for budget in TUNING_BUDGETS)
+
+    best = Setting(critic)
+    for field, choices in (
+        ("temperature", TEMPERATURES),
+        ("decay", (0.5, 0.7, 0.85)),
+        ("policy", ("power", "best_first")),
+    ):
+        best = max((replace(best, **{field: choice}) for choice in choices), key=mean_success)
+    return best
+
+
+def tune_baseline(bench: Bench, questions: Sequence[str], paths: int) -> float:
+    grid = np.array([250, 500])
+    return max(TEMPERATURES, key=lambda t: float(bench.baseline(questions, t, paths, grid).sum()))
+
+
+def measure(
+    bench: Bench, questions: Sequence[str], settings: dict[str, Setting], temperature: float, paths: int
+) -> dict[str, Any]:
+    """Success rates of every side at every budget, and the multipliers."""
+    grid = np.unique(np.round(np.geomspace(30, 16 * paths, 400)))  # half of what the paths cost at the least
+    rates = bench.baseline(questions, temperature, paths, grid)
+    rows = []
+    for budget in BUDGETS:
+        row: dict[str, Any] = {"budget": budget, "parallel": float(np.interp(budget, grid, rates))}
+        for name, setting in settings.items():
+            success = bench.success(questions, setting, budget)
+            needed = tokens_for(success, grid, rates)
+            multiplier = needed / budget if np.isfinite(needed) else grid[-1] / budget
+            row[name] = {
+                "success": success,
+                "stderr": float(np.sqrt(success * (1 - success) / len(questions))),
+                "multiplier": float(multiplier),
+                "at_least": not np.isfinite(needed),
+            }
+        rows.append(row)
+        print(table_row(row, settings), flush=True)
+    return {"problems": len(questions), "rows": rows, "curve": [grid.tolist(), rates.tolist()]}
+
+
+def table_head(settings: dict[str, Setting]) -> str:
+    names = [f"{name} | multiplier" for name in settings]
+    return f"| B (tokens) | parallel sampling | {' | '.join(names)} |\n|{'---|' * (2 + 2 * len(names))}"
+
+
+def table_row(row: dict[str, Any], settings: dict[str, Setting]) -> str:
+    cells = [
+        f"{row[name]['success']:.1%} | {'> ' if row[name]['at_least'] else ''}{row[name]['multiplier']:.1f}"
+        for name in settings
+    ]
+    return f"| {row['budget']} | {row['parallel']:.1%} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="a model folder; the embedded model without it")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the problems, for trying things")
+    parser.add_argument("--wave", type=int, default=100, help="questions side by side")
+    parser.add_argument("--paths", type=int, default=200, help="sampled paths per problem for the baseline")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "budget.json")
+    arguments = parser.parse_args()
+    start_s = time.monotonic()
+    bench = Bench(arguments.model, arguments.seed, arguments.wave)
+    share = 10 if arguments.quick else 1
+    validation = countdown_questions(VALIDATION, 100 // share, seed=11)
+    sets = {
+        "Countdown-5": countdown_questions(TEST, 200 // share, seed=12),
+        "Game of 24": game24_questions()[:: share],
+    }
+    settings = {critic: tune(bench, validation, critic) for critic in CRITICS}
+    temperature = tune_baseline(bench, validation, arguments.paths // 4)
+    results: dict[str, Any] = {
+        "machine": describe_machine("torch", "transformers", "numpy"),
+        "settings": {name: asdict(setting) for name, setting in settings.items()},
+        "parallel_temperature": temperature,
+        "model": bench.model_report(sets["Countdown-5"], 1.0),
+        "sets": {},
+    }
+    print(json.dumps({k: v for k, v in results.items() if k != "sets"}, indent=1))
+    for name, questions in sets.items():
+        print(f"\n{name}, {len(questions)} problems\n\n{table_head(settings)}")
+        results["sets"][name] = measure(bench, questions, settings, temperature, arguments.paths)
+    results["wall_s"] = round(time.monotonic() - start_s, 1)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{results['wall_s']} s; written to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

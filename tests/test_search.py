@@ -234,9 +234,7 @@ class Sequential:
     best_first is written out here; the other policies ask a tree of their own.
     """
 
-    def __init__(
-        self, world: World, tokens: int, seed: int, policy: str, decay: float, max_step: int
-    ) -> None:
+    def __init__(self, world: World, tokens: int, seed: int, policy: str, decay: float, max_step: int) -> None:
         self.world, self.task, self.generator = world, WorldTask(world), ScriptedGenerator(world)
         self.total, self.left, self.seed, self.policy = tokens, tokens, seed, policy
         self.decay, self.max_step = decay, max_step
@@ -344,9 +342,7 @@ class Rounds:
     def __init__(self, pause_s: float = 0.0, empty_after: int | None = None) -> None:
         self.calls, self.pause_s, self.empty_after = 0, pause_s, empty_after
 
-    def propose(
-        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
-    ) -> list[list[Step]]:
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
         self.calls += 1
         time.sleep(self.pause_s)
         if self.empty_after is not None and self.calls > self.empty_after:
@@ -368,9 +364,7 @@ def test_stops_on_the_budget() -> None:
 
 
 def test_a_step_that_the_end_of_the_budget_cuts_is_paid_for_and_dropped() -> None:
-    result = bavt.search(
-        "q", generator=lambda text, count: [f"{len(text)} words here"], budget=bavt.Budget(tokens=7)
-    )
+    result = bavt.search("q", generator=lambda text, count: [f"{len(text)} words here"], budget=bavt.Budget(tokens=7))
     assert result.spent.tokens == 7
     assert result.invalid_steps == 1
     assert result.tree.num_nodes == 3
@@ -472,9 +466,7 @@ def test_candidates_are_asked_for_together() -> None:
         counts.append(count)
         return [f"{text.count(chr(10))}{i}" for i in range(count)]
 
-    result = bavt.search(
-        "q", generator=generator, budget=bavt.Budget(tokens=11), candidates=4, max_step_tokens=1
-    )
+    result = bavt.search("q", generator=generator, budget=bavt.Budget(tokens=11), candidates=4, max_step_tokens=1)
     assert counts == [4, 4, 3]
     assert result.spent.tokens == 11
 
@@ -482,8 +474,7 @@ def test_candidates_are_asked_for_together() -> None:
 def test_decay_moves_tries_to_other_nodes() -> None:
     world = World(goal_share=0.0, branching=4, depth=6, invalid_share=0.6, dead_share=0.0)
     tries = {
-        decay: int(run(world, tokens=300, decay=decay, policy="best_first").tree.tries.max())
-        for decay in (0.5, 1.0)
+        decay: int(run(world, tokens=300, decay=decay, policy="best_first").tree.tries.max()) for decay in (0.5, 1.0)
     }
     assert tries[0.5] < tries[1.0]
 

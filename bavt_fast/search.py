@@ -407,13 +407,14 @@ class Searcher:
             waiting: Iterator[_Run] = iter(runs)
             active: list[_Run] = []
             while True:
-                active = [run for run in active if run.stop_reason is None]
-                while len(active) < self.wave and (run := next(waiting, None)) is not None:
+                work = [(run, job) for run in active for job in run.next_jobs(1)]
+                while len(work) < self.wave and (run := next(waiting, None)) is not None:
                     run.ledger = Ledger(budget)  # its seconds start now
-                    active.append(run)
-                if not active:
+                    work += [(run, job) for job in run.next_jobs(1)]
+                if not work:
                     return
-                self._wave([(run, job) for run in active for job in run.next_jobs(1)])
+                self._wave(work)
+                active = [run for run, _ in work if run.stop_reason is None]
 
         return self._finish(runs, waves)
 

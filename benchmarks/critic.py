@@ -1,0 +1,191 @@
+"""The critic MLP at every batch size a search meets: eager torch, torch.compile, CUDA graphs, and ours.
+
+    python -m benchmarks.critic [--device cuda|cpu] [--quick] [--compile all|some|none] [--limit-s S] [--out
+    FOLDER]
+
+Prints a Markdown table and writes ``<machine>-<date>.json``, ``.md`` and ``.svg`` into the folder. Each
+implementation is checked against float64 before it is timed. On the CPU every path is plain torch: that mode
+only checks that the benchmark works, and says so in its output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bavt_fast.kernels import critic_mlp
+from benchmarks.critic_report import markdown, plot
+from benchmarks.critic_timing import (
+    CriticFunction,
+    Floors,
+    Samples,
+    call_bytes,
+    call_flops,
+    captured,
+    eager,
+    input_sets,
+    measure_floors,
+    relative_error,
+    sample,
+)
+from benchmarks.machine import ROOT, describe_machine
+
+ROWS = (1, 3, 8, 32, 128, 512, 2048, 8192)
+HIDDEN_SIZES = (768, 2048, 4096, 8192)
+DTYPES = (torch.bfloat16, torch.float32)
+COMPILED_SOME = {(1, 2048), (32, 2048), (32, 8192), (2048, 4096)}
+CPU_NOTE = "CPU mode: plain torch on every path. It checks the benchmark and says nothing about the kernel."
+MAX_ERROR = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
+
+
+@dataclass(frozen=True)
+class Shape:
+    rows: int
+    hidden_size: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation at one shape."""
+
+    implementation: str
+    rows: int
+    hidden_size: int
+    dtype: str
+    median_us: float
+    p20_us: float
+    p80_us: float
+    terabytes_per_s: float
+    teraflops_per_s: float
+    floor_us: float
+    fraction_of_floor: float
+
+
+def shapes(device: torch.device, quick: bool) -> list[Shape]:
+    """The table of shapes; a handful with --quick, and tiny ones on the CPU."""
+    if device.type == "cpu":
+        tiny = (64, 128) if quick else (768,)
+        return [Shape(rows, size, torch.float32) for size in tiny for rows in (1, 8)]
+    rows_list = (1, 32, 512, 8192) if quick else ROWS
+    sizes = (768, 4096) if quick else HIDDEN_SIZES
+    return [Shape(rows, size, dtype) for dtype in DTYPES for size in sizes for rows in rows_list]
+
+
+def implementations(shape: Shape, device: torch.device, compile_mode: str) -> dict[str, tuple[CriticFunction, bool]]:
+    """Name -> (function, whether to time it inside a CUDA graph)."""
+    found: dict[str, tuple[CriticFunction, bool]] = {"eager": (eager, False), "ours": (critic_mlp, False)}
+    if device.type != "cuda":
+        return found
+    found |= {"eager, graph": (eager, True), "ours, graph": (critic_mlp, True)}
+    if compile_mode == "all" or (compile_mode == "some" and (shape.rows, shape.hidden_size) in COMPILED_SOME):
+        torch.compiler.reset()
+        # Without its own graphs, which would copy the rotating weights before every call; we capture it.
+        compiled = torch.compile(eager, mode="max-autotune-no-cudagraphs", dynamic=False)
+        found |= {"compile": (compiled, False), "compile, graph": (compiled, True)}
+    return found
+
+
+def measure(shape: Shape, device: torch.device, floors: Floors, compile_mode: str) -> Iterator[Row]:
+    """Checks and times every implementation at one shape.
+
+    Raises:
+        RuntimeError: a result is wrong.
+    """
+    sets = input_sets(shape.rows, shape.hidden_size, shape.dtype, device)
+    for name, (function, in_graph) in implementations(shape, device, compile_mode).items():
+        error = relative_error(function, sets[0])
+        if not error < MAX_ERROR[shape.dtype]:
+            raise RuntimeError(f"{name} is wrong at {shape}: relative error {error:.2e}")
+        run = captured(function, sets) if in_graph else _each(function, sets)
+        yield _row(name, shape, sample(run, len(sets), device), floors)
+
+
+def _each(function: CriticFunction, sets: Sequence[Any]) -> Callable[[], None]:
+    def run() -> None:
+        for inputs in sets:
+            function(*inputs)
+
+    return run
+
+
+def _row(name: str, shape: Shape, samples: Samples, floors: Floors) -> Row:
+    floor_us = floors.time_us(shape.rows, shape.hidden_size, shape.dtype)
+    return Row(
+        implementation=name,
+        rows=shape.rows,
+        hidden_size=shape.hidden_size,
+        dtype=str(shape.dtype).removeprefix("torch."),
+        **asdict(samples),
+        terabytes_per_s=call_bytes(shape.rows, shape.hidden_size, shape.dtype) / samples.median_us * 1e-6,
+        teraflops_per_s=call_flops(shape.rows, shape.hidden_size) / samples.median_us * 1e-6,
+        floor_us=floor_us,
+        fraction_of_floor=floor_us / samples.median_us,
+    )
+
+
+def write(report: dict[str, Any], folder: Path) -> list[Path]:
+    """JSON, Markdown and SVG into `folder`, named after the machine and the day."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-") + "-" + report["date"]
+    contents = {".json": json.dumps(report, indent=1) + "\n", ".md": markdown(report), ".svg": plot(report)}
+    paths = []
+    for suffix, text in contents.items():
+        paths.append(folder / f"critic-{stem}{suffix}")
+        paths[-1].write_text(text)
+    return paths
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.critic", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
+    parser.add_argument("--quick", action="store_true", help="a handful of shapes")
+    parser.add_argument("--compile", default="some", choices=("all", "some", "none"), help="where to run torch.compile")
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new shape after this long")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results")
+    return parser.parse_args(arguments)
+
+
+@torch.no_grad()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    device = torch.device(options.device)
+    wanted = shapes(device, options.quick)
+    floors = measure_floors(device, list(dict.fromkeys(shape.dtype for shape in wanted)))
+    deadline = time.monotonic() + options.limit_s
+    rows: list[Row] = []
+    skipped = 0
+    for shape in wanted:
+        if time.monotonic() > deadline:
+            skipped += 1
+            continue
+        for row in measure(shape, device, floors, options.compile):
+            rows.append(row)
+            print(f"{row.dtype} {row.rows} x {row.hidden_size} {row.implementation}: {row.median_us:.2f} us")
+    report = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "note": CPU_NOTE if device.type == "cpu" else f"{skipped} shapes left out by --limit-s" if skipped else "",
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": describe_machine("torch", "triton"),
+        "command": "python -m benchmarks.critic " + " ".join(arguments if arguments is not None else sys.argv[1:]),
+        "floors": asdict(floors),
+        "rows": [asdict(row) for row in rows],
+    }
+    paths = write(report, options.out)
+    print(markdown(report))
+    print("wrote " + ", ".join(map(str, paths)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

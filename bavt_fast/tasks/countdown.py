@@ -140,7 +140,7 @@ def check_expression(expression: str, numbers: Sequence[int], target: int) -> bo
     """
     used: list[int] = []
     try:
-        value = _evaluate(ast.parse(expression, mode="eval").body, used)
+        value = _evaluate(ast.parse(expression.strip(), mode="eval").body, used)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return False
     return value == target and Counter(used) == Counter(numbers)

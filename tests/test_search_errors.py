@@ -45,9 +45,7 @@ def recorded_ledgers() -> Iterator[list[Ledger]]:
         yield made
 
 
-def broken(
-    stage: str, at: int, error: Callable[[], BaseException], world: World, persistent: bool
-) -> Searcher:
+def broken(stage: str, at: int, error: Callable[[], BaseException], world: World, persistent: bool) -> Searcher:
     parts: dict[str, Any] = {
         "generator": ScriptedGenerator(world),
         "critic": TableCritic(world),
@@ -89,7 +87,8 @@ def test_whatever_fails_whenever_the_result_is_kept(
         assert not interrupt
         assert isinstance(caught.__cause__, Boom)
         assert caught.results == (result,)
-        assert result.stop_reason in ("error", "solved")
+        # What is shown after the last wave cannot take back how the search had ended.
+        assert result.stop_reason == "error" or stage == "on_progress"
     if result.stop_reason != "solved":
         check_consistent(result, WorldTask(world))
     assert made[0].reserved == bavt.Spent()
@@ -125,9 +124,7 @@ def test_a_real_interrupt() -> None:
     assert result.tree.num_nodes == 20
 
 
-@pytest.mark.parametrize(
-    ("stage", "calls"), [("generator", 4), ("critic", 3), ("task", 60), ("on_progress", 2)]
-)
+@pytest.mark.parametrize(("stage", "calls"), [("generator", 4), ("critic", 3), ("task", 60), ("on_progress", 2)])
 def test_a_failure_names_its_cause_and_keeps_the_result(stage: str, calls: int) -> None:
     world = World(goal_share=0.0, dead_share=0.0, depth=8, branching=4)
     searcher = broken(stage, calls, lambda: Boom("out of memory"), world, persistent=True)

@@ -4,7 +4,8 @@
 // -ffp-contract=off): ties fall as they do in Python, and reference.py replays every score to the last bit. Logarithms,
 // roots and reciprocals of visit counts below VisitTables::kSize come from tables that hold the same float64 numbers.
 //
-// A score is entered with the parent's visits (and number of children), then asked for each child.
+// A score is entered with the parent's visits, then asked for each child. A barrier of -inf keeps a child out; it is 0
+// otherwise. It is added where it costs no time, so that the scan of the children needs no branch.
 #pragma once
 
 #include <cmath>
@@ -32,7 +33,8 @@ class VisitTables {
     double root_log(uint32_t n) const { return n < kSize ? root_log_[n] : std::sqrt(std::log(n)); }        // sqrt(ln n)
 
    private:
-    VisitTables() {  // entries of n = 0 are never part of a score; they are finite so that no NaN arises on the way
+    VisitTables() {  // entries of n = 0 are finite, so that no NaN arises from them
+        reciprocal_root_[0] = 1.0;
         for (uint32_t n = 1; n < kSize; ++n) {
             reciprocal_[n] = 1.0 / n;
             reciprocal_root_[n] = 1.0 / std::sqrt(n);
@@ -56,14 +58,14 @@ struct Ucb {
 
     void enter(uint32_t /*parent_visits*/) {}
 
-    double operator()(const ChildStats& child) const {
+    double operator()(const ChildStats& child, double barrier) const {
         const double n = static_cast<double>(child.visits) + 1e-8;
-        return child.value_sum / n + bonus * std::sqrt(log_total / n);
+        return child.value_sum / n + bonus * std::sqrt(log_total / n) + barrier;
     }
 };
 
 // UCT (Kocsis and Szepesvari 2006): W / n + c sqrt(ln N / n), as r (W r + c sqrt(ln N)) with r = n^-1/2. A child
-// without visits comes first.
+// without visits comes first: its W is 0, and infinity takes the place of the bonus.
 struct Uct {
     static constexpr bool kNeedsPrior = false;
     double exploration;
@@ -74,10 +76,10 @@ struct Uct {
 
     void enter(uint32_t parent_visits) { bonus = exploration * tables.root_log(parent_visits); }
 
-    double operator()(const ChildStats& child) const {
+    double operator()(const ChildStats& child, double barrier) const {
+        static constexpr double kFirst[2] = {0.0, std::numeric_limits<double>::infinity()};
         const double r = tables.reciprocal_root(child.visits);
-        const double score = r * (child.value_sum * r + bonus);
-        return child.visits == 0 ? std::numeric_limits<double>::infinity() : score;
+        return r * (child.value_sum * r + (bonus + kFirst[child.visits == 0] + barrier));
     }
 };
 
@@ -93,9 +95,9 @@ struct Puct {
 
     void enter(uint32_t parent_visits) { bonus = exploration * std::sqrt(static_cast<double>(parent_visits)); }
 
-    double operator()(const ChildStats& child, double value, double prior) const {
+    double operator()(const ChildStats& child, double barrier, double value, double prior) const {
         const double q = child.visits == 0 ? value : child.value_sum * tables.reciprocal(child.visits);
-        return q + bonus * prior * tables.reciprocal(child.visits + 1);
+        return q + bonus * prior * tables.reciprocal(child.visits + 1) + barrier;
     }
 };
 

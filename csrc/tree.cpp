@@ -272,13 +272,16 @@ Ranking& Tree::ranking() {
 template <typename Score>
 NodeId Tree::descend(Score score, uint32_t max_depth) {
     path_length_ = 0;
+    if (shut(kRoot)) return kNone;
     NodeId node = kRoot;
-    if (shut(node)) return kNone;
-    for (;;) {
-        if (path_length_ == path_.size()) path_.resize(2 * path_.size());
-        path_[path_length_++] = node;
+    for (uint32_t depth = 0;; ++depth) {
+        if (depth == path_.size()) path_.resize(2 * path_.size());
+        path_[depth] = node;
         const uint32_t word = hot_[node].children & ~kShut;
-        if (word == 0 || path_length_ > max_depth) return node;
+        if (word == 0 || depth == max_depth) {
+            path_length_ = depth + 1;
+            return node;
+        }
         score.enter(hot_[node].visits);
         node = best_child(node, word, score);
     }
@@ -286,38 +289,59 @@ NodeId Tree::descend(Score score, uint32_t max_depth) {
 
 // The highest score among the children that are not shut, the first on ties; a NaN never wins over a number.
 template <typename Score>
-NodeId Tree::best_child(NodeId node, uint32_t word, const Score& score) const {
+inline NodeId Tree::best_child(NodeId node, uint32_t word, const Score& score) const {
     const uint32_t count = word >> kIdBits;
     const NodeId newest = word & kIdMask;
-    NodeId best = kNone;
-    double best_score = kMinusInfinity;
+    Best best{kMinusInfinity, kNone};
     if (count != kRing) {
-        scan(newest, newest + count, 1.0 / count, score, best, best_score);
-        return best;
+        best = scan(newest, newest + count, Score::kNeedsPrior ? 1.0 / count : 0.0, score, best);
+    } else {
+        best = scan_blocks(node, score);
     }
-    uint32_t total = 0;
-    if (Score::kNeedsPrior) for_each_block(node, [&](NodeId child, NodeId end) { total += end - child; });
-    for_each_block(node, [&](NodeId child, NodeId end) { scan(child, end, 1.0 / total, score, best, best_score); });
-    return best;
+    return best.node != kNone ? best.node : first_open_child(node);
 }
 
 template <typename Score>
-void Tree::scan(NodeId child, NodeId end, double uniform, const Score& score, NodeId& best, double& best_score) const {
+Tree::Best Tree::scan_blocks(NodeId node, const Score& score) const {
+    uint32_t total = 0;
+    if (Score::kNeedsPrior) for_each_block(node, [&](NodeId child, NodeId end) { total += end - child; });
+    Best best{kMinusInfinity, kNone};
+    for_each_block(node, [&](NodeId child, NodeId end) { best = scan(child, end, 1.0 / total, score, best); });
+    return best;
+}
+
+// Without branches that depend on scores: which child wins cannot be predicted.
+template <typename Score>
+inline Tree::Best Tree::scan(NodeId child, NodeId end, double uniform, const Score& score, Best best) const {
+    static constexpr double kBarrier[2] = {0.0, kMinusInfinity};
     for (; child < end; ++child) {
         const Hot& hot = hot_[child];
         const ChildStats stats{hot.value_sum, hot.visits};
+        const double barrier = kBarrier[hot.children >> 31];
         double s;
         if constexpr (Score::kNeedsPrior) {
             const float given = priors_[child];
             const bool is_given = given != 0.0f || std::signbit(given);
-            s = score(stats, values_[child], is_given ? static_cast<double>(given) : uniform);
+            s = score(stats, barrier, values_[child], is_given ? static_cast<double>(given) : uniform);
         } else {
-            s = score(stats);
+            s = score(stats, barrier);
         }
-        const bool wins = ((s > best_score) | (best == kNone)) & ((hot.children & kShut) == 0);
-        best_score = wins ? s : best_score;
-        best = wins ? child : best;
+        const uint32_t wins = 0u - static_cast<uint32_t>(s > best.score);
+        best.score = s > best.score ? s : best.score;
+        best.node ^= (best.node ^ child) & wins;
     }
+    return best;
+}
+
+// Where every score is -inf or NaN.
+NodeId Tree::first_open_child(NodeId node) const {
+    NodeId found = kNone;
+    for_each_block(node, [&](NodeId child, NodeId end) {
+        for (; child < end && found == kNone; ++child) {
+            if (!shut(child)) found = child;
+        }
+    });
+    return found;
 }
 
 // ---- Learning ----------------------------------------------------------------------------------------------------

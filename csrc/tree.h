@@ -128,12 +128,20 @@ class Tree {
     static constexpr uint32_t kRing = 15;  // the count that stands for a ring of blocks
     static_assert(kMaxNodes <= kIdMask);
 
+    struct Best {
+        double score;
+        NodeId node;
+    };
+
     template <typename Score>
     NodeId descend(Score score, uint32_t max_depth);
     template <typename Score>
     NodeId best_child(NodeId node, uint32_t word, const Score& score) const;
     template <typename Score>
-    void scan(NodeId child, NodeId end, double uniform, const Score& score, NodeId& best, double& best_score) const;
+    Best scan(NodeId child, NodeId end, double uniform, const Score& score, Best best) const;
+    template <typename Score>
+    Best scan_blocks(NodeId node, const Score& score) const;
+    NodeId first_open_child(NodeId node) const;
     template <typename Visit>
     void for_each_block(NodeId node, Visit visit) const;
     NodeId block_end(NodeId first) const;

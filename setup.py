@@ -27,7 +27,7 @@ def find_tool(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
 
 
-class CMakeBuild(build_ext):
+class CMakeBuild(build_ext):  # type: ignore[misc]
     """Configures, builds and installs the CMake project instead of compiling an extension."""
 
     def build_extension(self, ext: Extension) -> None:

@@ -96,7 +96,7 @@ def implementations(shape: Shape, device: torch.device, compile_mode: str) -> di
     return found
 
 
-def measure(shape: Shape, device: torch.device, floors: Floors, compile_mode: str) -> Iterator[Row]:
+def measure(shape: Shape, device: torch.device, floors: Floors, compile_mode: str, samples: int) -> Iterator[Row]:
     """Checks and times every implementation at one shape.
 
     Raises:
@@ -108,7 +108,7 @@ def measure(shape: Shape, device: torch.device, floors: Floors, compile_mode: st
         if not error < MAX_ERROR[shape.dtype]:
             raise RuntimeError(f"{name} is wrong at {shape}: relative error {error:.2e}")
         run = captured(function, sets) if in_graph else _each(function, sets)
-        yield _row(name, shape, sample(run, len(sets), device), floors)
+        yield _row(name, shape, sample(run, len(sets), device, samples), floors)
 
 
 def _each(function: CriticFunction, sets: Sequence[Any]) -> Callable[[], None]:
@@ -149,7 +149,7 @@ def write(report: dict[str, Any], folder: Path) -> list[Path]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.critic", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
-    parser.add_argument("--quick", action="store_true", help="a handful of shapes")
+    parser.add_argument("--quick", action="store_true", help="a handful of shapes, 5 samples instead of 25")
     parser.add_argument("--compile", default="some", choices=("all", "some", "none"), help="where to run torch.compile")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new shape after this long")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results")
@@ -161,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     device = torch.device(options.device)
     wanted = shapes(device, options.quick)
-    floors = measure_floors(device, list(dict.fromkeys(shape.dtype for shape in wanted)))
+    samples = 5 if options.quick else 25
+    floors = measure_floors(device, list(dict.fromkeys(shape.dtype for shape in wanted)), samples)
     deadline = time.monotonic() + options.limit_s
     rows: list[Row] = []
     skipped = 0
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if time.monotonic() > deadline:
             skipped += 1
             continue
-        for row in measure(shape, device, floors, options.compile):
+        for row in measure(shape, device, floors, options.compile, samples):
             rows.append(row)
             print(f"{row.dtype} {row.rows} x {row.hidden_size} {row.implementation}: {row.median_us:.2f} us")
     report = {

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ def relative_error(function: CriticFunction, inputs: InputSet) -> float:
     return float((function(*inputs).to(torch.float64) - expected).norm() / expected.norm())
 
 
-def captured(function: CriticFunction, sets: Sequence[InputSet]) -> Callable[[], None]:
+def captured(function: Callable[..., Tensor], sets: Sequence[tuple[Any, ...]]) -> Callable[[], None]:
     """A replay of one CUDA graph that holds a call on every set."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -152,15 +153,15 @@ def _discard(function: Callable[..., Tensor], *inputs: Tensor) -> None:
     function(*inputs)
 
 
-def measure_floors(device: torch.device, dtypes: Sequence[torch.dtype]) -> Floors:
-    """A copy of 1 GiB and a product of 8192-square matrices; 32 MiB and 512-square on the CPU."""
-    elements, size = (2**28, 8192) if device.type == "cuda" else (2**23, 512)
+def measure_floors(device: torch.device, dtypes: Sequence[torch.dtype], samples: int = 25) -> Floors:
+    """A copy of 1 GiB and a product of 8192-square matrices; 8 MiB and 256-square on the CPU."""
+    elements, size = (2**28, 8192) if device.type == "cuda" else (2**21, 256)
     source = torch.randn(elements, device=device)
     target = torch.empty_like(source)
-    copy = sample(partial(_discard, target.copy_, source), 1, device)
+    copy = sample(partial(_discard, target.copy_, source), 1, device, samples)
     rates = {}
     for dtype in dtypes:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        product = sample(partial(_discard, torch.mm, left, right), 1, device)
+        product = sample(partial(_discard, torch.mm, left, right), 1, device, samples)
         rates[str(dtype)] = 2 * size**3 / (product.median_us * 1e-6)
     return Floors(2 * source.numel() * source.element_size() / (copy.median_us * 1e-6), rates)

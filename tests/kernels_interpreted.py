@@ -5,6 +5,7 @@ Not collected by itself: the variable must be set before triton is imported, so 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from bavt_fast.kernels.critic_launch import (
     usable_config,
 )
 from bavt_fast.kernels.critic_table import ENTRIES
+from benchmarks import critic_tune
+from benchmarks.critic_timing import Samples
 
 OP = torch.ops.bavt_fast.critic_mlp.default
 # One small tiling of each kernel, and of both ways in which the third loads; all leave ragged edges below.
@@ -280,6 +283,27 @@ def test_tiles_shrink_only_where_rows_are_not_aligned() -> None:
     assert usable(torch.empty(4, 65)[:, :64]) == small
     assert usable(torch.empty(4, 80)[:, 1:65]) == small
     assert usable(torch.empty(4, 72), VECTOR) == VECTOR, "its loads go to registers anyway"
+
+
+@pytest.mark.parametrize("kind", ["half", "tf32", "int8"])
+def test_the_tuner_keeps_a_tiling_that_works(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncaptured(function: Any, sets: Any) -> Any:
+        return lambda: [function(*inputs) for inputs in sets]
+
+    def once(run: Any, *_: Any, samples: int) -> Samples:
+        run()
+        return Samples(1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(critic_tune, "captured", uncaptured)
+    monkeypatch.setattr(critic_tune, "sample", once)
+    monkeypatch.setattr(critic_tune, "input_sets", lambda rows, size, dtype, _: [critic_arguments(rows, size, dtype)])
+    entry = Entry(80, kind, 17, 64, False, FEW, "predicted")
+    tuned = critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
+    assert tuned == replace(entry, source="measured"), "equally fast: the tiling of the table stays"
+
+    monkeypatch.setattr(critic_tune, "MAX_ERROR", {kind: 0.0})
+    with pytest.raises(RuntimeError, match="no tiling works"):
+        critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
 
 
 def test_the_many_rows_kernel_refuses_int8() -> None:

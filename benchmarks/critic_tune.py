@@ -1,0 +1,192 @@
+"""Regenerates `bavt_fast/kernels/critic_table.py` on the GPU at hand.
+
+    python -m benchmarks.critic_tune [--kinds half ...] [--limit-s S] [--dry-run]
+
+For every entry of this GPU's capability, the tiling there and its neighbours (half and twice each block size and the
+warps, one stage more or fewer, stage 2 overlapped or not) are checked against float64 and timed in a CUDA graph at the
+largest shape that the entry serves. The fastest is kept; `use_torch` is set where graphed torch beats it. An entry that
+the time limit leaves out keeps its old tiling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from triton.runtime.errors import OutOfResources, PTXASError
+
+from bavt_fast.kernels import critic, quantize_w1
+from bavt_fast.kernels.critic_config import ANY, Config, Entry
+from bavt_fast.kernels.critic_launch import CriticCall, run_fused
+from bavt_fast.kernels.critic_table import ENTRIES
+from benchmarks.critic_table_file import TABLE_PATH, merge, render
+from benchmarks.critic_timing import captured, eager, input_sets, sample
+
+KINDS = ("half", "tf32", "int8", "fp32")
+LARGEST_ROWS, LARGEST_HIDDEN = 4096, 8192
+TUNED_HIDDEN = {1024: 768}  # the width that entries up to 1,024 mostly serve
+MAX_ERROR = {"half": 1e-2, "tf32": 1e-3, "fp32": 1e-5, "int8": 1e-2}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A tiling that works, and what a call takes with it."""
+
+    config: Config
+    median_us: float
+
+
+def neighbours(config: Config, capability: int) -> list[Config]:
+    """`config` first, then tilings that differ from it in one way each."""
+    found = [config]
+    for factor in (0.5, 2.0):
+        found.append(replace(config, block_units=int(config.block_units * factor)))
+        found.append(replace(config, block_k=int(config.block_k * factor)))
+        found.append(replace(config, num_warps=int(config.num_warps * factor)))
+        if config.kernel == "many":
+            found.append(replace(config, block_rows=int(config.block_rows * factor)))
+    found += [replace(config, num_stages=config.num_stages + step) for step in (-1, 1)]
+    if capability >= 90:
+        found.append(replace(config, overlap=not config.overlap))
+        if config.kernel == "many":
+            found.append(replace(config, descriptors=not config.descriptors))
+    return [tile for tile in dict.fromkeys(found) if _is_sensible(tile)]
+
+
+def _is_sensible(config: Config) -> bool:
+    """Whether the kernel's instructions exist for it."""
+    least_units = 1 if config.kernel == "vector" else 16
+    least_rows = 1 if config.kernel == "vector" else 8
+    return (
+        config.block_units >= least_units
+        and config.block_rows >= least_rows
+        and config.block_k >= 16
+        and 1 <= config.num_warps <= 16
+        and config.num_stages >= 1
+    )
+
+
+def tune_entry(entry: Entry, device: torch.device, source: str) -> Entry:
+    """`entry` with the fastest of its neighbouring tilings."""
+    calls = _calls(entry, device)
+    expected = _exact(calls[0][0])
+    timed = []
+    for config in neighbours(entry.config, entry.capability):
+        median_us = _time_config(config, entry, calls, expected)
+        if median_us is not None:
+            timed.append(Timed(config, median_us))
+    if not timed:
+        raise RuntimeError(f"no tiling works for {entry}; run the tests on this GPU first")
+    best = min(timed, key=lambda candidate: candidate.median_us)
+    torch_us = _time_torch(entry, calls)
+    print(
+        f"{entry.kind} {tuned_shape(entry)}: {best.median_us:.2f} us, torch {torch_us:.2f}: {best.config}", flush=True
+    )
+    return replace(entry, config=best.config, use_torch=torch_us < best.median_us, source=source)
+
+
+def tuned_shape(entry: Entry) -> tuple[int, int]:
+    """The (rows, H) at which an entry is tuned."""
+    rows = LARGEST_ROWS if entry.max_rows == ANY else entry.max_rows
+    hidden_size = LARGEST_HIDDEN if entry.max_hidden == ANY else entry.max_hidden
+    return rows, TUNED_HIDDEN.get(hidden_size, hidden_size)
+
+
+def _calls(entry: Entry, device: torch.device) -> list[tuple[CriticCall]]:
+    """Calls at the tuned shape on rotating inputs, with int8 weights where the entry is for them."""
+    rows, hidden_size = tuned_shape(entry)
+    dtype = torch.float32 if entry.kind in ("fp32", "tf32") else torch.bfloat16
+    calls = []
+    for hidden, w1, b1, w2, b2 in input_sets(rows, hidden_size, dtype, device):
+        weight, scale = quantize_w1(w1) if entry.kind == "int8" else (w1, None)
+        calls.append((CriticCall(hidden, weight, b1, w2, b2, w1_scale=scale),))
+    return calls
+
+
+def _exact(call: CriticCall) -> Tensor:
+    """The result in float64, from the weights as they are stored."""
+    weight = call.w1.to(torch.float64)
+    if call.w1_scale is not None:
+        weight = weight * call.w1_scale.to(torch.float64)[:, None]
+    return eager(call.hidden.double(), weight, call.b1.double(), call.w2.double(), call.b2.double())
+
+
+def _time_config(config: Config, entry: Entry, calls: Sequence[tuple[CriticCall]], expected: Tensor) -> float | None:
+    """Microseconds per call inside a graph; None where the tiling does not fit the GPU or is wrong."""
+
+    def run(call: CriticCall) -> Tensor:
+        out = call.hidden.new_empty((call.rows, 1))
+        run_fused(call, config, out, (critic.MIN_VALUE, critic.MAX_VALUE), entry.kind == "tf32")
+        return out
+
+    try:
+        out = run(*calls[0])
+    except (OutOfResources, PTXASError) as failure:
+        print(f"  {config}: {type(failure).__name__}")
+        return None
+    error = float((out.to(torch.float64) - expected).norm() / expected.norm())
+    if not error < MAX_ERROR[entry.kind]:
+        print(f"  {config}: wrong, relative error {error:.2e}")
+        return None
+    return sample(captured(run, calls), len(calls), out.device, samples=9).median_us
+
+
+def _time_torch(entry: Entry, calls: Sequence[tuple[CriticCall]]) -> float:
+    """Microseconds per call of graphed torch; infinite for int8, which torch can only widen first."""
+    if entry.kind == "int8":
+        return float("inf")
+    plain = [(call.hidden, call.w1, call.b1, call.w2, call.b2) for (call,) in calls]
+    return sample(captured(eager, plain), len(plain), calls[0][0].hidden.device, samples=9).median_us
+
+
+def tune(
+    entries: Sequence[Entry],
+    kinds: Sequence[str],
+    capability: int,
+    limit_s: float,
+    tune_one: Callable[[Entry], Entry],
+) -> Iterator[Entry]:
+    """The entries of `capability` and `kinds`, tuned in order until the time is up, the rest as they were."""
+    deadline = time.monotonic() + limit_s
+    for kind in kinds:
+        for entry in entries:
+            if (entry.capability, entry.kind) == (capability, kind):
+                yield tune_one(entry) if time.monotonic() < deadline else entry
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.critic_tune", description=__doc__.splitlines()[0])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to tune, in this order")
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new entry after this long")
+    parser.add_argument("--dry-run", action="store_true", help="print the table, write nothing")
+    return parser.parse_args(arguments)
+
+
+@torch.no_grad()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    if not torch.cuda.is_available():
+        print("critic_tune needs an NVIDIA GPU of capability 8.0 or higher; none is here", file=sys.stderr)
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    capability = 90 if torch.cuda.get_device_capability(device) >= (9, 0) else 80
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    source = f"{torch.cuda.get_device_name(device)} {today}"
+    tuned = tune(ENTRIES, options.kinds, capability, options.limit_s, lambda entry: tune_entry(entry, device, source))
+    text = render(merge(ENTRIES, tuned))
+    if options.dry_run:
+        print(text)
+    else:
+        TABLE_PATH.write_text(text)
+        print(f"wrote {TABLE_PATH}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

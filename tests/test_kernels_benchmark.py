@@ -1,0 +1,117 @@
+"""The critic's benchmark and tuner, as far as they run without a GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from bavt_fast.kernels.critic_config import ANY, Config, Entry  # noqa: E402
+from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
+from benchmarks import critic, critic_tune  # noqa: E402
+from benchmarks.critic_report import markdown, plot  # noqa: E402
+from benchmarks.critic_timing import Floors, call_bytes, call_flops, input_sets  # noqa: E402
+
+
+def test_bytes_and_operations_of_a_call() -> None:
+    # 3 rows, H = 4: hidden 12, w1 32, b1 8, w2 8, b2 1, out 3 numbers; 3 * (8*4 + 8) multiply-adds.
+    assert call_bytes(3, 4, torch.bfloat16) == 2 * (12 + 32 + 8 + 8 + 1 + 3)
+    assert call_flops(3, 4) == 2 * 3 * (8 * 4 + 8)
+
+
+def test_the_floor_is_the_slower_of_memory_and_arithmetic() -> None:
+    floors = Floors(3e12, {"torch.bfloat16": 8e14})
+    few, many = floors.time_us(1, 4096, torch.bfloat16), floors.time_us(8192, 4096, torch.bfloat16)
+    assert math.isclose(few, call_bytes(1, 4096, torch.bfloat16) / 3e6)
+    assert math.isclose(many, call_flops(8192, 4096) / 8e8)
+
+
+def test_input_sets_rotate_past_the_cache() -> None:
+    small = input_sets(1, 64, torch.float32, torch.device("cpu"))
+    assert len(small) == 128
+    assert len({inputs[1].data_ptr() for inputs in small}) == 128
+    assert len(input_sets(1, 1024, torch.float32, torch.device("cpu"))) == 2
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for a busy core would make these seconds minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_benchmark_runs_on_the_cpu_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert critic.main(["--device", "cpu", "--quick", "--out", str(tmp_path)]) == 0
+    report = json.loads(next(tmp_path.glob("critic-cpu-*.json")).read_text())
+    assert report["note"] == critic.CPU_NOTE
+    assert "says nothing about the kernel" in capsys.readouterr().out
+    assert {row["implementation"] for row in report["rows"]} == {"eager", "ours"}
+    assert len(report["rows"]) == 2 * 4
+    for row in report["rows"]:
+        assert 0.0 < row["p20_us"] <= row["median_us"] <= row["p80_us"]
+        assert math.isclose(row["fraction_of_floor"], row["floor_us"] / row["median_us"])
+    assert {"torch", "triton", "commit", "cpu"} <= set(report["machine"])
+    assert next(tmp_path.glob("*.md")).read_text() == markdown(report)
+    svg = ElementTree.fromstring(next(tmp_path.glob("*.svg")).read_text())
+    assert len(svg.findall("{http://www.w3.org/2000/svg}polyline")) == 2, "one line per H"
+    assert plot(report).startswith("<svg")
+
+
+def test_the_benchmark_refuses_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critic, "critic_mlp", lambda *arguments: critic.eager(*arguments) * 1.01)
+    shape = critic.Shape(4, 64, torch.float32)
+    with pytest.raises(RuntimeError, match="ours is wrong"):
+        list(critic.measure(shape, torch.device("cpu"), Floors(1e9, {"torch.float32": 1e9}), "none", 1))
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_tuner_tries_sensible_neighbours(capability: int) -> None:
+    for entry in ENTRIES:
+        if entry.capability == capability:
+            tried = critic_tune.neighbours(entry.config, capability)
+            assert tried[0] == entry.config
+            assert len(tried) == len(set(tried)) > 4
+            for tile in tried:
+                blocks = (tile.block_rows, tile.block_units, tile.block_k, tile.num_warps)
+                assert all(block & (block - 1) == 0 for block in blocks), "triton takes powers of two"
+                assert tile.kernel == entry.config.kernel
+                assert capability == 90 or not (tile.overlap or tile.descriptors)
+
+
+def test_the_tuner_stops_at_its_limit_and_keeps_the_rest() -> None:
+    config = Config("few", 16, 16, 64, 2, 2)
+    old = [Entry(90, kind, ANY, ANY, False, config, "predicted") for kind in ("half", "fp32")]
+    old.append(replace(old[0], capability=80))
+
+    def measured(entry: Entry) -> Entry:
+        return replace(entry, source="measured")
+
+    all_of_them = list(critic_tune.tune(old, ["fp32", "half"], 90, math.inf, measured))
+    assert [(e.kind, e.capability, e.source) for e in all_of_them] == [
+        ("fp32", 90, "measured"),
+        ("half", 90, "measured"),
+    ]
+    assert list(critic_tune.tune(old, ["half"], 90, -1.0, measured)) == [old[0]]
+
+
+def test_entries_are_tuned_at_the_largest_shape_they_serve() -> None:
+    config = Config("few", 16, 16, 64, 2, 2)
+    assert critic_tune.tuned_shape(Entry(90, "half", 32, 4096, False, config, "")) == (32, 4096)
+    assert critic_tune.tuned_shape(Entry(90, "half", ANY, ANY, False, config, "")) == (4096, 8192)
+    assert critic_tune.tuned_shape(Entry(90, "half", 1, 1024, False, config, "")) == (1, 768)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would tune")
+def test_the_tuner_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert critic_tune.main([]) == 2
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err

@@ -99,6 +99,7 @@ class _Node:
     state: Any
     text: str
     step: str
+    value: float
     answer: str | None = None
     tried: list[Step] = field(default_factory=list)
 
@@ -121,6 +122,7 @@ class _Options:
     candidates: int
     max_step_tokens: int
     decay: float
+    discount: float
     max_nodes: int | None
     token_cost: float
     step_tool_calls: int
@@ -151,8 +153,10 @@ class _Run:
         self.task, self.options, self.seed = task, options, seed
         state = task.initial_state(question)
         self.ledger = Ledger(budget)
-        self.tree = Tree(seed=seed, max_nodes=options.max_nodes, decay=options.decay)
-        self.nodes = [self._node(state, "")]
+        self.nodes = [self._node(state, "", 1.0)]
+        self.tree = Tree(
+            seed=seed, max_nodes=options.max_nodes, decay=options.decay, root_value=self._weight(self.nodes[ROOT])
+        )
         self.jobs: list[_Job] = []  # in flight
         self.seen = {task.key(state)}
         self.requests = self.invalid_steps = self.duplicate_steps = self.refuted_steps = 0
@@ -164,9 +168,13 @@ class _Run:
             if task.verify(state):
                 self._solve(ROOT)
 
-    def _node(self, state: Any, step: str) -> _Node:
+    def _node(self, state: Any, step: str, value: float) -> _Node:
         accepted = self.task.is_terminal(state) and self.task.verify(state) is not False
-        return _Node(state, self.task.prompt(state), step, self.task.answer(state) if accepted else None)
+        return _Node(state, self.task.prompt(state), step, value, self.task.answer(state) if accepted else None)
+
+    def _weight(self, node: _Node) -> float:
+        """What the tree selects by: V, discounted by the tokens that an answer still takes at the least."""
+        return float(max(MIN_VALUE, node.value * self.options.discount ** self.task.min_tokens(node.state)))
 
     def next_jobs(self, leaves: int) -> list[_Job]:
         """Up to ``leaves`` distinct nodes to expand, each in flight and paid for; sets the stop reason if none."""
@@ -231,8 +239,7 @@ class _Run:
             parent.tried.append(_slim(step))
             state = self._new_state(parent.state, step)
             if state is not None:
-                value = float(self.tree.values[job.node])
-                candidates.append(Candidate(state, parent.text + step.text, step, value))
+                candidates.append(Candidate(state, parent.text + step.text, step, parent.value))
         if steps:
             self.tree.penalize(job.node)
         return candidates
@@ -273,10 +280,15 @@ class _Run:
         ]
         values = [1.0 if right else value for right, value in zip(verified, values, strict=True)]
         # Before the tree grows: every node of the tree has its entry here, wherever the task or a Ctrl-C breaks in.
-        self.nodes.extend([self._node(candidate.state, candidate.step.text) for candidate in candidates])
-        first = self.tree.expand(job.node, values, terminal)
-        for child, value in enumerate(values, start=first):
-            self.tree.backup(child, value)
+        added = [
+            self._node(candidate.state, candidate.step.text, value)
+            for candidate, value in zip(candidates, values, strict=True)
+        ]
+        weights = [self._weight(node) for node in added]
+        self.nodes.extend(added)
+        first = self.tree.expand(job.node, weights, terminal)
+        for child, weight in enumerate(weights, start=first):
+            self.tree.backup(child, weight)
             if verified[child - first] and self.solved_node is None:
                 self._solve(child)
 
@@ -296,7 +308,7 @@ class _Run:
 
     def progress(self) -> Progress:
         path = self.best_path()
-        value = float(self.tree.values[path[-1] if path else ROOT])
+        value = self.nodes[path[-1] if path else ROOT].value
         steps = tuple(self.nodes[node].step for node in path)
         return Progress(self.ledger.spent, self.ledger.remaining_ratio, self.tree.num_nodes, value, steps)
 
@@ -309,7 +321,7 @@ class _Run:
             solved=self.solved_node is not None,
             path=tuple(self.nodes[node].step for node in path),
             nodes=tuple(path),
-            value=float(self.tree.values[last]),
+            value=self.nodes[last].value,
             spent=self.ledger.spent,
             stop_reason=self.stop_reason or broken_off,
             tree=self.tree,
@@ -333,6 +345,8 @@ class Searcher:
         candidates: steps proposed per expansion. A node stays expandable, so 1 lets going deeper and trying a sibling
             compete for each token.
         decay: a node's weight is multiplied by this with every try, in (0, 1].
+        discount: V is multiplied by this for every token that an answer still takes at the least (`Task.min_tokens`), in
+            (0, 1]: below 1, of two states equally likely to lead to an answer the one nearer to it goes first.
         max_step_tokens: tokens after which a step without delimiter is cut off and dropped.
         max_nodes: limit on the tree's nodes.
         token_cost: price of a generated token, what a budget's ``cost`` is charged with.
@@ -351,6 +365,7 @@ class Searcher:
         exploration: float = 1.0,
         candidates: int = 1,
         decay: float = 0.85,
+        discount: float = 1.0,
         max_step_tokens: int = 64,
         max_nodes: int | None = None,
         token_cost: float = 0.0,
@@ -368,6 +383,7 @@ class Searcher:
             _positive("candidates", candidates),
             _positive("max_step_tokens", max_step_tokens),
             decay,
+            _share("discount", discount),
             max_nodes,
             as_amount("token_cost", token_cost, allow_zero=True),
             as_count("step_tool_calls", step_tool_calls),
@@ -552,3 +568,9 @@ def _positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
     return value
+
+
+def _share(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value <= 1.0:
+        raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
+    return float(value)

@@ -30,7 +30,7 @@ from benchmarks.parallel_sampling import sample_paths, success_at, tokens_for
 
 BUDGETS = (60, 125, 250, 500, 1000)
 TUNING_BUDGETS = (125, 250)
-TEMPERATURES = (0.5, 0.7, 1.0, 1.4)
+TEMPERATURES = (0.7, 1.0, 1.4)
 CRITICS = ("ours", "V = 1", "exact solver")
 
 
@@ -42,6 +42,7 @@ class Setting:
     temperature: float = 1.0
     policy: str = "power"
     decay: float = 0.7
+    discount: float = 0.97
 
 
 class Bench:
@@ -55,7 +56,13 @@ class Bench:
         critic = {"ours": self.critic, "V = 1": None, "exact solver": CountdownOracle()}[setting.critic]
         self.generator.temperature, self.generator.without_replacement = setting.temperature, True
         searcher = Searcher(
-            self.generator, critic, self.task, wave=self.wave, policy=setting.policy, decay=setting.decay
+            self.generator,
+            critic,
+            self.task,
+            wave=self.wave,
+            policy=setting.policy,
+            decay=setting.decay,
+            discount=setting.discount,
         )
         results = searcher.search_many(questions, budget=Budget(tokens=budget), seed=self.seed)
         if any(result.spent.tokens > budget for result in results):
@@ -104,18 +111,19 @@ def game24_questions() -> list[str]:
 
 
 def tune(bench: Bench, questions: Sequence[str], critic: str) -> Setting:
-    """Coordinate search on validation problems: temperature, then decay, then policy."""
+    """Coordinate search on validation problems: one setting after the other."""
 
-    def mean_success(setting: Setting) -> float:
+    def total_success(setting: Setting) -> float:
         return sum(bench.success(questions, setting, budget) for budget in TUNING_BUDGETS)
 
     best = Setting(critic)
     for field, choices in (
         ("temperature", TEMPERATURES),
-        ("decay", (0.5, 0.7, 0.85)),
+        ("discount", (0.93, 0.97, 1.0)),
         ("policy", ("power", "best_first")),
+        ("decay", (0.5, 0.7, 0.85)),
     ):
-        best = max((replace(best, **{field: choice}) for choice in choices), key=mean_success)
+        best = max((replace(best, **{field: choice}) for choice in choices), key=total_success)
     return best
 
 

@@ -246,7 +246,7 @@ def test_wrong_and_hostile_expressions(expression: str) -> None:
 
 
 def solver(numbers: Any, targets: Any) -> list[bool]:
-    return _core.countdown_solvable(np.asarray(numbers, np.int32), np.asarray(targets, np.int32)).tolist()  # type: ignore[no-any-return]
+    return _core.countdown_solvable(np.asarray(numbers, np.int32), np.asarray(targets, np.int32)).tolist()
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -42,22 +43,37 @@ def load_folder(
     for name in ("config.json", "model.safetensors", "tokenizer.json", _HEAD_FILE):
         if not (path / name).is_file():
             raise FileNotFoundError(f"model: {path} has no {name}; train one with `bavt-fast train --out {path}`")
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+        model = _load_model(path)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         head = ResidualValuePredictor(model.config.hidden_size)
         weights = load_file(path / _HEAD_FILE)
         head.load_state_dict({name: weight.float() for name, weight in weights.items()})
     except Exception as error:
         raise ValueError(f"model: {path} is not a model folder of bavt-fast ({error})") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     generator = TorchGenerator(
         model, tokenizer, delimiter=DELIMITER, temperature=temperature, without_replacement=without_replacement
     )
     return generator, HiddenStateCritic(head, predicts="logit")
+
+
+def _load_model(path: Path) -> Any:
+    """The language model, loaded without a word. Weights that are missing are an error, not random numbers."""
+    verbosity, shows_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shows_bar:
+            transformers_logging.enable_progress_bar()
+    model, report = loaded
+    if report["missing_keys"]:
+        raise ValueError(f"model.safetensors lacks {sorted(report['missing_keys'])[0]}")
+    return model
 
 
 def save_folder(folder: str | Path, model: torch.nn.Module, tokenizer: object, head: torch.nn.Module) -> None:

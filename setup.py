@@ -1,4 +1,4 @@
-"""Builds the native module with CMake; everything else about the package stands in pyproject.toml.
+"""Builds the native module with CMake; all else about the package, but the licence, stands in pyproject.toml.
 
 Needs only setuptools, pybind11, cmake and (if it is there) ninja, so that it also builds without a network:
 ``pip install --no-build-isolation --no-index .``. Options for CMake go through the environment, for example
@@ -64,4 +64,8 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
         return [] if "CMAKE_BUILD_PARALLEL_LEVEL" in os.environ else ["--parallel"]
 
 
-setup(ext_modules=[Extension("bavt_fast._core", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    license="Apache-2.0",
+    ext_modules=[Extension("bavt_fast._core", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

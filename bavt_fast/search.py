@@ -206,8 +206,8 @@ class _Run:
         if left.tokens is not None and left.tokens < self.task.min_tokens(entry.state):
             return None
         count, limit = self.options.fitting(left)
-        if count < 1:
-            return None
+        if count < 1 or (self.jobs and limit < self.options.max_step_tokens):
+            return None  # a wave cuts no step shorter than it would be alone: the tokens would be lost
         most = self.options.charge(count * limit, count)
         reservation = self.ledger.try_reserve(tokens=most.tokens, tool_calls=most.tool_calls, cost=most.cost)
         if reservation is None:

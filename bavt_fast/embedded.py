@@ -6,6 +6,7 @@ A folder holds ``config.json``, ``model.safetensors``, ``tokenizer.json`` (as tr
 
 from __future__ import annotations
 
+import copy
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def save_folder(folder: str | Path, model: torch.nn.Module, tokenizer: object, h
     """Writes a model folder with half-precision weights, the head with the keys of `ResidualValuePredictor`."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(path)  # type: ignore[operator]
+    copy.deepcopy(model).half().save_pretrained(path)  # type: ignore[operator]
     tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
     weights = {f"predictor.{name}": weight.detach().half().contiguous() for name, weight in head.state_dict().items()}
     save_file(weights, path / _HEAD_FILE)

@@ -123,6 +123,14 @@ def test_a_saved_folder_loads_without_a_word(good_folder: Path, capfd: pytest.Ca
     assert capfd.readouterr() == ("", "")
 
 
+def test_saving_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    model = JointModel(build_config(hidden_size=32, layers=1, mlp_size=64, heads=2))
+    save_folder(tmp_path, model.lm, build_tokenizer(), model.head)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    stored = safetensors_torch.load_file(tmp_path / "model.safetensors")
+    assert all(weight.dtype == torch.float16 for weight in stored.values())
+
+
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"model: .* has no config.json; train one with `bavt-fast train"):
         load_folder(tmp_path / "nowhere")

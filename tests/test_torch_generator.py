@@ -92,6 +92,28 @@ def test_steps_are_what_a_full_forward_says(model: Any, tokenizer: Any, temperat
             torch.testing.assert_close(step.hidden, hidden, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["GPT2", "GPTNeoX", "Qwen2", "Mistral"])
+def test_other_model_families(tokenizer: Any, family: str) -> None:
+    """Absolute and rotary positions, shared and separate embeddings: hidden states and probabilities are right."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 1016, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes["n_positions" if family == "GPT2" else "intermediate_size"] = 64
+    if family in ("Qwen2", "Mistral"):
+        sizes["num_key_value_heads"] = 1
+    config = getattr(transformers, f"{family}Config")(**sizes, bos_token_id=None, eos_token_id=None)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.normal_(0.0, 0.3)
+    steps = TorchGenerator(model, tokenizer, delimiter=")").propose(requests(), [1] * 5, [6] * 5)
+    for request, row in zip(requests(), steps, strict=True):
+        ids = tokenizer(request.text)["input_ids"] + list(row[0].token_ids)
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([ids[:-1]]), output_hidden_states=True)
+        torch.testing.assert_close(row[0].hidden, output.hidden_states[-1][0, -1], rtol=1e-3, atol=1e-3)
+        probability = output.logits[0, -1].softmax(-1)[ids[-1]]
+        assert row[0].token_probabilities[-1] == pytest.approx(float(probability), rel=1e-2)
+
+
 @pytest.mark.parametrize("max_batch", [1, 3, 256])
 def test_a_step_does_not_depend_on_its_batch(model: Any, tokenizer: Any, max_batch: int) -> None:
     together = TorchGenerator(model, tokenizer, delimiter=")", max_batch=max_batch)

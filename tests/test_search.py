@@ -19,8 +19,9 @@ from scripted import ExactCritic, ScriptedGenerator, TableCritic, World, WorldTa
 
 import bavt_fast as bavt
 from bavt_fast._core import Tree
-from bavt_fast.protocols import Step, StepRequest
-from bavt_fast.search import MIN_VALUE, Progress, Searcher, SearchResult
+from bavt_fast.protocols import Candidate, Step, StepRequest
+from bavt_fast.run import MIN_VALUE
+from bavt_fast.search import Progress, Searcher, SearchResult
 from bavt_fast.tasks.text import TextTask
 
 WORLDS = int(os.environ.get("BAVT_SEARCH_WORLDS", "60"))
@@ -491,6 +492,32 @@ def test_decay_moves_tries_to_other_nodes() -> None:
         decay: int(run(world, tokens=300, decay=decay, policy="best_first").tree.tries.max()) for decay in (0.5, 1.0)
     }
     assert tries[0.5] < tries[1.0]
+
+
+@settings(max_examples=WORLDS // 3, deadline=None)
+@given(world=worlds, seed=st.integers(0, 99))
+def test_a_discount_weighs_nodes_by_the_tokens_to_an_answer(world: World, seed: int) -> None:
+    """The tree chooses by V times discount^min_tokens; critic and result know V alone."""
+    parent_values: dict[str, float] = {}
+
+    class Critic(TableCritic):
+        def score(self, candidates: Sequence[Candidate]) -> list[float]:
+            parent_values.update({c.text: c.parent_value for c in candidates})
+            return super().score(candidates)
+
+    task = WorldTask(world)
+    searcher = Searcher(ScriptedGenerator(world), Critic(world), task, discount=0.9)
+    result = searcher.search("q", budget=bavt.Budget(tokens=150), seed=seed)
+    state: tuple[str, ...] = ("q",)
+    value: Any = 1.0
+    for node, step in zip(result.nodes, result.path, strict=True):
+        assert parent_values["/".join(state) + "/" + step] == value
+        state = (*state, step)
+        value = 1.0 if result.solved and node == result.nodes[-1] else max(MIN_VALUE, world.value(state))
+        weight = max(MIN_VALUE, value * 0.9 ** task.min_tokens(state))
+        assert result.tree.values[node] == pytest.approx(weight)
+        value = pytest.approx(value)
+    assert result.value == value
 
 
 def test_duplicates_and_invalid_steps_are_dropped_and_counted() -> None:

@@ -157,7 +157,7 @@ def test_an_answer_found_before_the_failure_is_still_there() -> None:
         reply = replies.pop(0)
         if isinstance(reply, Exception):
             raise reply
-        return reply  # type: ignore[no-any-return]
+        return reply
 
     with pytest.raises(SearchError) as caught:
         bavt.search("q", generator=generator, budget=TOKENS)
@@ -332,6 +332,7 @@ def test_bad_seeds(seed: Any) -> None:
         ("max_step_tokens", [0, -5, 1.5, False]),
         ("max_nodes", [0, -1, math.nan, "9", True]),
         ("decay", [0.0, -0.5, 1.01, math.nan, True, None]),
+        ("discount", [0.0, -0.5, 1.01, math.nan, True, None, "1"]),
         ("exploration", [math.nan, math.inf, "1", True]),
         ("policy", ["greedy", "", "POWER"]),
         ("token_cost", [-1.0, math.nan, math.inf, "1", True]),

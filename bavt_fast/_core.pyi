@@ -178,3 +178,121 @@ class Tree:
     @property
     def tries(self) -> npt.NDArray[np.uint8]:
         """(num_nodes,) calls of `penalize`, up to 255."""
+
+class Forest:
+    """Many trees, worked on in waves: arrays of tree ids and of node ids in and out, one call for a whole wave.
+
+    What `select` hands out stays marked in flight until it is expanded, backed up or cancelled, so the leaves of
+    a wave differ. Worker threads share the trees out among them; the results are the same for every number of
+    threads. A wave with a mistake in it is refused before anything changes. Calls release the GIL; calls of
+    several Python threads on one forest take turns. uint32 ids and float64 values are used without a copy, and a
+    CPU torch tensor's ``.numpy()`` is such an array.
+
+    Args:
+        num_trees: trees to begin with, each a root alone.
+        seed: tree number i ever made is what ``Tree(seed=seed + i)`` is.
+        threads: workers, this thread included; None for one per core.
+        max_nodes: most nodes a tree may hold; None for 16,777,216.
+        root_value, decay: as of `Tree`.
+
+    Methods raise IndexError on an unknown tree or node id, TypeError or ValueError on bad arguments.
+    """
+
+    def __init__(
+        self,
+        num_trees: int,
+        seed: int = 0,
+        threads: int | None = None,
+        max_nodes: int | None = None,
+        root_value: float = 1.0,
+        decay: float = 0.85,
+    ) -> None: ...
+    def select(
+        self,
+        policy: _Policy = "power",
+        remaining: float | npt.ArrayLike = 1.0,
+        total: float = 1.0,
+        exploration: float = 1.0,
+        max_depth: int | None = None,
+        wave: int | None = None,
+        per_tree: int | None = None,
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Leaves to expand, as (w,) tree ids and (w,) node ids, in order of the trees; marks them in flight.
+
+        One leaf of every live tree unless told otherwise; fewer where trees have none left.
+
+        Args:
+            policy, total, exploration, max_depth: as of `Tree.select`.
+            remaining: one number for all, or an array with one per tree id.
+            wave: most leaves in all. They are shared out evenly, and trees take turns where they do not go round.
+            per_tree: most leaves of each tree; no limit if only `wave` is given.
+        """
+    def expand(
+        self,
+        trees: npt.ArrayLike,
+        nodes: npt.ArrayLike,
+        values: npt.ArrayLike,
+        counts: npt.ArrayLike | None = None,
+        terminal: npt.ArrayLike | None = None,
+        priors: npt.ArrayLike | None = None,
+    ) -> npt.NDArray[np.uint32]:
+        """Add children to every pair and clear its mark; (w,) ids of the first children, 0 where there are none.
+
+        Args:
+            trees, nodes: (w,) ids.
+            values: (w, m), or all children one after the other with `counts`.
+            counts: (w,) children of each pair, 0 allowed.
+            terminal, priors: one entry per child, shaped as `values`; see `Tree.expand`.
+        """
+    def backup(
+        self,
+        trees: npt.ArrayLike,
+        nodes: npt.ArrayLike,
+        values: npt.ArrayLike,
+        reduce: Literal["mean", "max"] | str = "mean",
+    ) -> None:
+        """Back up one value per pair, in order, and clear the pairs' marks; see `Tree.backup`."""
+    def cancel(self, trees: npt.ArrayLike, nodes: npt.ArrayLike) -> None:
+        """Clear the marks of pairs that come to nothing."""
+    def penalize(self, trees: npt.ArrayLike, nodes: npt.ArrayLike) -> None:
+        """`Tree.penalize` for every pair."""
+    def prune(self, trees: npt.ArrayLike, nodes: npt.ArrayLike) -> None:
+        """`Tree.prune` for every pair."""
+    def close(self, trees: npt.ArrayLike, nodes: npt.ArrayLike) -> None:
+        """`Tree.close` for every pair."""
+    def mark_terminal(self, trees: npt.ArrayLike, nodes: npt.ArrayLike) -> None:
+        """`Tree.mark_terminal` for every pair."""
+    def add(self, root_value: float = 1.0) -> int:
+        """A new tree's id; it takes the place and the memory of a dropped one, if there is one."""
+    def finish(self, tree: int) -> None:
+        """Select nothing more from a tree."""
+    def drop(self, tree: int) -> None:
+        """Give a tree up; its id and its memory go to the next `add`."""
+    def reroot(self, tree: int, node: int) -> npt.NDArray[np.uint32]:
+        """`Tree.reroot` of one tree."""
+    def best_path(self, tree: int) -> list[int]:
+        """`Tree.best_path` of one tree."""
+    def children(self, tree: int, node: int) -> list[int]:
+        """`Tree.children` of one tree."""
+    def save(self, path: _Path) -> None:
+        """Write all trees to one snapshot; see `Tree.save`."""
+    @staticmethod
+    def load(path: _Path, threads: int | None = None) -> Forest:
+        """The forest of a snapshot; see `Tree.load`."""
+    def parents(self, tree: int) -> npt.NDArray[np.int32]:
+        """(num_nodes,) of one tree, as of `Tree`; a copy, as the next six are."""
+    def visit_counts(self, tree: int) -> npt.NDArray[np.uint32]: ...
+    def value_sums(self, tree: int) -> npt.NDArray[np.float64]: ...
+    def values(self, tree: int) -> npt.NDArray[np.float64]: ...
+    def depths(self, tree: int) -> npt.NDArray[np.uint32]: ...
+    def flags(self, tree: int) -> npt.NDArray[np.uint8]: ...
+    def tries(self, tree: int) -> npt.NDArray[np.uint8]: ...
+    @property
+    def num_nodes(self) -> npt.NDArray[np.uint32]:
+        """(ids,) nodes of each tree, 0 for a dropped one."""
+    @property
+    def live(self) -> npt.NDArray[np.bool_]:
+        """(ids,) whether a tree is neither finished nor dropped."""
+    @property
+    def threads(self) -> int:
+        """Worker threads, the calling one included."""

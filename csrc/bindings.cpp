@@ -9,6 +9,7 @@ namespace py = pybind11;
 using namespace pybind11::literals;
 
 void bind_countdown(py::module_& m);
+void bind_forest(py::module_& m);
 
 namespace {
 
@@ -88,10 +89,6 @@ py::array_t<uint32_t> depths(const Tree& tree) {
 
 const Tree& of(const py::object& self) { return self.cast<const Tree&>(); }
 
-std::string file_path(const py::object& path) {
-    return py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-}
-
 void translate_system_error(std::exception_ptr thrown) {
     try {
         if (thrown) std::rethrow_exception(thrown);
@@ -123,8 +120,8 @@ void bind_tree(py::module_& m) {
         .def("mark_in_flight", &set_flag<bavt::kInFlight, true>, "node"_a)
         .def("unmark_in_flight", &set_flag<bavt::kInFlight, false>, "node"_a)
         .def("reroot", [](Tree& t, py::handle n) { return array_of(t.reroot(checks::node(t, n))); }, "node"_a)
-        .def("save", [](const Tree& t, const py::object& path) { t.save(file_path(path)); }, "path"_a)
-        .def_static("load", [](const py::object& path) { return Tree::load(file_path(path)); }, "path"_a)
+        .def("save", [](const Tree& t, const py::object& path) { t.save(checks::file_path(path)); }, "path"_a)
+        .def_static("load", [](const py::object& path) { return Tree::load(checks::file_path(path)); }, "path"_a)
         .def("to_bytes", [](const Tree& t) { return py::bytes(t.to_bytes()); })
         .def_static(
             "from_bytes", [](const py::bytes& d) {
@@ -159,4 +156,5 @@ PYBIND11_MODULE(_core, m) {
     py::register_exception_translator(&translate_system_error);
     bind_countdown(m);
     bind_tree(m);
+    bind_forest(m);
 }

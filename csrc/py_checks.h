@@ -70,6 +70,10 @@ inline uint64_t seed(py::handle object) {
     return PyLong_AsUnsignedLongLongMask(object.ptr());
 }
 
+inline std::string file_path(const py::object& path) {
+    return py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+}
+
 inline NodeId node(const Tree& tree, py::handle object) {
     const int64_t id = integer("node", object, "a node id");
     if (id < 0 || id >= tree.num_nodes()) {

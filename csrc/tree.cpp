@@ -81,21 +81,28 @@ void Tree::commit(uint32_t nodes) {
     each(hot_), each(values_), each(parents_), each(tries_), each(flags_);
 }
 
-void Tree::require_room(uint32_t count) const {
-    if (count <= max_nodes_ - num_nodes_) return;
-    throw CapacityError("max_nodes: " + std::to_string(count) + " more nodes do not fit a tree of " +
-                        std::to_string(num_nodes_) + " with max_nodes=" + std::to_string(max_nodes_) +
-                        "; make the tree with a larger max_nodes (or max_bytes)");
+void Tree::require_expandable(NodeId node, uint64_t count) const {
+    if (count > max_nodes_ - num_nodes_) {
+        throw CapacityError("max_nodes: " + std::to_string(count) + " more nodes do not fit a tree of " +
+                            std::to_string(num_nodes_) + " with max_nodes=" + std::to_string(max_nodes_) +
+                            "; make the tree with a larger max_nodes (or max_bytes)");
+    }
+    if ((flags_[node] & (kTerminal | kPruned)) != 0) {
+        throw std::invalid_argument("node: " + std::to_string(node) +
+                                    " is terminal or pruned and cannot be expanded; expand what select() returns");
+    }
+}
+
+void Tree::require_childless(NodeId node) const {
+    if (!has_children(node)) return;
+    throw std::invalid_argument("node: " + std::to_string(node) +
+                                " has children and cannot be terminal; prune() or close() it instead");
 }
 
 // ---- Growing -----------------------------------------------------------------------------------------------------
 
 NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count) {
-    require_room(count);
-    if ((flags_[node] & (kTerminal | kPruned)) != 0) {
-        throw std::invalid_argument("node: " + std::to_string(node) +
-                                    " is terminal or pruned and cannot be expanded; expand what select() returns");
-    }
+    require_expandable(node, count);
     const NodeId first = num_nodes_;
     if (first + count > committed_) commit(first + count);
     bool any_open = false;
@@ -218,10 +225,7 @@ void Tree::set_flag(NodeId node, Flag flag, bool on) {
 }
 
 void Tree::mark_terminal(NodeId node) {
-    if (has_children(node)) {
-        throw std::invalid_argument("node: " + std::to_string(node) +
-                                    " has children and cannot be terminal; prune() or close() it instead");
-    }
+    require_childless(node);
     set_flag(node, kTerminal, true);
 }
 

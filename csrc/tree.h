@@ -80,6 +80,10 @@ class Tree {
     // is terminal or pruned.
     NodeId expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count);
 
+    // What `expand` and `mark_terminal` would refuse, refused before anything changes.
+    void require_expandable(NodeId node, uint64_t count) const;
+    void require_childless(NodeId node) const;
+
     // A node to expand, or kNone. Marks nothing; only `power` draws random numbers.
     NodeId select(Policy policy, const SelectArgs& args);
 
@@ -166,7 +170,6 @@ class Tree {
 
     void layout();
     void commit(uint32_t nodes);
-    void require_room(uint32_t count) const;
     struct Sections;
     Sections sections() const;
     void require_consistency() const;

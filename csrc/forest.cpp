@@ -1,0 +1,348 @@
+#include "forest.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "snapshot.h"
+
+namespace bavt {
+namespace {
+
+constexpr size_t kParallelFrom = 128;  // pairs of a wave from which on waking the helpers pays
+
+}  // namespace
+
+Forest::Forest(uint32_t num_trees, const TreeOptions& options, unsigned threads)
+    : options_(options), workers_(threads) {
+    for (uint32_t i = 0; i < num_trees; ++i) add_slot(options.root_value);
+}
+
+void Forest::add_slot(double root_value) {
+    TreeOptions options = options_;
+    options.seed += trees_made_;
+    options.root_value = root_value;
+    slots_.push_back({std::make_unique<Tree>(options), State::kLive, {}});
+    ++trees_made_;
+}
+
+Forest::Slot& Forest::slot(TreeId tree) {
+    if (tree < slots_.size() && slots_[tree].state != State::kDropped) return slots_[tree];
+    throw std::out_of_range("tree: " + std::to_string(tree) + " is not a tree of this forest; it was dropped or never added");
+}
+
+TreeId Forest::add(double root_value) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.state == State::kDropped; });
+    if (free == slots_.end()) {
+        add_slot(root_value);
+        return static_cast<TreeId>(slots_.size() - 1);
+    }
+    free->tree->reset(options_.seed + trees_made_, root_value);
+    free->state = State::kLive;
+    ++trees_made_;
+    return static_cast<TreeId>(free - slots_.begin());
+}
+
+void Forest::finish(TreeId tree) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    slot(tree).state = State::kFinished;
+}
+
+void Forest::drop(TreeId tree) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    slot(tree).state = State::kDropped;
+}
+
+// ---- Selecting -----------------------------------------------------------------------------------------------------
+
+// Workers own contiguous ranges of tree ids.
+bool Forest::is_mine(TreeId tree, unsigned worker) const {
+    const uint64_t trees = slots_.size(), workers = workers_.count();
+    return tree >= trees * worker / workers && tree < trees * (worker + 1) / workers;
+}
+
+std::vector<TreeId> Forest::live_from_turn() const {
+    std::vector<TreeId> live;
+    for (size_t i = 0; i < slots_.size(); ++i) {
+        const size_t tree = (turn_ + i) % slots_.size();
+        if (slots_[tree].state == State::kLive) live.push_back(static_cast<TreeId>(tree));
+    }
+    return live;
+}
+
+Selection Forest::select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree, size_t limit) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<TreeId> active = live_from_turn();
+    for (Slot& slot : slots_) slot.found.clear();
+    size_t left = limit;
+    while (left > 0 && !active.empty()) {  // every round shares what is left among the trees that may have more
+        const auto share = static_cast<uint32_t>(std::clamp<size_t>(left / active.size(), 1, per_tree));
+        if (left < active.size()) {
+            turn_ = active[left];
+            active.resize(left);
+        }
+        std::vector<uint32_t> quotas;
+        for (const TreeId tree : active) {
+            quotas.push_back(std::min(share, per_tree - static_cast<uint32_t>(slots_[tree].found.size())));
+        }
+        std::vector<size_t> before;
+        for (const TreeId tree : active) before.push_back(slots_[tree].found.size());
+        select_from(active, quotas, policy, args, remaining);
+        std::vector<TreeId> still_active;
+        for (size_t i = 0; i < active.size(); ++i) {
+            const size_t now = slots_[active[i]].found.size();
+            left -= now - before[i];
+            if (now - before[i] == quotas[i] && now < per_tree) still_active.push_back(active[i]);
+        }
+        active = std::move(still_active);
+    }
+    Selection selection;
+    for (TreeId tree = 0; tree < slots_.size(); ++tree) {
+        const std::vector<NodeId>& found = slots_[tree].found;
+        selection.trees.insert(selection.trees.end(), found.size(), tree);
+        selection.nodes.insert(selection.nodes.end(), found.begin(), found.end());
+    }
+    return selection;
+}
+
+void Forest::select_from(const std::vector<TreeId>& trees, const std::vector<uint32_t>& quotas, Policy policy,
+                         const SelectArgs& args, const double* remaining) {
+    workers_.run(trees.size() >= kParallelFrom, [&](unsigned worker) {
+        SelectArgs own = args;
+        for (size_t i = 0; i < trees.size(); ++i) {
+            if (!is_mine(trees[i], worker)) continue;
+            Slot& slot = slots_[trees[i]];
+            if (remaining != nullptr) own.remaining = remaining[trees[i]];
+            for (uint32_t k = 0; k < quotas[i]; ++k) {
+                const NodeId node = slot.tree->select(policy, own);
+                if (node == kNone) break;
+                slot.tree->set_flag(node, kInFlight, true);
+                slot.found.push_back(node);
+            }
+        }
+    });
+}
+
+// ---- Waves ---------------------------------------------------------------------------------------------------------
+
+void Forest::require_known(const Wave& wave) const {
+    for (size_t pair = 0; pair < wave.size; ++pair) {
+        const TreeId tree = wave.trees[pair];
+        const NodeId node = wave.nodes[pair];
+        const std::string at = " at " + std::to_string(pair);
+        if (tree >= slots_.size() || slots_[tree].state == State::kDropped) {
+            throw std::out_of_range("trees: " + std::to_string(tree) + at +
+                                    " is not a tree of this forest; it was dropped or never added");
+        }
+        const uint32_t nodes = slots_[tree].tree->num_nodes();
+        if (node >= nodes) {
+            throw std::out_of_range("nodes: expected an id from 0 to " + std::to_string(nodes - 1) + " in tree " +
+                                    std::to_string(tree) + ", got " + std::to_string(node) + at);
+        }
+    }
+}
+
+template <typename Apply>
+void Forest::for_wave(const Wave& wave, Apply apply) {
+    workers_.run(wave.size >= kParallelFrom, [&](unsigned worker) {
+        for (size_t pair = 0; pair < wave.size; ++pair) {
+            if (is_mine(wave.trees[pair], worker)) apply(pair, *slots_[wave.trees[pair]].tree);
+        }
+    });
+}
+
+void Forest::require_expandable(const Wave& wave, const Children& children) const {
+    std::vector<uint64_t> growth(slots_.size(), 0);
+    for (size_t pair = 0; pair < wave.size; ++pair) {
+        const size_t count = children.offsets[pair + 1] - children.offsets[pair];
+        if (count == 0) continue;
+        const TreeId id = wave.trees[pair];
+        const Tree& tree = *slots_[id].tree;
+        growth[id] += count;
+        tree.require_expandable(wave.nodes[pair], growth[id]);
+    }
+}
+
+std::vector<NodeId> Forest::expand(const Wave& wave, const Children& children) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_known(wave);
+    require_expandable(wave, children);
+    std::vector<NodeId> first(wave.size, kRoot);
+    for_wave(wave, [&](size_t pair, Tree& tree) {
+        const size_t begin = children.offsets[pair];
+        const auto count = static_cast<uint32_t>(children.offsets[pair + 1] - begin);
+        if (count > 0) {
+            first[pair] = tree.expand(wave.nodes[pair], children.values + begin,
+                                      children.terminal == nullptr ? nullptr : children.terminal + begin,
+                                      children.priors == nullptr ? nullptr : children.priors + begin, count);
+        }
+        tree.set_flag(wave.nodes[pair], kInFlight, false);
+    });
+    return first;
+}
+
+void Forest::backup(const Wave& wave, const double* values, Backup mode) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_known(wave);
+    for_wave(wave, [&](size_t pair, Tree& tree) {
+        tree.backup(wave.nodes[pair], values[pair], mode);
+        tree.set_flag(wave.nodes[pair], kInFlight, false);
+    });
+}
+
+void Forest::cancel(const Wave& wave) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_known(wave);
+    for_wave(wave, [&](size_t pair, Tree& tree) { tree.set_flag(wave.nodes[pair], kInFlight, false); });
+}
+
+void Forest::penalize(const Wave& wave) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_known(wave);
+    for_wave(wave, [&](size_t pair, Tree& tree) { tree.penalize(wave.nodes[pair]); });
+}
+
+void Forest::prune(const Wave& wave) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_known(wave);
+    for_wave(wave, [&](size_t pair, Tree& tree) { tree.prune(wave.nodes[pair]); });
+}
+
+void Forest::close(const Wave& wave) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_known(wave);
+    for_wave(wave, [&](size_t pair, Tree& tree) { tree.set_flag(wave.nodes[pair], kClosed, true); });
+}
+
+void Forest::mark_terminal(const Wave& wave) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_known(wave);
+    for (size_t pair = 0; pair < wave.size; ++pair) slots_[wave.trees[pair]].tree->require_childless(wave.nodes[pair]);
+    for_wave(wave, [&](size_t pair, Tree& tree) { tree.mark_terminal(wave.nodes[pair]); });
+}
+
+// ---- Reading -------------------------------------------------------------------------------------------------------
+
+uint32_t Forest::num_slots() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return static_cast<uint32_t>(slots_.size());
+}
+
+std::vector<uint32_t> Forest::num_nodes() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<uint32_t> counts;
+    for (const Slot& slot : slots_) counts.push_back(slot.state == State::kDropped ? 0 : slot.tree->num_nodes());
+    return counts;
+}
+
+std::vector<uint8_t> Forest::live() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<uint8_t> live;
+    for (const Slot& slot : slots_) live.push_back(slot.state == State::kLive);
+    return live;
+}
+
+// ---- Snapshots -----------------------------------------------------------------------------------------------------
+//
+//     ForestHeader | (state u64, size u64) per slot | the trees' snapshots, one after the other (snapshot.cpp)
+
+namespace {
+
+constexpr char kForestMagic[8] = {'B', 'A', 'V', 'T', 'F', 'R', 'S', 'T'};
+constexpr uint32_t kForestVersion = 1;
+
+struct ForestHeader {
+    char magic[8];
+    uint32_t version;
+    uint32_t num_slots;
+    uint32_t max_nodes;
+    uint32_t padding;
+    uint64_t seed;
+    uint64_t trees_made;
+    uint64_t turn;
+    double decay;
+    double root_value;
+    uint64_t checksum;  // of the header, with 0 here, and the directory; the trees have their own
+};
+static_assert(sizeof(ForestHeader) == 72);
+
+struct Entry {
+    uint64_t state;
+    uint64_t size;
+};
+
+uint64_t checksum_of(const ForestHeader& header, const std::vector<Entry>& directory) {
+    ForestHeader blank = header;
+    blank.checksum = 0;
+    return checksum({{reinterpret_cast<const char*>(&blank), sizeof blank},
+                     {reinterpret_cast<const char*>(directory.data()), directory.size() * sizeof(Entry)}});
+}
+
+void require(bool holds, const char* what) {
+    if (!holds) throw SnapshotError(std::string("snapshot: ") + what + "; save the forest again");
+}
+
+}  // namespace
+
+void Forest::save(const std::string& path) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ForestHeader header{};
+    std::memcpy(header.magic, kForestMagic, sizeof kForestMagic);
+    header.version = kForestVersion;
+    header.num_slots = static_cast<uint32_t>(slots_.size());
+    header.max_nodes = options_.max_nodes;
+    header.seed = options_.seed;
+    header.trees_made = trees_made_;
+    header.turn = turn_;
+    header.decay = options_.decay;
+    header.root_value = options_.root_value;
+    std::vector<std::string> trees;
+    std::vector<Entry> directory;
+    for (const Slot& slot : slots_) {
+        trees.push_back(slot.state == State::kDropped ? std::string() : slot.tree->to_bytes());
+        directory.push_back({static_cast<uint64_t>(slot.state), trees.back().size()});
+    }
+    header.checksum = checksum_of(header, directory);
+    std::vector<Bytes> sections{{reinterpret_cast<const char*>(&header), sizeof header},
+                                {reinterpret_cast<const char*>(directory.data()), directory.size() * sizeof(Entry)}};
+    for (const std::string& tree : trees) sections.emplace_back(tree.data(), tree.size());
+    write_atomically(path, sections);
+}
+
+std::unique_ptr<Forest> Forest::load(const std::string& path, unsigned threads) {
+    const std::string bytes = read_whole(path, std::numeric_limits<int64_t>::max());
+    ForestHeader header;
+    require(bytes.size() >= sizeof header, "shorter than its header");
+    std::memcpy(&header, bytes.data(), sizeof header);
+    require(std::memcmp(header.magic, kForestMagic, sizeof kForestMagic) == 0, "not a snapshot of a bavt_fast forest");
+    require(header.version == kForestVersion, "of a version that this package does not read");
+    require((bytes.size() - sizeof header) / sizeof(Entry) >= header.num_slots, "truncated");
+    std::vector<Entry> directory(header.num_slots);
+    std::memcpy(directory.data(), bytes.data() + sizeof header, directory.size() * sizeof(Entry));
+    require(checksum_of(header, directory) == header.checksum, "damaged: its checksum does not match");
+    require(header.max_nodes >= 1 && header.max_nodes <= kMaxNodes, "max_nodes is out of range");
+    require(header.decay > 0.0 && header.decay <= 1.0, "decay is out of range");
+    require(std::isfinite(header.root_value), "root_value is not finite");
+
+    std::unique_ptr<Forest> forest(new Forest(threads));
+    forest->options_ = {header.seed, header.max_nodes, header.root_value, header.decay};
+    forest->turn_ = header.num_slots == 0 ? 0 : header.turn % header.num_slots;
+    size_t at = sizeof header + directory.size() * sizeof(Entry);
+    for (const Entry& entry : directory) {
+        require(entry.state <= static_cast<uint64_t>(State::kDropped), "a state is unknown");
+        require(entry.size <= bytes.size() - at, "truncated");
+        forest->add_slot(header.root_value);
+        Slot& slot = forest->slots_.back();
+        slot.state = static_cast<State>(entry.state);
+        if (slot.state != State::kDropped) slot.tree = Tree::from_bytes(bytes.data() + at, entry.size);
+        at += entry.size;
+    }
+    require(at == bytes.size(), "with bytes left over");
+    forest->trees_made_ = header.trees_made;
+    return forest;
+}
+
+}  // namespace bavt

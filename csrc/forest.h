@@ -1,0 +1,112 @@
+// Many trees behind one object, worked on in waves: (tree, node) pairs in and out, a whole wave in one call.
+//
+// What `select` hands out is marked in flight in its tree until it is expanded, backed up or cancelled, so that the
+// leaves of a wave differ. Every tree is worked on by one thread at a time, in the order of the wave, and draws from its
+// own random numbers: the results are the same for every number of threads, and a forest of one tree with waves of one
+// leaf is that tree. A wave that holds a mistake is refused before anything changed.
+//
+// Calls on one forest from several threads take turns. Trees that are dropped leave their memory to the next `add`.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tree.h"
+#include "workers.h"
+
+namespace bavt {
+
+using TreeId = uint32_t;
+
+// A wave: `size` pairs of a tree and a node in it.
+struct Wave {
+    const TreeId* trees;
+    const NodeId* nodes;
+    size_t size;
+};
+
+struct Selection {
+    std::vector<TreeId> trees;
+    std::vector<NodeId> nodes;
+};
+
+// Children for a wave: those of pair i are at offsets[i] .. offsets[i + 1] of the arrays. `terminal` and `priors` may be
+// null.
+struct Children {
+    const size_t* offsets;
+    const double* values;
+    const uint8_t* terminal;
+    const float* priors;
+};
+
+class Forest {
+   public:
+    // Tree number i ever made has the seed `options.seed` + i.
+    Forest(uint32_t num_trees, const TreeOptions& options, unsigned threads);
+
+    TreeId add(double root_value);
+    void finish(TreeId tree);  // not selected from any more
+    void drop(TreeId tree);    // its id is free for the next `add`
+
+    // At most `per_tree` leaves of every live tree, and at most `limit` in all: trees take turns, beginning where the
+    // last limited wave ended. `remaining` has one entry per tree id, or is null for args.remaining. Ordered by tree.
+    Selection select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree, size_t limit);
+
+    // Returns the id of each pair's first child, or the root's where it has none; clears the marks.
+    std::vector<NodeId> expand(const Wave& wave, const Children& children);
+    void backup(const Wave& wave, const double* values, Backup mode);  // clears the marks
+    void cancel(const Wave& wave);                                     // clears the marks
+    void penalize(const Wave& wave);
+    void prune(const Wave& wave);
+    void close(const Wave& wave);
+    void mark_terminal(const Wave& wave);
+
+    // Runs `read` or `change` on one tree while no other call runs.
+    template <typename Use>
+    auto with_tree(TreeId tree, Use use) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return use(*slot(tree).tree);
+    }
+
+    void save(const std::string& path);
+    static std::unique_ptr<Forest> load(const std::string& path, unsigned threads);
+
+    uint32_t num_slots();  // ids in use are below this
+    std::vector<uint32_t> num_nodes();
+    std::vector<uint8_t> live();
+    unsigned threads() const { return workers_.count(); }
+
+   private:
+    enum class State : uint8_t { kLive, kFinished, kDropped };
+
+    struct Slot {
+        std::unique_ptr<Tree> tree;
+        State state;
+        std::vector<NodeId> found;  // leaves of the wave under way
+    };
+
+    explicit Forest(unsigned threads) : workers_(threads) {}
+    Slot& slot(TreeId tree);
+    void add_slot(double root_value);
+    std::vector<TreeId> live_from_turn() const;
+    void select_from(const std::vector<TreeId>& trees, const std::vector<uint32_t>& quotas, Policy policy,
+                     const SelectArgs& args, const double* remaining);
+    void require_known(const Wave& wave) const;
+    void require_expandable(const Wave& wave, const Children& children) const;
+
+    // Calls apply(pair, tree) for every pair, in the order of the wave within a tree.
+    template <typename Apply>
+    void for_wave(const Wave& wave, Apply apply);
+    bool is_mine(TreeId tree, unsigned worker) const;
+
+    std::mutex mutex_;
+    TreeOptions options_;
+    uint64_t trees_made_ = 0;
+    size_t turn_ = 0;  // slot that a limited wave begins with
+    std::vector<Slot> slots_;
+    Workers workers_;
+};
+
+}  // namespace bavt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import os
 import signal
@@ -35,13 +34,14 @@ class Boom(RuntimeError):
 def recorded_ledgers() -> Iterator[list[Ledger]]:
     """The ledgers that searches make inside the block."""
     made: list[Ledger] = []
+    original = Ledger.__init__
 
-    def make(budget: bavt.Budget) -> Ledger:
-        made.append(Ledger(budget))
-        return made[-1]
+    def init(ledger: Ledger, *args: Any, **kwargs: Any) -> None:
+        made.append(ledger)
+        original(ledger, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("bavt_fast.search"), "Ledger", make)
+        patch.setattr(Ledger, "__init__", init)
         yield made
 
 

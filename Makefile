@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
 
-.PHONY: help run test bench bench-budget bench-compat train lint format sanitize package clean
+.PHONY: help run test bench bench-critic bench-budget bench-compat train lint format sanitize package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,8 +18,14 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 test: $(VENV)/.built  ## set up, then run the whole test suite
 	$(PY) -m pytest tests
 
-bench: $(VENV)/.built  ## time the tree core
-	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only
+bench: $(VENV)/.built  ## time the tree core, without Python in it
+	$(VENV)/bin/cmake -S . -B build/bench -DBAVT_BENCH=ON -DCMAKE_BUILD_TYPE=Release \
+		-DPython_EXECUTABLE=$(abspath $(PY)) -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir) >/dev/null
+	$(VENV)/bin/cmake --build build/bench --target bench_core
+	for simulations in 1000 10000 100000; do build/bench/bench_core sims $$simulations || exit 1; done
+
+bench-critic: $(VENV)/.built  ## time the critic kernel against its floors (GPU), or check that the benchmark runs (CPU)
+	$(PY) -m benchmarks.critic
 
 bench-budget: $(VENV)/.built  ## success within a budget against parallel sampling
 	$(PY) -m benchmarks.budget

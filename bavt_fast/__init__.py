@@ -12,8 +12,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bavt_fast._core import CapacityError, Tree
+from bavt_fast._core import CapacityError, Forest, SnapshotError, Tree
 from bavt_fast.compat import BudgetAwareUCB, BudgetAwareValueTreeSearch, TreeNode
+from bavt_fast.guarantee import iterations_needed
 from bavt_fast.ledger import BudgetExceeded, Ledger
 from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, StepRequest, Task
 from bavt_fast.search import Progress, Searcher, SearchError, SearchResult, search
@@ -36,6 +37,7 @@ __all__ = [
     "Critic",
     "CriticHead",
     "DualRoleLLMAgent",
+    "Forest",
     "HiddenStateCritic",
     "Ledger",
     "Progress",
@@ -43,6 +45,7 @@ __all__ = [
     "SearchError",
     "SearchResult",
     "Searcher",
+    "SnapshotError",
     "Spent",
     "Step",
     "StepGenerator",
@@ -51,6 +54,7 @@ __all__ = [
     "TorchGenerator",
     "Tree",
     "TreeNode",
+    "iterations_needed",
     "kernels",
     "search",
 ]

@@ -31,6 +31,9 @@ def test_the_kernels_in_the_interpreter(triton_path: str) -> None:
     paths = [triton_path, str(TESTS.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = os.environ | {
         "TRITON_INTERPRET": "1",
+        # The interpreter multiplies tiny matrices, on which threads only wait for each other.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:logging", "kernels_interpreted.py"]

@@ -1,25 +1,35 @@
 #!/usr/bin/env bash
-# Builds the native module with AddressSanitizer and UBSan, in a copy of the package, and runs the native tests on it.
-# PYTHON: an interpreter that has numpy, pybind11, cmake, pytest and hypothesis (default: python3).
+# The native code under sanitizers: the core's Python tests with AddressSanitizer and UndefinedBehaviorSanitizer, and a
+# stress of the forest's threads with ThreadSanitizer. PYTHON names the interpreter (python3 unless told).
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
-python=$(cd "$root" && command -v "${PYTHON:-python3}")
-python=$(cd "$root" && cd "$(dirname "$python")" && pwd)/$(basename "$python")
+cd "$(dirname "$0")/.."
+python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
 export PATH="$(dirname "$python"):$PATH"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+root=$PWD
+build=$root/build/sanitize
 
-cp -r "$root/bavt_fast" "$root/csrc" "$root/CMakeLists.txt" "$work/"
-rm -f "$work"/bavt_fast/*.so
-cmake -S "$work" -B "$work/build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBAVT_SANITIZE=address,undefined \
-    -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
-    -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$work/bavt_fast" >/dev/null
-cmake --build "$work/build" --parallel 2
+configure() {
+    cmake -S . -B "$build/$1" -DBAVT_SANITIZE="$2" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
+        -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$("$python" -c 'import pybind11; print(pybind11.get_cmake_dir())')" \
+        >/dev/null
+}
 
-# Leaks of the interpreter itself would drown ours; everything else stops the run.
-export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-export LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
-export BAVT_FUZZ_EXAMPLES="${BAVT_FUZZ_EXAMPLES:-150}" PYTHONPATH="$work" PYTHONDONTWRITEBYTECODE=1
-cd "$work"
-"$python" -m pytest -q -p no:cacheprovider --rootdir="$root" "$root"/tests/test_core*.py "$root"/tests/test_reference*.py \
-    "$root/tests/test_countdown.py"
+configure threads thread
+cmake --build "$build/threads" --target forest_stress
+"$build/threads/forest_stress"
+
+configure memory address,undefined
+cmake --build "$build/memory" --target _core
+# The package as it is, but for its native module.
+package=$build/package/bavt_fast
+rm -rf "$package" && mkdir -p "$package"
+ln -s "$root"/bavt_fast/* "$package"
+rm -f "$package"/_core.*.so
+cp "$build"/memory/_core.*.so "$package"
+cd "$build/package"
+asan=$(g++ -print-file-name=libasan.so)
+stdcpp=$(g++ -print-file-name=libstdc++.so)
+# Python itself does not free everything at its end, so leaks are not looked for.
+LD_PRELOAD="$asan $stdcpp" ASAN_OPTIONS=detect_leaks=0 BAVT_FUZZ_EXAMPLES="${BAVT_FUZZ_EXAMPLES:-300}" \
+    "$python" -m pytest -q -p no:cacheprovider --rootdir="$root" \
+    "$root"/tests/test_core*.py "$root"/tests/test_forest*.py "$root"/tests/test_countdown.py

@@ -88,9 +88,7 @@ class ScriptedGenerator:
         self.requests: list[StepRequest] = []
         self.batches: list[list[str]] = []
 
-    def propose(
-        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
-    ) -> list[list[Step]]:
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
         self.requests += states
         self.batches.append([state.text for state in states])
         return [self._steps(s, c, limit) for s, c, limit in zip(states, counts, limits, strict=True)]
@@ -150,9 +148,7 @@ class ExactCritic:
 class Failing:
     """Any object, of whose methods' calls the ``at``-th (from 0, over all methods) raises ``error``."""
 
-    def __init__(
-        self, wrapped: Any, at: int, error: Callable[[], BaseException], persistent: bool = False
-    ) -> None:
+    def __init__(self, wrapped: Any, at: int, error: Callable[[], BaseException], persistent: bool = False) -> None:
         self._wrapped, self._at, self._error, self._persistent = wrapped, at, error, persistent
         self.calls = 0
 

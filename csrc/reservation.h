@@ -1,6 +1,9 @@
 // Address space for the columns of one tree, reserved at once; the operating system gives it memory as it is touched.
 // Elements never move, so growth copies nothing and pointers and numpy views stay good while the reservation lives.
 // Memory that was never touched reads as zeros.
+//
+// Making and faulting in a mapping takes longer than a small search, so a few reservations whose memory is small are
+// kept for the next tree of the same size. A recycled one holds what its owner left in it.
 #pragma once
 
 #include <sys/mman.h>
@@ -8,8 +11,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace bavt {
 
@@ -18,13 +23,14 @@ class Reservation {
     static constexpr size_t kPage = 4096;
     static constexpr size_t kHugePage = size_t{2} << 20;
 
-    explicit Reservation(size_t bytes) : bytes_(bytes) {
+    explicit Reservation(size_t bytes) : bytes_(bytes), data_(Shelf::shared().take(bytes)), recycled_(data_ != nullptr) {
+        if (recycled_) return;
         void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) throw std::bad_alloc();
         data_ = static_cast<char*>(memory);
     }
     ~Reservation() {
-        if (data_ != nullptr) munmap(data_, bytes_);
+        if (!Shelf::shared().put(bytes_, data_)) munmap(data_, bytes_);
     }
     Reservation(const Reservation&) = delete;
     Reservation& operator=(const Reservation&) = delete;
@@ -32,6 +38,7 @@ class Reservation {
     static size_t padded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
     char* data() const { return data_; }
+    bool recycled() const { return recycled_; }
 
     // Fetches the pages of [begin, end) in one system call instead of one fault each. Only advice: errors do not matter.
     static void populate(char* begin, char* end) {
@@ -65,8 +72,37 @@ class Reservation {
    private:
     static char* page_after(char* p) { return p + (kPage - reinterpret_cast<uintptr_t>(p) % kPage) % kPage; }
 
+    class Shelf {
+       public:
+        static Shelf& shared() {
+            static Shelf* const shelf = new Shelf;  // outlives every tree, also those of static duration
+            return *shelf;
+        }
+        char* take(size_t bytes) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            const auto same = [bytes](const auto& item) { return item.first == bytes; };
+            const auto found = std::find_if(items_.begin(), items_.end(), same);
+            if (found == items_.end()) return nullptr;
+            char* data = found->second;
+            items_.erase(found);
+            return data;
+        }
+        bool put(size_t bytes, char* data) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (items_.size() == kItems) return false;
+            items_.emplace_back(bytes, data);
+            return true;
+        }
+
+       private:
+        static constexpr size_t kItems = 32;
+        std::mutex mutex_;
+        std::vector<std::pair<size_t, char*>> items_;
+    };
+
     size_t bytes_;
-    char* data_ = nullptr;
+    char* data_;
+    bool recycled_;
 };
 
 // One field of every node, inside a reservation.

@@ -14,6 +14,7 @@ namespace {
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 constexpr uint8_t kMaxTries = 0xFF;
 constexpr uint32_t kFirstCommit = 256;        // nodes: one page of Hot
+constexpr uint32_t kKeptNodes = 8192;         // what stays in a reservation for the next tree: 1/4 MB
 constexpr uint32_t kLargestCommit = 1 << 16;  // nodes
 constexpr uint32_t kHugeFrom = 1 << 18;       // nodes from which on huge pages are asked for: 4 MiB of Hot
 
@@ -43,7 +44,24 @@ Tree::Tree(const TreeOptions& options)
         power *= decay_;
     }
     reset(options.seed, options.root_value);
-    committed_ = std::min(kFirstCommit, max_nodes_);
+    committed_ = std::min(memory_.recycled() ? kKeptNodes : kFirstCommit, max_nodes_);
+}
+
+// The next tree in this memory finds a few pages in it, and no priors.
+Tree::~Tree() {
+    forget_priors();
+    if (committed_ > kKeptNodes) discard_from(kKeptNodes, committed_);
+}
+
+void Tree::forget_priors() {
+    if (has_priors_) std::memset(priors_.data, 0, num_nodes_ * sizeof(float));
+    has_priors_ = false;
+}
+
+void Tree::discard_from(uint32_t begin, uint32_t end) {
+    const auto give_back = [&](const auto& column) { Reservation::discard(column.at(begin), column.at(end)); };
+    give_back(hot_), give_back(values_), give_back(parents_), give_back(tries_), give_back(flags_);
+    give_back(next_), give_back(priors_);
 }
 
 void Tree::layout() {
@@ -58,8 +76,7 @@ void Tree::layout() {
 }
 
 void Tree::reset(uint64_t seed, double root_value) {
-    if (has_priors_) std::memset(priors_.data, 0, num_nodes_ * sizeof(float));
-    has_priors_ = false;
+    forget_priors();
     rng_ = CounterRng(seed);
     num_nodes_ = 1;
     path_length_ = 0;
@@ -445,9 +462,7 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
     const uint32_t before = num_nodes_;
     num_nodes_ = static_cast<uint32_t>(old_ids.size());
     if (has_priors_) std::memset(priors_.at(num_nodes_), 0, (before - num_nodes_) * sizeof(float));
-    const auto give_back = [&](const auto& column) { Reservation::discard(column.at(num_nodes_), column.at(before)); };
-    give_back(hot_), give_back(values_), give_back(parents_), give_back(tries_), give_back(flags_);
-    give_back(next_), give_back(priors_);
+    discard_from(num_nodes_, before);
     path_length_ = 0;
     ranking_.reset();
     rebuild_links();

@@ -75,6 +75,9 @@ class Tree {
     static constexpr uint32_t kMaxBytesPerNode = 46;
 
     explicit Tree(const TreeOptions& options);
+    ~Tree();
+    Tree(const Tree&) = delete;
+    Tree& operator=(const Tree&) = delete;
 
     // Adds `count` children; returns the first one's id. Throws CapacityError, or std::invalid_argument where the node
     // is terminal or pruned.
@@ -170,6 +173,8 @@ class Tree {
 
     void layout();
     void commit(uint32_t nodes);
+    void discard_from(uint32_t begin, uint32_t end);
+    void forget_priors();
     struct Sections;
     Sections sections() const;
     void require_consistency() const;

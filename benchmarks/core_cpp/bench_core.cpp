@@ -39,7 +39,8 @@ void report(const char* what, size_t n, int repeats, const std::function<double(
     std::fflush(stdout);
 }
 
-// Values that lead the search to some children more than to others, made before the clock starts.
+// Values that lead the search to some children more than to others, made before the clock starts. Every run takes another
+// stretch of them: a processor that has seen the same search before predicts its branches, which no real search lets it.
 std::vector<double> random_values(size_t count, uint64_t seed) {
     bavt::CounterRng rng(seed);
     std::vector<double> values(count);
@@ -47,28 +48,28 @@ std::vector<double> random_values(size_t count, uint64_t seed) {
     return values;
 }
 
-void simulate(Tree& tree, size_t n, const std::vector<double>& values, std::vector<NodeId>* leaves) {
+void simulate(Tree& tree, size_t n, const double* values, std::vector<NodeId>* leaves) {
     SelectArgs args;
     for (size_t i = 0; i < n; ++i) {
         const NodeId leaf = tree.select(Policy::kUct, args);
         if (leaves != nullptr) leaves->push_back(leaf);
-        const double* v = &values[3 * i];
+        const double* v = values + 3 * i;
         tree.backup(tree.expand(leaf, v, nullptr, nullptr, 3), v[0], bavt::Backup::kMean);
     }
 }
 
-double time_ours(size_t n, const std::vector<double>& values) {
+double time_ours(size_t n, const double* values) {
     auto tree = std::make_unique<Tree>(bavt::TreeOptions{});
     const auto start = Clock::now();
     simulate(*tree, n, values, nullptr);
     return microseconds_since(start) / static_cast<double>(n);
 }
 
-double time_flat(size_t n, const std::vector<double>& values) {
+double time_flat(size_t n, const double* values) {
     auto tree = std::make_unique<bench::FlatTree>();
     const auto start = Clock::now();
     for (size_t i = 0; i < n; ++i) {
-        const double* v = &values[3 * i];
+        const double* v = values + 3 * i;
         tree->backup(tree->expand(tree->select(1.0), v, 3), v[0]);
     }
     return microseconds_since(start) / static_cast<double>(n);
@@ -115,12 +116,13 @@ double time_plain_read(size_t n, const Tree& tree) {
 }
 
 void bench_sims(size_t n, int repeats) {
-    const auto values = random_values(3 * n, 1);
+    const auto values = random_values(3 * (n + 1000 * static_cast<size_t>(repeats)), 1);
     Tree finished{bavt::TreeOptions{}};
     std::vector<NodeId> leaves;
-    simulate(finished, n, values, &leaves);
-    report("uct_simulation", n, repeats, [&] { return time_ours(n, values); });
-    report("flat_simulation", n, repeats, [&] { return time_flat(n, values); });
+    simulate(finished, n, values.data(), &leaves);
+    size_t ours = 0, flat = 0;
+    report("uct_simulation", n, repeats, [&] { return time_ours(n, &values[3000 * ours++]); });
+    report("flat_simulation", n, repeats, [&] { return time_flat(n, &values[3000 * flat++]); });
     report("floor_known_descents", n, repeats, [&] { return time_known_descents(n, finished, leaves); });
     report("floor_plain_read", n, repeats, [&] { return time_plain_read(n, finished); });
 }
@@ -156,6 +158,6 @@ int main(int argc, char** argv) {
     const int repeats = static_cast<int>(number(3, 5));
     if (is("sims")) bench_sims(n, repeats);
     if (is("power")) bench_power(n, repeats);
-    if (is("profile")) time_ours(n, random_values(3 * n, 1));
+    if (is("profile")) time_ours(n, random_values(3 * n, 1).data());
     return 0;
 }

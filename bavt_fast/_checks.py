@@ -41,9 +41,7 @@ def as_amount(name: str, value: object, *, allow_zero: bool = False) -> float:
         ValueError: `value` is NaN, infinite, too large for a float, negative, or a zero that is not allowed.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{name} must be a number, got {_describe(value)}; convert it first, e.g. {name}=float(...)"
-        )
+        raise TypeError(f"{name} must be a number, got {_describe(value)}; convert it first, e.g. {name}=float(...)")
     try:
         amount = float(value)
     except OverflowError:

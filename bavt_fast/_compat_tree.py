@@ -56,9 +56,7 @@ def child_texts(text: str, steps: Iterable[str]) -> tuple[str, tuple[str, ...]]:
 def _join(prefix: str, step: object) -> str:
     """`prefix` + `step` at once, for a subclass of str may have an addition of its own."""
     if not isinstance(step, str):
-        raise TypeError(
-            f"model.generate_next_steps must return a list of str, got a {type(step).__name__} in it"
-        )
+        raise TypeError(f"model.generate_next_steps must return a list of str, got a {type(step).__name__} in it")
     return prefix + step
 
 

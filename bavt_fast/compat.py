@@ -93,9 +93,7 @@ class BudgetAwareUCB:
             raise ValueError(f"visit_count must be at least 0, got {visit_count}")
         return _score(node_value, visit_count, *self._bonus_terms(total_budget, remaining_budget))
 
-    def select_best_child(
-        self, node: TreeNode, remaining_budget: float, total_budget: float
-    ) -> TreeNode | None:
+    def select_best_child(self, node: TreeNode, remaining_budget: float, total_budget: float) -> TreeNode | None:
         """The child with the highest score, the first of them on ties; None where there are no children.
 
         As in Python's ``max``, a NaN score beats all others on the first child, and none on a later one.
@@ -110,9 +108,7 @@ class BudgetAwareUCB:
                 ),
             )
         weight, log_total = self._bonus_terms(total_budget, remaining_budget)
-        return max(
-            node.children, key=lambda child: _score(child.value_sum, child.visit_count, weight, log_total)
-        )
+        return max(node.children, key=lambda child: _score(child.value_sum, child.visit_count, weight, log_total))
 
     def _bonus_terms(self, total_budget: float, remaining_budget: float) -> tuple[float, float]:
         """c / (remaining + 1e-8) and ln(total + 1), which siblings share."""
@@ -186,16 +182,12 @@ class BudgetAwareValueTreeSearch:
         for t in iterations:
             self.remaining_budget = self.total_budget - t
             if t > 0:
-                node, text, depth = tree.select(
-                    self.remaining_budget, self.total_budget, self.ucb.exploration_constant
-                )
+                node, text, depth = tree.select(self.remaining_budget, self.total_budget, self.ucb.exploration_constant)
             if depth >= max_depth:
                 break
             if depth == MAX_DEPTH:  # the native tree goes no deeper; the recipe does
                 return self._search_nodes(_as_nodes(tree)[0], iterations[t:], max_depth)
-            leaf = tree.expand(
-                node, text, depth, self.model.generate_next_steps(text, num_candidates=NUM_CANDIDATES)
-            )
+            leaf = tree.expand(node, text, depth, self.model.generate_next_steps(text, num_candidates=NUM_CANDIDATES))
             if leaf is None:
                 break
             value = self.critic_head.estimate_residual_value(leaf[1])
@@ -263,13 +255,9 @@ class DualRoleLLMAgent:
     def generate_next_steps(self, context: str, num_candidates: int = NUM_CANDIDATES) -> list[str]:
         """`num_candidates` sampled steps after `context`, stripped of surrounding white space."""
         prompt = context + "\n\nNext reasoning steps:"
-        return [
-            self.model.generate(prompt, max_tokens=50, temperature=0.7).strip() for _ in range(num_candidates)
-        ]
+        return [self.model.generate(prompt, max_tokens=50, temperature=0.7).strip() for _ in range(num_candidates)]
 
-    def compare_budgets(
-        self, question: str, budgets: Sequence[int] = (100, 250, 500, 1000)
-    ) -> dict[int, Any]:
+    def compare_budgets(self, question: str, budgets: Sequence[int] = (100, 250, 500, 1000)) -> dict[int, Any]:
         """{budget: self.evaluate(reasoning, question)} for the reasoning that each budget buys.
 
         Raises:

@@ -33,9 +33,7 @@ class ResidualValuePredictor(nn.Module):
     def __init__(self, hidden_dim: int = 768) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
-        self.predictor = nn.Sequential(
-            nn.Linear(hidden_dim, hidden_dim * 2), nn.ReLU(), nn.Linear(hidden_dim * 2, 1)
-        )
+        self.predictor = nn.Sequential(nn.Linear(hidden_dim, hidden_dim * 2), nn.ReLU(), nn.Linear(hidden_dim * 2, 1))
 
     def forward(self, context_embeddings: Tensor) -> Tensor:
         """(batch, H) -> (batch, 1), in the dtype of the embeddings.

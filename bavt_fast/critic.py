@@ -34,7 +34,9 @@ class HiddenStateCritic:
         if not candidates:
             return []
         if any(candidate.step.hidden is None for candidate in candidates):
-            raise TypeError("critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator")
+            raise TypeError(
+                "critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator"
+            )
         hidden = torch.stack([candidate.step.hidden for candidate in candidates])
         weight = next(self.head.parameters())
         outputs = self.head(hidden.to(weight.device, weight.dtype)).float().squeeze(-1)

@@ -1,4 +1,4 @@
-"""Loads a model folder: language model, tokenizer and value head. The package ships one, trained by ``bavt-fast train``.
+"""Model folders: language model, tokenizer and value head. The package ships one, made by ``bavt-fast train``.
 
 A folder holds ``config.json``, ``model.safetensors``, ``tokenizer.json`` (as transformers saves them) and
 ``value_head.safetensors`` with the weights of a `ResidualValuePredictor` that predicts the value's logit.

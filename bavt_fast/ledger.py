@@ -223,8 +223,7 @@ class Ledger:
         if resource == "seconds":
             return f"seconds: {self._elapsed_s:.3f} of {total} have passed; return the best result so far"
         wanted, spent, reserved = (
-            getattr(self._as_spent(amounts, 0.0), resource)
-            for amounts in (asked, self._spent, self._reserved)
+            getattr(self._as_spent(amounts, 0.0), resource) for amounts in (asked, self._spent, self._reserved)
         )
         return (
             f"{resource}: asked for {wanted}, but of {total} are {spent} spent and {reserved} reserved; "

@@ -102,7 +102,7 @@ class Task(Protocol[State]):
         ...
 
     def verify(self, state: State) -> bool | None:
-        """Whether a terminal state is right; None for a task that cannot tell (terminals are then compared by value)."""
+        """Whether a terminal state is right; None for a task that cannot tell (they are then compared by value)."""
         ...
 
     def answer(self, state: State) -> str:
@@ -162,9 +162,7 @@ class FunctionGenerator:
         self._function = function
         self._count_tokens = count_tokens or (lambda text: len(text.split()))
 
-    def propose(
-        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
-    ) -> list[list[Step]]:
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
         return [
             [self._step(text, limit) for text in self._texts(request.text, count)]
             for request, count, limit in zip(states, counts, limits, strict=True)
@@ -173,7 +171,7 @@ class FunctionGenerator:
     def _texts(self, text: str, count: int) -> Sequence[str]:
         texts = self._function(text, count)
         if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
-            raise TypeError(f"generator: expected a list of str from the function, got {texts!r:.80}; return [step, ...]")
+            raise TypeError(f"generator: expected a list of str from the function, got {texts!r:.80}")
         return texts
 
     def _step(self, text: str, limit: int) -> Step:
@@ -200,7 +198,7 @@ def as_generator(generator: Any) -> StepGenerator:
     if callable(generator):
         return FunctionGenerator(generator)
     raise TypeError(
-        f"generator: expected an object with propose(states, counts, limits) or a function (text, count) -> list of str, "
+        "generator: expected an object with propose(states, counts, limits) or a function (text, count) -> texts, "
         f"got {type(generator).__name__}"
     )
 

@@ -52,9 +52,7 @@ class Budget:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_amount(name, value))
         if self.cost is not None and self.cost < COST_UNIT:
-            raise ValueError(
-                f"cost must be at least {COST_UNIT}, got {self.cost}; count in a smaller currency unit"
-            )
+            raise ValueError(f"cost must be at least {COST_UNIT}, got {self.cost}; count in a smaller currency unit")
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ def main() -> None:
     validation = countdown_questions(VALIDATION, 100 // share, seed=11)
     sets = {
         "Countdown-5": countdown_questions(TEST, 200 // share, seed=12),
-        "Game of 24": game24_questions()[:: share],
+        "Game of 24": game24_questions()[::share],
     }
     settings = {critic: tune(bench, validation, critic) for critic in CRITICS}
     temperature = tune_baseline(bench, validation, arguments.paths // 4)

@@ -1,8 +1,8 @@
 """The baseline: oracle-verified parallel sampling, the strongest form of best-of-n.
 
-Whole paths are sampled independently from the same model, and an oracle says which of them are right. Within B tokens a
-problem is solved when one of the paths *finished* within B tokens is right. A path stops, and has cost its tokens, at its
-first invalid step.
+Whole paths are sampled independently from the same model, and an oracle says which of them are right. Within B tokens
+a problem is solved when one of the paths *finished* within B tokens is right. A path stops, and has cost its tokens, at
+its first invalid step.
 
 The success rate at every B is an expectation over the order of the sampled paths, so a few hundred paths per problem
 give it with little noise, up to half of the tokens sampled.
@@ -33,7 +33,12 @@ class Path:
 
 
 def sample_paths(
-    generator: StepGenerator, task: Task[Any], questions: Sequence[str], paths: int, seed: int, keep_visits: bool = False
+    generator: StepGenerator,
+    task: Task[Any],
+    questions: Sequence[str],
+    paths: int,
+    seed: int,
+    keep_visits: bool = False,
 ) -> list[Path]:
     """``paths`` independent paths per question, sampled level by level in large batches."""
     done: list[Path] = []
@@ -61,7 +66,9 @@ def sample_paths(
     return done
 
 
-def success_at(paths: Sequence[Path], problems: int, budgets: np.ndarray, orders: int = 200, seed: int = 0) -> np.ndarray:
+def success_at(
+    paths: Sequence[Path], problems: int, budgets: np.ndarray, orders: int = 200, seed: int = 0
+) -> np.ndarray:
     """Expected share of problems solved within each budget, over random orders of each problem's paths."""
     rng = np.random.default_rng(seed)
     solved = np.zeros(len(budgets))

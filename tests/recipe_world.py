@@ -66,12 +66,8 @@ class ScriptedWorld:
     def generate_next_steps(self, text: str, num_candidates: int) -> Iterable[str]:
         self.log.append(("steps", text, num_candidates, self.search.remaining_budget))
         count = 0 if self.rng.random() < self.script.empty_chance else self.rng.choice(self.script.branching)
-        self.reused[:] = [
-            f"s{i}" for i in range(count)
-        ]  # the same list again and again, as some models return
-        return (
-            self.reused if self.script.container == "list" else CONTAINERS[self.script.container](self.reused)
-        )
+        self.reused[:] = [f"s{i}" for i in range(count)]  # the same list again and again, as some models return
+        return self.reused if self.script.container == "list" else CONTAINERS[self.script.container](self.reused)
 
     def estimate_residual_value(self, trajectory_text: str) -> Any:
         self.log.append(("value", trajectory_text, self.search.remaining_budget))

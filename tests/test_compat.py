@@ -90,9 +90,7 @@ def test_the_stock_rule_with_finite_floats_runs_on_the_native_tree(monkeypatch: 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
 @pytest.mark.parametrize("values", ["signed", "rare nan"])
-def test_a_search_deeper_than_the_native_tree_goes_on(
-    monkeypatch: pytest.MonkeyPatch, limit: int, values: str
-) -> None:
+def test_a_search_deeper_than_the_native_tree_goes_on(monkeypatch: pytest.MonkeyPatch, limit: int, values: str) -> None:
     monkeypatch.setattr(compat, "MAX_DEPTH", limit)
     for seed in range(5):
         _, log, _ = assert_parity(Script(seed, values, branching=(1, 2, 3), budget=80, max_depth=1000))
@@ -190,18 +188,14 @@ def make_node(module: Any, statistics: list[tuple[float, int]]) -> Any:
     return node
 
 
-STATISTICS = st.lists(
-    st.tuples(st.one_of(FLOATS, st.just(NAN), st.just(-INF)), st.integers(0, 4)), max_size=8
-).flatmap(lambda rows: st.permutations(rows + rows[:2]))
+STATISTICS = st.lists(st.tuples(st.one_of(FLOATS, st.just(NAN), st.just(-INF)), st.integers(0, 4)), max_size=8).flatmap(
+    lambda rows: st.permutations(rows + rows[:2])
+)
 
 
 @settings(max_examples=PROGRAMS, deadline=None)
-@given(
-    rows=STATISTICS, remaining=st.integers(1, 100), total=st.integers(1, 100), c=st.sampled_from([0.0, 1.0])
-)
-def test_the_best_child_is_the_recipes(
-    rows: list[tuple[float, int]], remaining: int, total: int, c: float
-) -> None:
+@given(rows=STATISTICS, remaining=st.integers(1, 100), total=st.integers(1, 100), c=st.sampled_from([0.0, 1.0]))
+def test_the_best_child_is_the_recipes(rows: list[tuple[float, int]], remaining: int, total: int, c: float) -> None:
     ours = compat.BudgetAwareUCB(c).select_best_child(make_node(compat, rows), remaining, total)
     theirs = recipe.BudgetAwareUCB(c).select_best_child(make_node(recipe, rows), remaining, total)
     assert (ours and ours.text) == (theirs and theirs.text)

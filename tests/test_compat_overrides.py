@@ -106,9 +106,7 @@ def on_both_trees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 both_trees = pytest.mark.usefixtures("on_both_trees")
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"), [("visit_count", (0.5, -1, 10, 5)), ("total_budget", (0.5, 1, -1, 5))]
-)
+@pytest.mark.parametrize(("name", "arguments"), [("visit_count", (0.5, -1, 10, 5)), ("total_budget", (0.5, 1, -1, 5))])
 def test_scores_of_impossible_statistics_are_refused(name: str, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be at least 0, got -1"):
         compat.BudgetAwareUCB().compute_ucb_score(*arguments)
@@ -144,9 +142,7 @@ def test_a_question_that_is_no_text_is_refused_before_the_model_is_asked() -> No
         make_search().search(None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("max_depth", "error"), [("3", TypeError), (None, TypeError), (float("nan"), ValueError)]
-)
+@pytest.mark.parametrize(("max_depth", "error"), [("3", TypeError), (None, TypeError), (float("nan"), ValueError)])
 def test_depths_that_are_no_numbers_are_refused(max_depth: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^max_depth must be an integer"):
         make_search().search("question", max_depth)
@@ -155,9 +151,7 @@ def test_depths_that_are_no_numbers_are_refused(max_depth: Any, error: type[Exce
 @both_trees
 @pytest.mark.parametrize("steps", [None, 3, "abc", b"abc"])
 def test_steps_of_the_wrong_type_are_named(steps: Any) -> None:
-    with pytest.raises(
-        TypeError, match=rf"generate_next_steps must return a list of str, got {type(steps).__name__}"
-    ):
+    with pytest.raises(TypeError, match=rf"generate_next_steps must return a list of str, got {type(steps).__name__}"):
         make_search(steps=steps).search("question")
 
 
@@ -171,9 +165,7 @@ def test_a_step_of_the_wrong_type_is_named(step: Any) -> None:
 @both_trees
 @pytest.mark.parametrize("value", [None, "0.5", [0.5], {}])
 def test_a_value_of_the_wrong_type_is_named(value: Any) -> None:
-    with pytest.raises(
-        TypeError, match=rf"estimate_residual_value must return a number, got {type(value).__name__}"
-    ):
+    with pytest.raises(TypeError, match=rf"estimate_residual_value must return a number, got {type(value).__name__}"):
         make_search(value=value).search("question")
 
 

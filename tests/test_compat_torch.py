@@ -71,9 +71,7 @@ def test_a_recipe_checkpoint_loads() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 9), (9,), ()])
 def test_embeddings_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"^context_embeddings must have shape \(batch, 8\), got .*hidden_dim"
-    ):
+    with pytest.raises(ValueError, match=r"^context_embeddings must have shape \(batch, 8\), got .*hidden_dim"):
         ResidualValuePredictor(8)(torch.zeros(shape))
 
 
@@ -204,9 +202,7 @@ def test_compare_budgets_without_evaluate_says_so_before_it_searches() -> None:
     assert not agent.model.calls
 
 
-@pytest.mark.parametrize(
-    ("budgets", "error"), [([5, 0], ValueError), ([5, True], TypeError), ([1.5], TypeError)]
-)
+@pytest.mark.parametrize(("budgets", "error"), [([5, 0], ValueError), ([5, True], TypeError), ([1.5], TypeError)])
 def test_bad_budgets_are_refused_before_any_search(budgets: Any, error: type[Exception]) -> None:
     agent = CountingAgent(HashEncoder())
     with pytest.raises(error, match=r"^budgets must be"):

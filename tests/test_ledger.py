@@ -47,9 +47,7 @@ def test_a_step_is_reserved_then_settled_and_the_rest_comes_back() -> None:
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     ledger, _ = make_ledger(tokens=100, cost=1.0)
     ledger.reserve(tokens=80, cost=0.25)
-    with pytest.raises(
-        BudgetExceeded, match="tokens: asked for 21, but of 100 are 0 spent and 80 res"
-    ) as caught:
+    with pytest.raises(BudgetExceeded, match="tokens: asked for 21, but of 100 are 0 spent and 80 res") as caught:
         ledger.reserve(tokens=21)
     assert caught.value.resource == "tokens"
     with pytest.raises(BudgetExceeded, match=r"^cost: asked for 0.76") as caught:
@@ -62,9 +60,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
 
 def test_resources_without_a_limit_are_counted_all_the_same() -> None:
     ledger, _ = make_ledger(tokens=10)
-    ledger.settle(
-        ledger.reserve(tokens=1, tool_calls=10**6, cost=1e9), Spent(tokens=1, tool_calls=999, cost=12.5)
-    )
+    ledger.settle(ledger.reserve(tokens=1, tool_calls=10**6, cost=1e9), Spent(tokens=1, tool_calls=999, cost=12.5))
     assert ledger.spent == Spent(tokens=1, tool_calls=999, cost=12.5)
     assert ledger.remaining == Remaining(tokens=9)
 
@@ -267,9 +263,7 @@ def check_invariants(ledger: Ledger, model: ExactModel) -> None:
     assert 0.0 <= ledger.remaining_ratio <= 1.0
 
 
-def run_step(
-    ledger: Ledger, model: ExactModel, clock: FakeClock, step: tuple[str, int, int, float, int]
-) -> None:
+def run_step(ledger: Ledger, model: ExactModel, clock: FakeClock, step: tuple[str, int, int, float, int]) -> None:
     """Do one random step on both sides and compare the outcome."""
     verb, tokens, tool_calls, cost, pick = step
     if verb == "wait":
@@ -298,9 +292,7 @@ def close_one(ledger: Ledger, model: ExactModel, verb: str, tokens: int, reserva
         ledger.cancel(reservation)
     elif verb == "overrun":
         with pytest.raises(ReservationOverrun):
-            ledger.settle(
-                reservation, Spent(reservation.tokens + 1, reservation.tool_calls, 0.0, reservation.cost)
-            )
+            ledger.settle(reservation, Spent(reservation.tokens + 1, reservation.tool_calls, 0.0, reservation.cost))
         model.spent.append(claim)
     else:
         actual = (min(tokens, reservation.tokens), reservation.tool_calls, reservation.cost / 3)
@@ -331,12 +323,7 @@ def work_at_random(ledger: Ledger, seed: int, totals: list[Spent], faults: list[
             refused += 1
             continue
         spent, remaining = ledger.spent, ledger.remaining
-        if (
-            spent.tokens > 4000
-            or spent.cost > 300.0
-            or (remaining.tokens or 0) < 0
-            or (remaining.cost or 0) < 0
-        ):
+        if spent.tokens > 4000 or spent.cost > 300.0 or (remaining.tokens or 0) < 0 or (remaining.cost or 0) < 0:
             faults.append(f"overspent: {spent}, {remaining}")
         if rng.random() < 0.3:
             ledger.cancel(reservation)
@@ -352,10 +339,7 @@ def test_threads_never_overspend_and_nothing_is_lost(seed: int) -> None:
     ledger = Ledger(Budget(tokens=4000, tool_calls=2000, cost=300.0))
     totals: list[Spent] = []
     faults: list[str] = []
-    threads = [
-        threading.Thread(target=work_at_random, args=(ledger, seed * 100 + i, totals, faults))
-        for i in range(8)
-    ]
+    threads = [threading.Thread(target=work_at_random, args=(ledger, seed * 100 + i, totals, faults)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -378,9 +362,7 @@ def test_one_reservation_raced_by_many_threads_is_settled_once() -> None:
         outcomes: list[bool] = []
         barrier = threading.Barrier(4)
 
-        def race(
-            step: Reservation = step, barrier: threading.Barrier = barrier, out: list[bool] = outcomes
-        ) -> None:
+        def race(step: Reservation = step, barrier: threading.Barrier = barrier, out: list[bool] = outcomes) -> None:
             barrier.wait()
             try:
                 ledger.settle(step, Spent(tokens=10))

@@ -34,9 +34,7 @@ def test_numpy_and_exact_numbers_are_stored_as_python_numbers() -> None:
 
 
 def test_a_budget_without_limits_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"at least one of tokens, tool_calls, seconds, cost.*Budget\(tokens=500\)"
-    ):
+    with pytest.raises(ValueError, match=r"at least one of tokens, tool_calls, seconds, cost.*Budget\(tokens=500\)"):
         Budget()
 
 

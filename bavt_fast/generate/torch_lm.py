@@ -31,8 +31,8 @@ class TorchGenerator:
         delimiter: text that ends a step.
         temperature: softmax temperature, > 0.
         without_replacement: never sample a step again from the same node: the probability of the steps in
-            ``StepRequest.tried`` is taken out of the distribution token by token (Shi et al. 2020, "Incremental Sampling
-            Without Replacement for Sequence Models"). Tokens that would only repeat are not spent.
+            ``StepRequest.tried`` is taken out of the distribution token by token (Shi et al. 2020, "Incremental
+            Sampling Without Replacement for Sequence Models"). Tokens that would only repeat are not spent.
         max_batch: sequences per forward pass; more are decoded in several batches.
     """
 
@@ -46,7 +46,8 @@ class TorchGenerator:
         without_replacement: bool = True,
         max_batch: int = 256,
     ) -> None:
-        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
+        is_number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+        if not is_number or not 0 < temperature < float("inf"):
             raise ValueError(f"temperature: expected a finite number > 0, got {temperature!r}")
         if not delimiter:
             raise ValueError("delimiter: expected a non-empty str such as '\\n'")
@@ -70,12 +71,10 @@ class TorchGenerator:
         eos = self.model.generation_config.eos_token_id
         ends[[eos] if isinstance(eos, int) else list(eos or [])] = True
         if not ends.any():
-            raise ValueError(f"delimiter: no token of the tokenizer contains {self.delimiter!r}; choose another delimiter")
+            raise ValueError(f"delimiter: no token of the tokenizer contains {self.delimiter!r}; choose another one")
         return ends
 
-    def propose(
-        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
-    ) -> list[list[Step]]:
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
         """See `StepGenerator.propose`. Several candidates of one request are drawn independently of each other."""
         rows = [
             _Row(self._prompt_ids(request.text), request, candidate, limit)

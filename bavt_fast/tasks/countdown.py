@@ -62,7 +62,7 @@ class Countdown:
             raise TypeError(f"question: expected a str such as '4 5 6 10', got {type(question).__name__}")
         match = _QUESTION.fullmatch(question)
         if match is None or not question.isascii():
-            raise ValueError(f"question: expected integers such as '4 5 6 10' or '4 5 6 10 -> 24', got {question!r:.80}")
+            raise ValueError(f"question: expected integers, as in '4 5 6 10' or '4 5 6 10 -> 24', got {question!r:.80}")
         numbers = sorted(_checked("question", int(word[:9]), low=1) for word in re.split(r"[\s,]+", match[1]))
         if not MIN_NUMBERS <= len(numbers) <= MAX_NUMBERS:
             raise ValueError(f"question: expected {MIN_NUMBERS} to {MAX_NUMBERS} numbers, got {len(numbers)}")
@@ -115,7 +115,7 @@ class Countdown:
 
 
 class CountdownOracle:
-    """The perfect critic: V = 1 where the target is still within reach by exact search, ``unsolvable_value`` elsewhere."""
+    """The perfect critic: V = 1 where exact search reaches the target, ``unsolvable_value`` elsewhere."""
 
     predicts: Literal["value", "residual"] = "value"
 

@@ -1,4 +1,4 @@
-"""Steps that the model itself samples: the states it visits become training data, and its own error rates the report."""
+"""Steps that the model itself samples: what it visits becomes training data, its error rates the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bavt_fast.train.states import OPERATORS, Bools, Ints, apply_steps
 
 @dataclass(frozen=True)
 class Visit:
-    """One level of a rollout: the steps sampled from some states, which are legal, and the critic's logit of each child."""
+    """One level of a rollout: steps sampled from some states, which are legal, the critic's logit of each child."""
 
     numbers: Ints
     targets: Ints

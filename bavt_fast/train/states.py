@@ -1,6 +1,6 @@
 """Countdown states in bulk: random problems, steps, and the held-out split. Arrays only, no text and no torch.
 
-A batch of states is ``numbers`` (int32, ``(states, k)``, each row sorted ascending) with ``targets`` (int32, ``(states,)``).
+A batch of states is ``numbers`` (int32, ``(states, k)``, each row ascending) with ``targets`` (int32, ``(states,)``).
 A step is ``(first, op, second, result)``, int32 ``(states, 4)``, with ``op`` an index into :data:`OPERATORS`.
 """
 
@@ -117,9 +117,8 @@ def _apply(a: Ints, b: Ints, op: NDArray[np.int64]) -> tuple[Ints, Bools]:
 
 def apply_steps(numbers: Ints, steps: Ints) -> Ints:
     """The states after each step, rows sorted, one column fewer."""
-    states, k = numbers.shape
     rest = numbers.copy()
-    rows = np.arange(states)
+    rows = np.arange(len(numbers))
     for column in (0, 2):
         rest[rows, (rest == steps[:, column, None]).argmax(axis=1)] = -1
     rest[rows, (rest == -1).argmax(axis=1)] = steps[:, 3]
@@ -128,7 +127,7 @@ def apply_steps(numbers: Ints, steps: Ints) -> Ints:
 
 
 def good_steps(rng: np.random.Generator, numbers: Ints, targets: Ints, tries: int = 60) -> tuple[Ints, Bools]:
-    """A step that keeps the target within reach, uniform over those found; the flag says where ``tries`` draws found one."""
+    """A step that keeps the target within reach, uniform over all such; the flag says where one was found."""
     steps = random_steps(rng, numbers)
     found = solvable(apply_steps(numbers, steps), targets)
     for _ in range(tries):
@@ -138,4 +137,3 @@ def good_steps(rng: np.random.Generator, numbers: Ints, targets: Ints, tries: in
         steps[todo] = random_steps(rng, numbers[todo])
         found[todo] = solvable(apply_steps(numbers[todo], steps[todo]), targets[todo])
     return steps, found
-

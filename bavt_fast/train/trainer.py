@@ -1,13 +1,15 @@
-"""The joint training loop: imitation of solution steps and solver-labelled values, on random and on self-visited states."""
+"""The joint training loop: imitates solution steps and learns solver-labelled values, on random and own states."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +81,7 @@ def concatenate(batches: list[Batch], limit: int) -> Batch:
     )
 
 
-def joint_loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def joint_loss(model: Callable[..., Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cross-entropy of the step that should be chosen, of what follows from the choice, and of the value labels."""
     layout = Layout(batch.k)
     with torch.autocast("cpu", torch.bfloat16):

@@ -59,9 +59,9 @@ void Forest::drop(TreeId tree) {
 // ---- Selecting -----------------------------------------------------------------------------------------------------
 
 // Workers own contiguous ranges of tree ids.
-bool Forest::is_mine(TreeId tree, unsigned worker) const {
+std::pair<TreeId, TreeId> Forest::range_of(unsigned worker) const {
     const uint64_t trees = slots_.size(), workers = workers_.count();
-    return tree >= trees * worker / workers && tree < trees * (worker + 1) / workers;
+    return {static_cast<TreeId>(trees * worker / workers), static_cast<TreeId>(trees * (worker + 1) / workers)};
 }
 
 std::vector<TreeId> Forest::live_from_turn() const {
@@ -111,9 +111,10 @@ Selection Forest::select(Policy policy, const SelectArgs& args, const double* re
 void Forest::select_from(const std::vector<TreeId>& trees, const std::vector<uint32_t>& quotas, Policy policy,
                          const SelectArgs& args, const double* remaining) {
     workers_.run(trees.size() >= kParallelFrom, [&](unsigned worker) {
+        const auto [begin, end] = range_of(worker);
         SelectArgs own = args;
         for (size_t i = 0; i < trees.size(); ++i) {
-            if (!is_mine(trees[i], worker)) continue;
+            if (trees[i] < begin || trees[i] >= end) continue;
             Slot& slot = slots_[trees[i]];
             if (remaining != nullptr) own.remaining = remaining[trees[i]];
             for (uint32_t k = 0; k < quotas[i]; ++k) {
@@ -131,25 +132,29 @@ void Forest::select_from(const std::vector<TreeId>& trees, const std::vector<uin
 void Forest::require_known(const Wave& wave) const {
     for (size_t pair = 0; pair < wave.size; ++pair) {
         const TreeId tree = wave.trees[pair];
-        const NodeId node = wave.nodes[pair];
-        const std::string at = " at " + std::to_string(pair);
-        if (tree >= slots_.size() || slots_[tree].state == State::kDropped) {
-            throw std::out_of_range("trees: " + std::to_string(tree) + at +
-                                    " is not a tree of this forest; it was dropped or never added");
-        }
-        const uint32_t nodes = slots_[tree].tree->num_nodes();
-        if (node >= nodes) {
-            throw std::out_of_range("nodes: expected an id from 0 to " + std::to_string(nodes - 1) + " in tree " +
-                                    std::to_string(tree) + ", got " + std::to_string(node) + at);
-        }
+        const bool known = tree < slots_.size() && slots_[tree].state != State::kDropped;
+        if (!known || wave.nodes[pair] >= slots_[tree].tree->num_nodes()) refuse(wave, pair);
     }
+}
+
+void Forest::refuse(const Wave& wave, size_t pair) const {
+    const TreeId tree = wave.trees[pair];
+    const std::string at = " at " + std::to_string(pair);
+    if (tree >= slots_.size() || slots_[tree].state == State::kDropped) {
+        throw std::out_of_range("trees: " + std::to_string(tree) + at +
+                                " is not a tree of this forest; it was dropped or never added");
+    }
+    throw std::out_of_range("nodes: expected an id from 0 to " + std::to_string(slots_[tree].tree->num_nodes() - 1) +
+                            " in tree " + std::to_string(tree) + ", got " + std::to_string(wave.nodes[pair]) + at);
 }
 
 template <typename Apply>
 void Forest::for_wave(const Wave& wave, Apply apply) {
     workers_.run(wave.size >= kParallelFrom, [&](unsigned worker) {
+        const auto [begin, end] = range_of(worker);
         for (size_t pair = 0; pair < wave.size; ++pair) {
-            if (is_mine(wave.trees[pair], worker)) apply(pair, *slots_[wave.trees[pair]].tree);
+            const TreeId tree = wave.trees[pair];
+            if (tree >= begin && tree < end) apply(pair, *slots_[tree].tree);
         }
     });
 }

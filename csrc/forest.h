@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tree.h"
@@ -99,7 +100,8 @@ class Forest {
     // Calls apply(pair, tree) for every pair, in the order of the wave within a tree.
     template <typename Apply>
     void for_wave(const Wave& wave, Apply apply);
-    bool is_mine(TreeId tree, unsigned worker) const;
+    std::pair<TreeId, TreeId> range_of(unsigned worker) const;
+    [[noreturn]] void refuse(const Wave& wave, size_t pair) const;
 
     std::mutex mutex_;
     TreeOptions options_;

@@ -3,6 +3,7 @@
 //
 //     bench_core sims   N [REPEATS]     uct simulations in one tree: ours, the plain loop, the floors
 //     bench_core power  N [REPEATS]     power draws over N nodes
+//     bench_core forest N [REPEATS [TREES [THREADS]]]    N waves of one simulation in each tree
 //     bench_core profile N              ours alone, for callgrind
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "flat_baseline.h"
+#include "forest.h"
 #include "rng.h"
 #include "tree.h"
 
@@ -145,19 +147,42 @@ void bench_power(size_t n, int repeats) {
     });
 }
 
+void bench_forest(size_t n, int repeats, uint32_t trees, unsigned threads) {
+    const auto values = random_values(3 * trees * 16, 4);
+    std::vector<size_t> offsets;
+    for (size_t i = 0; i <= trees; ++i) offsets.push_back(3 * i);
+    std::vector<double> first_values(trees);
+    report("forest_simulation", n, repeats, [&] {
+        bavt::Forest forest(trees, {}, threads);
+        const auto start = Clock::now();
+        for (size_t wave = 0; wave < n; ++wave) {
+            const double* v = &values[3 * trees * (wave % 16)];
+            for (uint32_t i = 0; i < trees; ++i) first_values[i] = v[3 * i];
+            const bavt::Selection leaves = forest.select(Policy::kUct, {}, nullptr, 1, SIZE_MAX);
+            const bavt::Wave pairs{leaves.trees.data(), leaves.nodes.data(), leaves.nodes.size()};
+            const auto first = forest.expand(pairs, {offsets.data(), v, nullptr, nullptr});
+            forest.backup({leaves.trees.data(), first.data(), first.size()}, first_values.data(), bavt::Backup::kMean);
+        }
+        return microseconds_since(start) / static_cast<double>(n * trees);
+    });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     const auto is = [&](const char* name) { return std::strcmp(argv[1], name) == 0; };
     const auto number = [&](int i, long otherwise) { return i < argc ? std::strtol(argv[i], nullptr, 10) : otherwise; };
     if (argc < 3 || number(2, 0) < 1) {
-        std::fprintf(stderr, "usage: bench_core sims|power|profile N [REPEATS]\n");
+        std::fprintf(stderr, "usage: bench_core sims|power|forest|profile N [REPEATS [TREES [THREADS]]]\n");
         return 2;
     }
     const auto n = static_cast<size_t>(number(2, 0));
     const int repeats = static_cast<int>(number(3, 5));
     if (is("sims")) bench_sims(n, repeats);
     if (is("power")) bench_power(n, repeats);
+    if (is("forest")) {
+        bench_forest(n, repeats, static_cast<uint32_t>(number(4, 1024)), static_cast<unsigned>(number(5, 1)));
+    }
     if (is("profile")) time_ours(n, random_values(3 * n, 1).data());
     return 0;
 }

@@ -11,6 +11,7 @@ at B, divided by B.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from benchmarks.parallel_sampling import sample_paths, success_at, tokens_for
 
 BUDGETS = (60, 125, 250, 500, 1000)
 TUNING_BUDGETS = (125, 250)
-TEMPERATURES = (0.7, 1.0, 1.4)
+TEMPERATURES = (0.5, 0.7, 1.0)
 CRITICS = ("ours", "V = 1", "exact solver")
 
 
@@ -39,7 +40,7 @@ class Setting:
     """One way to search."""
 
     critic: str
-    temperature: float = 1.0
+    temperature: float = 0.7
     policy: str = "power"
     decay: float = 0.7
     discount: float = 0.97
@@ -113,6 +114,7 @@ def game24_questions() -> list[str]:
 def tune(bench: Bench, questions: Sequence[str], critic: str) -> Setting:
     """Coordinate search on validation problems: one setting after the other."""
 
+    @functools.cache
     def total_success(setting: Setting) -> float:
         return sum(bench.success(questions, setting, budget) for budget in TUNING_BUDGETS)
 
@@ -174,7 +176,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model folder; the embedded model without it")
     parser.add_argument("--quick", action="store_true", help="a tenth of the problems, for trying things")
     parser.add_argument("--wave", type=int, default=100, help="questions side by side")
-    parser.add_argument("--paths", type=int, default=200, help="sampled paths per problem for the baseline")
+    parser.add_argument("--paths", type=int, default=100, help="sampled paths per problem for the baseline")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "budget.json")
     arguments = parser.parse_args()

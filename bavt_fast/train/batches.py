@@ -89,7 +89,7 @@ def walk(rng: np.random.Generator, starts: dict[int, int], good: float = 0.6) ->
     """Labelled sequences for every k from 6 down to 2, on walks from ``starts[k]`` fresh problems of k numbers.
 
     Each step of a walk is a good one with probability ``good`` and a random one otherwise, so that solvable and dead
-    states mix at every depth. Half of the 4-number problems are Games of 24.
+    states mix at every depth. Of the fresh 4-number problems three in four are Games of 24.
     """
     batches = {}
     numbers, targets = random_problems(rng, starts.get(6, 0), 6)

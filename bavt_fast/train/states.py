@@ -64,7 +64,8 @@ def solvable(numbers: Ints, targets: Ints) -> Bools:
 def random_problems(rng: np.random.Generator, count: int, k: int, game24: float = 0.0) -> tuple[Ints, Ints]:
     """``count`` solvable problems: k numbers from 1 to 50 and a target from 1 to 100.
 
-    ``game24`` is the share of Game of 24 problems (numbers 1 to 13, target 24), for k = 4.
+    ``game24`` is the share of Games of 24 (numbers 1 to 13, target 24) among the draws, for k = 4. More of them than of
+    the others are solvable, so their share among the problems is larger: 0.5 of the draws are three problems in four.
     """
     found: list[tuple[Ints, Ints]] = [(np.empty((0, k), np.int32), np.empty(0, np.int32))]
     missing = count

@@ -112,19 +112,27 @@ void bind_tree(py::module_& m) {
              "max_depth"_a = py::none())
         .def("backup", &backup, "node"_a, "value"_a, "reduce"_a = "mean")
         .def("best_path", &Tree::best_path)
-        .def("children", [](const Tree& t, py::handle n) { return t.children(checks::node(t, n)); }, "node"_a)
-        .def("penalize", [](Tree& t, py::handle n) { t.penalize(checks::node(t, n)); }, "node"_a)
-        .def("prune", [](Tree& t, py::handle n) { t.prune(checks::node(t, n)); }, "node"_a)
-        .def("mark_terminal", [](Tree& t, py::handle n) { t.mark_terminal(checks::node(t, n)); }, "node"_a)
+        .def(
+            "children", [](const Tree& t, py::handle n) { return t.children(checks::node(t, n)); }, "node"_a)
+        .def(
+            "penalize", [](Tree& t, py::handle n) { t.penalize(checks::node(t, n)); }, "node"_a)
+        .def(
+            "prune", [](Tree& t, py::handle n) { t.prune(checks::node(t, n)); }, "node"_a)
+        .def(
+            "mark_terminal", [](Tree& t, py::handle n) { t.mark_terminal(checks::node(t, n)); }, "node"_a)
         .def("close", &set_flag<bavt::kClosed, true>, "node"_a)
         .def("mark_in_flight", &set_flag<bavt::kInFlight, true>, "node"_a)
         .def("unmark_in_flight", &set_flag<bavt::kInFlight, false>, "node"_a)
-        .def("reroot", [](Tree& t, py::handle n) { return array_of(t.reroot(checks::node(t, n))); }, "node"_a)
-        .def("save", [](const Tree& t, const py::object& path) { t.save(checks::file_path(path)); }, "path"_a)
-        .def_static("load", [](const py::object& path) { return Tree::load(checks::file_path(path)); }, "path"_a)
+        .def(
+            "reroot", [](Tree& t, py::handle n) { return array_of(t.reroot(checks::node(t, n))); }, "node"_a)
+        .def(
+            "save", [](const Tree& t, const py::object& path) { t.save(checks::file_path(path)); }, "path"_a)
+        .def_static(
+            "load", [](const py::object& path) { return Tree::load(checks::file_path(path)); }, "path"_a)
         .def("to_bytes", [](const Tree& t) { return py::bytes(t.to_bytes()); })
         .def_static(
-            "from_bytes", [](const py::bytes& d) {
+            "from_bytes",
+            [](const py::bytes& d) {
                 const auto data = std::string_view(d);
                 return Tree::from_bytes(data.data(), data.size());
             },
@@ -135,9 +143,11 @@ void bind_tree(py::module_& m) {
         .def_property_readonly("depths", &depths)
         .def_property_readonly("parents", [](const py::object& s) { return view<int32_t>(s, of(s).parents(), 4); })
         .def_property_readonly(
-            "visit_counts", [](const py::object& s) { return view<uint32_t>(s, &of(s).hot()->visits, sizeof(bavt::Hot)); })
+            "visit_counts",
+            [](const py::object& s) { return view<uint32_t>(s, &of(s).hot()->visits, sizeof(bavt::Hot)); })
         .def_property_readonly(
-            "value_sums", [](const py::object& s) { return view<double>(s, &of(s).hot()->value_sum, sizeof(bavt::Hot)); })
+            "value_sums",
+            [](const py::object& s) { return view<double>(s, &of(s).hot()->value_sum, sizeof(bavt::Hot)); })
         .def_property_readonly("flags", [](const py::object& s) { return view<uint8_t>(s, of(s).all_flags(), 1); })
         .def_property_readonly("values", [](const py::object& s) { return view<double>(s, of(s).values(), 8); })
         .def_property_readonly("tries", [](const py::object& s) { return view<uint8_t>(s, of(s).tries(), 1); });

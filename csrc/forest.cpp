@@ -30,12 +30,14 @@ void Forest::add_slot(double root_value) {
 
 Forest::Slot& Forest::slot(TreeId tree) {
     if (tree < slots_.size() && slots_[tree].state != State::kDropped) return slots_[tree];
-    throw std::out_of_range("tree: " + std::to_string(tree) + " is not a tree of this forest; it was dropped or never added");
+    throw std::out_of_range("tree: " + std::to_string(tree) +
+                            " is not a tree of this forest; it was dropped or never added");
 }
 
 TreeId Forest::add(double root_value) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.state == State::kDropped; });
+    const auto free =
+        std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.state == State::kDropped; });
     if (free == slots_.end()) {
         add_slot(root_value);
         return static_cast<TreeId>(slots_.size() - 1);
@@ -73,7 +75,8 @@ std::vector<TreeId> Forest::live_from_turn() const {
     return live;
 }
 
-Selection Forest::select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree, size_t limit) {
+Selection Forest::select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree,
+                         size_t limit) {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::vector<TreeId> active = live_from_turn();
     for (Slot& slot : slots_) slot.found.clear();

@@ -43,7 +43,9 @@ std::unique_ptr<Forest> make_forest(py::handle num_trees, py::handle seed, py::h
     return std::make_unique<Forest>(static_cast<uint32_t>(trees), options, thread_count(threads));
 }
 
-TreeId tree_id(py::handle tree) { return static_cast<TreeId>(checks::integer("tree", tree, 0, UINT32_MAX, "a tree id")); }
+TreeId tree_id(py::handle tree) {
+    return static_cast<TreeId>(checks::integer("tree", tree, 0, UINT32_MAX, "a tree id"));
+}
 
 // Ids as uint32: without a copy where they are, else converted with a check, since -1 must not become 4294967295.
 Ids ids_of(const char* name, py::handle object, py::ssize_t count) {
@@ -52,8 +54,8 @@ Ids ids_of(const char* name, py::handle object, py::ssize_t count) {
     Ids narrow(wide.shape(0));
     for (py::ssize_t i = 0; i < wide.shape(0); ++i) {
         if (wide.at(i) < 0 || wide.at(i) > UINT32_MAX) {
-            throw py::index_error(std::string(name) + ": expected ids >= 0, got " + std::to_string(wide.at(i)) + " at " +
-                                  std::to_string(i));
+            throw py::index_error(std::string(name) + ": expected ids >= 0, got " + std::to_string(wide.at(i)) +
+                                  " at " + std::to_string(i));
         }
         narrow.mutable_at(i) = static_cast<uint32_t>(wide.at(i));
     }
@@ -91,7 +93,8 @@ py::tuple select_wave(Forest& forest, py::handle policy, py::handle remaining, p
     const bavt::SelectArgs args = checks::select_args(scalar, total, exploration, max_depth);
     size_t limit = SIZE_MAX;
     uint32_t each = wave.is_none() ? 1 : UINT32_MAX;
-    if (!wave.is_none()) limit = static_cast<size_t>(checks::integer("wave", wave, 1, INT64_MAX, "an int >= 1 or None"));
+    if (!wave.is_none())
+        limit = static_cast<size_t>(checks::integer("wave", wave, 1, INT64_MAX, "an int >= 1 or None"));
     if (!per_tree.is_none()) {
         each = static_cast<uint32_t>(checks::integer("per_tree", per_tree, 1, UINT32_MAX, "an int >= 1 or None"));
     }
@@ -140,9 +143,11 @@ py::array_t<uint32_t> expand(Forest& forest, py::handle trees, py::handle nodes,
     if (!shaped) PyErr_Clear();
     const py::ssize_t wanted_dims = counts.is_none() ? 2 : 1;
     if (!shaped || shaped.ndim() != wanted_dims || (counts.is_none() && static_cast<size_t>(shaped.shape(0)) != size)) {
-        checks::bad_value("values", counts.is_none() ? "shape (" + std::to_string(size) + ", m), or (sum of counts,) with counts"
-                                                     : std::string("shape (sum of counts,)"),
-                          shaped ? "shape " + py::str(shaped.attr("shape")).cast<std::string>() : checks::text_of(values));
+        checks::bad_value(
+            "values",
+            counts.is_none() ? "shape (" + std::to_string(size) + ", m), or (sum of counts,) with counts"
+                             : std::string("shape (sum of counts,)"),
+            shaped ? "shape " + py::str(shaped.attr("shape")).cast<std::string>() : checks::text_of(values));
     }
     const std::vector<size_t> offsets = offsets_of(shaped, counts, size);
     const auto v = per_child<double>("values", shaped, offsets.back());
@@ -231,46 +236,87 @@ void bind_forest(py::module_& m) {
         .def("close", &change_wave<&Forest::close>, "trees"_a, "nodes"_a)
         .def("mark_terminal", &change_wave<&Forest::mark_terminal>, "trees"_a, "nodes"_a);
     forest
-        .def("add", [](Forest& f, py::handle v) {
-            return f.add(checks::number("root_value", v, -checks::kHuge, checks::kHuge, "a finite number"));
-        }, "root_value"_a = 1.0)
-        .def("finish", [](Forest& f, py::handle t) { f.finish(tree_id(t)); }, "tree"_a)
-        .def("drop", [](Forest& f, py::handle t) { f.drop(tree_id(t)); }, "tree"_a)
-        .def("reroot", [](Forest& f, py::handle t, py::handle n) {
-            return array_of(with_node(f, t, n, [](bavt::Tree& tree, NodeId node) { return tree.reroot(node); }));
-        }, "tree"_a, "node"_a)
-        .def("best_path", [](Forest& f, py::handle t) {
-            return with_tree(f, t, [](const bavt::Tree& tree) { return tree.best_path(); });
-        }, "tree"_a)
-        .def("children", [](Forest& f, py::handle t, py::handle n) {
-            return with_node(f, t, n, [](const bavt::Tree& tree, NodeId node) { return tree.children(node); });
-        }, "tree"_a, "node"_a)
-        .def("save", [](Forest& f, const py::object& path) { f.save(checks::file_path(path)); }, "path"_a)
-        .def_static("load", [](const py::object& path, py::handle threads) {
-            return Forest::load(checks::file_path(path), thread_count(threads));
-        }, "path"_a, "threads"_a = py::none());
+        .def(
+            "add",
+            [](Forest& f, py::handle v) {
+                return f.add(checks::number("root_value", v, -checks::kHuge, checks::kHuge, "a finite number"));
+            },
+            "root_value"_a = 1.0)
+        .def(
+            "finish", [](Forest& f, py::handle t) { f.finish(tree_id(t)); }, "tree"_a)
+        .def(
+            "drop", [](Forest& f, py::handle t) { f.drop(tree_id(t)); }, "tree"_a)
+        .def(
+            "reroot",
+            [](Forest& f, py::handle t, py::handle n) {
+                return array_of(with_node(f, t, n, [](bavt::Tree& tree, NodeId node) { return tree.reroot(node); }));
+            },
+            "tree"_a, "node"_a)
+        .def(
+            "best_path",
+            [](Forest& f, py::handle t) {
+                return with_tree(f, t, [](const bavt::Tree& tree) { return tree.best_path(); });
+            },
+            "tree"_a)
+        .def(
+            "children",
+            [](Forest& f, py::handle t, py::handle n) {
+                return with_node(f, t, n, [](const bavt::Tree& tree, NodeId node) { return tree.children(node); });
+            },
+            "tree"_a, "node"_a)
+        .def(
+            "save", [](Forest& f, const py::object& path) { f.save(checks::file_path(path)); }, "path"_a)
+        .def_static(
+            "load",
+            [](const py::object& path, py::handle threads) {
+                return Forest::load(checks::file_path(path), thread_count(threads));
+            },
+            "path"_a, "threads"_a = py::none());
     forest
-        .def("parents", [](Forest& f, py::handle t) {
-            return copy_of<int32_t, NodeId>(f, t, [](const bavt::Tree& tree) { return tree.parents(); }, 4);
-        }, "tree"_a)
-        .def("visit_counts", [](Forest& f, py::handle t) {
-            return copy_of<uint32_t, uint32_t>(f, t, [](const bavt::Tree& tree) { return &tree.hot()->visits; }, kHot);
-        }, "tree"_a)
-        .def("value_sums", [](Forest& f, py::handle t) {
-            return copy_of<double, double>(f, t, [](const bavt::Tree& tree) { return &tree.hot()->value_sum; }, kHot);
-        }, "tree"_a)
-        .def("values", [](Forest& f, py::handle t) {
-            return copy_of<double, double>(f, t, [](const bavt::Tree& tree) { return tree.values(); }, 8);
-        }, "tree"_a)
-        .def("depths", [](Forest& f, py::handle t) {
-            return array_of(with_tree(f, t, [](const bavt::Tree& tree) { return tree.depths(); }));
-        }, "tree"_a)
-        .def("flags", [](Forest& f, py::handle t) {
-            return copy_of<uint8_t, uint8_t>(f, t, [](const bavt::Tree& tree) { return tree.all_flags(); }, 1);
-        }, "tree"_a)
-        .def("tries", [](Forest& f, py::handle t) {
-            return copy_of<uint8_t, uint8_t>(f, t, [](const bavt::Tree& tree) { return tree.tries(); }, 1);
-        }, "tree"_a);
+        .def(
+            "parents",
+            [](Forest& f, py::handle t) {
+                return copy_of<int32_t, NodeId>(f, t, [](const bavt::Tree& tree) { return tree.parents(); }, 4);
+            },
+            "tree"_a)
+        .def(
+            "visit_counts",
+            [](Forest& f, py::handle t) {
+                return copy_of<uint32_t, uint32_t>(
+                    f, t, [](const bavt::Tree& tree) { return &tree.hot()->visits; }, kHot);
+            },
+            "tree"_a)
+        .def(
+            "value_sums",
+            [](Forest& f, py::handle t) {
+                return copy_of<double, double>(
+                    f, t, [](const bavt::Tree& tree) { return &tree.hot()->value_sum; }, kHot);
+            },
+            "tree"_a)
+        .def(
+            "values",
+            [](Forest& f, py::handle t) {
+                return copy_of<double, double>(f, t, [](const bavt::Tree& tree) { return tree.values(); }, 8);
+            },
+            "tree"_a)
+        .def(
+            "depths",
+            [](Forest& f, py::handle t) {
+                return array_of(with_tree(f, t, [](const bavt::Tree& tree) { return tree.depths(); }));
+            },
+            "tree"_a)
+        .def(
+            "flags",
+            [](Forest& f, py::handle t) {
+                return copy_of<uint8_t, uint8_t>(f, t, [](const bavt::Tree& tree) { return tree.all_flags(); }, 1);
+            },
+            "tree"_a)
+        .def(
+            "tries",
+            [](Forest& f, py::handle t) {
+                return copy_of<uint8_t, uint8_t>(f, t, [](const bavt::Tree& tree) { return tree.tries(); }, 1);
+            },
+            "tree"_a);
     forest.def_property_readonly("num_nodes", [](Forest& f) { return array_of(f.num_nodes()); })
         .def_property_readonly("live", [](Forest& f) { return py::array(array_of(f.live()).attr("astype")("bool")); })
         .def_property_readonly("threads", &Forest::threads);

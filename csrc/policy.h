@@ -28,9 +28,9 @@ class VisitTables {
         static const std::unique_ptr<const VisitTables> tables(new VisitTables);
         return *tables;
     }
-    double reciprocal(uint32_t n) const { return n < kSize ? reciprocal_[n] : 1.0 / n; }                  // 1 / n
+    double reciprocal(uint32_t n) const { return n < kSize ? reciprocal_[n] : 1.0 / n; }                       // 1 / n
     double reciprocal_root(uint32_t n) const { return n < kSize ? reciprocal_root_[n] : 1.0 / std::sqrt(n); }  // n^-1/2
-    double root_log(uint32_t n) const { return n < kSize ? root_log_[n] : std::sqrt(std::log(n)); }        // sqrt(ln n)
+    double root_log(uint32_t n) const { return n < kSize ? root_log_[n] : std::sqrt(std::log(n)); }  // sqrt(ln n)
 
    private:
     VisitTables() {  // entries of n = 0 are finite, so that no NaN arises from them

@@ -133,7 +133,10 @@ py::array_t<T, py::array::c_style> vector_of(const char* name, py::handle object
     const bool fits = wants_bool ? kind == 'b' || kind == 'i' || kind == 'u'
                                  : kind == 'i' || kind == 'u' || (kind == 'f' && (!integral || given.size() == 0));
     const std::string length = count < 0 ? std::string("m") : std::to_string(count);
-    const std::string expected = std::string(wants_bool ? "bools" : integral ? "ints" : "numbers") + " of shape (" + length + ",)";
+    const std::string expected = std::string(wants_bool ? "bools"
+                                             : integral ? "ints"
+                                                        : "numbers") +
+                                 " of shape (" + length + ",)";
     if (!fits) bad_type(name, expected, object);
     if (given.ndim() != 1 || (count >= 0 && given.shape(0) != count)) {
         bad_value(name, expected, "shape " + py::str(given.attr("shape")).cast<std::string>());
@@ -143,7 +146,8 @@ py::array_t<T, py::array::c_style> vector_of(const char* name, py::handle object
 
 inline void require_finite(const char* name, const double* values, size_t count) {
     for (size_t i = 0; i < count; ++i) {
-        if (!std::isfinite(values[i])) bad_value(name, "finite numbers", text_of(py::float_(values[i])) + " at " + std::to_string(i));
+        if (!std::isfinite(values[i]))
+            bad_value(name, "finite numbers", text_of(py::float_(values[i])) + " at " + std::to_string(i));
     }
 }
 

@@ -23,7 +23,8 @@ class Reservation {
     static constexpr size_t kPage = 4096;
     static constexpr size_t kHugePage = size_t{2} << 20;
 
-    explicit Reservation(size_t bytes) : bytes_(bytes), data_(Shelf::shared().take(bytes)), recycled_(data_ != nullptr) {
+    explicit Reservation(size_t bytes)
+        : bytes_(bytes), data_(Shelf::shared().take(bytes)), recycled_(data_ != nullptr) {
         if (recycled_) return;
         void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) throw std::bad_alloc();

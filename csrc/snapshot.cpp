@@ -68,7 +68,9 @@ uint64_t checksum_of(Bytes bytes) {
     return sum;
 }
 
-[[noreturn]] void throw_errno(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+[[noreturn]] void throw_errno(const std::string& what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
 
 struct File {
     int descriptor;

@@ -24,7 +24,8 @@ class FlatTree {
                     best = child;
                     break;
                 }
-                const double score = value_sum[child] / visits[child] + exploration * std::sqrt(log_parent / visits[child]);
+                const double score =
+                    value_sum[child] / visits[child] + exploration * std::sqrt(log_parent / visits[child]);
                 if (score > best_score) {
                     best_score = score;
                     best = child;

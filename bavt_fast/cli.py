@@ -40,7 +40,7 @@ def solve(
     seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
     target: Annotated[int, typer.Option(help="What the numbers must make.")] = 24,
     policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
-    temperature: Annotated[float, typer.Option(help="Sampling temperature of the model.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature of the model.")] = 0.7,
     model: Annotated[Path | None, typer.Option(help="A model folder; the embedded model without it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
@@ -109,10 +109,10 @@ def main() -> None:
 
 
 def _searcher(model: Path | None, task: Countdown, policy: str, temperature: float) -> Searcher:
-    from bavt_fast.embedded import load_folder
+    from bavt_fast.embedded import SEARCH_SETTINGS, load_folder
 
     generator, critic = load_folder(model, temperature=temperature)
-    return Searcher(generator, critic, task, policy=policy)
+    return Searcher(generator, critic, task, policy=policy, **SEARCH_SETTINGS)
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -20,9 +20,11 @@ from bavt_fast.compat_torch import ResidualValuePredictor
 from bavt_fast.critic import HiddenStateCritic
 from bavt_fast.generate.torch_lm import TorchGenerator
 
-__all__ = ["DELIMITER", "embedded_folder", "load_folder", "save_folder"]
+__all__ = ["DELIMITER", "SEARCH_SETTINGS", "embedded_folder", "load_folder", "save_folder"]
 
 DELIMITER = ")"
+SEARCH_SETTINGS: dict[str, Any] = {"decay": 0.7, "discount": 0.97}
+"""What did best for the embedded model on validation problems (`python -m benchmarks.budget`), for `Searcher`."""
 _HEAD_FILE = "value_head.safetensors"
 
 
@@ -32,7 +34,7 @@ def embedded_folder() -> Path:
 
 
 def load_folder(
-    folder: str | Path | None = None, *, temperature: float = 1.0, without_replacement: bool = True
+    folder: str | Path | None = None, *, temperature: float = 0.7, without_replacement: bool = True
 ) -> tuple[TorchGenerator, HiddenStateCritic]:
     """Generator and critic of a model folder, in float32; of the embedded model for None. Reads local files only.
 

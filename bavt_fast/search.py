@@ -49,8 +49,8 @@ class Searcher:
         wave: leaves in flight at once. For one question they are leaves of one tree, and ``wave=1`` is the sequential
             algorithm. For `search_many` they are different questions, each searched sequentially, so that a result
             does not depend on the questions beside it; a question that finishes frees its place to the next.
-        policy: "power" (P(node) ∝ V^(1/r), r the share of the budget left) or "best_first", which choose among all nodes;
-            "uct", "puct" or "ucb", which descend to a leaf and so want ``candidates`` above 1.
+        policy: "power" (P(node) ∝ V^(1/r), r the share of the budget left) or "best_first", which choose among all
+            nodes; "uct", "puct" or "ucb", which descend to a leaf and so want ``candidates`` above 1.
         candidates: steps proposed per expansion. A node stays expandable, so 1 lets going deeper and trying a sibling
             compete for each token.
         decay: a node's weight is multiplied by this with every try, in (0, 1].

@@ -25,7 +25,7 @@ def critic_arguments(
         normal(units, hidden_size, scale=hidden_size**-0.5),
         normal(units, scale=0.1),
         normal(1, units, scale=units**-0.5),
-        normal(1),
+        normal(1) + (3.0 if rows <= 2 else 0.0),  # one or two results that cancel to nearly zero measure luck
     )
 
 

@@ -133,12 +133,12 @@ class Tree:
             return -1
         node, depth = ROOT, 0
         while self.nodes[node].children and depth < max_depth:
-            best, best_score = -1, -math.inf
-            for child in self.nodes[node].children:
-                if enterable[child]:
-                    s = score(self.nodes[node], self.nodes[child])
-                    if best == -1 or s > best_score:
-                        best, best_score = child, s
+            children = [child for child in self.nodes[node].children if enterable[child]]
+            best, best_score = children[0], -math.inf  # the first one, where every score is -inf or NaN
+            for child in children:
+                s = score(self.nodes[node], self.nodes[child])
+                if s > best_score:  # a NaN never wins over a number
+                    best, best_score = child, s
             node, depth = best, depth + 1
         return node
 
@@ -169,9 +169,9 @@ class Tree:
         """W / n + c sqrt(ln N / n), as r (W r + c sqrt(ln N)) with r = n^-1/2; children without visits first."""
 
         def score(parent: Node, child: Node) -> float:
-            if child.visits == 0:
-                return math.inf
             bonus = exploration * (math.sqrt(math.log(parent.visits)) if parent.visits > 0 else 0.0)
+            if child.visits == 0:
+                return bonus + math.inf  # NaN where the bonus overflows to -inf
             r = 1.0 / math.sqrt(child.visits)
             return r * (child.value_sum * r + bonus)
 
@@ -320,7 +320,7 @@ def power_draw(weights: Sequence[float], exponent: float, rng: CounterRng) -> in
             target -= groups[g][1] * groups[g][2]
             g += 1
         begin, size, bound = groups[g]
-        rank = begin + min(int(target / bound), size - 1)
+        rank = begin + int(min(target / bound, size - 1))
         if rng.uniform() * bound < relative(rank):
             return rank
 

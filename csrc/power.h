@@ -35,8 +35,10 @@ class PowerSampler {
             size_t g = 0;
             while (g + 1 < num_groups_ && target >= groups_[g].mass) target -= groups_[g++].mass;
             const Group& group = groups_[g];
-            const auto offset = static_cast<size_t>(target / group.bound);
-            const NodeId node = ranking_.at(group.begin + std::min(offset, group.size - 1));
+            // Rounding can leave a target above the mass of a group, and a tiny bound: the quotient is cut before it is cast.
+            const auto last = static_cast<double>(group.size - 1);
+            const auto offset = static_cast<size_t>(std::min(target / group.bound, last));
+            const NodeId node = ranking_.at(group.begin + offset);
             if (rng.uniform() * group.bound < relative(node)) return node;
         }
     }

@@ -119,7 +119,11 @@ def test_a_real_interrupt() -> None:
             time.sleep(0.01)
         return [f"step {calls}"]
 
-    result = bavt.search("q", generator=generator, budget=bavt.Budget(tokens=10**6))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started deaf to Ctrl-C
+    try:
+        result = bavt.search("q", generator=generator, budget=bavt.Budget(tokens=10**4))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.stop_reason == "interrupted"
     assert result.tree.num_nodes == 20
 

@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
 
-.PHONY: help run test bench bench-critic bench-budget bench-compat train lint format sanitize package clean
+.PHONY: help run test bench bench-critic bench-overhead bench-budget bench-compat train lint format sanitize package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,10 +22,14 @@ bench: $(VENV)/.built  ## time the tree core, without Python in it
 	$(VENV)/bin/cmake -S . -B build/bench -DBAVT_BENCH=ON -DCMAKE_BUILD_TYPE=Release \
 		-DPython_EXECUTABLE=$(abspath $(PY)) -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir) >/dev/null
 	$(VENV)/bin/cmake --build build/bench --target bench_core
-	for simulations in 1000 10000 100000; do build/bench/bench_core sims $$simulations || exit 1; done
+	for simulations in 1000 10000 100000 1000000; do build/bench/bench_core sims $$simulations || exit 1; done
+	for nodes in 1000 100000 10000000; do build/bench/bench_core power $$nodes || exit 1; done
 
 bench-critic: $(VENV)/.built  ## time the critic kernel against its floors (GPU), or check that the benchmark runs (CPU)
 	$(PY) -m benchmarks.critic
+
+bench-overhead: $(VENV)/.built  ## the share of a search that is spent outside the model
+	$(PY) -m benchmarks.overhead
 
 bench-budget: $(VENV)/.built  ## success within a budget against parallel sampling
 	$(PY) -m benchmarks.budget

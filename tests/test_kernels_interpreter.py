@@ -38,7 +38,7 @@ def test_the_kernels_in_the_interpreter(triton_path: str) -> None:
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:logging", "kernels_interpreted.py"]
     result = subprocess.run(
-        command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert " passed" in result.stdout

@@ -22,8 +22,8 @@ pytestmark = [
     ),
 ]
 
-SHAPES = [(rows, size) for rows in (1, 2, 3, 17, 32, 33, 129, 700, 4097) for size in (64, 96, 577, 768, 1023, 2048)]
-SHAPES += [(rows, size) for rows in (1, 16, 64, 300, 2048) for size in (4096, 8192)]
+SHAPES = [(rows, size) for rows in (1, 3, 17, 33, 129, 700, 4097) for size in (96, 577, 768, 2048)]
+SHAPES += [(rows, size) for rows in (1, 64, 2048) for size in (4096, 8192)]
 
 
 def on_gpu(rows: int, hidden_size: int, dtype: Any, seed: int = 0) -> tuple[Tensor, ...]:

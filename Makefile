@@ -6,6 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 # Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
+CPP := $(wildcard csrc/*.h csrc/*.cpp tests/cpp/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
 
 .PHONY: help run test bench bench-critic bench-overhead bench-budget bench-compat train lint format sanitize package clean
 
@@ -19,9 +20,9 @@ test: $(VENV)/.built  ## set up, then run the whole test suite
 	$(PY) -m pytest tests
 
 bench: $(VENV)/.built  ## time the tree core, without Python in it
-	$(VENV)/bin/cmake -S . -B build/bench -DBAVT_BENCH=ON -DCMAKE_BUILD_TYPE=Release \
+	PATH=$(abspath $(VENV)/bin):$$PATH cmake -S . -B build/bench -DBAVT_BENCH=ON -DCMAKE_BUILD_TYPE=Release \
 		-DPython_EXECUTABLE=$(abspath $(PY)) -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir) >/dev/null
-	$(VENV)/bin/cmake --build build/bench --target bench_core
+	PATH=$(abspath $(VENV)/bin):$$PATH cmake --build build/bench --target bench_core
 	for simulations in 1000 10000 100000 1000000; do build/bench/bench_core sims $$simulations || exit 1; done
 	for nodes in 1000 100000 10000000; do build/bench/bench_core power $$nodes || exit 1; done
 
@@ -44,12 +45,12 @@ lint: $(VENV)/.linters  ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(VENV)/bin/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
 
 format: $(VENV)/.linters  ## rewrite to the style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(VENV)/bin/clang-format -i csrc/*.h csrc/*.cpp
+	$(VENV)/bin/clang-format -i $(CPP)
 
 sanitize: $(VENV)/.built  ## the native tests under ASan and UBSan
 	PYTHON=$(PY) bash tests/sanitize.sh
@@ -60,11 +61,15 @@ package: $(VENV)/.linters  ## sdist, a wheel from it, and that wheel in a fresh 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info bavt_fast/*.so
 
+# On a machine with a GPU the torch that PYTHON brings stays the one in use, with all that lies beside it: it may be
+# the only build for that driver, and there may be no package index.
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
+	! command -v nvidia-smi >/dev/null 2>&1 || $(PYTHON) -c 'import torch; print(*torch.__path__)' 2>/dev/null | \
+		xargs -r dirname >"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/present_torch.pth"
 	touch $@
 
-$(VENV)/.depends: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+$(VENV)/.depends: $(VENV)/.created pyproject.toml $(CONSTRAINTS) constraints-tools.txt
 	$(PIP) install -c $(CONSTRAINTS) torch numpy setuptools wheel pybind11 cmake ninja
 	touch $@
 

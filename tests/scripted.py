@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -164,3 +165,17 @@ class Failing:
             return attribute(*args)
 
         return call
+
+
+class Rounds:
+    """Proposes one new step of two tokens for each state, after a pause, and nothing after so many calls."""
+
+    def __init__(self, pause_s: float = 0.0, empty_after: int | None = None) -> None:
+        self.calls, self.pause_s, self.empty_after = 0, pause_s, empty_after
+
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
+        self.calls += 1
+        time.sleep(self.pause_s)
+        if self.empty_after is not None and self.calls > self.empty_after:
+            return [[] for _ in states]
+        return [[Step(f"step {self.calls}.{i}", min(2, limit))] for i, limit in enumerate(limits)]

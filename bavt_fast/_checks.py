@@ -10,6 +10,8 @@ import math
 import numbers
 import operator
 
+import numpy as np
+
 __all__ = ["as_amount", "as_count"]
 
 
@@ -20,7 +22,7 @@ def as_count(name: str, value: object, *, minimum: int = 0) -> int:
         TypeError: `value` is not an integer (a bool is not one, nor is 3.0).
         ValueError: `value` is below `minimum`.
     """
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got the bool {value}; pass a count such as {name}=500")
     try:
         count = operator.index(value)  # type: ignore[arg-type]

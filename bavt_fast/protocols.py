@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 __all__ = [
     "Candidate",
@@ -193,8 +193,8 @@ class FunctionCritic:
 
 def as_generator(generator: Any) -> StepGenerator:
     """The generator itself, or a plain function wrapped as one. Raises TypeError for anything else."""
-    if isinstance(generator, StepGenerator):
-        return generator
+    if hasattr(generator, "propose"):  # not isinstance, which from Python 3.12 on does not see through a proxy
+        return cast(StepGenerator, generator)
     if callable(generator):
         return FunctionGenerator(generator)
     raise TypeError(
@@ -207,7 +207,7 @@ def as_critic(critic: Any) -> Critic:
     """The critic itself, a plain function wrapped as one, or, for None, a critic that gives every state V = 1."""
     if critic is None:
         return FunctionCritic(lambda text: 1.0)
-    if isinstance(critic, Critic):
+    if hasattr(critic, "score") and hasattr(critic, "predicts"):
         if critic.predicts not in ("value", "residual"):
             raise ValueError(f"critic: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")
         return critic

@@ -210,9 +210,9 @@ std::unique_ptr<Tree> Tree::from_bytes(const char* data, size_t size) {
     options.decay = header.decay;
     auto tree = std::make_unique<Tree>(options);
     tree->rng_ = CounterRng(header.seed, header.drawn);
+    tree->make_room(header.num_nodes);
     tree->num_nodes_ = header.num_nodes;
     tree->has_priors_ = header.has_priors != 0;
-    if (header.num_nodes > tree->committed_) tree->commit(header.num_nodes);
 
     std::vector<Bytes> parts{{reinterpret_cast<const char*>(&header), sizeof header}};
     const char* at = data + sizeof header;

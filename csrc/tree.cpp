@@ -2,77 +2,31 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <stdexcept>
-
-#include "power.h"
 
 namespace bavt {
 namespace {
 
-constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 constexpr uint8_t kMaxTries = 0xFF;
-constexpr uint32_t kFirstCommit = 256;        // nodes: one page of Hot
-constexpr uint32_t kKeptNodes = 8192;         // what stays in a reservation for the next tree: 1/4 MB
-constexpr uint32_t kLargestCommit = 1 << 16;  // nodes
-constexpr uint32_t kHugeFrom = 1 << 18;       // nodes from which on huge pages are asked for: 4 MiB of Hot
-
-size_t bytes_of_all_columns(size_t nodes) {
-    return Reservation::padded(nodes * sizeof(Hot)) + Reservation::padded(nodes * sizeof(double)) +
-           2 * Reservation::padded(nodes) + 3 * Reservation::padded(nodes * sizeof(NodeId));
-}
-
-template <typename T>
-char* place(Column<T>& column, char* at, size_t nodes) {
-    column.data = reinterpret_cast<T*>(at);
-    return at + Reservation::padded(nodes * sizeof(T));
-}
 
 }  // namespace
 
-Tree::Tree(const TreeOptions& options)
-    : max_nodes_(options.max_nodes),
-      decay_(options.decay),
-      rng_(options.seed),
-      memory_(bytes_of_all_columns(options.max_nodes)),
-      path_(64) {
-    layout();
-    double power = 1.0;
-    for (double& entry : decay_power_) {
-        entry = power;
-        power *= decay_;
+DecayPowers::DecayPowers(double decay) {
+    double product = 1.0;
+    for (double& entry : power) {
+        entry = product;
+        product *= decay;
     }
+}
+
+Tree::Tree(const TreeOptions& options)
+    : NodeColumns(options.max_nodes, options.compact),
+      path_(64),
+      decay_(options.decay),
+      powers_(options.powers ? options.powers : std::make_shared<const DecayPowers>(options.decay)),
+      decay_power_(powers_->power),
+      rng_(options.seed) {
     reset(options.seed, options.root_value);
-    committed_ = std::min(memory_.recycled() ? kKeptNodes : kFirstCommit, max_nodes_);
-}
-
-// The next tree in this memory finds a few pages in it, and no priors.
-Tree::~Tree() {
-    forget_priors();
-    if (committed_ > kKeptNodes) discard_from(kKeptNodes, committed_);
-}
-
-void Tree::forget_priors() {
-    if (has_priors_) std::memset(priors_.data, 0, num_nodes_ * sizeof(float));
-    has_priors_ = false;
-}
-
-void Tree::discard_from(uint32_t begin, uint32_t end) {
-    const auto give_back = [&](const auto& column) { Reservation::discard(column.at(begin), column.at(end)); };
-    give_back(hot_), give_back(values_), give_back(parents_), give_back(tries_), give_back(flags_);
-    give_back(next_), give_back(priors_);
-}
-
-void Tree::layout() {
-    char* at = memory_.data();
-    at = place(hot_, at, max_nodes_);
-    at = place(values_, at, max_nodes_);
-    at = place(parents_, at, max_nodes_);
-    at = place(tries_, at, max_nodes_);
-    at = place(flags_, at, max_nodes_);
-    at = place(next_, at, max_nodes_);
-    place(priors_, at, max_nodes_);
 }
 
 void Tree::reset(uint64_t seed, double root_value) {
@@ -82,20 +36,6 @@ void Tree::reset(uint64_t seed, double root_value) {
     path_length_ = 0;
     ranking_.reset();
     write_child(kNone, kRoot, root_value, false);
-}
-
-// Pages come in growing steps, one system call for many, and never more than as much again as is in use.
-void Tree::commit(uint32_t nodes) {
-    const uint32_t from = committed_;
-    const uint64_t step = std::clamp(from, kFirstCommit, kLargestCommit);
-    committed_ = static_cast<uint32_t>(std::min<uint64_t>(std::max<uint64_t>(nodes, from + step), max_nodes_));
-    const auto each = [&](const auto& column) {
-        if (from <= kHugeFrom && committed_ > kHugeFrom) {
-            Reservation::prefer_huge_pages(column.at(from), column.at(max_nodes_));
-        }
-        Reservation::populate(column.at(from), column.at(committed_));
-    };
-    each(hot_), each(values_), each(parents_), each(tries_), each(flags_);
 }
 
 void Tree::require_expandable(NodeId node, uint64_t count) const {
@@ -121,7 +61,7 @@ void Tree::require_childless(NodeId node) const {
 NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count) {
     require_expandable(node, count);
     const NodeId first = num_nodes_;
-    if (first + count > committed_) commit(first + count);
+    make_room(first + count);
     bool any_open = false;
     for (uint32_t i = 0; i < count; ++i) {
         const bool ends = terminal != nullptr && terminal[i] != 0;
@@ -150,12 +90,6 @@ void Tree::write_child(NodeId parent, NodeId child, double value, bool terminal)
     flags_[child] = terminal ? kTerminal : 0;
 }
 
-// A prior that was never written reads as +0, "not given"; a prior of zero is stored as -0.
-void Tree::write_prior(NodeId node, float prior) {
-    priors_[node] = prior == 0.0f ? -0.0f : prior;
-    has_priors_ = true;
-}
-
 void Tree::append_block(NodeId node, NodeId first, uint32_t count) {
     uint32_t& word = hot_[node].children;
     const uint32_t old_count = (word & ~kShut) >> kIdBits;
@@ -178,27 +112,6 @@ void Tree::append_block(NodeId node, NodeId first, uint32_t count) {
         next_[id] = id;
     }
     word = (word & kShut) | (new_count << kIdBits) | id;
-}
-
-NodeId Tree::block_end(NodeId first) const {
-    const NodeId parent = parents_[first];
-    NodeId end = first + 1;
-    while (end < num_nodes_ && parents_[end] == parent) ++end;
-    return end;
-}
-
-template <typename Visit>
-void Tree::for_each_block(NodeId node, Visit visit) const {
-    const uint32_t word = hot_[node].children & ~kShut;
-    const uint32_t count = word >> kIdBits;
-    const NodeId newest = word & kIdMask;
-    if (count == 0) return;
-    if (count != kRing) return visit(newest, newest + count);
-    NodeId block = newest;
-    do {
-        block = next_[block];
-        visit(block, block_end(block));
-    } while (block != newest);
 }
 
 // ---- Which subtrees a descent may enter --------------------------------------------------------------------------
@@ -258,111 +171,6 @@ void Tree::prune(NodeId node) {
         });
     }
     refresh_shut(parents_[node]);
-}
-
-// ---- Selecting ---------------------------------------------------------------------------------------------------
-
-NodeId Tree::select(Policy policy, const SelectArgs& args) {
-    switch (policy) {
-        case Policy::kPower:
-            if (ranking().size() == 0) return kNone;
-            return PowerSampler(*ranking_, weights(), args.total / args.remaining).draw(rng_);
-        case Policy::kBestFirst:
-            return ranking().size() == 0 ? kNone : ranking_->at(0);
-        case Policy::kUcb:
-            return descend(Ucb(args.exploration, args.total, args.remaining), args.max_depth);
-        case Policy::kUct:
-            return descend(Uct(args.exploration), args.max_depth);
-        case Policy::kPuct:
-            return descend(Puct(args.exploration), args.max_depth);
-    }
-    return kNone;
-}
-
-Ranking& Tree::ranking() {
-    if (!ranking_) {
-        std::vector<NodeId> open;
-        for (NodeId node = 0; node < num_nodes_; ++node) {
-            if (rankable(node)) open.push_back(node);
-        }
-        ranking_.emplace().build(std::move(open), weights());
-    }
-    return *ranking_;
-}
-
-template <typename Score>
-NodeId Tree::descend(Score score, uint32_t max_depth) {
-    path_length_ = 0;
-    if (shut(kRoot)) return kNone;
-    NodeId node = kRoot;
-    for (uint32_t depth = 0;; ++depth) {
-        if (depth == path_.size()) path_.resize(2 * path_.size());
-        path_[depth] = node;
-        const uint32_t word = hot_[node].children & ~kShut;
-        if (word == 0 || depth == max_depth) {
-            path_length_ = depth + 1;
-            return node;
-        }
-        score.enter(hot_[node].visits);
-        node = best_child(node, word, score);
-    }
-}
-
-// The highest score among the children that are not shut, the first on ties; a NaN never wins over a number.
-template <typename Score>
-inline NodeId Tree::best_child(NodeId node, uint32_t word, const Score& score) const {
-    const uint32_t count = word >> kIdBits;
-    const NodeId newest = word & kIdMask;
-    Best best{kMinusInfinity, kNone};
-    if (count != kRing) {
-        best = scan(newest, newest + count, Score::kNeedsPrior ? 1.0 / count : 0.0, score, best);
-    } else {
-        best = scan_blocks(node, score);
-    }
-    return best.node != kNone ? best.node : first_open_child(node);
-}
-
-template <typename Score>
-Tree::Best Tree::scan_blocks(NodeId node, const Score& score) const {
-    uint32_t total = 0;
-    if (Score::kNeedsPrior) for_each_block(node, [&](NodeId child, NodeId end) { total += end - child; });
-    Best best{kMinusInfinity, kNone};
-    for_each_block(node, [&](NodeId child, NodeId end) { best = scan(child, end, 1.0 / total, score, best); });
-    return best;
-}
-
-// Without branches that depend on scores: which child wins cannot be predicted.
-template <typename Score>
-inline Tree::Best Tree::scan(NodeId child, NodeId end, double uniform, const Score& score, Best best) const {
-    static constexpr double kBarrier[2] = {0.0, kMinusInfinity};
-    for (; child < end; ++child) {
-        const Hot& hot = hot_[child];
-        const ChildStats stats{hot.value_sum, hot.visits};
-        const double barrier = kBarrier[hot.children >> 31];
-        double s;
-        if constexpr (Score::kNeedsPrior) {
-            const float given = priors_[child];
-            const bool is_given = given != 0.0f || std::signbit(given);
-            s = score(stats, barrier, values_[child], is_given ? static_cast<double>(given) : uniform);
-        } else {
-            s = score(stats, barrier);
-        }
-        const uint32_t wins = 0u - static_cast<uint32_t>(s > best.score);
-        best.score = s > best.score ? s : best.score;
-        best.node ^= (best.node ^ child) & wins;
-    }
-    return best;
-}
-
-// Where every score is -inf or NaN.
-NodeId Tree::first_open_child(NodeId node) const {
-    NodeId found = kNone;
-    for_each_block(node, [&](NodeId child, NodeId end) {
-        for (; child < end && found == kNone; ++child) {
-            if (!shut(child)) found = child;
-        }
-    });
-    return found;
 }
 
 // ---- Learning ----------------------------------------------------------------------------------------------------
@@ -459,10 +267,7 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
         flags_[id] = flags_[old];
         if (has_priors_) priors_[id] = priors_[old];
     }
-    const uint32_t before = num_nodes_;
-    num_nodes_ = static_cast<uint32_t>(old_ids.size());
-    if (has_priors_) std::memset(priors_.at(num_nodes_), 0, (before - num_nodes_) * sizeof(float));
-    discard_from(num_nodes_, before);
+    shrink(static_cast<uint32_t>(old_ids.size()));
     path_length_ = 0;
     ranking_.reset();
     rebuild_links();

@@ -37,9 +37,9 @@
 #include <string>
 #include <vector>
 
+#include "node_columns.h"
 #include "policy.h"
 #include "ranking.h"
-#include "reservation.h"
 #include "rng.h"
 #include "types.h"
 
@@ -48,18 +48,19 @@ namespace bavt {
 enum class Policy { kPower, kBestFirst, kUcb, kUct, kPuct };
 enum class Backup { kMean, kMax };
 
-struct Hot {
-    double value_sum;
-    uint32_t visits;
-    uint32_t children;
+// decay^tries for every number of tries. The trees of a forest share one.
+struct DecayPowers {
+    explicit DecayPowers(double decay);
+    double power[256];
 };
-static_assert(sizeof(Hot) == 16, "four siblings share a cache line");
 
 struct TreeOptions {
     uint64_t seed = 0;
     uint32_t max_nodes = kMaxNodes;
     double root_value = 1.0;
     double decay = 0.85;
+    bool compact = false;                                 // node_columns.h
+    std::shared_ptr<const DecayPowers> powers = nullptr;  // of `decay`, or none: the tree makes its own
 };
 
 struct SelectArgs {
@@ -69,15 +70,12 @@ struct SelectArgs {
     uint32_t max_depth = 0xFFFFFFFFu;  // a descent goes no deeper, and returns the node it stands on
 };
 
-class Tree {
+class Tree : NodeColumns {
    public:
     // Bytes a node can take at most: every column, and a ranking whose blocks are half full.
     static constexpr uint32_t kMaxBytesPerNode = 46;
 
     explicit Tree(const TreeOptions& options);
-    ~Tree();
-    Tree(const Tree&) = delete;
-    Tree& operator=(const Tree&) = delete;
 
     // Adds `count` children; returns the first one's id. Throws CapacityError, or std::invalid_argument where the node
     // is terminal or pruned.
@@ -89,6 +87,11 @@ class Tree {
 
     // A node to expand, or kNone. Marks nothing; only `power` draws random numbers.
     NodeId select(Policy policy, const SelectArgs& args);
+
+    // What `select` by a descent returns, for many different trees at once: results[i] of trees[i] with args[i], or with
+    // args[0] for all. The descents take turns step by step, so that their cache misses overlap.
+    static void descend_many(Policy policy, Tree* const* trees, size_t count, const SelectArgs& args,
+                             const double* remaining, NodeId* results);
 
     // Adds a visit to the node and all its ancestors. Mean: value_sum += value. Max: value_sum = visits * the largest
     // value so far, up to rounding.
@@ -135,19 +138,26 @@ class Tree {
     static constexpr uint32_t kRing = 15;  // the count that stands for a ring of blocks
     static_assert(kMaxNodes <= kIdMask);
 
-    struct Best {
-        double score;
+    // A node that a descent may stand on, and what its next step needs of it.
+    struct Place {
         NodeId node;
+        uint32_t children;
+        uint32_t visits;
     };
 
+    template <typename Rule>
+    NodeId descend(Rule rule, uint32_t max_depth);
+    template <typename RuleOf>
+    static void descend_in_turn(Tree* const* trees, size_t count, uint32_t max_depth, RuleOf rule_of, NodeId* results);
+    template <typename Rule>
+    bool step(Rule rule, uint32_t max_depth, uint32_t depth, Place& place);
+    Place place_at(NodeId node) const;
     template <typename Score>
-    NodeId descend(Score score, uint32_t max_depth);
+    double score_child(NodeId child, double uniform, Score score) const;
+    template <uint32_t kCount, typename Score>
+    double best_of(NodeId first, Score score, Place& place) const;
     template <typename Score>
-    NodeId best_child(NodeId node, uint32_t word, const Score& score) const;
-    template <typename Score>
-    Best scan(NodeId child, NodeId end, double uniform, const Score& score, Best best) const;
-    template <typename Score>
-    Best scan_blocks(NodeId node, const Score& score) const;
+    NodeId best_of_all(NodeId node, Score score) const;
     NodeId first_open_child(NodeId node) const;
     template <typename Visit>
     void for_each_block(NodeId node, Visit visit) const;
@@ -160,7 +170,6 @@ class Tree {
     void refresh_shut(NodeId node);
     void append_block(NodeId node, NodeId first, uint32_t count);
     void write_child(NodeId parent, NodeId child, double value, bool terminal);
-    void write_prior(NodeId node, float prior);
     void rebuild_links();
 
     double weight(NodeId node) const { return values_[node] * decay_power_[tries_[node]]; }
@@ -171,32 +180,38 @@ class Tree {
     Ranking& ranking();
     void update_flags(NodeId node, uint8_t flags);
 
-    void layout();
-    void commit(uint32_t nodes);
-    void discard_from(uint32_t begin, uint32_t end);
-    void forget_priors();
     struct Sections;
     Sections sections() const;
     void require_consistency() const;
 
-    uint32_t max_nodes_;
-    uint32_t num_nodes_ = 1;
-    uint32_t committed_ = 0;  // nodes whose pages have been asked for
-    bool has_priors_ = false;
-    double decay_;
-    CounterRng rng_;
-    Reservation memory_;
-    Column<Hot> hot_;
-    Column<double> values_;
-    Column<NodeId> parents_;
-    Column<uint8_t> tries_;
-    Column<uint8_t> flags_;
-    Column<NodeId> next_;
-    Column<float> priors_;
-    std::optional<Ranking> ranking_;
     std::vector<NodeId> path_;  // the last descent, root first: the ancestors of what is backed up next, as a rule
     uint32_t path_length_ = 0;
-    double decay_power_[256];
+    double decay_;
+    std::shared_ptr<const DecayPowers> powers_;
+    const double* decay_power_;
+    CounterRng rng_;
+    std::optional<Ranking> ranking_;
 };
+
+inline NodeId Tree::block_end(NodeId first) const {
+    const NodeId parent = parents_[first];
+    NodeId end = first + 1;
+    while (end < num_nodes_ && parents_[end] == parent) ++end;
+    return end;
+}
+
+template <typename Visit>
+void Tree::for_each_block(NodeId node, Visit visit) const {
+    const uint32_t word = hot_[node].children & ~kShut;
+    const uint32_t count = word >> kIdBits;
+    const NodeId newest = word & kIdMask;
+    if (count == 0) return;
+    if (count != kRing) return visit(newest, newest + count);
+    NodeId block = newest;
+    do {
+        block = next_[block];
+        visit(block, block_end(block));
+    } while (block != newest);
+}
 
 }  // namespace bavt

@@ -7,11 +7,18 @@ namespace bavt {
 namespace {
 
 constexpr size_t kParallelFrom = 128;  // pairs of a wave from which on waking the helpers pays
+constexpr size_t kAhead = 8;           // pairs that memory is fetched ahead of the work on them
+
+std::pair<size_t, size_t> share_of(size_t items, unsigned worker, unsigned workers) {
+    return {items * worker / workers, items * (worker + 1) / workers};
+}
 
 }  // namespace
 
 Forest::Forest(uint32_t num_trees, const TreeOptions& options, unsigned threads)
     : options_(options), workers_(threads) {
+    options_.compact = true;
+    options_.powers = std::make_shared<const DecayPowers>(options.decay);
     for (uint32_t i = 0; i < num_trees; ++i) add_slot(options.root_value);
 }
 
@@ -19,7 +26,7 @@ void Forest::add_slot(double root_value) {
     TreeOptions options = options_;
     options.seed += trees_made_;
     options.root_value = root_value;
-    slots_.push_back({std::make_unique<Tree>(options), State::kLive, {}});
+    slots_.push_back({std::make_unique<Tree>(options), State::kLive});
     ++trees_made_;
 }
 
@@ -55,87 +62,156 @@ void Forest::drop(TreeId tree) {
 
 // ---- Selecting -----------------------------------------------------------------------------------------------------
 
-// Workers own contiguous ranges of tree ids.
-std::pair<TreeId, TreeId> Forest::range_of(unsigned worker) const {
-    const uint64_t trees = slots_.size(), workers = workers_.count();
-    return {static_cast<TreeId>(trees * worker / workers), static_cast<TreeId>(trees * (worker + 1) / workers)};
-}
-
-std::vector<TreeId> Forest::live_from_turn() const {
-    std::vector<TreeId> live;
-    for (size_t i = 0; i < slots_.size(); ++i) {
-        const size_t tree = (turn_ + i) % slots_.size();
-        if (slots_[tree].state == State::kLive) live.push_back(static_cast<TreeId>(tree));
-    }
+// The live trees, beginning with the one whose turn it is.
+std::vector<Forest::Picks> Forest::live_from_turn() const {
+    std::vector<Picks> live;
+    live.reserve(slots_.size());
+    const auto add = [&](size_t begin, size_t end) {
+        for (size_t i = begin; i < end; ++i) {
+            if (slots_[i].state == State::kLive) live.push_back({static_cast<TreeId>(i), 0, 0, 0});
+        }
+    };
+    add(turn_, slots_.size());
+    add(0, turn_);
     return live;
 }
 
 Selection Forest::select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree,
                          size_t limit) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<TreeId> active = live_from_turn();
-    for (Slot& slot : slots_) slot.found.clear();
+    std::vector<Picks> active = live_from_turn();
+    std::vector<Picks> rounds;  // what every round picked
+    std::vector<NodeId> nodes;
     size_t left = limit;
     while (left > 0 && !active.empty()) {  // every round shares what is left among the trees that may have more
         const auto share = static_cast<uint32_t>(std::clamp<size_t>(left / active.size(), 1, per_tree));
         if (left < active.size()) {
-            turn_ = active[left];
+            turn_ = active[left].tree;
             active.resize(left);
         }
-        std::vector<uint32_t> quotas;
-        for (const TreeId tree : active) {
-            quotas.push_back(std::min(share, per_tree - static_cast<uint32_t>(slots_[tree].found.size())));
+        for (Picks& picks : active) {
+            picks.begin = nodes.size();
+            picks.quota = std::min(share, per_tree - picks.total);
+            nodes.resize(nodes.size() + picks.quota);
         }
-        std::vector<size_t> before;
-        for (const TreeId tree : active) before.push_back(slots_[tree].found.size());
-        select_from(active, quotas, policy, args, remaining);
-        std::vector<TreeId> still_active;
-        for (size_t i = 0; i < active.size(); ++i) {
-            const size_t now = slots_[active[i]].found.size();
-            left -= now - before[i];
-            if (now - before[i] == quotas[i] && now < per_tree) still_active.push_back(active[i]);
+        pick(active, policy, args, remaining, nodes.data());
+        std::vector<Picks> still_active;
+        for (Picks& picks : active) {
+            left -= picks.found;
+            picks.total += picks.found;
+            if (picks.found == picks.quota && picks.total < per_tree) still_active.push_back(picks);
         }
+        rounds.insert(rounds.end(), active.begin(), active.end());
         active = std::move(still_active);
     }
+    return gather(rounds, nodes);
+}
+
+// The leaves in order of their trees, those of a tree in the order they were picked in.
+Selection Forest::gather(std::vector<Picks>& rounds, const std::vector<NodeId>& nodes) {
+    const auto by_tree = [](const Picks& a, const Picks& b) { return a.tree < b.tree; };
+    if (!std::is_sorted(rounds.begin(), rounds.end(), by_tree)) std::stable_sort(rounds.begin(), rounds.end(), by_tree);
     Selection selection;
-    for (TreeId tree = 0; tree < slots_.size(); ++tree) {
-        const std::vector<NodeId>& found = slots_[tree].found;
-        selection.trees.insert(selection.trees.end(), found.size(), tree);
-        selection.nodes.insert(selection.nodes.end(), found.begin(), found.end());
+    selection.trees.reserve(nodes.size());
+    selection.nodes.reserve(nodes.size());
+    for (const Picks& picks : rounds) {
+        for (uint32_t i = 0; i < picks.found; ++i) {
+            selection.trees.push_back(picks.tree);
+            selection.nodes.push_back(nodes[picks.begin + i]);
+        }
     }
     return selection;
 }
 
-void Forest::select_from(const std::vector<TreeId>& trees, const std::vector<uint32_t>& quotas, Policy policy,
-                         const SelectArgs& args, const double* remaining) {
-    workers_.run(trees.size() >= kParallelFrom, [&](unsigned worker) {
-        const auto [begin, end] = range_of(worker);
-        SelectArgs own = args;
-        for (size_t i = 0; i < trees.size(); ++i) {
-            if (trees[i] < begin || trees[i] >= end) continue;
-            Slot& slot = slots_[trees[i]];
-            if (remaining != nullptr) own.remaining = remaining[trees[i]];
-            for (uint32_t k = 0; k < quotas[i]; ++k) {
-                const NodeId node = slot.tree->select(policy, own);
-                if (node == kNone) break;
-                slot.tree->set_flag(node, kInFlight, true);
-                slot.found.push_back(node);
-            }
+void Forest::pick(std::vector<Picks>& active, Policy policy, const SelectArgs& args, const double* remaining,
+                  NodeId* nodes) {
+    const bool descends = policy == Policy::kUcb || policy == Policy::kUct || policy == Policy::kPuct;
+    workers_.run(active.size() >= kParallelFrom, [&](unsigned worker) {
+        const auto [begin, end] = share_of(active.size(), worker, workers_.count());
+        if (descends) {
+            pick_by_descents(&active[begin], end - begin, policy, args, remaining, nodes);
+        } else {
+            pick_globally(&active[begin], end - begin, policy, args, remaining, nodes);
         }
     });
 }
 
-// ---- Waves ---------------------------------------------------------------------------------------------------------
-
-void Forest::require_known(const Wave& wave) const {
-    for (size_t pair = 0; pair < wave.size; ++pair) {
-        const TreeId tree = wave.trees[pair];
-        const bool known = tree < slots_.size() && slots_[tree].state != State::kDropped;
-        if (!known || wave.nodes[pair] >= slots_[tree].tree->num_nodes()) refuse(wave, pair);
+void Forest::pick_globally(Picks* all, size_t count, Policy policy, SelectArgs args, const double* remaining,
+                           NodeId* nodes) {
+    for (size_t i = 0; i < count; ++i) {
+        Picks& picks = all[i];
+        Tree& tree = *slots_[picks.tree].tree;
+        if (remaining != nullptr) args.remaining = remaining[picks.tree];
+        for (picks.found = 0; picks.found < picks.quota; ++picks.found) {
+            const NodeId node = tree.select(policy, args);
+            if (node == kNone) break;
+            tree.set_flag(node, kInFlight, true);
+            nodes[picks.begin + picks.found] = node;
+        }
     }
 }
 
-void Forest::refuse(const Wave& wave, size_t pair) const {
+// One leaf of every tree that may have one more, then the next: descents of different trees run side by side.
+void Forest::pick_by_descents(Picks* all, size_t count, Policy policy, const SelectArgs& args, const double* remaining,
+                              NodeId* nodes) {
+    std::vector<Picks*> picking;
+    for (size_t i = 0; i < count; ++i) {
+        all[i].found = 0;
+        if (all[i].quota > 0) picking.push_back(&all[i]);
+    }
+    std::vector<Tree*> trees;
+    std::vector<double> remaining_of;
+    std::vector<NodeId> leaves;
+    while (!picking.empty()) {
+        trees.clear(), remaining_of.clear(), leaves.resize(picking.size());
+        for (const Picks* picks : picking) {
+            trees.push_back(slots_[picks->tree].tree.get());
+            if (remaining != nullptr) remaining_of.push_back(remaining[picks->tree]);
+        }
+        Tree::descend_many(policy, trees.data(), trees.size(), args,
+                           remaining == nullptr ? nullptr : remaining_of.data(), leaves.data());
+        size_t kept = 0;
+        for (size_t i = 0; i < picking.size(); ++i) {
+            Picks& picks = *picking[i];
+            if (leaves[i] == kNone) continue;
+            trees[i]->mark_selected(leaves[i]);
+            nodes[picks.begin + picks.found++] = leaves[i];
+            if (picks.found < picks.quota) picking[kept++] = &picks;
+        }
+        picking.resize(kept);
+    }
+}
+
+// ---- Waves ---------------------------------------------------------------------------------------------------------
+
+// Refuses the first pair for which `good` does not hold by refuse(pair), which throws.
+template <typename Good, typename Refuse>
+void Forest::require_all(const Wave& wave, Good good, Refuse refuse) {
+    std::vector<size_t> first_bad(workers_.count(), wave.size);
+    workers_.run(wave.size >= kParallelFrom, [&](unsigned worker) {
+        const auto [begin, end] = share_of(wave.size, worker, workers_.count());
+        for (size_t pair = begin; pair < end; ++pair) {
+            if (good(pair)) continue;
+            first_bad[worker] = pair;
+            return;
+        }
+    });
+    for (const size_t pair : first_bad) {
+        if (pair < wave.size) refuse(pair);
+    }
+}
+
+bool Forest::known(const Wave& wave, size_t pair) const {
+    const TreeId tree = wave.trees[pair];
+    return tree < slots_.size() && slots_[tree].state != State::kDropped &&
+           wave.nodes[pair] < slots_[tree].tree->num_nodes();
+}
+
+void Forest::require_known(const Wave& wave) {
+    require_all(wave, [&](size_t pair) { return known(wave, pair); }, [&](size_t pair) { refuse_unknown(wave, pair); });
+}
+
+void Forest::refuse_unknown(const Wave& wave, size_t pair) const {
     const TreeId tree = wave.trees[pair];
     const std::string at = " at " + std::to_string(pair);
     if (tree >= slots_.size() || slots_[tree].state == State::kDropped) {
@@ -146,27 +222,42 @@ void Forest::refuse(const Wave& wave, size_t pair) const {
                             " in tree " + std::to_string(tree) + ", got " + std::to_string(wave.nodes[pair]) + at);
 }
 
+// Workers own contiguous ranges of tree ids. What a tree needs is fetched while those before it are worked on.
 template <typename Apply>
-void Forest::for_wave(const Wave& wave, Apply apply) {
+void Forest::for_wave(const Wave& wave, void (Tree::*prefetch)(NodeId) const, Apply apply) {
     workers_.run(wave.size >= kParallelFrom, [&](unsigned worker) {
-        const auto [begin, end] = range_of(worker);
+        const auto [begin, end] = share_of(slots_.size(), worker, workers_.count());
+        std::vector<std::pair<size_t, Tree*>> own;
+        own.reserve(wave.size / workers_.count() + kAhead);
         for (size_t pair = 0; pair < wave.size; ++pair) {
             const TreeId tree = wave.trees[pair];
-            if (tree >= begin && tree < end) apply(pair, *slots_[tree].tree);
+            if (tree >= begin && tree < end) own.emplace_back(pair, slots_[tree].tree.get());
+        }
+        for (size_t i = 0; i < own.size(); ++i) {
+            if (i + 2 * kAhead < own.size()) own[i + 2 * kAhead].second->prefetch();
+            if (i + kAhead < own.size()) (own[i + kAhead].second->*prefetch)(wave.nodes[own[i + kAhead].first]);
+            apply(own[i].first, *own[i].second);
         }
     });
 }
 
-void Forest::require_expandable(const Wave& wave, const Children& children) const {
-    std::vector<uint64_t> growth(slots_.size(), 0);
-    for (size_t pair = 0; pair < wave.size; ++pair) {
-        const size_t count = children.offsets[pair + 1] - children.offsets[pair];
-        if (count == 0) continue;
-        const TreeId id = wave.trees[pair];
-        const Tree& tree = *slots_[id].tree;
-        growth[id] += count;
-        tree.require_expandable(wave.nodes[pair], growth[id]);
-    }
+// Pairs of one tree add up, so each is first held against all children of the wave, and counted out where that is too
+// many.
+void Forest::require_expandable(const Wave& wave, const Children& children) {
+    const auto count_of = [&](size_t pair) { return children.offsets[pair + 1] - children.offsets[pair]; };
+    const size_t all = children.offsets[wave.size];
+    const auto surely = [&](size_t pair) {
+        const size_t count = count_of(pair);
+        return count == 0 || slots_[wave.trees[pair]].tree->can_expand(wave.nodes[pair], all);
+    };
+    require_all(wave, surely, [&](size_t) {
+        std::vector<uint64_t> growth(slots_.size(), 0);
+        for (size_t pair = 0; pair < wave.size; ++pair) {
+            const TreeId tree = wave.trees[pair];
+            growth[tree] += count_of(pair);
+            if (count_of(pair) > 0) slots_[tree].tree->require_expandable(wave.nodes[pair], growth[tree]);
+        }
+    });
 }
 
 std::vector<NodeId> Forest::expand(const Wave& wave, const Children& children) {
@@ -174,57 +265,55 @@ std::vector<NodeId> Forest::expand(const Wave& wave, const Children& children) {
     require_known(wave);
     require_expandable(wave, children);
     std::vector<NodeId> first(wave.size, kRoot);
-    for_wave(wave, [&](size_t pair, Tree& tree) {
+    for_wave(wave, &Tree::prefetch_expand, [&](size_t pair, Tree& tree) {
         const size_t begin = children.offsets[pair];
         const auto count = static_cast<uint32_t>(children.offsets[pair + 1] - begin);
         if (count > 0) {
-            first[pair] = tree.expand(wave.nodes[pair], children.values + begin,
-                                      children.terminal == nullptr ? nullptr : children.terminal + begin,
-                                      children.priors == nullptr ? nullptr : children.priors + begin, count);
+            first[pair] = tree.expand_selected(wave.nodes[pair], children.values + begin,
+                                               children.terminal == nullptr ? nullptr : children.terminal + begin,
+                                               children.priors == nullptr ? nullptr : children.priors + begin, count);
+        } else {
+            tree.release(wave.nodes[pair]);
         }
-        tree.set_flag(wave.nodes[pair], kInFlight, false);
     });
     return first;
 }
 
 void Forest::backup(const Wave& wave, const double* values, Backup mode) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    require_known(wave);
-    for_wave(wave, [&](size_t pair, Tree& tree) {
+    change(wave, [&](size_t pair, Tree& tree) {
         tree.backup(wave.nodes[pair], values[pair], mode);
-        tree.set_flag(wave.nodes[pair], kInFlight, false);
+        tree.release(wave.nodes[pair]);
     });
 }
 
-void Forest::cancel(const Wave& wave) {
+template <typename Apply>
+void Forest::change(const Wave& wave, Apply apply) {
     const std::lock_guard<std::mutex> lock(mutex_);
     require_known(wave);
-    for_wave(wave, [&](size_t pair, Tree& tree) { tree.set_flag(wave.nodes[pair], kInFlight, false); });
+    for_wave(wave, &Tree::prefetch_backup, apply);
+}
+
+void Forest::cancel(const Wave& wave) {
+    change(wave, [&](size_t pair, Tree& tree) { tree.release(wave.nodes[pair]); });
 }
 
 void Forest::penalize(const Wave& wave) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    require_known(wave);
-    for_wave(wave, [&](size_t pair, Tree& tree) { tree.penalize(wave.nodes[pair]); });
+    change(wave, [&](size_t pair, Tree& tree) { tree.penalize(wave.nodes[pair]); });
 }
 
 void Forest::prune(const Wave& wave) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    require_known(wave);
-    for_wave(wave, [&](size_t pair, Tree& tree) { tree.prune(wave.nodes[pair]); });
+    change(wave, [&](size_t pair, Tree& tree) { tree.prune(wave.nodes[pair]); });
 }
 
 void Forest::close(const Wave& wave) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    require_known(wave);
-    for_wave(wave, [&](size_t pair, Tree& tree) { tree.set_flag(wave.nodes[pair], kClosed, true); });
+    change(wave, [&](size_t pair, Tree& tree) { tree.set_flag(wave.nodes[pair], kClosed, true); });
 }
 
 void Forest::mark_terminal(const Wave& wave) {
     const std::lock_guard<std::mutex> lock(mutex_);
     require_known(wave);
     for (size_t pair = 0; pair < wave.size; ++pair) slots_[wave.trees[pair]].tree->require_childless(wave.nodes[pair]);
-    for_wave(wave, [&](size_t pair, Tree& tree) { tree.mark_terminal(wave.nodes[pair]); });
+    for_wave(wave, &Tree::prefetch_backup, [&](size_t pair, Tree& tree) { tree.mark_terminal(wave.nodes[pair]); });
 }
 
 // ---- Reading -------------------------------------------------------------------------------------------------------

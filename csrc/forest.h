@@ -85,23 +85,40 @@ class Forest {
     struct Slot {
         std::unique_ptr<Tree> tree;
         State state;
-        std::vector<NodeId> found;  // leaves of the wave under way
+    };
+
+    // What one round of a selection picks from one tree: at most `quota` nodes, at `begin` of an array.
+    struct Picks {
+        TreeId tree;
+        uint32_t total;  // in the rounds before and this one
+        uint32_t quota, found = 0;
+        size_t begin = 0;
     };
 
     explicit Forest(unsigned threads) : workers_(threads) {}
     Slot& slot(TreeId tree);
     void add_slot(double root_value);
-    std::vector<TreeId> live_from_turn() const;
-    void select_from(const std::vector<TreeId>& trees, const std::vector<uint32_t>& quotas, Policy policy,
-                     const SelectArgs& args, const double* remaining);
-    void require_known(const Wave& wave) const;
-    void require_expandable(const Wave& wave, const Children& children) const;
+    std::vector<Picks> live_from_turn() const;
+    void pick(std::vector<Picks>& active, Policy policy, const SelectArgs& args, const double* remaining,
+              NodeId* nodes);
+    void pick_globally(Picks* all, size_t count, Policy policy, SelectArgs args, const double* remaining,
+                       NodeId* nodes);
+    void pick_by_descents(Picks* all, size_t count, Policy policy, const SelectArgs& args, const double* remaining,
+                          NodeId* nodes);
+    static Selection gather(std::vector<Picks>& rounds, const std::vector<NodeId>& nodes);
+
+    template <typename Good, typename Refuse>
+    void require_all(const Wave& wave, Good good, Refuse refuse);
+    bool known(const Wave& wave, size_t pair) const;
+    void require_known(const Wave& wave);
+    [[noreturn]] void refuse_unknown(const Wave& wave, size_t pair) const;
+    void require_expandable(const Wave& wave, const Children& children);
 
     // Calls apply(pair, tree) for every pair, in the order of the wave within a tree.
     template <typename Apply>
-    void for_wave(const Wave& wave, Apply apply);
-    std::pair<TreeId, TreeId> range_of(unsigned worker) const;
-    [[noreturn]] void refuse(const Wave& wave, size_t pair) const;
+    void for_wave(const Wave& wave, void (Tree::*prefetch)(NodeId) const, Apply apply);
+    template <typename Apply>
+    void change(const Wave& wave, Apply apply);
 
     std::mutex mutex_;
     TreeOptions options_;

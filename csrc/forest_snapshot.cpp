@@ -1,13 +1,12 @@
 // Snapshots of a forest. All numbers are little-endian, as they lie in memory:
 //
 //     ForestHeader | (state u64, size u64) per slot | the trees' snapshots, one after the other (snapshot.cpp)
-#include "snapshot.h"
-
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "forest.h"
+#include "snapshot.h"
 
 namespace bavt {
 namespace {
@@ -89,7 +88,12 @@ std::unique_ptr<Forest> Forest::load(const std::string& path, unsigned threads) 
     require(std::isfinite(header.root_value), "root_value is not finite");
 
     std::unique_ptr<Forest> forest(new Forest(threads));
-    forest->options_ = {header.seed, header.max_nodes, header.root_value, header.decay};
+    forest->options_ = {header.seed,
+                        header.max_nodes,
+                        header.root_value,
+                        header.decay,
+                        true,
+                        std::make_shared<const DecayPowers>(header.decay)};
     forest->turn_ = header.num_slots == 0 ? 0 : header.turn % header.num_slots;
     size_t at = sizeof header + directory.size() * sizeof(Entry);
     for (const Entry& entry : directory) {

@@ -1,7 +1,7 @@
 // The columns of one tree and the memory under them.
 //
 // A tree of its own lies in a reservation of address space from the start: nothing ever moves, and views of its columns
-// stay good. A tree of a forest is *compact*: it begins in a slab of 64 nodes and moves to one four times as large when
+// stay good. A tree of a forest is *compact*: it begins in a slab of 64 nodes and moves to one twice as large when
 // that is full, until it moves into a reservation for good at 16,384 nodes. No move copies more than half a megabyte.
 #pragma once
 
@@ -58,11 +58,13 @@ class NodeColumns {
    private:
     void grow(uint32_t nodes);
     void populate(uint32_t nodes);
-    void move_to(char* memory, size_t nodes, size_t alignment);
+    void reserve();
+    void move_to(char* memory, size_t nodes, size_t lead, size_t alignment);
     template <typename Visit>
     void for_each_column(Visit visit);
 
     uint32_t room_ = 0;  // nodes whose memory is there
+    bool compact_;
     Slab slab_;
     std::optional<Reservation> reservation_;
 };

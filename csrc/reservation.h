@@ -25,18 +25,13 @@ class Reservation {
 
     explicit Reservation(size_t bytes)
         : bytes_(bytes), data_(Shelf::shared().take(bytes)), recycled_(data_ != nullptr) {
-        if (recycled_) return;
-        void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) throw std::bad_alloc();
-        data_ = static_cast<char*>(memory);
+        if (!recycled_) data_ = map_aligned(bytes);
     }
     ~Reservation() {
         if (!Shelf::shared().put(bytes_, data_)) munmap(data_, bytes_);
     }
     Reservation(const Reservation&) = delete;
     Reservation& operator=(const Reservation&) = delete;
-
-    static size_t padded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
     char* data() const { return data_; }
     bool recycled() const { return recycled_; }
@@ -52,12 +47,11 @@ class Reservation {
 #endif
     }
 
-    // Asks for huge pages in [begin, end): a descent through a big tree misses the TLB at every level otherwise.
+    // Asks for huge pages from `begin`, where one can start, to `end`: a descent through a big tree misses the TLB at every
+    // level otherwise, and faults in small pages take longer than the search.
     static void prefer_huge_pages(char* begin, char* end) {
 #ifdef MADV_HUGEPAGE
-        const auto aligned = (reinterpret_cast<uintptr_t>(begin) + kHugePage - 1) / kHugePage * kHugePage;
-        char* first = begin + (aligned - reinterpret_cast<uintptr_t>(begin));
-        if (first < end) (void)madvise(first, static_cast<size_t>(end - first), MADV_HUGEPAGE);
+        if (begin < end) (void)madvise(begin, static_cast<size_t>(end - begin), MADV_HUGEPAGE);
 #else
         (void)begin, (void)end;
 #endif
@@ -71,6 +65,17 @@ class Reservation {
     }
 
    private:
+    // Begins at a multiple of kHugePage; the rest of a mapping that is larger by as much is given back.
+    static char* map_aligned(size_t bytes) {
+        const size_t all = bytes + kHugePage;
+        void* memory = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        char* begin = static_cast<char*>(memory);
+        const size_t skipped = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+        if (skipped > 0) munmap(begin, skipped);
+        munmap(begin + skipped + bytes, all - skipped - bytes);
+        return begin + skipped;
+    }
     static char* page_after(char* p) { return p + (kPage - reinterpret_cast<uintptr_t>(p) % kPage) % kPage; }
 
     class Shelf {
@@ -96,7 +101,7 @@ class Reservation {
         }
 
        private:
-        static constexpr size_t kItems = 32;
+        static constexpr size_t kItems = 8;
         std::mutex mutex_;
         std::vector<std::pair<size_t, char*>> items_;
     };

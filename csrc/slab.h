@@ -18,7 +18,7 @@ namespace bavt {
 // A slab, or none. What it holds at first is undefined.
 class Slab {
    public:
-    static constexpr size_t kClasses = 5;
+    static constexpr size_t kClasses = 9;
 
     Slab() = default;
     Slab(size_t size_class, size_t bytes) : size_class_(size_class), data_(Pool::shared().take(size_class, bytes)) {}

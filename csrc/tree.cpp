@@ -59,10 +59,10 @@ void Tree::require_childless(NodeId node) const {
 // ---- Growing -----------------------------------------------------------------------------------------------------
 
 NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count) {
-    require_expandable(node, count);
+    if (!can_expand(node, count)) require_expandable(node, count);
     const NodeId first = num_nodes_;
     make_room(first + count);
-    bool any_open = false;
+    bool any_open = terminal == nullptr;
     for (uint32_t i = 0; i < count; ++i) {
         const bool ends = terminal != nullptr && terminal[i] != 0;
         write_child(node, first + i, values[i], ends);
@@ -74,12 +74,32 @@ NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, 
     num_nodes_ += count;
     append_block(node, first, count);
     if (any_open == shut(node)) refresh_shut(node);
-    if (ranking_) {
-        for (NodeId child = first; child < num_nodes_; ++child) {
-            if (rankable(child)) ranking_->insert(child, weights());
-        }
-    }
+    if (ranking_) rank_new(first);
     return first;
+}
+
+void Tree::rank_new(NodeId first) {
+    for (NodeId child = first; child < num_nodes_; ++child) {
+        if (rankable(child)) ranking_->insert(child, weights());
+    }
+}
+
+void Tree::prefetch_expand(NodeId node) const {
+    const NodeId end = num_nodes_;
+    __builtin_prefetch(&hot_[node], 1);
+    __builtin_prefetch(&flags_[node], 1);
+    __builtin_prefetch(&hot_[end], 1);
+    __builtin_prefetch(&values_[end], 1);
+    __builtin_prefetch(&parents_[end], 1);
+    __builtin_prefetch(&tries_[end], 1);
+    __builtin_prefetch(&flags_[end], 1);
+}
+
+void Tree::prefetch_backup(NodeId node) const {
+    __builtin_prefetch(&hot_[node], 1);
+    __builtin_prefetch(&flags_[node]);
+    __builtin_prefetch(&parents_[node]);
+    for (uint32_t i = 0; i < path_length_; ++i) __builtin_prefetch(&hot_[path_[i]], 1);
 }
 
 void Tree::write_child(NodeId parent, NodeId child, double value, bool terminal) {
@@ -93,6 +113,10 @@ void Tree::write_child(NodeId parent, NodeId child, double value, bool terminal)
 void Tree::append_block(NodeId node, NodeId first, uint32_t count) {
     uint32_t& word = hot_[node].children;
     const uint32_t old_count = (word & ~kShut) >> kIdBits;
+    if (old_count == 0 && count < kRing) {
+        word |= (count << kIdBits) | first;
+        return;
+    }
     const NodeId old = word & kIdMask;
     const bool extends = old_count != 0 && parents_[first - 1] == node;  // the newest block ends right before
     NodeId id = extends ? old : first;
@@ -129,12 +153,15 @@ bool Tree::should_be_shut(NodeId node) const {
     return has_children(node) ? !any_open_child(node) : flags_[node] != 0;
 }
 
+// Goes up as far as something changes. Most calls end at a look at the parent: an open child keeps an open parent open,
+// and nothing is left to shut above a shut one.
 void Tree::refresh_shut(NodeId node) {
     while (node != kNone) {
         const bool now = should_be_shut(node);
-        if (now == shut(node)) return;  // nothing changes further up
+        if (now == shut(node)) return;
         hot_[node].children ^= kShut;
-        node = parents_[node];
+        node = parent_of(node);
+        if (node == kNone || shut(node) == now) return;
     }
 }
 
@@ -152,6 +179,25 @@ void Tree::update_flags(NodeId node, uint8_t flags) {
 void Tree::set_flag(NodeId node, Flag flag, bool on) {
     update_flags(node, static_cast<uint8_t>(on ? flags_[node] | flag : flags_[node] & ~flag));
     refresh_shut(node);
+}
+
+void Tree::mark_selected(NodeId node) {
+    if (ranking_ || has_children(node)) return set_flag(node, kInFlight, true);
+    flags_[node] = kInFlight;  // it was open, so it had no flag
+    hot_[node].children = kShut;
+    const NodeId parent = parent_of(node);
+    if (parent != kNone && !shut(parent)) refresh_shut(parent);
+}
+
+void Tree::release(NodeId node) {
+    if ((flags_[node] & kInFlight) != 0) set_flag(node, kInFlight, false);
+}
+
+NodeId Tree::expand_selected(NodeId node, const double* values, const uint8_t* terminal, const float* priors,
+                             uint32_t count) {
+    require_expandable(node, count);
+    update_flags(node, flags_[node] & ~kInFlight);
+    return expand(node, values, terminal, priors, count);
 }
 
 void Tree::mark_terminal(NodeId node) {

@@ -82,6 +82,9 @@ class Tree : NodeColumns {
     NodeId expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count);
 
     // What `expand` and `mark_terminal` would refuse, refused before anything changes.
+    bool can_expand(NodeId node, uint64_t count) const {
+        return count <= max_nodes_ - num_nodes_ && (flags_[node] & (kTerminal | kPruned)) == 0;
+    }
     void require_expandable(NodeId node, uint64_t count) const;
     void require_childless(NodeId node) const;
 
@@ -92,6 +95,19 @@ class Tree : NodeColumns {
     // args[0] for all. The descents take turns step by step, so that their cache misses overlap.
     static void descend_many(Policy policy, Tree* const* trees, size_t count, const SelectArgs& args,
                              const double* remaining, NodeId* results);
+
+    // For what `select` has just returned, faster than by the general calls: sets its mark; expands and clears it.
+    void mark_selected(NodeId node);
+    NodeId expand_selected(NodeId node, const double* values, const uint8_t* terminal, const float* priors,
+                           uint32_t count);
+    void release(NodeId node);  // clears the mark, if there is one
+
+    // Fetch the object itself, and then what the call will touch.
+    void prefetch() const {
+        for (size_t line = 0; line < 3; ++line) __builtin_prefetch(reinterpret_cast<const char*>(this) + 64 * line);
+    }
+    void prefetch_expand(NodeId node) const;
+    void prefetch_backup(NodeId node) const;
 
     // Adds a visit to the node and all its ancestors. Mean: value_sum += value. Max: value_sum = visits * the largest
     // value so far, up to rounding.
@@ -147,14 +163,18 @@ class Tree : NodeColumns {
 
     template <typename Rule>
     NodeId descend(Rule rule, uint32_t max_depth);
+    void prefetch_root() const {
+        __builtin_prefetch(hot_.data);
+        __builtin_prefetch(path_.data(), 1);
+    }
     template <typename RuleOf>
     static void descend_in_turn(Tree* const* trees, size_t count, uint32_t max_depth, RuleOf rule_of, NodeId* results);
-    template <typename Rule>
+    template <bool kAlone, typename Rule>
     bool step(Rule rule, uint32_t max_depth, uint32_t depth, Place& place);
     Place place_at(NodeId node) const;
     template <typename Score>
     double score_child(NodeId child, double uniform, Score score) const;
-    template <uint32_t kCount, typename Score>
+    template <uint32_t kCount, bool kFetch, typename Score>
     double best_of(NodeId first, Score score, Place& place) const;
     template <typename Score>
     NodeId best_of_all(NodeId node, Score score) const;
@@ -165,9 +185,15 @@ class Tree : NodeColumns {
 
     bool shut(NodeId node) const { return (hot_[node].children & kShut) != 0; }
     bool has_children(NodeId node) const { return (hot_[node].children & ~kShut) != 0; }
+    // The parent, without a look at its column where the last descent ended at the node.
+    NodeId parent_of(NodeId node) const {
+        const bool on_path = path_length_ >= 2 && path_[path_length_ - 1] == node;
+        return on_path ? path_[path_length_ - 2] : parents_[node];
+    }
     bool any_open_child(NodeId node) const;
     bool should_be_shut(NodeId node) const;
     void refresh_shut(NodeId node);
+    void rank_new(NodeId first);
     void append_block(NodeId node, NodeId first, uint32_t count);
     void write_child(NodeId parent, NodeId child, double value, bool terminal);
     void rebuild_links();

@@ -48,7 +48,7 @@ NodeId Tree::descend(Rule rule, uint32_t max_depth) {
     path_length_ = 0;
     if (shut(kRoot)) return kNone;
     Place place = place_at(kRoot);
-    for (uint32_t depth = 0; step(rule, max_depth, depth, place); ++depth) {
+    for (uint32_t depth = 0; step<true>(rule, max_depth, depth, place); ++depth) {
     }
     return place.node;
 }
@@ -56,8 +56,9 @@ NodeId Tree::descend(Rule rule, uint32_t max_depth) {
 inline Tree::Place Tree::place_at(NodeId node) const { return {node, hot_[node].children, hot_[node].visits}; }
 
 // One level down; false where the descent ends. The highest score among the children that are not shut wins, the first
-// on ties; a NaN never wins over a number.
-template <typename Rule>
+// on ties; a NaN never wins over a number. What the next step may read is fetched: of all children while their scores are
+// compared, or of the chosen one alone where other descents are stepped meanwhile.
+template <bool kAlone, typename Rule>
 [[gnu::always_inline]] inline bool Tree::step(Rule rule, uint32_t max_depth, uint32_t depth, Place& place) {
     if (depth == path_.size()) path_.resize(2 * path_.size());
     path_[depth] = place.node;
@@ -72,20 +73,24 @@ template <typename Rule>
     double best = kMinusInfinity;
     switch (children >> kIdBits) {
         case 1:
-            best = best_of<1>(first, score, place);
+            best = best_of<1, kAlone>(first, score, place);
             break;
         case 2:
-            best = best_of<2>(first, score, place);
+            best = best_of<2, kAlone>(first, score, place);
             break;
         case 3:
-            best = best_of<3>(first, score, place);
+            best = best_of<3, kAlone>(first, score, place);
             break;
         case 4:
-            best = best_of<4>(first, score, place);
+            best = best_of<4, kAlone>(first, score, place);
             break;
         default:;
     }
     if (!(best > kMinusInfinity)) place = place_at(best_of_all(parent, score));
+    if (!kAlone) {  // a small block lies in two cache lines at most
+        __builtin_prefetch(&hot_[place.children & kIdMask]);
+        __builtin_prefetch(&hot_[(place.children & kIdMask) + 2]);
+    }
     return true;
 }
 
@@ -102,16 +107,16 @@ template <typename Score>
     }
 }
 
-// The usual case, one small block, without a branch on scores: which child wins cannot be predicted. The blocks that the
-// next step may read are fetched meanwhile. Returns the best score; where it is NaN or -inf, `place` may be wrong.
-template <uint32_t kCount, typename Score>
+// The usual case, one small block, without a branch on scores: which child wins cannot be predicted. Returns the best
+// score; where it is NaN or -inf, `place` may be wrong.
+template <uint32_t kCount, bool kFetch, typename Score>
 [[gnu::always_inline]] inline double Tree::best_of(NodeId first, Score score, Place& place) const {
     place = place_at(first);
-    __builtin_prefetch(&hot_[place.children & kIdMask]);
+    if (kFetch) __builtin_prefetch(&hot_[place.children & kIdMask]);
     double best = score_child(first, 1.0 / kCount, score);
     for (NodeId child = first + 1; child < first + kCount; ++child) {
         const Place other = place_at(child);
-        __builtin_prefetch(&hot_[other.children & kIdMask]);
+        if (kFetch) __builtin_prefetch(&hot_[other.children & kIdMask]);
         const double s = score_child(child, 1.0 / kCount, score);
         const uint32_t wins = 0u - static_cast<uint32_t>(s > best);
         best = s > best ? s : best;
@@ -176,8 +181,8 @@ void Tree::descend_in_turn(Tree* const* trees, size_t count, uint32_t max_depth,
     const auto begin_next = [&]() -> std::optional<Lane> {
         while (next < count) {
             const size_t i = next++;
-            if (i + 2 * kLanes < count) __builtin_prefetch(trees[i + 2 * kLanes]);
-            if (i + kLanes < count) __builtin_prefetch(trees[i + kLanes]->hot_.data);
+            if (i + 2 * kLanes < count) trees[i + 2 * kLanes]->prefetch();
+            if (i + kLanes < count) trees[i + kLanes]->prefetch_root();
             trees[i]->path_length_ = 0;
             results[i] = kNone;
             if (!trees[i]->shut(kRoot)) return Lane{trees[i], i, rule_of(i), trees[i]->place_at(kRoot), 0};
@@ -193,7 +198,7 @@ void Tree::descend_in_turn(Tree* const* trees, size_t count, uint32_t max_depth,
     while (!lanes.empty()) {
         for (size_t k = 0; k < lanes.size();) {
             Lane& lane = lanes[k];
-            if (lane.tree->step(lane.rule, max_depth, lane.depth, lane.place)) {
+            if (lane.tree->template step<false>(lane.rule, max_depth, lane.depth, lane.place)) {
                 ++lane.depth;
                 ++k;
                 continue;

@@ -18,11 +18,6 @@ constexpr uint32_t kKeptNodes = 8192;         // what stays in a reservation for
 constexpr uint32_t kLargestCommit = 1 << 16;  // nodes
 constexpr uint32_t kHugeFrom = 1 << 18;       // nodes from which on huge pages are asked for: 4 MiB of Hot
 
-size_t bytes_of_all_columns(size_t nodes) {
-    return Reservation::padded(nodes * sizeof(Hot)) + Reservation::padded(nodes * sizeof(double)) +
-           2 * Reservation::padded(nodes) + 3 * Reservation::padded(nodes * sizeof(NodeId));
-}
-
 template <typename T>
 char* place(Column<T>& column, char* at, size_t nodes) {
     column.data = reinterpret_cast<T*>(at);
@@ -35,7 +30,7 @@ Tree::Tree(const TreeOptions& options)
     : max_nodes_(options.max_nodes),
       decay_(options.decay),
       rng_(options.seed),
-      memory_(bytes_of_all_columns(options.max_nodes)),
+      memory_(reserved_bytes(options.max_nodes)),
       path_(64) {
     layout();
     double power = 1.0;
@@ -51,6 +46,12 @@ Tree::Tree(const TreeOptions& options)
 Tree::~Tree() {
     forget_priors();
     if (committed_ > kKeptNodes) discard_from(kKeptNodes, committed_);
+}
+
+size_t Tree::reserved_bytes(uint32_t max_nodes) {
+    const size_t nodes = max_nodes;
+    return Reservation::padded(nodes * sizeof(Hot)) + Reservation::padded(nodes * sizeof(double)) +
+           2 * Reservation::padded(nodes) + 3 * Reservation::padded(nodes * sizeof(NodeId));
 }
 
 void Tree::forget_priors() {
@@ -453,6 +454,7 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
     for (NodeId id = 0; id < old_ids.size(); ++id) {  // new ids are not above the old ones: moving down is safe
         const NodeId old = old_ids[id];
         hot_[id] = hot_[old];
+        hot_[id].children = 0;
         values_[id] = values_[old];
         parents_[id] = id == kRoot ? kNone : new_ids[parents_[old] - node];
         tries_[id] = tries_[old];
@@ -467,19 +469,6 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
     ranking_.reset();
     rebuild_links();
     return old_ids;
-}
-
-// Children, blocks and shut bits follow from parents and flags.
-void Tree::rebuild_links() {
-    for (NodeId node = 0; node < num_nodes_; ++node) hot_[node].children = 0;
-    for (NodeId first = 1; first < num_nodes_;) {
-        const NodeId end = block_end(first);
-        append_block(parents_[first], first, end - first);
-        first = end;
-    }
-    for (NodeId node = num_nodes_; node-- > 0;) {
-        if (should_be_shut(node)) hot_[node].children |= kShut;
-    }
 }
 
 }  // namespace bavt

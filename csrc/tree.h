@@ -69,6 +69,10 @@ struct SelectArgs {
     uint32_t max_depth = 0xFFFFFFFFu;  // a descent goes no deeper, and returns the node it stands on
 };
 
+class Checksum;
+class Sink;
+class Source;
+
 class Tree {
    public:
     // Bytes a node can take at most: every column, and a ranking whose blocks are half full.
@@ -102,6 +106,9 @@ class Tree {
     // Keeps the subtree of `node` and frees the rest. Returns the old id of every new id; order is kept.
     std::vector<NodeId> reroot(NodeId node);
 
+    // Address space that a tree takes, whatever is in it.
+    static size_t reserved_bytes(uint32_t max_nodes);
+
     // Back to a root alone, in the memory that is there.
     void reset(uint64_t seed, double root_value);
 
@@ -113,14 +120,20 @@ class Tree {
     std::vector<uint32_t> depths() const;
 
     // Snapshots (snapshot.cpp). `load` and `from_bytes` throw SnapshotError whatever the bytes are; files that cannot be
-    // read or written throw std::system_error.
+    // read or written throw FileError.
     void save(const std::string& path) const;
     std::string to_bytes() const;
+    size_t snapshot_size() const;
+    void to_memory(char* out) const;  // snapshot_size() bytes
     static std::unique_ptr<Tree> load(const std::string& path);
     static std::unique_ptr<Tree> from_bytes(const char* data, size_t size);
+    void write(Sink& sink) const;
+    // With `max_nodes`, a tree of another max_nodes is refused before it takes address space.
+    static std::unique_ptr<Tree> read(Source& source, uint64_t size, std::optional<uint32_t> max_nodes = {});
 
     uint32_t num_nodes() const { return num_nodes_; }
     uint32_t max_nodes() const { return max_nodes_; }
+    double decay() const { return decay_; }
     uint8_t flags(NodeId node) const { return flags_[node]; }
     const Hot* hot() const { return hot_.data; }
     const double* values() const { return values_.data; }
@@ -161,7 +174,11 @@ class Tree {
     void append_block(NodeId node, NodeId first, uint32_t count);
     void write_child(NodeId parent, NodeId child, double value, bool terminal);
     void write_prior(NodeId node, float prior);
-    void rebuild_links();
+
+    // From parents and flags, with every word for the children 0 (tree_links.cpp). Returns what is wrong with them, or
+    // null.
+    const char* rebuild_links();
+    void prepend_block(NodeId parent, NodeId first, uint32_t count);
 
     double weight(NodeId node) const { return values_[node] * decay_power_[tries_[node]]; }
     auto weights() const {
@@ -175,9 +192,7 @@ class Tree {
     void commit(uint32_t nodes);
     void discard_from(uint32_t begin, uint32_t end);
     void forget_priors();
-    struct Sections;
-    Sections sections() const;
-    void require_consistency() const;
+    void read_columns(Source& source, Checksum& sum);
 
     uint32_t max_nodes_;
     uint32_t num_nodes_ = 1;

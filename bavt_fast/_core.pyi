@@ -10,7 +10,7 @@ _Policy = Literal["power", "best_first", "ucb", "uct", "puct"] | str
 _Path = str | bytes | os.PathLike[str]
 
 class CapacityError(RuntimeError):
-    """A tree would need more nodes than it may hold. Nothing was changed."""
+    """A tree would need more nodes than it may hold, or a forest more trees. Nothing was changed."""
 
 class SnapshotError(ValueError):
     """A snapshot that is none, is damaged or of an unknown version."""
@@ -132,17 +132,23 @@ class Tree:
         before no longer mean anything, but stay safe to read.
         """
     def save(self, path: _Path) -> None:
-        """Write a snapshot: versioned, checksummed, little-endian. The file is replaced whole or not at all.
+        """Write a snapshot: versioned, checksummed, little-endian.
+
+        The file is replaced whole or not at all, also when the machine stops: on return it is on the disk. Its mode
+        is that of any new file (0666 less the umask).
 
         Raises:
             OSError: the file cannot be written.
         """
     @staticmethod
     def load(path: _Path) -> Tree:
-        """The tree of a snapshot, which goes on as the saved one would have.
+        """The tree of a snapshot, which goes on as the saved one would have. Marks of leaves in flight are kept.
+
+        Files need not be trusted: whatever is in one, the outcome is a tree that can be used, or an error, and
+        memory in proportion to the file.
 
         Raises:
-            SnapshotError: the file is no snapshot, or damaged.
+            SnapshotError: the file is no snapshot, is damaged, or needs more address space than there is.
             OSError: the file cannot be read.
         """
     def to_bytes(self) -> bytes:
@@ -194,6 +200,7 @@ class Forest:
         threads: workers, this thread included; None for one per core.
         max_nodes: most nodes a tree may hold; None for 16,777,216.
         root_value, decay: as of `Tree`.
+        max_bytes: most memory that the nodes of one tree may take, as of `Tree`.
 
     Methods raise IndexError on an unknown tree or node id, TypeError or ValueError on bad arguments.
     """
@@ -206,6 +213,7 @@ class Forest:
         max_nodes: int | None = None,
         root_value: float = 1.0,
         decay: float = 0.85,
+        max_bytes: int | None = None,
     ) -> None: ...
     def select(
         self,
@@ -243,6 +251,9 @@ class Forest:
             values: (w, m), or all children one after the other with `counts`.
             counts: (w,) children of each pair, 0 allowed.
             terminal, priors: one entry per child, shaped as `values`; see `Tree.expand`.
+
+        Raises:
+            CapacityError: a tree would have more than `max_nodes` nodes. No tree of the wave was changed.
         """
     def backup(
         self,
@@ -263,7 +274,11 @@ class Forest:
     def mark_terminal(self, trees: npt.ArrayLike, nodes: npt.ArrayLike) -> None:
         """`Tree.mark_terminal` for every pair."""
     def add(self, root_value: float = 1.0) -> int:
-        """A new tree's id; it takes the place and the memory of a dropped one, if there is one."""
+        """A new tree's id; it takes the place and the memory of a dropped one, if there is one.
+
+        Raises:
+            CapacityError: there are 1,000,000 trees.
+        """
     def finish(self, tree: int) -> None:
         """Select nothing more from a tree."""
     def drop(self, tree: int) -> None:
@@ -275,10 +290,15 @@ class Forest:
     def children(self, tree: int, node: int) -> list[int]:
         """`Tree.children` of one tree."""
     def save(self, path: _Path) -> None:
-        """Write all trees to one snapshot; see `Tree.save`."""
+        """Write all trees to one snapshot; see `Tree.save`. Other threads' calls wait: it is of one moment."""
     @staticmethod
     def load(path: _Path, threads: int | None = None) -> Forest:
         """The forest of a snapshot; see `Tree.load`."""
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+    @staticmethod
+    def from_bytes(data: bytes, threads: int | None = None) -> Forest:
+        """What `load` makes of a file with these bytes."""
     def parents(self, tree: int) -> npt.NDArray[np.int32]:
         """(num_nodes,) of one tree, as of `Tree`; a copy, as the next six are."""
     def visit_counts(self, tree: int) -> npt.NDArray[np.uint32]: ...

@@ -3,7 +3,9 @@
 
 #include <system_error>
 
+#include "py_bytes.h"
 #include "py_checks.h"
+#include "snapshot.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -21,15 +23,7 @@ std::unique_ptr<Tree> make_tree(py::handle seed, py::handle max_nodes, py::handl
                                 py::handle max_bytes) {
     bavt::TreeOptions options;
     options.seed = checks::seed(seed);
-    if (!max_nodes.is_none()) {
-        options.max_nodes = static_cast<uint32_t>(
-            checks::integer("max_nodes", max_nodes, 1, bavt::kMaxNodes, "an int from 1 to 100,000,000, or None"));
-    }
-    if (!max_bytes.is_none()) {
-        const int64_t bytes = checks::integer("max_bytes", max_bytes, Tree::kMaxBytesPerNode, INT64_MAX,
-                                              "an int of at least 46, the most that a node can take, or None");
-        options.max_nodes = static_cast<uint32_t>(std::min<int64_t>(options.max_nodes, bytes / Tree::kMaxBytesPerNode));
-    }
+    options.max_nodes = checks::node_limit(max_nodes, max_bytes, bavt::kMaxNodes);
     options.root_value = checks::number("root_value", root_value, -checks::kHuge, checks::kHuge, "a finite number");
     options.decay = checks::number("decay", decay, checks::kTiny, 1.0, "a number in (0, 1]");
     return std::make_unique<Tree>(options);
@@ -89,12 +83,12 @@ py::array_t<uint32_t> depths(const Tree& tree) {
 
 const Tree& of(const py::object& self) { return self.cast<const Tree&>(); }
 
-void translate_system_error(std::exception_ptr thrown) {
+void translate_file_error(std::exception_ptr thrown) {
     try {
         if (thrown) std::rethrow_exception(thrown);
-    } catch (const std::system_error& error) {
+    } catch (const bavt::FileError& error) {
         errno = error.code().value();
-        PyErr_SetFromErrno(PyExc_OSError);
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, error.path.c_str());
     }
 }
 
@@ -128,12 +122,24 @@ void bind_tree(py::module_& m) {
         .def(
             "save", [](const Tree& t, const py::object& path) { t.save(checks::file_path(path)); }, "path"_a)
         .def_static(
-            "load", [](const py::object& path) { return Tree::load(checks::file_path(path)); }, "path"_a)
-        .def("to_bytes", [](const Tree& t) { return py::bytes(t.to_bytes()); })
+            "load",
+            [](const py::object& path) {
+                const std::string file = checks::file_path(path);
+                const py::gil_scoped_release release;
+                return Tree::load(file);
+            },
+            "path"_a)
+        .def("to_bytes",
+             [](const Tree& t) {
+                 bavt::py_bytes::Buffer bytes(t.snapshot_size());
+                 t.to_memory(bytes.data());
+                 return bytes.take();
+             })
         .def_static(
             "from_bytes",
             [](const py::bytes& d) {
                 const auto data = std::string_view(d);
+                const py::gil_scoped_release release;
                 return Tree::from_bytes(data.data(), data.size());
             },
             "data"_a);
@@ -163,7 +169,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "Native core: search trees and the exact Countdown solver.";
     py::register_exception<bavt::CapacityError>(m, "CapacityError", PyExc_RuntimeError);
     py::register_exception<bavt::SnapshotError>(m, "SnapshotError", PyExc_ValueError);
-    py::register_exception_translator(&translate_system_error);
+    py::register_exception_translator(&translate_file_error);
     bind_countdown(m);
     bind_tree(m);
     bind_forest(m);

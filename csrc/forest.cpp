@@ -9,25 +9,22 @@ namespace {
 constexpr size_t kParallelFrom = 128;  // pairs of a wave from which on waking the helpers pays
 constexpr size_t kAhead = 8;           // pairs that memory is fetched ahead of the work on them
 
-std::pair<size_t, size_t> share_of(size_t items, unsigned worker, unsigned workers) {
-    return {items * worker / workers, items * (worker + 1) / workers};
-}
-
 }  // namespace
 
 Forest::Forest(uint32_t num_trees, const TreeOptions& options, unsigned threads)
     : options_(options), workers_(threads) {
     options_.compact = true;
     options_.powers = std::make_shared<const DecayPowers>(options.decay);
-    for (uint32_t i = 0; i < num_trees; ++i) add_slot(options.root_value);
+    for (uint32_t i = 0; i < num_trees; ++i) slots_.push_back({new_tree(options.root_value), State::kLive});
 }
 
-void Forest::add_slot(double root_value) {
+std::unique_ptr<Tree> Forest::new_tree(double root_value) {
     TreeOptions options = options_;
     options.seed += trees_made_;
     options.root_value = root_value;
-    slots_.push_back({std::make_unique<Tree>(options), State::kLive});
+    auto tree = std::make_unique<Tree>(options);
     ++trees_made_;
+    return tree;
 }
 
 Forest::Slot& Forest::slot(TreeId tree) {
@@ -41,12 +38,20 @@ TreeId Forest::add(double root_value) {
     const auto free =
         std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.state == State::kDropped; });
     if (free == slots_.end()) {
-        add_slot(root_value);
+        if (slots_.size() == kMaxTrees) {
+            throw CapacityError("add: a forest holds at most " + std::to_string(kMaxTrees) +
+                                " trees; drop() those that are done, or make another forest");
+        }
+        slots_.push_back({new_tree(root_value), State::kLive});
         return static_cast<TreeId>(slots_.size() - 1);
     }
-    free->tree->reset(options_.seed + trees_made_, root_value);
+    if (free->tree) {
+        free->tree->reset(options_.seed + trees_made_, root_value);
+        ++trees_made_;
+    } else {
+        free->tree = new_tree(root_value);
+    }
     free->state = State::kLive;
-    ++trees_made_;
     return static_cast<TreeId>(free - slots_.begin());
 }
 
@@ -77,8 +82,13 @@ std::vector<Forest::Picks> Forest::live_from_turn() const {
 }
 
 Selection Forest::select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree,
-                         size_t limit) {
+                         size_t limit, size_t num_remaining) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (remaining != nullptr && num_remaining < slots_.size()) {
+        throw std::invalid_argument("remaining: expected one number per tree id, " + std::to_string(slots_.size()) +
+                                    " of them, got " + std::to_string(num_remaining) +
+                                    "; another thread added a tree meanwhile: count again");
+    }
     std::vector<Picks> active = live_from_turn();
     std::vector<Picks> rounds;  // what every round picked
     std::vector<NodeId> nodes;

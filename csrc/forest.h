@@ -44,16 +44,21 @@ struct Children {
 
 class Forest {
    public:
+    static constexpr uint32_t kMaxTrees = 1'000'000;
+
     // Tree number i ever made has the seed `options.seed` + i.
     Forest(uint32_t num_trees, const TreeOptions& options, unsigned threads);
 
-    TreeId add(double root_value);
-    void finish(TreeId tree);  // not selected from any more
-    void drop(TreeId tree);    // its id is free for the next `add`
+    TreeId add(double root_value);  // throws CapacityError where there are kMaxTrees
+    void finish(TreeId tree);       // not selected from any more
+    void drop(TreeId tree);         // its id is free for the next `add`
 
     // At most `per_tree` leaves of every live tree, and at most `limit` in all: trees take turns, beginning where the
     // last limited wave ended. `remaining` has one entry per tree id, or is null for args.remaining. Ordered by tree.
-    Selection select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree, size_t limit);
+    // `num_remaining` says how many entries; std::invalid_argument where a tree has none, which another thread may have
+    // added since they were counted.
+    Selection select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree, size_t limit,
+                     size_t num_remaining = SIZE_MAX);
 
     // Returns the id of each pair's first child, or the root's where it has none; clears the marks.
     std::vector<NodeId> expand(const Wave& wave, const Children& children);
@@ -71,8 +76,12 @@ class Forest {
         return use(*slot(tree).tree);
     }
 
+    // Snapshots (forest_snapshot.cpp), with the errors of Tree's. Nothing changes between the trees of one snapshot.
     void save(const std::string& path);
+    std::string to_bytes();
+    size_t to_memory(char* out, size_t room);  // returns the size; writes nothing where it is more than `room`
     static std::unique_ptr<Forest> load(const std::string& path, unsigned threads);
+    static std::unique_ptr<Forest> from_bytes(const char* data, size_t size, unsigned threads);
 
     uint32_t num_slots();  // ids in use are below this
     std::vector<uint32_t> num_nodes();
@@ -83,7 +92,7 @@ class Forest {
     enum class State : uint8_t { kLive, kFinished, kDropped };
 
     struct Slot {
-        std::unique_ptr<Tree> tree;
+        std::unique_ptr<Tree> tree;  // null where a snapshot had a dropped tree
         State state;
     };
 
@@ -95,9 +104,16 @@ class Forest {
         size_t begin = 0;
     };
 
+    struct Front;  // what a snapshot begins with
+
     explicit Forest(unsigned threads) : workers_(threads) {}
     Slot& slot(TreeId tree);
-    void add_slot(double root_value);
+    std::unique_ptr<Tree> new_tree(double root_value);
+    Front front() const;
+    template <typename SinkAt>
+    void write(const Front& front, SinkAt sink_at);
+    template <typename SourceAt>
+    static std::unique_ptr<Forest> read(uint64_t size, unsigned threads, SourceAt source_at);
     std::vector<Picks> live_from_turn() const;
     void pick(std::vector<Picks>& active, Policy policy, const SelectArgs& args, const double* remaining,
               NodeId* nodes);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "forest.h"
+#include "py_bytes.h"
 #include "py_checks.h"
 
 namespace py = pybind11;
@@ -21,6 +22,13 @@ using Ids = py::array_t<uint32_t, py::array::c_style>;
 
 constexpr uint32_t kDefaultMaxNodes = 1 << 24;  // per tree: address space for thousands of trees
 
+// Runs `use`, which must not touch Python, without the GIL: it may have to wait for a call of another thread.
+template <typename Use>
+auto without_gil(Use use) {
+    const py::gil_scoped_release release;
+    return use();
+}
+
 unsigned thread_count(py::handle threads) {
     if (!threads.is_none()) {
         return static_cast<unsigned>(checks::integer("threads", threads, 1, 1024, "an int from 1 to 1,024, or None"));
@@ -29,15 +37,11 @@ unsigned thread_count(py::handle threads) {
 }
 
 std::unique_ptr<Forest> make_forest(py::handle num_trees, py::handle seed, py::handle threads, py::handle max_nodes,
-                                    py::handle root_value, py::handle decay) {
-    const auto trees = checks::integer("num_trees", num_trees, 0, 1'000'000, "an int from 0 to 1,000,000");
+                                    py::handle root_value, py::handle decay, py::handle max_bytes) {
+    const auto trees = checks::integer("num_trees", num_trees, 0, Forest::kMaxTrees, "an int from 0 to 1,000,000");
     bavt::TreeOptions options;
     options.seed = checks::seed(seed);
-    options.max_nodes = kDefaultMaxNodes;
-    if (!max_nodes.is_none()) {
-        options.max_nodes = static_cast<uint32_t>(
-            checks::integer("max_nodes", max_nodes, 1, bavt::kMaxNodes, "an int from 1 to 100,000,000, or None"));
-    }
+    options.max_nodes = checks::node_limit(max_nodes, max_bytes, kDefaultMaxNodes);
     options.root_value = checks::number("root_value", root_value, -checks::kHuge, checks::kHuge, "a finite number");
     options.decay = checks::number("decay", decay, checks::kTiny, 1.0, "a number in (0, 1]");
     return std::make_unique<Forest>(static_cast<uint32_t>(trees), options, thread_count(threads));
@@ -81,7 +85,8 @@ py::tuple select_wave(Forest& forest, py::handle policy, py::handle remaining, p
     py::array_t<double, py::array::c_style> by_tree;
     py::object scalar = py::float_(1.0);
     if (py::isinstance<py::array>(remaining) && py::reinterpret_borrow<py::array>(remaining).ndim() > 0) {
-        by_tree = checks::vector_of<double>("remaining", remaining, forest.num_slots());
+        const uint32_t slots = without_gil([&] { return forest.num_slots(); });
+        by_tree = checks::vector_of<double>("remaining", remaining, slots);
         for (py::ssize_t i = 0; i < by_tree.shape(0); ++i) {
             if (!(by_tree.at(i) >= 0.0 && by_tree.at(i) <= checks::kHuge)) {
                 checks::bad_value("remaining", "finite numbers >= 0", std::to_string(by_tree.at(i)));
@@ -102,7 +107,7 @@ py::tuple select_wave(Forest& forest, py::handle policy, py::handle remaining, p
     bavt::Selection selection;
     {
         py::gil_scoped_release release;
-        selection = forest.select(chosen, args, remaining_by_tree, each, limit);
+        selection = forest.select(chosen, args, remaining_by_tree, each, limit, static_cast<size_t>(by_tree.size()));
     }
     return py::make_tuple(array_of(std::move(selection.trees)), array_of(std::move(selection.nodes)));
 }
@@ -186,7 +191,18 @@ void change_wave(Forest& forest, py::handle trees, py::handle nodes) {
     (forest.*change)(wave.get());
 }
 
-// Runs `use` on a tree without the GIL. `use` must not touch Python: other threads may wait for the forest with the GIL.
+// The forest may grow between asking for its size and writing it.
+py::bytes to_bytes(Forest& forest) {
+    for (size_t slack = 0, size = without_gil([&] { return forest.to_memory(nullptr, 0); });;) {
+        bavt::py_bytes::Buffer bytes(size + slack);
+        char* const out = bytes.data();
+        size = without_gil([&] { return forest.to_memory(out, bytes.size()); });
+        if (size <= bytes.size()) return bytes.take(size);
+        slack = 2 * slack + size / 8;
+    }
+}
+
+// Runs `use`, which must not touch Python, on a tree.
 template <typename Use>
 auto with_tree(Forest& forest, py::handle tree, Use use) {
     const TreeId id = tree_id(tree);
@@ -224,7 +240,7 @@ void bind_forest(py::module_& m) {
     py::class_<Forest> forest(m, "Forest");
     forest
         .def(py::init(&make_forest), "num_trees"_a, "seed"_a = 0, "threads"_a = py::none(), "max_nodes"_a = py::none(),
-             "root_value"_a = 1.0, "decay"_a = 0.85)
+             "root_value"_a = 1.0, "decay"_a = 0.85, "max_bytes"_a = py::none())
         .def("select", &select_wave, "policy"_a = "power", "remaining"_a = 1.0, "total"_a = 1.0, "exploration"_a = 1.0,
              "max_depth"_a = py::none(), "wave"_a = py::none(), "per_tree"_a = py::none())
         .def("expand", &expand, "trees"_a, "nodes"_a, "values"_a, "counts"_a = py::none(), "terminal"_a = py::none(),
@@ -239,13 +255,24 @@ void bind_forest(py::module_& m) {
         .def(
             "add",
             [](Forest& f, py::handle v) {
-                return f.add(checks::number("root_value", v, -checks::kHuge, checks::kHuge, "a finite number"));
+                const double value = checks::number("root_value", v, -checks::kHuge, checks::kHuge, "a finite number");
+                return without_gil([&] { return f.add(value); });
             },
             "root_value"_a = 1.0)
         .def(
-            "finish", [](Forest& f, py::handle t) { f.finish(tree_id(t)); }, "tree"_a)
+            "finish",
+            [](Forest& f, py::handle t) {
+                const TreeId id = tree_id(t);
+                without_gil([&] { f.finish(id); });
+            },
+            "tree"_a)
         .def(
-            "drop", [](Forest& f, py::handle t) { f.drop(tree_id(t)); }, "tree"_a)
+            "drop",
+            [](Forest& f, py::handle t) {
+                const TreeId id = tree_id(t);
+                without_gil([&] { f.drop(id); });
+            },
+            "tree"_a)
         .def(
             "reroot",
             [](Forest& f, py::handle t, py::handle n) {
@@ -265,13 +292,31 @@ void bind_forest(py::module_& m) {
             },
             "tree"_a, "node"_a)
         .def(
-            "save", [](Forest& f, const py::object& path) { f.save(checks::file_path(path)); }, "path"_a)
+            "save",
+            [](Forest& f, const py::object& path) {
+                const std::string file = checks::file_path(path);
+                without_gil([&] { f.save(file); });
+            },
+            "path"_a)
+        .def("to_bytes", &to_bytes)
         .def_static(
             "load",
             [](const py::object& path, py::handle threads) {
-                return Forest::load(checks::file_path(path), thread_count(threads));
+                const std::string file = checks::file_path(path);
+                const unsigned count = thread_count(threads);
+                const py::gil_scoped_release release;
+                return Forest::load(file, count);
             },
-            "path"_a, "threads"_a = py::none());
+            "path"_a, "threads"_a = py::none())
+        .def_static(
+            "from_bytes",
+            [](const py::bytes& d, py::handle threads) {
+                const auto data = std::string_view(d);
+                const unsigned count = thread_count(threads);
+                const py::gil_scoped_release release;
+                return Forest::from_bytes(data.data(), data.size(), count);
+            },
+            "data"_a, "threads"_a = py::none());
     forest
         .def(
             "parents",
@@ -317,7 +362,13 @@ void bind_forest(py::module_& m) {
                 return copy_of<uint8_t, uint8_t>(f, t, [](const bavt::Tree& tree) { return tree.tries(); }, 1);
             },
             "tree"_a);
-    forest.def_property_readonly("num_nodes", [](Forest& f) { return array_of(f.num_nodes()); })
-        .def_property_readonly("live", [](Forest& f) { return py::array(array_of(f.live()).attr("astype")("bool")); })
+    forest
+        .def_property_readonly("num_nodes",
+                               [](Forest& f) { return array_of(without_gil([&] { return f.num_nodes(); })); })
+        .def_property_readonly("live",
+                               [](Forest& f) {
+                                   const auto live = array_of(without_gil([&] { return f.live(); }));
+                                   return py::array(live.attr("astype")("bool"));
+                               })
         .def_property_readonly("threads", &Forest::threads);
 }

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -62,6 +63,20 @@ inline int64_t integer(const char* name, py::handle object, int64_t low, int64_t
     const int64_t value = integer(name, object, expected);
     if (value < low || value > high) bad_value(name, expected, text_of(object));
     return value;
+}
+
+// Most nodes of a tree, from what was given of max_nodes and max_bytes.
+inline uint32_t node_limit(py::handle max_nodes, py::handle max_bytes, uint32_t otherwise) {
+    int64_t limit = otherwise;
+    if (!max_nodes.is_none()) {
+        limit = integer("max_nodes", max_nodes, 1, kMaxNodes, "an int from 1 to 100,000,000, or None");
+    }
+    if (!max_bytes.is_none()) {
+        const int64_t bytes = integer("max_bytes", max_bytes, Tree::kMaxBytesPerNode, INT64_MAX,
+                                      "an int of at least 46, the most that a node can take, or None");
+        limit = std::min(limit, bytes / Tree::kMaxBytesPerNode);
+    }
+    return static_cast<uint32_t>(limit);
 }
 
 // 64 bits of any integer, so that hashes serve as seeds.

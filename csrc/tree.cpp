@@ -307,6 +307,7 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
     for (NodeId id = 0; id < old_ids.size(); ++id) {  // new ids are not above the old ones: moving down is safe
         const NodeId old = old_ids[id];
         hot_[id] = hot_[old];
+        hot_[id].children = 0;
         values_[id] = values_[old];
         parents_[id] = id == kRoot ? kNone : new_ids[parents_[old] - node];
         tries_[id] = tries_[old];
@@ -318,19 +319,6 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
     ranking_.reset();
     rebuild_links();
     return old_ids;
-}
-
-// Children, blocks and shut bits follow from parents and flags.
-void Tree::rebuild_links() {
-    for (NodeId node = 0; node < num_nodes_; ++node) hot_[node].children = 0;
-    for (NodeId first = 1; first < num_nodes_;) {
-        const NodeId end = block_end(first);
-        append_block(parents_[first], first, end - first);
-        first = end;
-    }
-    for (NodeId node = num_nodes_; node-- > 0;) {
-        if (should_be_shut(node)) hot_[node].children |= kShut;
-    }
 }
 
 }  // namespace bavt

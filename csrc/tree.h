@@ -70,6 +70,10 @@ struct SelectArgs {
     uint32_t max_depth = 0xFFFFFFFFu;  // a descent goes no deeper, and returns the node it stands on
 };
 
+class Checksum;
+class Sink;
+class Source;
+
 class Tree : NodeColumns {
    public:
     // Bytes a node can take at most: every column, and a ranking whose blocks are half full.
@@ -132,11 +136,16 @@ class Tree : NodeColumns {
     std::vector<uint32_t> depths() const;
 
     // Snapshots (snapshot.cpp). `load` and `from_bytes` throw SnapshotError whatever the bytes are; files that cannot be
-    // read or written throw std::system_error.
+    // read or written throw FileError.
     void save(const std::string& path) const;
     std::string to_bytes() const;
+    size_t snapshot_size() const;
+    void to_memory(char* out) const;  // snapshot_size() bytes
     static std::unique_ptr<Tree> load(const std::string& path);
     static std::unique_ptr<Tree> from_bytes(const char* data, size_t size);
+    void write(Sink& sink) const;
+    // A tree of a forest must have the max_nodes and the decay of `forest`.
+    static std::unique_ptr<Tree> read(Source& source, uint64_t size, const TreeOptions* forest = nullptr);
 
     uint32_t num_nodes() const { return num_nodes_; }
     uint32_t max_nodes() const { return max_nodes_; }
@@ -196,7 +205,10 @@ class Tree : NodeColumns {
     void rank_new(NodeId first);
     void append_block(NodeId node, NodeId first, uint32_t count);
     void write_child(NodeId parent, NodeId child, double value, bool terminal);
-    void rebuild_links();
+    // From parents and flags, with every word for the children 0 (tree_links.cpp). Returns what is wrong with them, or
+    // null.
+    const char* rebuild_links();
+    void prepend_block(NodeId parent, NodeId first, uint32_t count);
 
     double weight(NodeId node) const { return values_[node] * decay_power_[tries_[node]]; }
     auto weights() const {
@@ -206,9 +218,7 @@ class Tree : NodeColumns {
     Ranking& ranking();
     void update_flags(NodeId node, uint8_t flags);
 
-    struct Sections;
-    Sections sections() const;
-    void require_consistency() const;
+    void read_columns(Source& source, Checksum& sum);
 
     std::vector<NodeId> path_;  // the last descent, root first: the ancestors of what is backed up next, as a rule
     uint32_t path_length_ = 0;

@@ -9,9 +9,15 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace bavt {
+
+// What one of several workers does of a number of items: from the first to before the second.
+inline std::pair<size_t, size_t> share_of(size_t items, unsigned worker, unsigned workers) {
+    return {items * worker / workers, items * (worker + 1) / workers};
+}
 
 class Workers {
    public:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
+import forged
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from bavt_fast import _core
 
 EXAMPLES = int(os.environ.get("BAVT_FUZZ_EXAMPLES", "1000"))
-HEADER_BYTES = 56
+HEADER_BYTES = forged.TREE_HEADER.size
 
 
 def grown(nodes: int = 30) -> _core.Tree:
@@ -60,7 +63,7 @@ def load_or_refuse(data: bytes) -> None:
 
 def test_every_truncation_is_refused() -> None:
     for length in range(len(SAVED)):
-        with pytest.raises(_core.SnapshotError, match=r"snapshot: .*; save the tree again"):
+        with pytest.raises(_core.SnapshotError, match=r"snapshot: .*; save it again"):
             _core.Tree.from_bytes(SAVED[:length])
 
 
@@ -73,52 +76,20 @@ def test_every_altered_byte_is_refused(at: int, change: int) -> None:
         _core.Tree.from_bytes(bytes(data))
 
 
-def with_valid_checksum(data: bytes) -> bytes:
-    """The same bytes as a forger would seal them. Mirrors csrc/snapshot.cpp."""
-    mask = 2**64 - 1
-
-    def mix(x: int) -> int:
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
-        return x ^ (x >> 31)
-
-    def stir(lane: int, word: int) -> int:
-        lane = (lane + word * 0x9E3779B97F4A7C15) & mask
-        return ((((lane << 31) | (lane >> 33)) & mask) * 0xD1B54A32D192ED03) & mask
-
-    def section_sum(section: bytes) -> int:
-        lanes = [1, 2, 3, 4]
-        whole = len(section) // 32 * 32
-        for i, word in enumerate(struct.unpack(f"<{whole // 8}Q", section[:whole])):
-            lanes[i % 4] = stir(lanes[i % 4], word)
-        for byte in section[whole:]:
-            lanes[0] = stir(lanes[0], byte)
-        total = len(section)
-        for lane in lanes:
-            total = mix(total ^ lane)
-        return total
-
-    _, nodes, _, has_priors = struct.unpack_from("<4I", data, 8)
-    blank = data[: HEADER_BYTES - 8] + bytes(8)
-    sizes = [16, 8, 4, *([4] if has_priors else []), 1, 1]
-    total, at = mix(section_sum(blank)), HEADER_BYTES
-    for size in sizes:
-        total = mix(total ^ section_sum(data[at : at + size * nodes]))
-        at += size * nodes
-    return blank[: HEADER_BYTES - 8] + struct.pack("<Q", total) + data[HEADER_BYTES:]
-
-
 def test_the_forger_knows_the_checksum() -> None:
-    assert with_valid_checksum(SAVED) == SAVED
+    assert forged.sealed_anew(SAVED) == SAVED
+    assert forged.one_node_tree() == _core.Tree(max_nodes=2**24).to_bytes()
+    two = forged.forest([(0, forged.one_node_tree()), (2, b"")])
+    assert _core.Forest.from_bytes(two).to_bytes() == two
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(st.lists(st.tuples(st.integers(HEADER_BYTES, len(SAVED) - 1), st.integers(0, 255)), min_size=1, max_size=5))
+@given(st.lists(st.tuples(st.integers(HEADER_BYTES, len(SAVED) - 9), st.integers(0, 255)), min_size=1, max_size=5))
 def test_forged_contents_are_refused_or_harmless(changes: list[tuple[int, int]]) -> None:
     data = bytearray(SAVED)
     for at, byte in changes:
         data[at] = byte
-    load_or_refuse(with_valid_checksum(bytes(data)))
+    load_or_refuse(forged.sealed_anew(bytes(data)))
 
 
 def test_a_huge_count_allocates_nothing() -> None:
@@ -159,18 +130,194 @@ def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]
 
 
-@settings(max_examples=EXAMPLES // 4, deadline=None)
-@given(data=st.data())
-def test_damaged_forests_are_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.getbasetemp()
+def run_script(script: str, folder: Path) -> str:
+    """What a script prints in a process of its own, in `folder`, for what would change this one."""
+    preamble = "import os, resource, struct, sys, threading\nfrom bavt_fast import _core\n"
+    result = subprocess.run(
+        [sys.executable, "-c", preamble + script], check=False, capture_output=True, text=True, cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_errors_of_files_name_them(tmp_path: Path) -> None:
+    for action in (_core.Tree.load, _core.Forest.load, _core.Tree().save, _core.Forest(1).save):
+        with pytest.raises(FileNotFoundError) as caught:
+            action(tmp_path / "no folder" / "file")
+        assert caught.value.filename == str(tmp_path / "no folder" / "file")
+    for action in (_core.Tree().save, _core.Forest(1).save, _core.Tree.load, _core.Forest.load):
+        with pytest.raises(IsADirectoryError):
+            action(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for load in (_core.Tree.load, _core.Forest.load):
+        with pytest.raises(_core.SnapshotError, match="expected a regular file"):
+            load(tmp_path / "pipe")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    grown(5).save(tmp_path / "tree")
+    script = """
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+tree = _core.Tree()
+tree.expand(0, [0.5] * 1000)
+try:
+    tree.save("tree")
+except OSError as error:
+    print(type(error).__name__, error.errno, error.filename, os.listdir())
+"""
+    assert run_script(script, tmp_path) == "OSError 27 tree ['tree']"
+    assert (tmp_path / "tree").read_bytes() == grown(5).to_bytes()
+
+
+def test_the_mode_is_that_of_a_new_file_and_the_umask_is_left_alone(tmp_path: Path) -> None:
+    """Files made by other threads at the same moment have the mode that the umask says, too."""
+    script = """
+os.umask(0o027)
+tree, modes, done = _core.Tree(), set(), threading.Event()
+def make():
+    while not done.is_set():
+        os.close(os.open("other", os.O_CREAT | os.O_WRONLY, 0o666))
+        modes.add(oct(os.stat("other").st_mode & 0o777))
+        os.unlink("other")
+thread = threading.Thread(target=make)
+thread.start()
+for _ in range(50):
+    tree.save("tree")
+    modes.add(oct(os.stat("tree").st_mode & 0o777))
+done.set()
+thread.join()
+print(modes)
+"""
+    assert run_script(script, tmp_path) == "{'0o640'}"
+
+
+# ---- Forests
+
+
+def small_forest() -> _core.Forest:
     forest = _core.Forest(3, seed=1)
-    forest.expand([0, 1], [0, 0], np.full((2, 3), 0.5))
-    forest.save(folder / "forest")
-    saved = bytearray((folder / "forest").read_bytes())
-    if data.draw(st.booleans()):
-        saved[data.draw(st.integers(0, len(saved) - 1))] ^= data.draw(st.integers(1, 255))
-    else:
-        del saved[data.draw(st.integers(0, len(saved) - 1)) :]
-    (folder / "damaged").write_bytes(saved)
-    with pytest.raises(_core.SnapshotError):
-        _core.Forest.load(folder / "damaged")
+    forest.expand([0, 1], [0, 0], np.full((2, 3), 0.5), priors=np.full((2, 3), 0.25))
+    forest.drop(2)
+    return forest
+
+
+SAVED_FOREST = small_forest().to_bytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_forest_in_bytes_is_the_forest_in_a_file(tmp_path: Path, threads: int) -> None:
+    rng = np.random.default_rng(1)
+    forest = _core.Forest(700, threads=threads)
+    for _ in range(6):
+        trees, nodes = forest.select("power")
+        forest.expand(trees, nodes, rng.random((len(trees), 10)))
+    forest.drop(17)
+    forest.finish(690)
+    saved = forest.to_bytes()
+    assert len(saved) > 2**20  # enough for the helpers to take part
+    forest.save(tmp_path / "forest")
+    assert (tmp_path / "forest").read_bytes() == saved
+    for copy in (_core.Forest.load(tmp_path / "forest", threads=3), _core.Forest.from_bytes(saved, threads=threads)):
+        assert copy.to_bytes() == saved
+        assert copy.add() == 17
+        assert copy.add() == 700
+
+
+def test_every_truncation_of_a_forest_is_refused() -> None:
+    for length in range(len(SAVED_FOREST)):
+        with pytest.raises(_core.SnapshotError, match=r"snapshot: .*; save it again"):
+            _core.Forest.from_bytes(SAVED_FOREST[:length])
+    with pytest.raises(_core.SnapshotError, match="left over"):
+        _core.Forest.from_bytes(SAVED_FOREST + b"\0")
+
+
+def test_every_altered_byte_of_a_forest_is_refused() -> None:
+    for at in range(len(SAVED_FOREST)):
+        for change in (1, 0x80, 0xFF):
+            data = bytearray(SAVED_FOREST)
+            data[at] ^= change
+            with pytest.raises(_core.SnapshotError):
+                _core.Forest.from_bytes(bytes(data))
+
+
+TREE = forged.one_node_tree()
+BAD_FORESTS: list[tuple[dict[str, object], str]] = [
+    ({"trees": [(3, TREE)]}, "a state is unknown"),
+    ({"trees": [(2, TREE)]}, "a dropped tree is still there"),
+    ({"trees": [(0, b"")]}, "shorter than its header"),
+    ({"trees": [(0, TREE[:-1])]}, "truncated or with bytes left over"),
+    ({"trees": [(0, TREE)], "max_nodes": 5}, "max_nodes of its forest"),
+    ({"trees": [(0, TREE)], "decay": 0.5}, "decay of its forest"),
+    ({"trees": [(0, TREE)], "max_nodes": 0}, "max_nodes is out of range"),
+    ({"trees": [(0, TREE)], "decay": 0.0}, "decay is out of range"),
+    ({"trees": [(0, TREE)], "turn": 1}, "turn is out of range"),
+    ({"trees": [], "slots": 2**32 - 1}, "num_slots is out of range"),
+    ({"trees": [], "slots": 1_000_000}, "truncated"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_FORESTS)
+def test_forged_forests_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(_core.SnapshotError, match=message):
+        _core.Forest.from_bytes(forged.forest(**options))  # type: ignore[arg-type]
+
+
+def test_sizes_that_overflow_are_refused() -> None:
+    """2^64 - 105 and the like, which would add up to the right total."""
+    tree = forged.one_node_tree()
+    entries = [(0, 2**64 - len(tree)), (0, 2 * len(tree))]
+    header = forged.FOREST_HEADER.pack(b"BAVTFRST", forged.VERSION, 2, 2**24, 0, 0, 2, 0, 0.85, 1.0)
+    directory = b"".join(forged.ENTRY.pack(*entry) for entry in entries)
+    with pytest.raises(_core.SnapshotError, match="truncated"):
+        _core.Forest.from_bytes(forged.sealed(header + directory) + tree)
+
+
+def address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_dropped_trees_take_no_address_space() -> None:
+    """16 bytes in the file for each, which would stand for 3.9 GB."""
+    before = address_space()
+    forest = _core.Forest.from_bytes(forged.forest([(2, b"")] * 50_000, max_nodes=100_000_000), threads=1)
+    assert address_space() - before < 100e6
+    assert forest.num_nodes.tolist() == [0] * 50_000
+    assert forest.add(root_value=0.5) == 0
+    assert forest.values(0).tolist() == [0.5]
+
+
+def test_trees_of_a_forest_take_memory_for_what_is_in_them() -> None:
+    """Not for the 3.9 GB of address space that each would reserve for its max_nodes."""
+    tree = forged.one_node_tree(max_nodes=100_000_000)
+    before = address_space()
+    forest = _core.Forest.from_bytes(forged.forest([(0, tree)] * 20_000, max_nodes=100_000_000), threads=1)
+    assert address_space() - before < 200e6
+    assert forest.num_nodes.tolist() == [1] * 20_000
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer takes the address space")
+def test_without_address_space_the_answer_is_an_error_of_the_snapshot(tmp_path: Path) -> None:
+    (tmp_path / "tree").write_bytes(forged.one_node_tree(max_nodes=100_000_000))
+    (tmp_path / "forest").write_bytes(forged.forest([(0, forged.one_node_tree())] * 10))
+    script = """
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+for load, name in ((_core.Tree.load, "tree"), (lambda path: _core.Forest.load(path, 1), "forest")):
+    try:
+        load(name)
+    except _core.SnapshotError as error:
+        print("not enough memory or address space" in str(error), end=" ")
+"""
+    assert run_script(script, tmp_path) == "True True"
+
+
+def test_many_trees_load_in_time_that_grows_with_their_number() -> None:
+    """20,000 trees: a quadratic load would take minutes."""
+    tree = forged.one_node_tree(max_nodes=8)
+    forest = _core.Forest.from_bytes(forged.forest([(0, tree)] * 20_000, max_nodes=8))
+    assert forest.num_nodes.sum() == 20_000

@@ -307,13 +307,13 @@ def test_without_address_space_the_answer_is_an_error_of_the_snapshot(tmp_path: 
     (tmp_path / "forest").write_bytes(forged.forest([(0, forged.one_node_tree())] * 10))
     script = """
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
-for load, name in ((_core.Tree.load, "tree"), (lambda path: _core.Forest.load(path, 1), "forest")):
-    try:
-        load(name)
-    except _core.SnapshotError as error:
-        print("not enough memory or address space" in str(error), end=" ")
+try:
+    _core.Tree.load("tree")
+except _core.SnapshotError as error:
+    print("not enough memory or address space" in str(error), end=" ")
+print(len(_core.Forest.load("forest", 1).num_nodes))  # its trees reserve nothing until they are large
 """
-    assert run_script(script, tmp_path) == "True True"
+    assert run_script(script, tmp_path) == "True 10"
 
 
 def test_many_trees_load_in_time_that_grows_with_their_number() -> None:

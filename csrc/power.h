@@ -6,6 +6,9 @@
 //
 //     [ head: ranks whose b is near 1 ) [ 4^k, 4^(k+1) ) [ 4^(k+1), ... ) ... [ tail, once its mass hardly matters )
 //
+// A power is only taken where the bounds that the ranking keeps of a rank's weight do not settle the comparison, so that
+// most ranks are passed by without a look at their nodes.
+//
 // A group is drawn by mass and a node of it uniformly, and the node is taken with probability b(node) / b(first), else
 // the draw is repeated: rejection sampling (von Neumann 1951). A group's first weight is at most 4 group-lengths above
 // its nodes in rank, so the masses exceed the true total by a bounded factor whatever the weights are (Cauchy
@@ -25,7 +28,11 @@ template <typename Weight>
 class PowerSampler {
    public:
     PowerSampler(const Ranking& ranking, Weight weight, double exponent)
-        : ranking_(ranking), weight_(weight), exponent_(exponent), heaviest_(weight(ranking.at(0))) {
+        : ranking_(ranking),
+          weight_(weight),
+          exponent_(exponent),
+          heaviest_(weight(ranking.at(0))),
+          slack_(kRounding + kRounding / exponent) {
         cut_into_groups();
     }
 
@@ -38,14 +45,17 @@ class PowerSampler {
             // Rounding can leave a target above the mass of a group, and a tiny bound: the quotient is cut before it is cast.
             const auto last = static_cast<double>(group.size - 1);
             const auto offset = static_cast<size_t>(std::min(target / group.bound, last));
-            const NodeId node = ranking_.at(group.begin + offset);
-            if (rng.uniform() * group.bound < relative(node)) return node;
+            const Ranking::Found found = ranking_.find(group.begin + offset);
+            const double height = rng.uniform() * group.bound;
+            if (is_above(found, height, heaviest_ * std::pow(height, 1.0 / exponent_))) return *found.node;
         }
     }
 
    private:
     static constexpr size_t kFactor = 4;
-    static constexpr size_t kMaxGroups = 16;  // 4^14 > 2 * kMaxNodes
+    static constexpr double kRounding = 1e-12;  // thousands of times what quotients and powers are off by
+    static constexpr double kSafe = 1e-290;     // numbers above it are far from where precision ends
+    static constexpr size_t kMaxGroups = 16;    // 4^14 > 2 * kMaxNodes
 
     struct Group {
         size_t begin, size;
@@ -56,6 +66,16 @@ class PowerSampler {
     double relative(NodeId node) const {
         const double weight = weight_(node);
         return weight == heaviest_ ? 1.0 : std::pow(weight / heaviest_, exponent_);
+    }
+
+    // Whether relative(node) > height, where (weight / heaviest)^s is about that. What the bounds say is believed where
+    // rounding cannot matter.
+    bool is_above(const Ranking::Found& found, double height, double weight) const {
+        if (height > kSafe && weight > kSafe) {
+            if (found.least > weight * (1.0 + slack_)) return true;
+            if (found.most < weight * (1.0 - slack_)) return false;
+        }
+        return relative(*found.node) > height;
     }
 
     void add(size_t begin, size_t end, double bound) {
@@ -80,14 +100,15 @@ class PowerSampler {
 
     // The first power of 4 whose b is below 1/2 (found by bisection), or n.
     size_t head_size(size_t n) const {
+        const double below_half = std::nextafter(0.5, 0.0), weight = heaviest_ * std::exp2(-1.0 / exponent_);
         int low = 0, high = 0;
         while ((size_t{1} << (2 * high)) < n) ++high;
         while (low < high) {
             const int middle = (low + high) / 2;
-            if (relative(ranking_.at(size_t{1} << (2 * middle))) < 0.5) {
-                high = middle;
-            } else {
+            if (is_above(ranking_.find(size_t{1} << (2 * middle)), below_half, weight)) {
                 low = middle + 1;
+            } else {
+                high = middle;
             }
         }
         return std::min(size_t{1} << (2 * low), n);
@@ -97,6 +118,7 @@ class PowerSampler {
     Weight weight_;
     double exponent_;
     double heaviest_;
+    double slack_;
     std::array<Group, kMaxGroups> groups_;
     size_t num_groups_ = 0;
     double total_mass_ = 0.0;

@@ -8,7 +8,7 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
 CPP := $(wildcard csrc/*.h csrc/*.cpp tests/cpp/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
 
-.PHONY: help run test bench bench-critic bench-overhead bench-budget bench-compat train lint format sanitize package clean
+.PHONY: help run test bench bench-quick bench-critic bench-overhead bench-budget bench-compat train lint format sanitize package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,12 +19,11 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 test: $(VENV)/.built  ## set up, then run the whole test suite
 	$(PY) -m pytest tests
 
-bench: $(VENV)/.built  ## time the tree core, without Python in it
-	PATH=$(abspath $(VENV)/bin):$$PATH cmake -S . -B build/bench -DBAVT_BENCH=ON -DCMAKE_BUILD_TYPE=Release \
-		-DPython_EXECUTABLE=$(abspath $(PY)) -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir) >/dev/null
-	PATH=$(abspath $(VENV)/bin):$$PATH cmake --build build/bench --target bench_core
-	for simulations in 1000 10000 100000 1000000; do build/bench/bench_core sims $$simulations || exit 1; done
-	for nodes in 1000 100000 10000000; do build/bench/bench_core power $$nodes || exit 1; done
+bench: $(VENV)/.rivals  ## time the trees beside their floors and other searches, ten minutes; see benchmarks/results
+	$(PY) -m benchmarks.tree
+
+bench-quick: $(VENV)/.rivals  ## the same in a minute, small trees only, into build/bench
+	$(PY) -m benchmarks.tree --effort quick
 
 bench-critic: $(VENV)/.built  ## time the critic kernel against its floors (GPU), or check that the benchmark runs (CPU)
 	$(PY) -m benchmarks.critic
@@ -77,6 +76,11 @@ $(VENV)/.depends: $(VENV)/.created pyproject.toml $(CONSTRAINTS) constraints-too
 $(VENV)/.built: $(VENV)/.depends $(NATIVE)
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all]'
 	touch $@
+
+# Other searches, for comparison only: where they do not install the benchmarks leave them out.
+$(VENV)/.rivals: $(VENV)/.built
+	if $(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,rivals]'; then touch $@; else \
+		echo 'not all of the rivals install here: the benchmarks leave out what is missing'; fi
 
 $(VENV)/.linters: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,dev]'

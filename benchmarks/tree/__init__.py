@@ -1,0 +1,1 @@
+"""Benchmarks of the search trees: pytest-benchmark keeps the clock, ``python -m benchmarks.tree`` makes the report."""

@@ -244,7 +244,8 @@ void Forest::for_wave(const Wave& wave, void (Tree::*prefetch)(NodeId) const, Ap
             if (tree >= begin && tree < end) own.emplace_back(pair, slots_[tree].tree.get());
         }
         for (size_t i = 0; i < own.size(); ++i) {
-            if (i + 2 * kAhead < own.size()) own[i + 2 * kAhead].second->prefetch();
+            if (i + 3 * kAhead < own.size()) own[i + 3 * kAhead].second->prefetch();
+            if (i + 2 * kAhead < own.size()) own[i + 2 * kAhead].second->prefetch_path();
             if (i + kAhead < own.size()) (own[i + kAhead].second->*prefetch)(wave.nodes[own[i + kAhead].first]);
             apply(own[i].first, *own[i].second);
         }
@@ -257,10 +258,11 @@ void Forest::require_expandable(const Wave& wave, const Children& children) {
     const auto count_of = [&](size_t pair) { return children.offsets[pair + 1] - children.offsets[pair]; };
     const size_t all = children.offsets[wave.size];
     const auto surely = [&](size_t pair) {
-        const size_t count = count_of(pair);
-        return count == 0 || slots_[wave.trees[pair]].tree->can_expand(wave.nodes[pair], all);
+        return known(wave, pair) &&
+               (count_of(pair) == 0 || slots_[wave.trees[pair]].tree->can_expand(wave.nodes[pair], all));
     };
     require_all(wave, surely, [&](size_t) {
+        require_known(wave);
         std::vector<uint64_t> growth(slots_.size(), 0);
         for (size_t pair = 0; pair < wave.size; ++pair) {
             const TreeId tree = wave.trees[pair];
@@ -272,7 +274,6 @@ void Forest::require_expandable(const Wave& wave, const Children& children) {
 
 std::vector<NodeId> Forest::expand(const Wave& wave, const Children& children) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    require_known(wave);
     require_expandable(wave, children);
     std::vector<NodeId> first(wave.size, kRoot);
     for_wave(wave, &Tree::prefetch_expand, [&](size_t pair, Tree& tree) {

@@ -6,29 +6,32 @@
 namespace bavt {
 namespace {
 
-constexpr uint32_t kFirstRoom = 256;            // nodes of a new reservation: one page of Hot
-constexpr uint32_t kKeptNodes = 1 << 15;        // what stays in a reservation for the next tree: 1 MB
-constexpr uint32_t kLargestStep = 1 << 16;      // nodes
-constexpr uint32_t kHugeFrom = 1 << 15;         // nodes from which on huge pages are asked for,
-constexpr uint32_t kHugeCompact = 1 << 17;      // and for a tree of a forest, of which there may be thousands
-constexpr size_t kSmallPart = size_t{1} << 19;  // bytes of a column that lie in small pages
+constexpr uint32_t kFirstRoom = 256;        // nodes of a new reservation: one page of Hot
+constexpr uint32_t kKeptNodes = 1 << 15;    // what stays in a reservation for the next tree: 1 MB
+constexpr uint32_t kLargestStep = 1 << 16;  // nodes
+constexpr uint32_t kHugeFrom = 1 << 15;     // nodes from which on huge pages are asked for,
+constexpr uint32_t kHugeCompact = 1 << 17;  // and for a tree of a forest, of which there may be thousands
 
 constexpr uint32_t nodes_of_slab(size_t size_class) { return 64u << size_class; }
 
-// How columns follow one another: each begins `lead` bytes after a multiple of `alignment`.
-struct Spacing {
-    size_t lead, alignment;
+// Bytes at the beginning of a column that lie in small pages, and end where a huge page begins. A fault takes as long for a
+// huge page as for a hundred small ones; half of the last one is wasted, which matters in the columns of bytes.
+constexpr size_t small_part(size_t element) {
+    return element == 1 ? Reservation::kHugePage : Reservation::kHugePage / 4;
+}
 
-    size_t extent(size_t bytes) const { return (lead + bytes + alignment - 1) / alignment * alignment; }
-    size_t extent_of_all(size_t nodes) const {
-        return extent(nodes * sizeof(Hot)) + extent(nodes * sizeof(double)) + 2 * extent(nodes) +
-               3 * extent(nodes * sizeof(NodeId));
-    }
-};
-constexpr Spacing kInSlab{0, 64};
-// A column's first half megabyte ends where a huge page begins. A fault takes as long for a huge page as for a hundred
-// small ones, and a column of any length is good for all of it but that half megabyte.
-constexpr Spacing kInReservation{Reservation::kHugePage - kSmallPart, Reservation::kHugePage};
+// Where a column of a reservation begins after a multiple of the huge page; those of a slab are packed by cache lines.
+size_t lead_of(bool in_slab, size_t element) { return in_slab ? 0 : Reservation::kHugePage - small_part(element); }
+
+size_t extent_of(bool in_slab, size_t nodes, size_t element) {
+    const size_t alignment = in_slab ? 64 : Reservation::kHugePage;
+    return (lead_of(in_slab, element) + nodes * element + alignment - 1) / alignment * alignment;
+}
+
+size_t extent_of_all(bool in_slab, size_t nodes) {
+    return extent_of(in_slab, nodes, sizeof(Hot)) + extent_of(in_slab, nodes, sizeof(double)) +
+           2 * extent_of(in_slab, nodes, 1) + 3 * extent_of(in_slab, nodes, sizeof(NodeId));
+}
 
 }  // namespace
 
@@ -49,8 +52,8 @@ NodeColumns::NodeColumns(uint32_t max_nodes, bool compact) : max_nodes_(max_node
 }
 
 void NodeColumns::reserve() {
-    reservation_.emplace(kInReservation.extent_of_all(max_nodes_));
-    move_to(reservation_->data(), max_nodes_, kInReservation.lead, kInReservation.alignment);
+    reservation_.emplace(extent_of_all(false, max_nodes_));
+    move_to(reservation_->data(), max_nodes_, false);
 }
 
 // The next tree in this memory finds a few pages in it, and no priors.
@@ -68,8 +71,8 @@ void NodeColumns::grow(uint32_t nodes) {
     while (size_class < Slab::kClasses && nodes_of_slab(size_class) < nodes) ++size_class;
     if (size_class < Slab::kClasses) {
         const uint32_t room = nodes_of_slab(size_class);
-        Slab larger(size_class, kInSlab.extent_of_all(room));
-        move_to(larger.data(), room, kInSlab.lead, kInSlab.alignment);
+        Slab larger(size_class, extent_of_all(true, room));
+        move_to(larger.data(), room, true);
         slab_ = std::move(larger);
         room_ = room;
         std::memset(priors_.at(num_nodes_), 0, (room - num_nodes_) * sizeof(float));
@@ -82,12 +85,13 @@ void NodeColumns::grow(uint32_t nodes) {
 }
 
 // Columns for `nodes` nodes in other memory, with what the old ones hold.
-void NodeColumns::move_to(char* memory, size_t nodes, size_t lead, size_t alignment) {
+void NodeColumns::move_to(char* memory, size_t nodes, bool in_slab) {
     for_each_column([&](auto& column) {
-        const size_t used = num_nodes_ * sizeof(column[0]);
-        if (used > 0) std::memcpy(memory + lead, column.data, used);
-        column.data = reinterpret_cast<decltype(column.data)>(memory + lead);
-        memory += Spacing{lead, alignment}.extent(nodes * sizeof(column[0]));
+        const size_t element = sizeof(column[0]), used = num_nodes_ * element;
+        char* begin = memory + lead_of(in_slab, element);
+        if (used > 0) std::memcpy(begin, column.data, used);
+        column.data = reinterpret_cast<decltype(column.data)>(begin);
+        memory += extent_of(in_slab, nodes, element);
     });
 }
 
@@ -99,7 +103,7 @@ void NodeColumns::populate(uint32_t nodes) {
     const uint32_t huge_from = compact_ ? kHugeCompact : kHugeFrom;
     const auto each = [&](const auto& column) {
         if (from <= huge_from && room_ > huge_from) {
-            Reservation::prefer_huge_pages(column.at(0) + kSmallPart, column.at(max_nodes_));
+            Reservation::prefer_huge_pages(column.at(0) + small_part(sizeof(column[0])), column.at(max_nodes_));
         }
         Reservation::populate(column.at(from), column.at(room_));
     };

@@ -59,7 +59,7 @@ class NodeColumns {
     void grow(uint32_t nodes);
     void populate(uint32_t nodes);
     void reserve();
-    void move_to(char* memory, size_t nodes, size_t lead, size_t alignment);
+    void move_to(char* memory, size_t nodes, bool in_slab);
     template <typename Visit>
     void for_each_column(Visit visit);
 

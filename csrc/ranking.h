@@ -40,8 +40,9 @@ class Ranking {
     template <typename Weight>
     void build(std::vector<NodeId> nodes, Weight weight) {
         std::sort(nodes.begin(), nodes.end(), Before<Weight>{weight});
-        for (size_t begin = 0; begin < nodes.size(); begin += kBlockIds / 2) {
-            const size_t count = std::min<size_t>(kBlockIds / 2, nodes.size() - begin);
+        constexpr size_t kFill = kBlockIds / 4 * 3;
+        for (size_t begin = 0; begin < nodes.size(); begin += kFill) {
+            const size_t count = std::min(kFill, nodes.size() - begin);
             NodeId* ids = arena_.take();
             std::copy_n(&nodes[begin], count, ids);
             add_block(blocks_.size(), ids, count, weight(ids[count - 1]));

@@ -101,7 +101,7 @@ class Reservation {
         }
 
        private:
-        static constexpr size_t kItems = 8;
+        static constexpr size_t kItems = 16;
         std::mutex mutex_;
         std::vector<std::pair<size_t, char*>> items_;
     };

@@ -106,10 +106,11 @@ class Tree : NodeColumns {
                            uint32_t count);
     void release(NodeId node);  // clears the mark, if there is one
 
-    // Fetch the object itself, and then what the call will touch.
+    // Fetch the object itself, then the last descent's path, and then what the call will touch.
     void prefetch() const {
         for (size_t line = 0; line < 3; ++line) __builtin_prefetch(reinterpret_cast<const char*>(this) + 64 * line);
     }
+    void prefetch_path() const { __builtin_prefetch(path_.data()); }
     void prefetch_expand(NodeId node) const;
     void prefetch_backup(NodeId node) const;
 

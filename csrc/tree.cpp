@@ -464,7 +464,8 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
     const uint32_t before = num_nodes_;
     num_nodes_ = static_cast<uint32_t>(old_ids.size());
     if (has_priors_) std::memset(priors_.at(num_nodes_), 0, (before - num_nodes_) * sizeof(float));
-    discard_from(num_nodes_, before);
+    discard_from(num_nodes_, committed_);
+    committed_ = num_nodes_;
     path_length_ = 0;
     ranking_.reset();
     rebuild_links();

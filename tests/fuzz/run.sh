@@ -14,17 +14,17 @@ if ! command -v "$clang" >/dev/null; then
 fi
 
 mkdir -p "$build"/corpus/{tree,forest}
-core=$(ls csrc/*.cpp | grep -v -e bindings -e countdown)
-compile() {
-    local target=$1
-    shift
-    # shellcheck disable=SC2086
-    "$clang" -std=c++17 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -fno-sanitize-recover=all -Icsrc "$@" $core \
-        tests/fuzz/use_tree.cpp "tests/fuzz/$target.cpp" -o "$build/$target" -pthread
-}
-compile seeds -fsanitize=address,undefined
-compile fuzz_tree -fsanitize=address,undefined,fuzzer
-compile fuzz_forest -fsanitize=address,undefined,fuzzer
+shared=()  # objects of the core, which every target links
+for source in $(ls csrc/*.cpp | grep -v -e bindings -e countdown) tests/fuzz/*.cpp; do
+    name=$(basename "$source" .cpp)
+    "$clang" -std=c++17 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -Icsrc -c "$source" -o "$build/$name.o" \
+        -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
+    [[ $name == fuzz_* || $name == seeds ]] || shared+=("$build/$name.o")
+done
+"$clang" -fsanitize=address,undefined "${shared[@]}" "$build/seeds.o" -o "$build/seeds" -pthread
+for target in fuzz_tree fuzz_forest; do
+    "$clang" -fsanitize=address,undefined,fuzzer "${shared[@]}" "$build/$target.o" -o "$build/$target" -pthread
+done
 "$build/seeds" "$build/corpus"
 
 for kind in tree forest; do

@@ -118,6 +118,7 @@ def memory_in_use() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps freed memory")
 @pytest.mark.parametrize("in_forest", [False, True], ids=["tree", "forest"])
 def test_what_is_cut_off_goes_back_to_the_system(in_forest: bool) -> None:
     nodes = 2_000_000

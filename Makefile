@@ -6,9 +6,9 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 # Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
-CPP := $(wildcard csrc/*.h csrc/*.cpp tests/cpp/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
+CPP := $(wildcard csrc/*.h csrc/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
 
-.PHONY: help run test bench bench-quick bench-critic bench-overhead bench-budget bench-compat train lint format sanitize package clean
+.PHONY: help run test bench bench-quick bench-critic bench-overhead bench-budget bench-compat train lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ format: $(VENV)/.linters  ## rewrite to the style
 
 sanitize: $(VENV)/.built  ## the native tests under ASan and UBSan
 	PYTHON=$(PY) bash tests/sanitize.sh
+
+fuzz:  ## what reads snapshots, under clang's libFuzzer for FUZZ_SECONDS (60)
+	bash tests/fuzz/run.sh
 
 package: $(VENV)/.linters  ## sdist, a wheel from it, and that wheel in a fresh environment
 	PYTHON=$(PY) bash tests/package.sh

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 namespace bavt {
 namespace {
@@ -13,6 +14,12 @@ constexpr uint32_t kHugeFrom = 1 << 15;     // nodes from which on huge pages ar
 constexpr uint32_t kHugeCompact = 1 << 17;  // and for a tree of a forest, of which there may be thousands
 
 constexpr uint32_t nodes_of_slab(size_t size_class) { return 64u << size_class; }
+
+size_t class_of(uint32_t nodes) {
+    size_t size_class = 0;
+    while (size_class < Slab::kClasses && nodes_of_slab(size_class) < nodes) ++size_class;
+    return size_class;
+}
 
 // Bytes at the beginning of a column that lie in small pages, and end where a huge page begins. A fault takes as long for a
 // huge page as for a hundred small ones; half of the last one is wasted, which matters in the columns of bytes.
@@ -67,21 +74,20 @@ NodeColumns::~NodeColumns() {
 
 void NodeColumns::grow(uint32_t nodes) {
     if (reservation_) return populate(nodes);
-    size_t size_class = 0;
-    while (size_class < Slab::kClasses && nodes_of_slab(size_class) < nodes) ++size_class;
-    if (size_class < Slab::kClasses) {
-        const uint32_t room = nodes_of_slab(size_class);
-        Slab larger(size_class, extent_of_all(true, room));
-        move_to(larger.data(), room, true);
-        slab_ = std::move(larger);
-        room_ = room;
-        std::memset(priors_.at(num_nodes_), 0, (room - num_nodes_) * sizeof(float));
-    } else {
-        reserve();
-        slab_ = Slab();
-        room_ = 0;
-        populate(nodes);
-    }
+    if (class_of(nodes) < Slab::kClasses) return move_to_slab(class_of(nodes));
+    reserve();
+    slab_ = Slab();
+    room_ = 0;
+    populate(nodes);
+}
+
+void NodeColumns::move_to_slab(size_t size_class) {
+    const uint32_t room = nodes_of_slab(size_class);
+    Slab other(size_class, extent_of_all(true, room));
+    move_to(other.data(), room, true);
+    slab_ = std::move(other);
+    room_ = room;
+    std::memset(priors_.at(num_nodes_), 0, (room - num_nodes_) * sizeof(float));
 }
 
 // Columns for `nodes` nodes in other memory, with what the old ones hold.
@@ -112,10 +118,16 @@ void NodeColumns::populate(uint32_t nodes) {
 
 void NodeColumns::shrink(uint32_t nodes) {
     if (has_priors_) std::memset(priors_.at(nodes), 0, (num_nodes_ - nodes) * sizeof(float));
-    if (reservation_) {
-        for_each_column([&](const auto& c) { Reservation::discard(c.at(nodes), c.at(num_nodes_)); });
-    }
     num_nodes_ = nodes;
+    if (reservation_) {
+        for_each_column([&](const auto& c) { Reservation::discard(c.at(nodes), c.at(room_)); });
+        room_ = nodes;
+    } else if (nodes_of_slab(class_of(nodes)) < room_) {
+        try {
+            move_to_slab(class_of(nodes));
+        } catch (const std::bad_alloc&) {  // the slab that is there will do
+        }
+    }
 }
 
 void NodeColumns::forget_priors() {

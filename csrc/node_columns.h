@@ -59,6 +59,7 @@ class NodeColumns {
     void grow(uint32_t nodes);
     void populate(uint32_t nodes);
     void reserve();
+    void move_to_slab(size_t size_class);
     void move_to(char* memory, size_t nodes, bool in_slab);
     template <typename Visit>
     void for_each_column(Visit visit);

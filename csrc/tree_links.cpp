@@ -25,7 +25,11 @@ const char* Tree::rebuild_links() {
         bool any_open = false, any_live = false;
         do {
             --first;
-            if (first > kAhead) __builtin_prefetch(hot_.at(std::min(parents_[first - kAhead], first)), 1);
+            if (first > kAhead) {
+                const NodeId ahead = std::min(parents_[first - kAhead], first);
+                __builtin_prefetch(hot_.at(ahead), 1);
+                __builtin_prefetch(flags_.at(ahead));
+            }
             any_open |= settle(first);
             any_live |= (flags_[first] & kPruned) == 0;
         } while (first > 1 && parents_[first - 1] == parent);

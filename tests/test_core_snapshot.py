@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import forged
@@ -90,6 +91,22 @@ def test_forged_contents_are_refused_or_harmless(changes: list[tuple[int, int]])
     for at, byte in changes:
         data[at] = byte
     load_or_refuse(forged.sealed_anew(bytes(data)))
+
+
+def test_exchanged_pieces_are_refused() -> None:
+    """The sums of the checksum's lanes are the same for these."""
+    saved = grown(200).to_bytes()
+    for size in (8, 64, 128):
+        for at, other in ((0, 1), (1, 2), (3, 17), (0, 20)):
+            first, second = 64 + 64 * at, 64 + 64 * other + (64 if size == 128 else 0)
+            data = bytearray(saved)
+            data[first : first + size], data[second : second + size] = (
+                saved[second : second + size],
+                saved[first : first + size],
+            )
+            assert data != saved
+            with pytest.raises(_core.SnapshotError):
+                _core.Tree.from_bytes(bytes(data))
 
 
 def test_a_huge_count_allocates_nothing() -> None:
@@ -316,8 +333,18 @@ print(len(_core.Forest.load("forest", 1).num_nodes))  # its trees reserve nothin
     assert run_script(script, tmp_path) == "True 10"
 
 
-def test_many_trees_load_in_time_that_grows_with_their_number() -> None:
-    """20,000 trees: a quadratic load would take minutes."""
-    tree = forged.one_node_tree(max_nodes=8)
-    forest = _core.Forest.from_bytes(forged.forest([(0, tree)] * 20_000, max_nodes=8))
-    assert forest.num_nodes.sum() == 20_000
+@pytest.mark.parametrize(
+    ("entry", "few"), [((2, b""), 30_000), ((0, forged.one_node_tree(max_nodes=8)), 500)], ids=["dropped", "live"]
+)
+def test_time_to_load_grows_with_the_number_of_trees_alone(entry: tuple[int, bytes], few: int) -> None:
+    """Eight times the trees: 8 times the time, with room for noise, and not 64 times."""
+
+    def seconds(trees: int) -> float:
+        data, best = forged.forest([entry] * trees, max_nodes=8), float("inf")
+        for _ in range(5):
+            begin = time.process_time()
+            assert len(_core.Forest.from_bytes(data, threads=1).num_nodes) == trees
+            best = min(best, time.process_time() - begin)
+        return best
+
+    assert seconds(8 * few) < 30 * seconds(few)

@@ -1,6 +1,9 @@
 // Several threads use one forest, which has worker threads of its own: run under ThreadSanitizer by tests/sanitize.sh.
 // Checks that what comes out does not depend on the threads; exits with 1 where it does.
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -11,6 +14,7 @@ namespace {
 using bavt::Forest;
 
 constexpr uint32_t kTrees = 300;
+constexpr uint32_t kFinishedFrom = 240;  // nothing is selected in these, so that they may be rerooted
 constexpr int kCallers = 3;
 constexpr int kWaves = 40;
 
@@ -28,6 +32,20 @@ void run_waves(Forest& forest) {
     }
 }
 
+void mark_and_reroot(Forest& forest, const bavt::Wave& pair, uint32_t i) {
+    const bavt::TreeId tree = pair.trees[0];
+    const bavt::NodeId last = forest.num_nodes()[tree] - 1;
+    const bavt::Wave newest{&tree, &last, 1};
+    if (i % 3 == 0) forest.penalize(newest);
+    if (i % 5 == 0) forest.close(newest);
+    if (i % 7 == 0) forest.mark_terminal(newest);
+    if (i % 11 == 0) forest.prune(newest);
+    forest.with_tree(tree, [&](bavt::Tree& t) {
+        (void)t.best_path();
+        if (tree >= kFinishedFrom) t.reroot(1);
+    });
+}
+
 // Trees of its own for each caller, other callers at the same time.
 void work_on_own_trees(Forest& forest, uint32_t caller) {
     for (uint32_t i = 0; i < 200; ++i) {
@@ -39,12 +57,30 @@ void work_on_own_trees(Forest& forest, uint32_t caller) {
         forest.expand(pair, {offsets, values, nullptr, nullptr});
         forest.backup(pair, values, bavt::Backup::kMax);
         (void)forest.num_nodes();
+        mark_and_reroot(forest, pair, i);
+    }
+}
+
+// Until the others are done: leaves that are handed out and given back, snapshots that are loaded again, trees that come
+// and go. None of it may leave a trace in the trees that are compared.
+void disturb(Forest& forest, const std::atomic<bool>& done) {
+    while (!done) {
+        const bavt::Selection leaves = forest.select(bavt::Policy::kUct, {}, nullptr, 1, 64);
+        forest.cancel({leaves.trees.data(), leaves.nodes.data(), leaves.nodes.size()});
+        const std::string saved = forest.to_bytes();
+        if (Forest::from_bytes(saved.data(), saved.size(), 2)->to_bytes() != saved) std::abort();
+        const bavt::TreeId added = forest.add(0.5);
+        forest.finish(added);
+        forest.drop(added);
     }
 }
 
 std::vector<std::string> grown(unsigned workers, bool together) {
     Forest forest(kTrees, {}, workers);
     run_waves(forest);
+    for (bavt::TreeId tree = kFinishedFrom; tree < kTrees; ++tree) forest.finish(tree);
+    std::atomic<bool> done{!together};
+    std::thread disturber(disturb, std::ref(forest), std::cref(done));
     std::vector<std::thread> callers;
     for (uint32_t caller = 0; caller < kCallers; ++caller) {
         callers.emplace_back(work_on_own_trees, std::ref(forest), caller);
@@ -53,6 +89,8 @@ std::vector<std::string> grown(unsigned workers, bool together) {
     for (std::thread& caller : callers) {
         if (caller.joinable()) caller.join();
     }
+    done = true;
+    disturber.join();
     std::vector<std::string> trees;
     for (uint32_t tree = 0; tree < kTrees; ++tree) {
         trees.push_back(forest.with_tree(tree, [](const bavt::Tree& t) { return t.to_bytes(); }));

@@ -197,8 +197,9 @@ def finish_launch(
 ) -> Launch:
     """The launch that reduces `partial` (unit tiles, rows) into `out` (rows, 1)."""
     tiles, rows = partial.shape
-    # A few rows: many small programs, for latency. Many rows: wider ones, for coalesced reads.
-    block_rows = min(triton.next_power_of_2(rows), 8 if rows <= 1024 else 32)
+    # A few rows: small programs, for latency. Many rows: wider ones, for coalesced reads. Of the kernel alone and
+    # not of the rows, so that all calls of a table entry share what `warmup` compiled for one of them.
+    block_rows = {"vector": 1, "few": 8, "many": 16}[config.kernel]
     block_tiles = min(triton.next_power_of_2(tiles), 2048 // block_rows)
     arguments = {
         "partial": partial,

@@ -172,6 +172,39 @@ def test_fp32_follows_torchs_own_setting(setting: str, matmul_precision: Any) ->
     assert critic._allow_tf32() is (setting == "tf32"), "the backend-wide setting holds where this one is unset"
 
 
+OLD_AND_NEW_SETTINGS = {
+    "": False,
+    "b.cuda.matmul.allow_tf32 = True": True,
+    "b.cuda.matmul.allow_tf32 = True; b.cuda.matmul.allow_tf32 = False": False,
+    "torch.set_float32_matmul_precision('high')": True,
+    "torch.set_float32_matmul_precision('highest')": False,
+    "b.fp32_precision = 'tf32'": True,
+    "b.fp32_precision = 'tf32'; b.cuda.matmul.fp32_precision = 'ieee'": False,
+    "b.cuda.matmul.fp32_precision = 'tf32'": True,
+}
+
+
+def test_every_way_to_allow_tf32_is_followed() -> None:
+    # The old and the new names may not be mixed in one process, so each gets its own.
+    settings, expected = zip(*OLD_AND_NEW_SETTINGS.items(), strict=True)
+    code = (
+        "import os, sys, warnings, torch\n"
+        "from bavt_fast.kernels import critic\n"
+        "warnings.simplefilter('ignore')\n"
+        "for setting in sys.argv[1:]:\n"
+        "    sys.stdout.flush()\n"
+        "    if os.fork() == 0:\n"
+        "        b = torch.backends\n"
+        "        exec(setting)\n"
+        "        print(critic._allow_tf32(), flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+    )
+    command = [sys.executable, "-c", code, *settings]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert result.stdout.split() == [str(allowed) for allowed in expected]
+
+
 def test_importing_the_package_imports_neither_torch_nor_triton() -> None:
     code = (
         "import sys, bavt_fast.kernels as k\n"

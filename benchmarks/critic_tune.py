@@ -5,7 +5,7 @@
 For every entry of this GPU's capability, the tiling there and its neighbours (half and twice each block size and the
 warps, one stage more or fewer, stage 2 overlapped or not) are checked against float64 and timed in a CUDA graph at the
 largest shape that the entry serves. The fastest is kept; `use_torch` is set where graphed torch beats it. An entry that
-the time limit leaves out keeps its old tiling.
+the time limit leaves out keeps its old tiling. A second run starts from the first one's table and climbs on.
 """
 
 from __future__ import annotations

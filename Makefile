@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
 # Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
+OLDEST_TRITON := build/triton-3.6.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
 CPP := $(wildcard csrc/*.h csrc/*.cpp tests/cpp/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
 
-.PHONY: help run test bench bench-critic bench-overhead bench-budget bench-compat train lint format sanitize package clean
+.PHONY: help run test test-triton bench bench-critic bench-overhead bench-budget bench-compat train lint format sanitize package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,6 +19,9 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 
 test: $(VENV)/.built  ## set up, then run the whole test suite
 	$(PY) -m pytest tests
+
+test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
+	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/test_kernels_*.py -k $(notdir $(OLDEST_TRITON))
 
 bench: $(VENV)/.built  ## time the tree core, without Python in it
 	PATH=$(abspath $(VENV)/bin):$$PATH cmake -S . -B build/bench -DBAVT_BENCH=ON -DCMAKE_BUILD_TYPE=Release \
@@ -76,6 +80,11 @@ $(VENV)/.depends: $(VENV)/.created pyproject.toml $(CONSTRAINTS) constraints-too
 # Editable, without isolation: only what changed in csrc/ is compiled again.
 $(VENV)/.built: $(VENV)/.depends $(NATIVE)
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all]'
+	touch $@
+
+# Only unpacked: the tests that take it put it before the environment's own.
+$(OLDEST_TRITON)/.there: $(VENV)/.built
+	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
 	touch $@
 
 $(VENV)/.linters: $(VENV)/.built

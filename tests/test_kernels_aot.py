@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,8 +101,6 @@ def test_ragged_and_gathered_calls_compile_too(entry: Entry) -> None:
 def test_stage_2_compiles(capability: int, overlap: bool) -> None:
     if overlap and capability < 90:
         pytest.skip("programmatic dependent launch is of 9.0 and up")
-    from dataclasses import replace
-
     entries = [e for e in ENTRIES if e.capability == capability and e.kind == "half"]
     for entry in (entries[0], entries[-1]):
         changed = replace(entry, config=replace(entry.config, overlap=overlap))
@@ -110,6 +109,15 @@ def test_stage_2_compiles(capability: int, overlap: bool) -> None:
         assert (used.stack_bytes, used.local_bytes) == (0, 0)
         assert used.shared_bytes <= SHARED_LIMIT_BYTES[capability]
         assert ("griddepcontrol.wait" in compiled.asm["ptx"]) == overlap
+
+
+@pytest.mark.parametrize("entry", [e for e in ONE_PER_KERNEL if e.capability == 90], ids=str)
+def test_stage_1_starts_an_overlapped_stage_2(entry: Entry) -> None:
+    for overlap in (False, True):
+        changed = replace(entry, config=replace(entry.config, overlap=overlap))
+        compiled = compile_launch(table_launches(changed)[0], entry.capability)
+        assert ("griddepcontrol.launch_dependents" in compiled.asm["ptx"]) == overlap
+        assert problems(changed, resources(compiled)) == []
 
 
 def test_no_float_is_added_atomically() -> None:

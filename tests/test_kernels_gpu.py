@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kernel_cases import DTYPES, allowed_error, critic_arguments, exact, relativ
 from torch import Tensor, nn  # noqa: E402
 
 from bavt_fast.kernels import critic, critic_mlp, critic_mlp_reference, quantize_w1, warmup  # noqa: E402
+from bavt_fast.kernels.critic_config import find_entry  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -140,6 +142,31 @@ def test_no_call_of_an_entry_compiles_after_its_warmup(monkeypatch: pytest.Monke
     for rows in range(2, 17):
         arguments = on_gpu(rows, 768, torch.bfloat16)
         assert relative_error(critic_mlp(*arguments), exact(arguments)) < 1e-2
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0), reason="overlap is of 9.0 and up"
+)
+@pytest.mark.parametrize("rows", [1, 16, 300])
+def test_an_overlapped_stage_2_waits_for_stage_1(rows: int) -> None:
+    from bavt_fast.kernels.critic_launch import CriticCall, run_fused
+
+    arguments = on_gpu(rows, 2048, torch.bfloat16)
+    expected = critic_mlp(*arguments, impl="triton")
+    config = replace(find_entry(90, "half", rows, 2048).config, overlap=True)
+    outs = [torch.empty(rows, 1, device="cuda", dtype=torch.bfloat16) for _ in range(50)]
+    for out in outs:
+        poison()  # partial sums read too early are NaN
+        run_fused(CriticCall(*arguments), config, out, (0.0, 1.0), allow_tf32=False)
+    assert all(torch.equal(out, expected) for out in outs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for out in outs:
+            run_fused(CriticCall(*arguments), config, out, (0.0, 1.0), allow_tf32=False)
+    for out in outs:
+        out.zero_()
+    graph.replay()
+    assert all(torch.equal(out, expected) for out in outs)
 
 
 def test_streams_do_not_disturb_each_other() -> None:

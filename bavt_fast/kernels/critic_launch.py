@@ -197,6 +197,7 @@ def _stage_1_arguments(call: CriticCall, config: Config, partial: Tensor) -> dic
         "BLOCK_UNITS": _fit(config.block_units, 2 * call.hidden_size),
         "BLOCK_K": _fit(config.block_k, call.hidden_size),
         "STAGES": config.num_stages,
+        "START_STAGE_2": config.overlap,
     }
 
 

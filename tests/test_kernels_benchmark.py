@@ -137,6 +137,23 @@ def test_the_tuner_tries_sensible_neighbours(capability: int) -> None:
                 assert capability == 90 or not (tile.overlap or tile.descriptors)
 
 
+def test_the_tuner_tries_the_best_tile_with_stage_2_overlapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config("few", 16, 32, 64, 4, 3)
+
+    def time_us(tile: Config, *_: Any) -> float:
+        return 5.0 - (tile.block_units == 64) - 0.5 * tile.overlap
+
+    monkeypatch.setattr(critic_tune, "_calls", lambda entry, device: [(None,)])
+    monkeypatch.setattr(critic_tune, "_exact", lambda call: None)
+    monkeypatch.setattr(critic_tune, "_time_config", time_us)
+    monkeypatch.setattr(critic_tune, "_time_torch", lambda entry, calls: 3.75)
+    for capability, overlap in ((90, True), (80, False)):
+        entry = Entry(capability, "half", 16, 1024, False, config, "predicted")
+        tuned = critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
+        assert tuned.config == replace(config, block_units=64, overlap=overlap)
+        assert tuned.use_torch is (not overlap), "torch took 3.75 us, the best tile 3.5 with and 4 without overlap"
+
+
 def test_the_tuner_stops_at_its_limit_and_keeps_the_rest() -> None:
     config = Config("few", 16, 16, 64, 2, 2)
     old = [Entry(90, kind, ANY, ANY, False, config, "predicted") for kind in ("half", "fp32")]

@@ -49,6 +49,11 @@ def test_an_empty_batch_gives_no_rows() -> None:
     arguments = critic_arguments(0, 64, torch.float32)
     assert critic_mlp(*arguments).shape == (0, 1)
     assert OP(*arguments).shape == (0, 1)
+    none = torch.empty(0, dtype=torch.int64)
+    hidden, *weights = critic_arguments(3, 64, torch.float32)
+    for states in (hidden, hidden.new_empty(0, 5, 64)):
+        assert critic_mlp(states, *weights, index=none).shape == (0, 1)
+        assert critic_mlp(states, *weights, index=none, parent_value=torch.empty(0)).shape == (0, 1)
 
 
 def test_an_index_picks_rows_of_a_matrix_and_positions_of_sequences() -> None:
@@ -344,6 +349,17 @@ def test_the_op_refuses_the_same_input(name: str) -> None:
     low, high = arguments.pop("value_range", (0.0, 1.0))
     with pytest.raises(ValueError, match=message):
         OP(**arguments, value_min=low, value_max=high)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_tensors_on_the_cpu_and_on_cuda_do_not_mix(place: int) -> None:
+    with FakeTensorMode(), torch.no_grad():
+        name = ("w1", "w1", "b1", "w2", "b2")[place]
+        mixed = fake_cuda()
+        mixed[place] = torch.empty(mixed[place].shape, dtype=mixed[place].dtype)
+        where = "cpu, got cuda:0" if place == 0 else "cuda:0, got cpu"
+        with pytest.raises(ValueError, match=f"{name} must be on the device of hidden, {where}; move it"):
+            critic_mlp(*mixed)
 
 
 def test_an_index_out_of_range_raises_on_the_cpu() -> None:

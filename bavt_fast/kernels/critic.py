@@ -116,7 +116,8 @@ def warmup(
 ) -> None:
     """Compiles and loads what calls of the given shapes will launch, by running each once.
 
-    Rows that share an entry of the table share a kernel, so one shape per entry is enough.
+    H is compiled in; numbers of rows that share an entry of the table share their kernels. So one shape for each
+    entry and H is enough.
 
     Args:
         shapes: (rows, H) of the calls to come.

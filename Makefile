@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
 # Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
+OLDEST_TRITON := build/triton-3.6.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
 CPP := $(wildcard csrc/*.h csrc/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
 
-.PHONY: help run test bench bench-quick bench-critic bench-overhead bench-budget bench-compat train lint format sanitize fuzz package clean
+.PHONY: help run test test-triton bench bench-quick bench-critic bench-overhead bench-budget bench-compat train lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,6 +19,9 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 
 test: $(VENV)/.built  ## set up, then run the whole test suite
 	$(PY) -m pytest tests
+
+test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
+	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/test_kernels_*.py -k $(notdir $(OLDEST_TRITON))
 
 bench: $(VENV)/.rivals  ## time the trees beside their floors and other searches, ten minutes; see benchmarks/results
 	$(PY) -m benchmarks.tree
@@ -84,6 +88,11 @@ $(VENV)/.built: $(VENV)/.depends $(NATIVE)
 $(VENV)/.rivals: $(VENV)/.built
 	if $(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,rivals]'; then touch $@; else \
 		echo 'not all of the rivals install here: the benchmarks leave out what is missing'; fi
+
+# Only unpacked: the tests that take it put it before the environment's own.
+$(OLDEST_TRITON)/.there: $(VENV)/.built
+	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
+	touch $@
 
 $(VENV)/.linters: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,dev]'

@@ -46,24 +46,34 @@ class ResidualValuePredictor(nn.Module):
                 f"context_embeddings must have shape (batch, {self.hidden_dim}), got "
                 f"{tuple(context_embeddings.shape)}; build the head with hidden_dim set to the model's width"
             )
-        if self._can_fuse(context_embeddings):
+        weights = self._fused_weights(context_embeddings)
+        if weights is not None:
             from bavt_fast.kernels import critic_mlp
 
-            return critic_mlp(context_embeddings, *self.predictor.parameters())
+            return critic_mlp(context_embeddings, *weights)
         result: Tensor = self.predictor(context_embeddings)
         return result
 
-    def _can_fuse(self, context_embeddings: Tensor) -> bool:
-        """Whether the fused kernel does what the layers would: no gradients or autocast, layers as built."""
-        return (
-            context_embeddings.is_cuda
-            and context_embeddings.dim() == 2
-            and not self.training
-            and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled()
-            and [type(layer) for layer in self.predictor] == [nn.Linear, nn.ReLU, nn.Linear]
-            and len(list(self.predictor.parameters())) == 4
-        )
+    def _fused_weights(self, context_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """The kernel's weights where it does what the layers would: no gradients or autocast, layers as built and
+        without hooks, which pruning uses. None elsewhere."""
+        if (
+            not context_embeddings.is_cuda
+            or context_embeddings.dim() != 2
+            or self.training
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled()
+        ):
+            return None
+        layers: list[Any] = list(self.predictor)
+        if [type(layer) for layer in layers] != [nn.Linear, nn.ReLU, nn.Linear]:
+            return None
+        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            return None
+        first, _, last = layers
+        if first.bias is None or last.bias is None:
+            return None
+        return first.weight, first.bias, last.weight, last.bias
 
 
 class CriticHead(nn.Module):

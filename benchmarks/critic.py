@@ -82,33 +82,43 @@ def shapes(device: torch.device, quick: bool) -> list[Shape]:
     return [Shape(rows, size, dtype) for dtype in DTYPES for size in sizes for rows in rows_list]
 
 
-def implementations(shape: Shape, device: torch.device, compile_mode: str) -> dict[str, tuple[CriticFunction, bool]]:
-    """Name -> (function, whether to time it inside a CUDA graph)."""
-    found: dict[str, tuple[CriticFunction, bool]] = {"eager": (eager, False), "ours": (critic_mlp, False)}
-    if device.type != "cuda":
-        return found
-    found |= {"eager, graph": (eager, True), "ours, graph": (critic_mlp, True)}
-    if compile_mode == "all" or (compile_mode == "some" and (shape.rows, shape.hidden_size) in COMPILED_SOME):
+def implementations(device: torch.device, compiled: bool) -> dict[str, tuple[CriticFunction, bool]]:
+    """Name -> (function, whether to time it inside a CUDA graph); those of torch.compile, or all others."""
+    if compiled:
         torch.compiler.reset()
         # Without its own graphs, which would copy the rotating weights before every call; we capture it.
-        compiled = torch.compile(eager, mode="max-autotune-no-cudagraphs", dynamic=False)
-        found |= {"compile": (compiled, False), "compile, graph": (compiled, True)}
+        function = torch.compile(eager, mode="max-autotune-no-cudagraphs", dynamic=False)
+        return {"compile": (function, False), "compile, graph": (function, True)}
+    found: dict[str, tuple[CriticFunction, bool]] = {"eager": (eager, False), "ours": (critic_mlp, False)}
+    if device.type == "cuda":
+        found |= {"eager, graph": (eager, True), "ours, graph": (critic_mlp, True)}
     return found
 
 
-def measure(shape: Shape, device: torch.device, floors: Floors, compile_mode: str, samples: int) -> Iterator[Row]:
+def measure(shape: Shape, device: torch.device, floors: Floors, compiled: bool, samples: int) -> Iterator[Row]:
     """Checks and times every implementation at one shape.
 
     Raises:
         RuntimeError: a result is wrong.
     """
     sets = input_sets(shape.rows, shape.hidden_size, shape.dtype, device)
-    for name, (function, in_graph) in implementations(shape, device, compile_mode).items():
+    for name, (function, in_graph) in implementations(device, compiled).items():
         error = relative_error(function, sets[0])
         if not error < MAX_ERROR[shape.dtype]:
             raise RuntimeError(f"{name} is wrong at {shape}: relative error {error:.2e}")
         run = captured(function, sets) if in_graph else _each(function, sets)
         yield _row(name, shape, sample(run, len(sets), device, samples), floors)
+
+
+def passes(wanted: Sequence[Shape], device: torch.device, compile_mode: str) -> list[list[tuple[Shape, bool]]]:
+    """(shape, whether with torch.compile) in the order to measure: compiling is slow, so it comes last."""
+    compiled = [
+        (shape, True)
+        for shape in wanted
+        if device.type == "cuda"
+        and (compile_mode == "all" or (compile_mode == "some" and (shape.rows, shape.hidden_size) in COMPILED_SOME))
+    ]
+    return [[(shape, False) for shape in wanted], compiled]
 
 
 def _each(function: CriticFunction, sets: Sequence[Any]) -> Callable[[], None]:
@@ -166,23 +176,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     deadline = time.monotonic() + options.limit_s
     rows: list[Row] = []
     skipped = 0
-    for shape in wanted:
-        if time.monotonic() > deadline:
-            skipped += 1
-            continue
-        for row in measure(shape, device, floors, options.compile, samples):
-            rows.append(row)
-            print(f"{row.dtype} {row.rows} x {row.hidden_size} {row.implementation}: {row.median_us:.2f} us")
-    report = {
+    report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "note": CPU_NOTE if device.type == "cpu" else f"{skipped} shapes left out by --limit-s" if skipped else "",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": describe_machine("torch", "triton"),
         "command": "python -m benchmarks.critic " + " ".join(arguments if arguments is not None else sys.argv[1:]),
         "floors": asdict(floors),
-        "rows": [asdict(row) for row in rows],
     }
-    paths = write(report, options.out)
+    for measurements in passes(wanted, device, options.compile):
+        for shape, compiled in measurements:
+            if time.monotonic() > deadline:
+                skipped += 1
+                continue
+            for row in measure(shape, device, floors, compiled, samples):
+                rows.append(row)
+                print(f"{row.dtype} {row.rows} x {row.hidden_size} {row.implementation}: {row.median_us:.2f} us")
+        left_out = f"{skipped} measurements left out by --limit-s" if skipped else ""
+        report["note"] = CPU_NOTE if device.type == "cpu" else left_out
+        report["rows"] = [asdict(row) for row in rows]
+        paths = write(report, options.out)  # after each pass, so that a run cut short keeps what it has
     print(markdown(report))
     print("wrote " + ", ".join(map(str, paths)))
     return 0

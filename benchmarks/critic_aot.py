@@ -59,7 +59,8 @@ _LARGEST_HIDDEN = 8192
 @dataclass(frozen=True)
 class Resources:
     """What one compiled kernel takes: registers and bytes of stack and local memory (spills) per thread,
-    bytes of shared memory per program, and which of the instructions that matter its PTX holds."""
+    bytes of shared memory per program, and which of the instructions that matter its PTX holds. `async_copy`
+    stands for asynchronous copies of 16 bytes; narrower ones do not keep the memory busy."""
 
     registers: int
     stack_bytes: int
@@ -72,12 +73,12 @@ class Resources:
 
 
 def example_call(
-    kind: str, rows: int, hidden_size: int, *, index: bool = False, parent_value: bool = False
+    kind: str, rows: int, hidden_size: int, *, half: torch.dtype = torch.bfloat16, index: bool = False
 ) -> CriticCall:
-    """A call with tensors that have shapes and no memory; bf16 hidden states, or fp32 for "fp32" and
+    """A call with tensors that have shapes and no memory; hidden states in `half`, or fp32 for "fp32" and
     "tf32".
     """
-    dtype = torch.float32 if kind in ("fp32", "tf32") else torch.bfloat16
+    dtype = torch.float32 if kind in ("fp32", "tf32") else half
 
     def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -91,15 +92,21 @@ def example_call(
         b2=empty(1),
         index=empty(rows, dtype=torch.int64) if index else None,
         w1_scale=empty(units, dtype=torch.float32) if kind == "int8" else None,
-        parent_value=empty(rows, dtype=torch.float32) if parent_value else None,
     )
 
 
-def table_launches(entry: Entry, *, hidden_size: int | None = None, index: bool = False) -> list[Launch]:
-    """Both stages' launches for the largest call that `entry` serves, or one with H = `hidden_size`."""
-    rows = 4096 if entry.max_rows == ANY else entry.max_rows
+def table_launches(
+    entry: Entry,
+    *,
+    rows: int | None = None,
+    hidden_size: int | None = None,
+    half: torch.dtype = torch.bfloat16,
+    index: bool = False,
+) -> list[Launch]:
+    """Both stages' launches for the largest call that `entry` serves, or one of the given size."""
+    rows = rows or (4096 if entry.max_rows == ANY else entry.max_rows)
     size = hidden_size or min(entry.max_hidden, _LARGEST_HIDDEN)
-    call = example_call(entry.kind, rows, size, index=index)
+    call = example_call(entry.kind, rows, size, half=half, index=index)
     config = usable_config(call, entry.config)
     partial = torch.empty(unit_tiles(config, size), rows, device="meta")
     out = torch.empty(rows, 1, dtype=call.hidden.dtype, device="meta")
@@ -152,7 +159,7 @@ def resources(compiled: Any) -> Resources:
         shared_bytes=compiled.metadata.shared,
         wgmma="wgmma.mma_async" in ptx,
         mma="mma.sync" in ptx,
-        async_copy="cp.async." in ptx,
+        async_copy=re.search(r"cp\.async\.c[ag]\.shared\.global [^;]*, 0x10\b", ptx) is not None,
         tensor_copy="cp.async.bulk.tensor" in ptx,
     )
 

@@ -14,10 +14,10 @@ def critic_arguments(
     rows: int, hidden_size: int, dtype: torch.dtype, seed: int = 0, device: str = "cpu"
 ) -> tuple[Tensor, ...]:
     """(hidden, w1, b1, w2, b2) with the scales of a trained layer, rounded to `dtype`."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype).to(device)
+        return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64, device=device)).to(dtype)
 
     units = 2 * hidden_size
     return (

@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch")
 
 import recipe  # noqa: E402
 from torch import nn  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from bavt_fast.compat import BudgetAwareValueTreeSearch, DualRoleLLMAgent  # noqa: E402
 from bavt_fast.compat_torch import CriticHead, ResidualValuePredictor  # noqa: E402
@@ -73,6 +75,53 @@ def test_a_recipe_checkpoint_loads() -> None:
 def test_embeddings_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"^context_embeddings must have shape \(batch, 8\), got .*hidden_dim"):
         ResidualValuePredictor(8)(torch.zeros(shape))
+
+
+class FakeCuda(FakeTensorMode):
+    """Tensors that claim to lie on a GPU and hold nothing."""
+
+    def predictor(self) -> ResidualValuePredictor:
+        predictor = ResidualValuePredictor(8).eval()
+        for layer in (predictor.predictor[0], predictor.predictor[2]):
+            for name, parameter in list(layer.named_parameters()):
+                setattr(layer, name, nn.Parameter(torch.empty(parameter.shape, device="cuda")))
+        return predictor
+
+
+def is_fused(predictor: ResidualValuePredictor, embeddings: Any) -> bool:
+    graph = make_fx(lambda rows: predictor(rows))(embeddings).graph
+    return torch.ops.bavt_fast.critic_mlp.default in [node.target for node in graph.nodes]
+
+
+def test_on_cuda_the_kernel_runs_in_eval_mode_without_gradients_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with FakeCuda() as mode:
+        predictor, embeddings = mode.predictor(), torch.empty(3, 8, device="cuda")
+        with torch.no_grad():
+            assert is_fused(predictor, embeddings)
+            assert not is_fused(predictor.train(), embeddings)
+            assert not is_fused(predictor.eval(), torch.empty(2, 3, 8, device="cuda")), "sequences are torch's"
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "is_autocast_enabled", lambda *device: True)
+                assert predictor._fused_weights(embeddings) is None, "autocast is torch's to follow"
+        assert predictor._fused_weights(embeddings) is None, "gradients are on"
+
+
+def test_changed_layers_are_run_as_they_are() -> None:
+    with FakeCuda() as mode, torch.no_grad():
+        embeddings = torch.empty(3, 8, device="cuda")
+        hooked, pruned, without_bias, replaced = (mode.predictor() for _ in range(4))
+        hooked.predictor[0].register_forward_hook(lambda layer, inputs, output: output * 2)
+        # Pruning renames the weight and computes it in a hook before each call.
+        weight = pruned.predictor[0].weight
+        del pruned.predictor[0].weight
+        pruned.predictor[0].weight_orig, pruned.predictor[0].weight = weight, weight.detach()
+        pruned.predictor[0].register_forward_pre_hook(lambda layer, inputs: None)
+        without_bias.predictor[2].bias = None
+        replaced.predictor[1] = nn.GELU()
+        for predictor in (hooked, pruned, without_bias, replaced):
+            assert not is_fused(predictor, embeddings)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

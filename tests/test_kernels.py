@@ -49,6 +49,11 @@ def test_an_empty_batch_gives_no_rows() -> None:
     arguments = critic_arguments(0, 64, torch.float32)
     assert critic_mlp(*arguments).shape == (0, 1)
     assert OP(*arguments).shape == (0, 1)
+    none = torch.empty(0, dtype=torch.int64)
+    hidden, *weights = critic_arguments(3, 64, torch.float32)
+    for states in (hidden, hidden.new_empty(0, 5, 64)):
+        assert critic_mlp(states, *weights, index=none).shape == (0, 1)
+        assert critic_mlp(states, *weights, index=none, parent_value=torch.empty(0)).shape == (0, 1)
 
 
 def test_an_index_picks_rows_of_a_matrix_and_positions_of_sequences() -> None:
@@ -170,6 +175,39 @@ def test_fp32_follows_torchs_own_setting(setting: str, matmul_precision: Any) ->
     matmul.fp32_precision = "none"
     backends.fp32_precision = setting
     assert critic._allow_tf32() is (setting == "tf32"), "the backend-wide setting holds where this one is unset"
+
+
+OLD_AND_NEW_SETTINGS = {
+    "": False,
+    "b.cuda.matmul.allow_tf32 = True": True,
+    "b.cuda.matmul.allow_tf32 = True; b.cuda.matmul.allow_tf32 = False": False,
+    "torch.set_float32_matmul_precision('high')": True,
+    "torch.set_float32_matmul_precision('highest')": False,
+    "b.fp32_precision = 'tf32'": True,
+    "b.fp32_precision = 'tf32'; b.cuda.matmul.fp32_precision = 'ieee'": False,
+    "b.cuda.matmul.fp32_precision = 'tf32'": True,
+}
+
+
+def test_every_way_to_allow_tf32_is_followed() -> None:
+    # The old and the new names may not be mixed in one process, so each gets its own.
+    settings, expected = zip(*OLD_AND_NEW_SETTINGS.items(), strict=True)
+    code = (
+        "import os, sys, warnings, torch\n"
+        "from bavt_fast.kernels import critic\n"
+        "warnings.simplefilter('ignore')\n"
+        "for setting in sys.argv[1:]:\n"
+        "    sys.stdout.flush()\n"
+        "    if os.fork() == 0:\n"
+        "        b = torch.backends\n"
+        "        exec(setting)\n"
+        "        print(critic._allow_tf32(), flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+    )
+    command = [sys.executable, "-c", code, *settings]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert result.stdout.split() == [str(allowed) for allowed in expected]
 
 
 def test_importing_the_package_imports_neither_torch_nor_triton() -> None:
@@ -311,6 +349,17 @@ def test_the_op_refuses_the_same_input(name: str) -> None:
     low, high = arguments.pop("value_range", (0.0, 1.0))
     with pytest.raises(ValueError, match=message):
         OP(**arguments, value_min=low, value_max=high)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_tensors_on_the_cpu_and_on_cuda_do_not_mix(place: int) -> None:
+    with FakeTensorMode(), torch.no_grad():
+        name = ("w1", "w1", "b1", "w2", "b2")[place]
+        mixed = fake_cuda()
+        mixed[place] = torch.empty(mixed[place].shape, dtype=mixed[place].dtype)
+        where = "cpu, got cuda:0" if place == 0 else "cuda:0, got cpu"
+        with pytest.raises(ValueError, match=f"{name} must be on the device of hidden, {where}; move it"):
+            critic_mlp(*mixed)
 
 
 def test_an_index_out_of_range_raises_on_the_cpu() -> None:

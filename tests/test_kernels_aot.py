@@ -7,14 +7,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
 from bavt_fast.kernels.critic_config import ANY, Entry  # noqa: E402
+from bavt_fast.kernels.critic_launch import Launch  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
 from benchmarks.critic_aot import (  # noqa: E402
     SHARED_LIMIT_BYTES,
@@ -48,6 +50,37 @@ def test_a_tiling_compiles_within_the_chips_limits(entry: Entry) -> None:
 ONE_PER_KERNEL = list({(e.capability, e.kind, e.config.kernel): e for e in ENTRIES}.values())
 
 
+@pytest.mark.parametrize("entry", [e for e in ONE_PER_KERNEL if e.kind in ("half", "int8")], ids=str)
+def test_fp16_compiles_as_bf16_does(entry: Entry) -> None:
+    stage_1, _ = table_launches(entry, half=torch.float16)
+    assert problems(entry, resources(compile_launch(stage_1, entry.capability))) == []
+
+
+def fewest_rows(entry: Entry) -> int:
+    """The fewest rows that `entry` serves at the largest H it serves."""
+    tighter = [
+        other.max_rows
+        for other in ENTRIES[: ENTRIES.index(entry)]
+        if (other.capability, other.kind) == (entry.capability, entry.kind) and other.max_hidden >= entry.max_hidden
+    ]
+    return 1 + max(tighter, default=0)
+
+
+def compiled_for(launch: Launch) -> tuple[object, ...]:
+    """What the compiler is told of a launch: constants and options."""
+    constants = {p.name: launch.arguments[p.name] for p in launch.kernel.params if p.is_constexpr}
+    return launch.kernel.fn.__name__, constants, launch.options
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=str)
+def test_all_numbers_of_rows_of_an_entry_share_what_warmup_compiled(entry: Entry) -> None:
+    low, high = fewest_rows(entry), 16384 if entry.max_rows == ANY else entry.max_rows
+    assert low <= high
+    first = [compiled_for(launch) for launch in table_launches(entry, rows=low)]
+    for rows in {low + 1, (low + high) // 2, high} - {high + 1}:
+        assert [compiled_for(launch) for launch in table_launches(entry, rows=rows)] == first
+
+
 @pytest.mark.parametrize("entry", ONE_PER_KERNEL, ids=str)
 def test_gathered_calls_compile_too(entry: Entry) -> None:
     stage_1, _ = table_launches(entry, index=True)
@@ -68,8 +101,6 @@ def test_ragged_and_gathered_calls_compile_too(entry: Entry) -> None:
 def test_stage_2_compiles(capability: int, overlap: bool) -> None:
     if overlap and capability < 90:
         pytest.skip("programmatic dependent launch is of 9.0 and up")
-    from dataclasses import replace
-
     entries = [e for e in ENTRIES if e.capability == capability and e.kind == "half"]
     for entry in (entries[0], entries[-1]):
         changed = replace(entry, config=replace(entry.config, overlap=overlap))
@@ -78,6 +109,15 @@ def test_stage_2_compiles(capability: int, overlap: bool) -> None:
         assert (used.stack_bytes, used.local_bytes) == (0, 0)
         assert used.shared_bytes <= SHARED_LIMIT_BYTES[capability]
         assert ("griddepcontrol.wait" in compiled.asm["ptx"]) == overlap
+
+
+@pytest.mark.parametrize("entry", [e for e in ONE_PER_KERNEL if e.capability == 90], ids=str)
+def test_stage_1_starts_an_overlapped_stage_2(entry: Entry) -> None:
+    for overlap in (False, True):
+        changed = replace(entry, config=replace(entry.config, overlap=overlap))
+        compiled = compile_launch(table_launches(changed)[0], entry.capability)
+        assert ("griddepcontrol.launch_dependents" in compiled.asm["ptx"]) == overlap
+        assert problems(changed, resources(compiled)) == []
 
 
 def test_no_float_is_added_atomically() -> None:

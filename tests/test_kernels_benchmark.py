@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("triton")
 
 from bavt_fast.kernels.critic_config import ANY, Config, Entry  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
-from benchmarks import critic, critic_tune  # noqa: E402
+from benchmarks import critic, critic_error, critic_tune  # noqa: E402
 from benchmarks.critic_report import markdown, plot  # noqa: E402
 from benchmarks.critic_timing import Floors, call_bytes, call_flops, input_sets  # noqa: E402
 
@@ -67,11 +68,59 @@ def test_the_benchmark_runs_on_the_cpu_and_says_so(tmp_path: Path, capsys: pytes
     assert plot(report).startswith("<svg")
 
 
+def report_of(times: dict[tuple[int, int], dict[str, float]], floor_us: float = 1.0) -> dict[str, Any]:
+    """A bf16 report with the given medians, by (rows, H) and implementation."""
+    rows = [
+        {"implementation": name, "rows": shape[0], "hidden_size": shape[1], "dtype": "bfloat16", "median_us": time,
+         "p20_us": time - 0.25, "p80_us": time + 0.5, "floor_us": floor_us, "terabytes_per_s": 1.5 / time,
+         "teraflops_per_s": 2.0 / time}
+        for shape, cells in times.items() for name, time in cells.items()
+    ]  # fmt: skip
+    floors = {"copy_bytes_per_s": 3e12, "matmul_flops_per_s": {"torch.bfloat16": 8e14}}
+    return {"rows": rows, "machine": {}, "floors": floors, "device": "a GPU", "note": ""}
+
+
+def test_the_tables_show_the_spread_the_rate_and_the_worst_shape_of_each_target() -> None:
+    few = {"eager": 8.0, "ours": 6.0, "eager, graph": 4.0, "ours, graph": 2.0}
+    text = markdown(report_of({(1, 768): few, (32, 2048): few | {"ours": 10.0, "ours, graph": 5.0}}))
+    assert "| 8.00 (7.75-8.50) | 6.00 (5.75-6.50) |" in text
+    assert "| 1.00 | 0.75 TB/s | 2.00 | 50% |" in text
+    assert "| any shape, against the best other | 1.0 | 0.80, missed | 32 x 2048 | 2 |" in text
+    assert "| any shape, called directly, against eager | 1.0 | 0.80, missed | 32 x 2048 | 2 |" in text
+    assert "| rows <= 32, H <= 2,048, against eager | 2.0 | 1.60, missed | 32 x 2048 | 2 |" in text
+    assert "of the bandwidth" not in text, "no such shape was measured"
+    many = report_of({(2048, 4096): {"eager": 2.0, "ours": 1.25}})
+    many["rows"][1]["teraflops_per_s"] = 600.0
+    assert "| 600 TFLOP/s | 1.60 | 80% |" in markdown(many)
+    assert "of the matrix rate | 0.75 | 0.80, met | 2048 x 4096 | 1 |" in markdown(many)
+
+
+def test_torch_compile_comes_last() -> None:
+    cuda = torch.device("cuda")
+    wanted = critic.shapes(cuda, quick=False)
+    assert len(wanted) == len(set(wanted)) == 8 * 4 * 2
+    for mode, count in (("all", 64), ("some", 2 * len(critic.COMPILED_SOME)), ("none", 0)):
+        first, second = critic.passes(wanted, cuda, mode)
+        assert first == [(shape, False) for shape in wanted]
+        assert len(second) == count
+        assert all(compiled for _, compiled in second)
+    assert critic.passes(wanted, torch.device("cpu"), "all")[1] == []
+
+
+def test_the_error_table_shows_what_int8_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert critic_error.main(["--rows", "32", "--hidden", "64"]) == 0
+    cells = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert cells[0] == "64"
+    bf16, bf16_int8, fp16, fp16_int8 = map(float, cells[1:])
+    assert fp16 < bf16 < bf16_int8 < 0.02
+    assert fp16 < fp16_int8 < bf16_int8
+
+
 def test_the_benchmark_refuses_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(critic, "critic_mlp", lambda *arguments: critic.eager(*arguments) * 1.01)
     shape = critic.Shape(4, 64, torch.float32)
     with pytest.raises(RuntimeError, match="ours is wrong"):
-        list(critic.measure(shape, torch.device("cpu"), Floors(1e9, {"torch.float32": 1e9}), "none", 1))
+        list(critic.measure(shape, torch.device("cpu"), Floors(1e9, {"torch.float32": 1e9}), False, 1))
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -86,6 +135,23 @@ def test_the_tuner_tries_sensible_neighbours(capability: int) -> None:
                 assert all(block & (block - 1) == 0 for block in blocks), "triton takes powers of two"
                 assert tile.kernel == entry.config.kernel
                 assert capability == 90 or not (tile.overlap or tile.descriptors)
+
+
+def test_the_tuner_tries_the_best_tile_with_stage_2_overlapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config("few", 16, 32, 64, 4, 3)
+
+    def time_us(tile: Config, *_: Any) -> float:
+        return 5.0 - (tile.block_units == 64) - 0.5 * tile.overlap
+
+    monkeypatch.setattr(critic_tune, "_calls", lambda entry, device: [(None,)])
+    monkeypatch.setattr(critic_tune, "_exact", lambda call: None)
+    monkeypatch.setattr(critic_tune, "_time_config", time_us)
+    monkeypatch.setattr(critic_tune, "_time_torch", lambda entry, calls: 3.75)
+    for capability, overlap in ((90, True), (80, False)):
+        entry = Entry(capability, "half", 16, 1024, False, config, "predicted")
+        tuned = critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
+        assert tuned.config == replace(config, block_units=64, overlap=overlap)
+        assert tuned.use_torch is (not overlap), "torch took 3.75 us, the best tile 3.5 with and 4 without overlap"
 
 
 def test_the_tuner_stops_at_its_limit_and_keeps_the_rest() -> None:

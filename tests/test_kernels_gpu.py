@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kernel_cases import DTYPES, allowed_error, critic_arguments, exact, relativ
 from torch import Tensor, nn  # noqa: E402
 
 from bavt_fast.kernels import critic, critic_mlp, critic_mlp_reference, quantize_w1, warmup  # noqa: E402
+from bavt_fast.kernels.critic_config import find_entry  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -117,6 +119,57 @@ def test_a_cuda_graph_replays_it_on_new_inputs() -> None:
         assert torch.equal(out, critic_mlp(*arguments))
 
 
+def test_a_graph_captures_a_call_whose_layout_is_known() -> None:
+    arguments = on_gpu(300, 1024, torch.bfloat16)
+    expected = critic_mlp(*arguments)
+    assert torch.equal(critic_mlp(*arguments), expected)
+    assert critic._plans, "the second call goes straight to the compiled kernels"
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = critic_mlp(*arguments)
+    out.fill_(float("nan"))
+    graph.replay()
+    assert torch.equal(out, expected)
+
+
+def test_no_call_of_an_entry_compiles_after_its_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    warmup([(16, 768)])
+    monkeypatch.setattr(
+        triton.runtime.jit.JITFunction, "_do_compile", lambda *_, **__: pytest.fail("a call waited for the compiler")
+    )
+    for rows in range(2, 17):
+        arguments = on_gpu(rows, 768, torch.bfloat16)
+        assert relative_error(critic_mlp(*arguments), exact(arguments)) < 1e-2
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0), reason="overlap is of 9.0 and up"
+)
+@pytest.mark.parametrize("rows", [1, 16, 300])
+def test_an_overlapped_stage_2_waits_for_stage_1(rows: int) -> None:
+    from bavt_fast.kernels.critic_launch import CriticCall, run_fused
+
+    arguments = on_gpu(rows, 2048, torch.bfloat16)
+    expected = critic_mlp(*arguments, impl="triton")
+    major, minor = torch.cuda.get_device_capability()
+    config = replace(find_entry(10 * major + minor, "half", rows, 2048).config, overlap=True)
+    outs = [torch.empty(rows, 1, device="cuda", dtype=torch.bfloat16) for _ in range(50)]
+    for out in outs:
+        poison()  # partial sums read too early are NaN
+        run_fused(CriticCall(*arguments), config, out, (0.0, 1.0), allow_tf32=False)
+    assert all(torch.equal(out, expected) for out in outs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for out in outs:
+            run_fused(CriticCall(*arguments), config, out, (0.0, 1.0), allow_tf32=False)
+    for out in outs:
+        out.zero_()
+    graph.replay()
+    assert all(torch.equal(out, expected) for out in outs)
+
+
 def test_streams_do_not_disturb_each_other() -> None:
     inputs = [on_gpu(64, 2048, torch.bfloat16, seed) for seed in range(4)]
     expected = [critic_mlp(*arguments) for arguments in inputs]
@@ -145,8 +198,8 @@ def test_the_predictor_uses_it_in_eval_mode_alone() -> None:
     hidden = torch.randn(24, 768, device="cuda")
     calls: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        real = critic.check_arguments
-        patch.setattr(critic, "check_arguments", lambda *a: (calls.append("op"), real(*a))[1])
+        real = critic.layout
+        patch.setattr(critic, "layout", lambda tensors: (calls.append("op"), real(tensors))[1])
         plain = module.predictor(hidden)
         assert torch.equal(module(hidden), plain)
         assert calls == [], "training mode is plain torch"

@@ -2,23 +2,27 @@
 
 `critic_mlp` decides where a call runs. Plain torch carries gradients, autocast, the CPU and every dtype; the
 custom op ``torch.ops.bavt_fast.critic_mlp`` is the fused path for fp16, bf16 and fp32 on CUDA. The op is
-opaque to ``torch.compile`` and safe to capture in a CUDA graph: it keeps no state, reads nothing back from
+opaque to ``torch.compile`` and safe to capture in a CUDA graph: it keeps no tensor, reads nothing back from
 the GPU, and allocates through torch. Its tiling comes from `critic_table`, never from a search at run time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bavt_fast.kernels.critic_checks import check_arguments, check_impl
 from bavt_fast.kernels.critic_config import find_entry
+from bavt_fast.kernels.critic_plan import layout
 from bavt_fast.kernels.critic_reference import critic_mlp_reference, quantize_w1
+
+if TYPE_CHECKING:
+    from bavt_fast.kernels.critic_plan import Plan
 
 __all__ = ["MAX_VALUE", "MIN_VALUE", "critic_mlp", "warmup"]
 
@@ -27,6 +31,10 @@ MAX_VALUE = 1.0
 """Default bounds of a node's value V: above zero, so that V^(1/r) stays a weight, and at most one."""
 
 _FUSED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_MAX_PLANS = 4096
+_plans: dict[Hashable, Plan] = {}
+"""What calls of a known layout launch. Layouts whose tensors had to be copied first are not among them."""
 
 _library = torch.library.Library("bavt_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
@@ -108,7 +116,8 @@ def warmup(
 ) -> None:
     """Compiles and loads what calls of the given shapes will launch, by running each once.
 
-    Rows that share an entry of the table share a kernel, so one shape per entry is enough.
+    H is compiled in; numbers of rows that share an entry of the table share their kernels. So one shape for each
+    entry and H is enough.
 
     Args:
         shapes: (rows, H) of the calls to come.
@@ -174,21 +183,26 @@ def _critic_mlp_op(
 ) -> Tensor:
     """The op on real tensors: the kernels where the table says so, plain torch elsewhere."""
     value_range = (value_min, value_max)
-    check_arguments(hidden, w1, b1, w2, b2, index, w1_scale, parent_value, value_range)
+    allow_tf32 = hidden.dtype == torch.float32 and _allow_tf32()
+    tensors = (hidden, w1, b1, w2, b2, index, w1_scale, parent_value)
+    key = (layout(tensors), value_range, impl, allow_tf32)
+    plan = _plans.get(key)
+    if plan is not None:  # the checks passed when this layout was new, and they read nothing but the layout
+        return plan.run(*tensors)
+    check_arguments(*tensors, value_range)
     out = _empty_result(hidden, index, parent_value)
     if out.shape[0] == 0:
         return out
     capability = _capability(hidden.device, impl)
     if capability is None:
-        return critic_mlp_reference(hidden, w1, b1, w2, b2, index, w1_scale, parent_value, value_range)
+        return critic_mlp_reference(*tensors, value_range)
     # Imported here because torch runs without triton; a capability says that triton is there.
     from bavt_fast.kernels.critic_launch import CriticCall, kind_of, run_fused
 
-    allow_tf32 = hidden.dtype == torch.float32 and _allow_tf32()
     kind = kind_of(hidden.dtype, w1_scale is not None, allow_tf32)
     entry = find_entry(capability, kind, out.shape[0], hidden.shape[-1])
     if entry.use_torch and impl != "triton":
-        return critic_mlp_reference(hidden, w1, b1, w2, b2, index, w1_scale, parent_value, value_range)
+        return critic_mlp_reference(*tensors, value_range)
     call = CriticCall(
         hidden=_unit_stride(hidden),
         w1=_unit_stride(w1),
@@ -199,7 +213,12 @@ def _critic_mlp_op(
         w1_scale=None if w1_scale is None else w1_scale.contiguous(),
         parent_value=None if parent_value is None else parent_value.contiguous(),
     )
-    run_fused(call, entry.config, out, value_range, allow_tf32)
+    plan = run_fused(call, entry.config, out, value_range, allow_tf32)
+    used = (call.hidden, call.w1, call.b1, call.w2, call.b2, call.index, call.w1_scale, call.parent_value)
+    if plan is not None and all(mine is given for mine, given in zip(used, tensors, strict=True)):
+        if len(_plans) >= _MAX_PLANS:
+            _plans.clear()
+        _plans[key] = plan
     return out
 
 

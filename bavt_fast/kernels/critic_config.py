@@ -35,7 +35,7 @@ class Config:
         num_stages: steps of the inner loop in flight.
         descriptors: load aligned operands by the tensor memory accelerator ("many" only, capability 9.0 and
             up).
-        overlap: launch stage 2 while stage 1 drains (programmatic dependent launch, capability 9.0 and up).
+        overlap: launch stage 2 while stage 1 runs (programmatic dependent launch, capability 9.0 and up).
     """
 
     kernel: Kernel

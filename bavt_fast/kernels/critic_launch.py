@@ -16,6 +16,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bavt_fast.kernels import critic_triton
 from bavt_fast.kernels.critic_config import Config, Kind
+from bavt_fast.kernels.critic_plan import Plan, PreparedLaunch
 
 __all__ = [
     "CriticCall",
@@ -73,8 +74,9 @@ class Launch:
     arguments: dict[str, Any]
     options: dict[str, Any]
 
-    def run(self) -> None:
-        self.kernel[self.grid](**self.arguments, **self.options)
+    def run(self) -> Any:
+        """Launches it; returns the compiled kernel, None in the interpreter."""
+        return self.kernel[self.grid](**self.arguments, **self.options)
 
 
 def kind_of(dtype: torch.dtype, quantized: bool, allow_tf32: bool) -> Kind:
@@ -88,18 +90,41 @@ def kind_of(dtype: torch.dtype, quantized: bool, allow_tf32: bool) -> Kind:
 
 def run_fused(
     call: CriticCall, config: Config, out: Tensor, value_range: tuple[float, float], allow_tf32: bool
-) -> None:
-    """Runs both stages on the current stream, filling `out` (rows, 1)."""
+) -> Plan | None:
+    """Runs both stages on the current stream, filling `out` (rows, 1).
+
+    Returns the plan for further calls of the same layout; None in the interpreter, which compiles nothing.
+    """
     config = usable_config(call, config)
     partial = call.hidden.new_empty((unit_tiles(config, call.hidden_size), call.rows), dtype=torch.float32)
     # The interpreter truncates where a GPU rounds to nearest, so there torch does the last rounding.
     result = torch.empty_like(out, dtype=torch.float32) if _INTERPRETED and out.dtype == torch.bfloat16 else out
     on_device = torch.cuda.device(out.device) if out.is_cuda else contextlib.nullcontext()
+    stage_1 = stage_1_launch(call, config, partial, allow_tf32)
+    stage_2 = finish_launch(call, config, partial, result, value_range)
     with on_device:
-        stage_1_launch(call, config, partial, allow_tf32).run()
-        finish_launch(call, config, partial, result, value_range).run()
+        compiled = stage_1.run(), stage_2.run()
+        if None not in compiled:
+            return _plan(call, partial, out, (stage_1, stage_2), compiled)
     if result is not out:
         out.copy_(result)
+    return None
+
+
+def _plan(
+    call: CriticCall, partial: Tensor, out: Tensor, launches: tuple[Launch, Launch], compiled: tuple[Any, Any]
+) -> Plan:
+    """The two launches without their tensors."""
+    takes_scale = "w1_scale" in launches[0].arguments
+    stage_1_tensors = ["hidden", "index", "w1", *(["w1_scale"] if takes_scale else []), "b1", "w2", "partial"]
+    return Plan(
+        tiles=partial.shape[0],
+        rows=call.rows,
+        out_dtype=out.dtype,
+        takes_scale=takes_scale,
+        stage_1=PreparedLaunch(launches[0], compiled[0], stage_1_tensors),
+        stage_2=PreparedLaunch(launches[1], compiled[1], ["partial", "b2", "parent_value", "out"]),
+    )
 
 
 def usable_config(call: CriticCall, config: Config) -> Config:
@@ -172,6 +197,7 @@ def _stage_1_arguments(call: CriticCall, config: Config, partial: Tensor) -> dic
         "BLOCK_UNITS": _fit(config.block_units, 2 * call.hidden_size),
         "BLOCK_K": _fit(config.block_k, call.hidden_size),
         "STAGES": config.num_stages,
+        "START_STAGE_2": config.overlap,
     }
 
 
@@ -197,8 +223,9 @@ def finish_launch(
 ) -> Launch:
     """The launch that reduces `partial` (unit tiles, rows) into `out` (rows, 1)."""
     tiles, rows = partial.shape
-    # A few rows: many small programs, for latency. Many rows: wider ones, for coalesced reads.
-    block_rows = min(triton.next_power_of_2(rows), 8 if rows <= 1024 else 32)
+    # A few rows: small programs, for latency. Many rows: wider ones, for coalesced reads. Of the kernel alone and
+    # not of the rows, so that all calls of a table entry share what `warmup` compiled for one of them.
+    block_rows = {"vector": 1, "few": 8, "many": 16}[config.kernel]
     block_tiles = min(triton.next_power_of_2(tiles), 2048 // block_rows)
     arguments = {
         "partial": partial,

@@ -13,6 +13,9 @@ the fp32 accumulator, and stores only the tile's sum over its units.
     stage 2   grid (row blocks)                             out (rows,)
               finish_kernel: sum of the partials, b2, clip
 
+With START_STAGE_2 the programs of stage 1 let stage 2 be launched as soon as all of them have begun, so that its
+launch costs no time after them; stage 2 then waits for the end of stage 1 (AWAIT_STAGE_1) before it reads anything.
+
 The ReLU needs the whole sum over k, so only the units are split over programs, never k. Both stages add in an
 order that the shape fixes, without atomics, so the same inputs give the same bits.
 
@@ -36,7 +39,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 __all__ = ["few_rows_kernel", "finish_kernel", "many_rows_kernel", "vector_kernel"]
 
@@ -97,8 +100,11 @@ def vector_kernel(
     hidden, index, w1, w1_scale, b1, w2, partial,
     rows, outer_stride, inner_stride, inner_size, w1_stride,
     HIDDEN: tl.constexpr, BLOCK_UNITS: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+    START_STAGE_2: tl.constexpr,
 ):  # fmt: skip
     """One row, BLOCK_UNITS units: products summed in registers. Grid (rows, unit tiles)."""
+    if START_STAGE_2:
+        gdc_launch_dependents()
     UNITS: tl.constexpr = 2 * HIDDEN
     row = tl.program_id(0) + tl.arange(0, 1)
     tile = tl.program_id(1)
@@ -127,8 +133,11 @@ def few_rows_kernel(
     rows, outer_stride, inner_stride, inner_size, w1_stride,
     HIDDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_UNITS: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    START_STAGE_2: tl.constexpr,
 ):  # fmt: skip
     """A tile of units x rows, streaming `w1`. Grid (row blocks, unit tiles)."""
+    if START_STAGE_2:
+        gdc_launch_dependents()
     UNITS: tl.constexpr = 2 * HIDDEN
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     tile = tl.program_id(1)
@@ -168,12 +177,15 @@ def many_rows_kernel(
     HIDDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_UNITS: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_ROWS: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     HIDDEN_IS_DESCRIPTOR: tl.constexpr, W1_IS_DESCRIPTOR: tl.constexpr,
+    START_STAGE_2: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows x units on the matrix units. Grid (row blocks x unit tiles,).
 
     `hidden` and `w1` are pointers or, where the flags say so, tensor descriptors with blocks
     (BLOCK_ROWS, BLOCK_K) and (BLOCK_UNITS, BLOCK_K). A descriptor of `hidden` excludes an index.
     """
+    if START_STAGE_2:
+        gdc_launch_dependents()
     UNITS: tl.constexpr = 2 * HIDDEN
     UNIT_TILES: tl.constexpr = (UNITS + BLOCK_UNITS - 1) // BLOCK_UNITS
     row_block, tile = _grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), UNIT_TILES, GROUP_ROWS)
@@ -209,7 +221,7 @@ def finish_kernel(
     TILES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_TILES: tl.constexpr, AWAIT_STAGE_1: tl.constexpr,
 ):  # fmt: skip
     """out = b2 + sum of the partials; with `parent_value`, clip(parent + out). Grid (row blocks,)."""
-    if AWAIT_STAGE_1:  # launched while stage 1 still drains; its results are visible after this
+    if AWAIT_STAGE_1:  # launched while stage 1 still runs; all of it has ended, and is visible, after this
         gdc_wait()
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     tile = tl.arange(0, BLOCK_TILES)

@@ -22,7 +22,10 @@ def describe_machine(*packages: str) -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine: the commit is not known
+        return ""
     return done.stdout.strip()
 
 

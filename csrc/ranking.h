@@ -1,13 +1,13 @@
 // The open nodes of a tree in order of their weight, heaviest first and the oldest first among equals.
 //
 // Short sorted blocks of ids, and a directory of them: the weight and id that each block ends with, how many ids it
-// holds, and sums of those over spans of 64 blocks in a Fenwick tree (Fenwick 1994). Insert, erase and look-up by rank
+// holds, and sums of those over spans of 32 blocks in a Fenwick tree (Fenwick 1994). Insert, erase and look-up by rank
 // take O(log n) plus a shift inside one block. An id costs 4 bytes plus what is free in its block, a fifth to a half. The
 // ranking does not hold weights: the caller gives them with every call, as a function of the id, and must not change the
 // weight of a node while it is in.
 //
 //     directory   last_weight  [ 0.93   0.88   0.71 ... ]     ends of the blocks: finding one reads no other memory
-//                 sizes        [  311    402    256 ... ]     spans of 64 sizes, 128 bytes
+//                 sizes        [  311    402    256 ... ]     spans of 32 sizes, a cache line
 //     blocks      ids          [ 17 4 90 ... ]                in an arena, in huge pages once it is large
 #pragma once
 
@@ -97,7 +97,7 @@ class Ranking {
 
    private:
     static constexpr uint32_t kBlockIds = 512;
-    static constexpr size_t kSpan = 64;  // blocks
+    static constexpr size_t kSpan = 32;  // blocks
     static constexpr double kNoBound = std::numeric_limits<double>::infinity();
 
     // Blocks of kBlockIds ids, in chunks that double; what is given back is taken first.

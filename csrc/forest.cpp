@@ -99,20 +99,21 @@ Selection Forest::select(Policy policy, const SelectArgs& args, const double* re
             turn_ = active[left].tree;
             active.resize(left);
         }
+        size_t end = nodes.size();
         for (Picks& picks : active) {
-            picks.begin = nodes.size();
+            picks.begin = end;
             picks.quota = std::min(share, per_tree - picks.total);
-            nodes.resize(nodes.size() + picks.quota);
+            end += picks.quota;
         }
+        nodes.resize(end);
         pick(active, policy, args, remaining, nodes.data());
-        std::vector<Picks> still_active;
         for (Picks& picks : active) {
             left -= picks.found;
             picks.total += picks.found;
-            if (picks.found == picks.quota && picks.total < per_tree) still_active.push_back(picks);
         }
         rounds.insert(rounds.end(), active.begin(), active.end());
-        active = std::move(still_active);
+        const auto has_no_more = [&](const Picks& p) { return p.found < p.quota || p.total == per_tree; };
+        active.erase(std::remove_if(active.begin(), active.end(), has_no_more), active.end());
     }
     return gather(rounds, nodes);
 }
@@ -121,13 +122,14 @@ Selection Forest::select(Policy policy, const SelectArgs& args, const double* re
 Selection Forest::gather(std::vector<Picks>& rounds, const std::vector<NodeId>& nodes) {
     const auto by_tree = [](const Picks& a, const Picks& b) { return a.tree < b.tree; };
     if (!std::is_sorted(rounds.begin(), rounds.end(), by_tree)) std::stable_sort(rounds.begin(), rounds.end(), by_tree);
-    Selection selection;
-    selection.trees.reserve(nodes.size());
-    selection.nodes.reserve(nodes.size());
+    size_t size = 0;
+    for (const Picks& picks : rounds) size += picks.found;
+    Selection selection{std::vector<TreeId>(size), std::vector<NodeId>(size)};
+    size_t at = 0;
     for (const Picks& picks : rounds) {
-        for (uint32_t i = 0; i < picks.found; ++i) {
-            selection.trees.push_back(picks.tree);
-            selection.nodes.push_back(nodes[picks.begin + i]);
+        for (uint32_t i = 0; i < picks.found; ++i, ++at) {
+            selection.trees[at] = picks.tree;
+            selection.nodes[at] = nodes[picks.begin + i];
         }
     }
     return selection;

@@ -32,9 +32,9 @@ for kind in tree forest; do
     printf '\nfuzz_%s\n' "$kind"
     known=()
     [[ -d tests/fuzz/corpus/$kind ]] && known=("tests/fuzz/corpus/$kind")
-    # A snapshot of 4 KB has no business with a quarter of a gigabyte. The timeout is long for the sake of busy machines.
+    # A snapshot of 4 KB has no business with a quarter of a gigabyte. The timeout, of the wall clock, is long: machines stall.
     status=0
-    "$build/fuzz_$kind" -max_total_time=$(((seconds + 1) / 2)) -max_len=4096 -timeout=60 -rss_limit_mb=1024 \
+    "$build/fuzz_$kind" -max_total_time=$(((seconds + 1) / 2)) -max_len=4096 -timeout=300 -rss_limit_mb=1024 \
         -malloc_limit_mb=256 -artifact_prefix="$build/" "$build/corpus/$kind" "${known[@]}" >"$log" 2>&1 || status=$?
     tail -n 3 "$log"
     if ((status != 0)); then

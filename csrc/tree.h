@@ -11,7 +11,7 @@
 //      flags    u8                                                                     together 30 bytes a node
 //      next     u32, used at the first node of a block whose parent has several blocks, or more than 14 children
 //      prior    f32, used where priors were given (puct)      columns that are never written take no memory
-//      ranking  a good 4 bytes, from the first use of a global policy on (ranking.h)
+//      ranking  5 to 8 bytes, from the first use of a global policy on (ranking.h)
 //
 //      children = shut (1 bit) | count (4 bits) | id (27 bits)
 //
@@ -27,6 +27,8 @@
 //   global policies (power, best_first) choose among all open nodes with V > 0, expanded or not;
 //   descents (ucb, uct, puct) walk from the root to an open node without children, past every subtree that holds none:
 //   what is in flight is skipped, not discounted. A node whose children are all shut is not returned again.
+//
+// A search by power draws with widening takes 39 to 42 of these bytes a node, one by uct 30, by puct with priors 34.
 //
 // Complexity: expand O(m), backup O(depth), a descent O(children on the way), power and best_first O(log nodes).
 #pragma once
@@ -76,7 +78,7 @@ class Source;
 
 class Tree : NodeColumns {
    public:
-    // Bytes a node can take at most: every column, and a ranking whose blocks are half full.
+    // Bytes a node can take at most, if every column is used and the blocks of the ranking are half full.
     static constexpr uint32_t kMaxBytesPerNode = 46;
 
     explicit Tree(const TreeOptions& options);

@@ -2,7 +2,7 @@
 //
 // Short sorted blocks of ids, and a directory of them: the weight and id that each block ends with, how many ids it
 // holds, and sums of those over spans of 32 blocks in a Fenwick tree (Fenwick 1994). Insert, erase and look-up by rank
-// take O(log n) plus a shift inside one block. An id costs 4 bytes plus what is free in its block, a fifth to a half. The
+// take O(log n) plus a shift inside one block. An id costs 4 bytes plus what is free in its block, a fifth as a rule. The
 // ranking does not hold weights: the caller gives them with every call, as a function of the id, and must not change the
 // weight of a node while it is in.
 //
@@ -40,9 +40,8 @@ class Ranking {
     template <typename Weight>
     void build(std::vector<NodeId> nodes, Weight weight) {
         std::sort(nodes.begin(), nodes.end(), Before<Weight>{weight});
-        constexpr size_t kFill = kBlockIds / 4 * 3;
-        for (size_t begin = 0; begin < nodes.size(); begin += kFill) {
-            const size_t count = std::min(kFill, nodes.size() - begin);
+        for (size_t begin = 0; begin < nodes.size(); begin += kRoomy) {
+            const size_t count = std::min<size_t>(kRoomy, nodes.size() - begin);
             NodeId* ids = arena_.take();
             std::copy_n(&nodes[begin], count, ids);
             add_block(blocks_.size(), ids, count, weight(ids[count - 1]));
@@ -68,7 +67,7 @@ class Ranking {
         ++sizes_[index];
         ++size_;
         add_to_span(index, 1);
-        if (size + 1 == kBlockIds) split(index, weight);
+        if (size + 1 == kBlockIds) make_space(index, weight);
     }
 
     template <typename Weight>
@@ -83,6 +82,10 @@ class Ranking {
         add_to_span(index, -1);
         if (sizes_[index] == 0) return drop_block(index);
         if (place + 1 == end) last_[index] = place[-1], last_weight_[index] = weight(place[-1]);
+        if (sizes_[index] == kBlockIds / 4) {
+            if (merge(index) || index == 0) return;
+            merge(index - 1);
+        }
     }
 
     // What is at a rank from 0 to size() - 1.
@@ -97,7 +100,8 @@ class Ranking {
 
    private:
     static constexpr uint32_t kBlockIds = 512;
-    static constexpr size_t kSpan = 32;  // blocks
+    static constexpr uint32_t kRoomy = kBlockIds / 4 * 3;  // ids of a block that can still take some of its neighbour's
+    static constexpr size_t kSpan = 32;                    // blocks
     static constexpr double kNoBound = std::numeric_limits<double>::infinity();
 
     // Blocks of kBlockIds ids, in chunks that double; what is given back is taken first.
@@ -176,6 +180,17 @@ class Ranking {
         last_.insert(last_.begin() + at, size > 0 ? ids[size - 1] : kNone);
     }
 
+    // Puts the next block's ids behind this one's, where both together leave room.
+    bool merge(size_t index) {
+        if (index + 1 >= blocks_.size() || sizes_[index] + sizes_[index + 1] > kRoomy) return false;
+        std::copy_n(blocks_[index + 1], sizes_[index + 1], blocks_[index] + sizes_[index]);
+        sizes_[index] = static_cast<uint16_t>(sizes_[index] + sizes_[index + 1]);
+        last_[index] = last_[index + 1];
+        last_weight_[index] = last_weight_[index + 1];
+        drop_block(index + 1);
+        return true;
+    }
+
     void drop_block(size_t index) {
         const auto at = static_cast<std::ptrdiff_t>(index);
         arena_.give(blocks_[index]);
@@ -184,6 +199,39 @@ class Ranking {
         last_weight_.erase(last_weight_.begin() + at);
         last_.erase(last_.begin() + at);
         sum_spans();
+    }
+
+    // Of a block that is full: a neighbour takes some of it, or it becomes two. So blocks are four fifths full on average.
+    template <typename Weight>
+    void make_space(size_t index, Weight weight) {
+        if (index + 1 < blocks_.size() && sizes_[index + 1] <= kRoomy) {
+            balance(index, weight);
+        } else if (index > 0 && sizes_[index - 1] <= kRoomy) {
+            balance(index - 1, weight);
+        } else {
+            split(index, weight);
+        }
+    }
+
+    // Makes a block and the next one equally full.
+    template <typename Weight>
+    void balance(size_t index, Weight weight) {
+        NodeId *left = blocks_[index], *right = blocks_[index + 1];
+        const int sizes[2] = {sizes_[index], sizes_[index + 1]};
+        const int wanted = (sizes[0] + sizes[1]) / 2, moved = wanted - sizes[0];  // from right to left
+        if (moved > 0) {
+            std::copy_n(right, moved, left + sizes[0]);
+            std::copy(right + moved, right + sizes[1], right);
+        } else {
+            std::copy_backward(right, right + sizes[1], right + sizes[1] - moved);
+            std::copy_n(left + wanted, -moved, right);
+        }
+        sizes_[index] = static_cast<uint16_t>(wanted);
+        sizes_[index + 1] = static_cast<uint16_t>(sizes[1] - moved);
+        last_[index] = left[wanted - 1];
+        last_weight_[index] = weight(last_[index]);
+        add_to_span(index, moved);
+        add_to_span(index + 1, -moved);
     }
 
     template <typename Weight>

@@ -140,6 +140,31 @@ def test_a_big_tree(seed: int) -> None:
     assert_same(native, twin)
 
 
+@pytest.mark.parametrize("shape", ["random", "rising", "falling", "ties"])
+def test_a_ranking_that_grows_and_shrinks(shape: str) -> None:
+    """Blocks of the ranking fill, share, split, empty and merge, wherever in the order nodes come and go."""
+    rng = np.random.default_rng(5)
+    native, twin = both(seed=3)
+    weights = {
+        "random": lambda k: rng.random(k) + 1e-6,
+        "rising": lambda k: 1 - 1 / (2.0 + native.num_nodes + np.arange(k)),
+        "falling": lambda k: 1 / (2.0 + native.num_nodes + np.arange(k)),
+        "ties": lambda k: rng.choice([0.25, 0.5, 1.0], k),
+    }[shape]
+    for size in (700, 1500, 100, 2500):
+        values = weights(size)
+        native.expand(0, values)
+        twin.expand(0, values)
+        order = rng.permutation(native.num_nodes)
+        for verb in ("mark_in_flight", "unmark_in_flight", "penalize", "close"):
+            for node in order[: {"close": size // 3}.get(verb, len(order) * 4 // 5)].tolist():
+                getattr(native, verb)(node)
+                getattr(twin, verb)(node)
+            for remaining in (1.0, 0.3, 1e-3, 0.0):
+                assert native.select("power", remaining) == twin.select("power", remaining)
+            assert native.select("best_first") == twin.select("best_first")
+
+
 def test_a_chain_of_thousands() -> None:
     native = _core.Tree()
     for _ in range(5000):

@@ -165,6 +165,27 @@ def test_a_ranking_that_grows_and_shrinks(shape: str) -> None:
             assert native.select("best_first") == twin.select("best_first")
 
 
+@pytest.mark.parametrize("policy", ["ucb", "uct", "puct"])
+@pytest.mark.parametrize("extreme", [-1.7e308, 1.7e308])
+def test_scores_that_are_infinite_or_no_number(policy: str, extreme: float) -> None:
+    """Sums overflow; with an exploration of the other sign scores are NaN. If none is above -inf, the first wins."""
+    native, twin = both()
+    for tree in (native, twin):
+        tree.expand(0, [0.5] * 4)
+        tree.expand(4, [0.5] * 20)
+        for node in (1, 2, 3, *range(5, 25)):
+            tree.backup(node, extreme)
+            tree.backup(node, extreme)
+        for node in (1, 5, 7):
+            tree.close(node)
+        tree.backup(7, -extreme)
+    for exploration in (0.0, 1.0, -1.0, 1.7e308, -1.7e308):
+        for remaining in (0.0, 1.0):
+            found = native.select(policy, remaining, 1.0, exploration)
+            assert found == twin.select(policy, remaining, 1.0, exploration)
+            assert native.flags[found] == 0
+
+
 def test_a_chain_of_thousands() -> None:
     native = _core.Tree()
     for _ in range(5000):

@@ -142,6 +142,22 @@ def test_remaining_may_differ_from_tree_to_tree() -> None:
     assert low_second == 0
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_descents_take_what_remains_tree_by_tree(threads: int) -> None:
+    """200 trees, so that the workers share them; the recipe's rule explores more where less remains."""
+    rng = np.random.default_rng(8)
+    forest, singles = _core.Forest(200, threads=threads), [_core.Tree() for _ in range(200)]
+    remaining = rng.uniform(0.01, 1.0, 200)
+    for _ in range(30):
+        trees, nodes = forest.select("ucb", remaining, exploration=0.3)
+        assert nodes.tolist() == [t.select("ucb", r, exploration=0.3) for t, r in zip(singles, remaining, strict=True)]
+        values = rng.random((200, 3))
+        first = forest.expand(trees, nodes, values)
+        forest.backup(trees, first, values[:, 0])
+        for tree, node, own in zip(singles, nodes.tolist(), values, strict=True):
+            tree.backup(tree.expand(node, own), own[0])
+
+
 def test_trees_come_and_go() -> None:
     forest = _core.Forest(3, seed=10)
     run_waves(forest, 10, 2)

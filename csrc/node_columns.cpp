@@ -48,14 +48,12 @@ void NodeColumns::for_each_column(Visit visit) {
 }
 
 NodeColumns::NodeColumns(uint32_t max_nodes, bool compact) : max_nodes_(max_nodes), compact_(compact) {
-    num_nodes_ = 0;
     if (compact) {
         grow(1);
     } else {
         reserve();
         room_ = std::min(reservation_->recycled() ? kKeptNodes : kFirstRoom, max_nodes);
     }
-    num_nodes_ = 1;
 }
 
 void NodeColumns::reserve() {

@@ -24,7 +24,7 @@ static_assert(sizeof(Hot) == 16, "four siblings share a cache line");
 
 class NodeColumns {
    public:
-    // Memory for the root is there, its columns are not written yet.
+    // Empty, with room for the root.
     NodeColumns(uint32_t max_nodes, bool compact);
     ~NodeColumns();
     NodeColumns(const NodeColumns&) = delete;
@@ -51,7 +51,7 @@ class NodeColumns {
     Column<uint8_t> flags_;
     Column<NodeId> next_;
     Column<float> priors_;
-    uint32_t num_nodes_ = 1;
+    uint32_t num_nodes_ = 0;
     uint32_t max_nodes_;
     bool has_priors_ = false;
 

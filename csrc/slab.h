@@ -8,10 +8,10 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <new>
 #include <utility>
-#include <vector>
 
 namespace bavt {
 
@@ -46,15 +46,15 @@ class Slab {
         }
         char* take(size_t size_class, size_t bytes) {
             const std::lock_guard<std::mutex> lock(mutex_);
-            std::vector<char*>& free = free_[size_class];
-            if (free.empty()) return cut(bytes);
-            char* data = free.back();
-            free.pop_back();
+            char* data = free_[size_class];
+            if (data == nullptr) return cut(bytes);
+            free_[size_class] = next_of(data);
             return data;
         }
         void put(size_t size_class, char* data) {
             const std::lock_guard<std::mutex> lock(mutex_);
-            free_[size_class].push_back(data);
+            next_of(data) = free_[size_class];
+            free_[size_class] = data;
         }
 
        private:
@@ -62,6 +62,9 @@ class Slab {
         static constexpr size_t kSmallChunk = size_t{1} << 18;
         static constexpr size_t kChunk = 8 * kHugePage;
         static constexpr size_t kLine = 64;
+
+        // A free slab begins with the address of the next one.
+        static char*& next_of(char* slab) { return *reinterpret_cast<char**>(slab); }
 
         char* cut(size_t bytes) {
             bytes = (bytes + kLine - 1) / kLine * kLine;
@@ -91,7 +94,7 @@ class Slab {
         }
 
         std::mutex mutex_;
-        std::array<std::vector<char*>, kClasses> free_;
+        std::array<char*, kClasses> free_{};
         char* at_ = nullptr;
         size_t left_ = 0;
         size_t chunks_made_ = 0;

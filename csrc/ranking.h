@@ -37,16 +37,22 @@ class Ranking {
 
     size_t size() const { return size_; }
 
-    template <typename Weight>
-    void build(std::vector<NodeId> nodes, Weight weight) {
-        std::sort(nodes.begin(), nodes.end(), Before<Weight>{weight});
-        for (size_t begin = 0; begin < nodes.size(); begin += kRoomy) {
-            const size_t count = std::min<size_t>(kRoomy, nodes.size() - begin);
+    struct Item {
+        double weight;
+        NodeId node;
+    };
+
+    void build(std::vector<Item> items) {
+        std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
+            return a.weight != b.weight ? a.weight > b.weight : a.node < b.node;
+        });
+        for (size_t begin = 0; begin < items.size(); begin += kRoomy) {
+            const size_t count = std::min<size_t>(kRoomy, items.size() - begin);
             NodeId* ids = arena_.take();
-            std::copy_n(&nodes[begin], count, ids);
-            add_block(blocks_.size(), ids, count, weight(ids[count - 1]));
+            for (size_t i = 0; i < count; ++i) ids[i] = items[begin + i].node;
+            add_block(blocks_.size(), ids, count, items[begin + count - 1].weight);
         }
-        size_ = nodes.size();
+        size_ = items.size();
         sum_spans();
     }
 

@@ -32,11 +32,11 @@ NodeId Tree::select(Policy policy, const SelectArgs& args) {
 
 Ranking& Tree::ranking() {
     if (!ranking_) {
-        std::vector<NodeId> open;
+        std::vector<Ranking::Item> open;
         for (NodeId node = 0; node < num_nodes_; ++node) {
-            if (rankable(node)) open.push_back(node);
+            if (rankable(node)) open.push_back({weight(node), node});
         }
-        ranking_.emplace().build(std::move(open), weights());
+        ranking_.emplace().build(std::move(open));
     }
     return *ranking_;
 }

@@ -200,10 +200,10 @@ class Forest:
 
     Python threads may share a forest, on different trees or on the same one: calls release the GIL and take turns,
     each as a whole, so the outcome is that of some order of the calls. Threads with trees of their own get what
-    they would get alone. A leaf is handed to one thread only, until it is answered. A call clears the marks of the
-    nodes that it names, whoever has them: threads that share a tree back up the node they were handed, not a new
-    child, which another may have been handed meanwhile. After `reroot` the node ids that other threads hold of that
-    tree mean other nodes.
+    they would get alone. Threads on the same tree lose no expansion and no backup, and a leaf is handed to one of
+    them only, until a call clears its mark. `backup` of a new child does that too, to a thread that was handed the
+    child in between: hold one lock around `select`, and around `expand` with the `backup` that follows. After
+    `reroot` the node ids that other threads hold of that tree mean other nodes.
 
     Args:
         num_trees: trees to begin with, each a root alone.

@@ -100,8 +100,8 @@ def test_selecting_saving_and_coming_and_going_at_the_same_time() -> None:
     def select_and_cancel() -> None:
         while not done.is_set():
             trees, nodes = together.select("uct", per_tree=2)
-            stay = trees < TREES  # the others may be gone by now
-            together.cancel(trees[stay], nodes[stay])
+            lasting = trees < TREES  # the others may have been dropped by now, and cannot be cancelled
+            together.cancel(trees[lasting], nodes[lasting])
 
     def save() -> None:
         while not done.is_set():
@@ -122,22 +122,31 @@ def test_selecting_saving_and_coming_and_going_at_the_same_time() -> None:
             assert np.array_equal(getattr(together, field)(tree), getattr(alone, field)(tree)), field
 
 
-def test_threads_on_the_same_tree_take_turns() -> None:
-    """No leaf is handed to two threads, no backup is lost: the tree is what some order of the calls makes of it."""
+@pytest.mark.parametrize("locked", [False, True])
+def test_threads_on_the_same_tree_take_turns(locked: bool) -> None:
+    """No expansion and no backup is lost: the tree is what some order of the calls makes of it.
+
+    No leaf is handed to two threads either, if expanding and backing up the new child are under one lock: else
+    another thread may select that child in between, and the backup clears its mark.
+    """
+    together = threading.Lock() if locked else contextlib.nullcontext()
     forest = _core.Forest(1, threads=1)
     forest.expand([0], [0], [[0.5] * 8])
     handed_out: list[tuple[int, ...]] = []
 
     def work() -> None:
         for _ in range(300):
-            trees, nodes = forest.select("uct", per_tree=2)
+            with together:
+                trees, nodes = forest.select("uct", per_tree=2)
             handed_out.append(tuple(nodes.tolist()))
-            forest.expand(trees, nodes, np.full((len(trees), 2), 0.5))
-            forest.backup(trees, nodes, np.ones(len(trees)))  # not a new child, which another thread may have by now
+            with together:
+                first = forest.expand(trees, nodes, np.full((len(trees), 2), 0.5))
+                forest.backup(trees, first, np.ones(len(trees)))
 
     run_together(*[work] * 4)
     leaves = [node for nodes in handed_out for node in nodes]
-    assert len(leaves) == len(set(leaves))
+    if locked:
+        assert len(leaves) == len(set(leaves))
     assert forest.num_nodes.tolist() == [9 + 2 * len(leaves)]
     assert forest.visit_counts(0)[0] == forest.value_sums(0)[0] == len(leaves)
     assert not (forest.flags(0) & _core.Tree.IN_FLIGHT).any()

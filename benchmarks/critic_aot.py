@@ -23,12 +23,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from bavt_fast.kernels.critic_config import ANY, Entry
 from bavt_fast.kernels.critic_launch import (
     CriticCall,
-    Launch,
     finish_launch,
     stage_1_launch,
     unit_tiles,
     usable_config,
 )
+from bavt_fast.kernels.critic_plan import Launch
 from bavt_fast.kernels.critic_table import ENTRIES
 
 __all__ = [

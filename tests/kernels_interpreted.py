@@ -17,12 +17,12 @@ from bavt_fast.kernels import critic_mlp, critic_mlp_reference, quantize_w1, war
 from bavt_fast.kernels.critic_config import Config, Entry
 from bavt_fast.kernels.critic_launch import (
     CriticCall,
-    Launch,
     finish_launch,
     stage_1_launch,
     unit_tiles,
     usable_config,
 )
+from bavt_fast.kernels.critic_plan import Launch
 from bavt_fast.kernels.critic_table import ENTRIES
 from benchmarks import critic_tune
 from benchmarks.critic_timing import Samples

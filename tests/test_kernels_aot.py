@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
 from bavt_fast.kernels.critic_config import ANY, Entry  # noqa: E402
-from bavt_fast.kernels.critic_launch import Launch  # noqa: E402
+from bavt_fast.kernels.critic_plan import Launch  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
 from benchmarks.critic_aot import (  # noqa: E402
     SHARED_LIMIT_BYTES,

@@ -16,11 +16,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bavt_fast.kernels import critic_triton
 from bavt_fast.kernels.critic_config import Config, Kind
-from bavt_fast.kernels.critic_plan import Plan, PreparedLaunch
+from bavt_fast.kernels.critic_plan import Launch, Plan, PreparedLaunch
 
 __all__ = [
     "CriticCall",
-    "Launch",
     "finish_launch",
     "kind_of",
     "run_fused",
@@ -63,20 +62,6 @@ class CriticCall:
         if self.hidden.dim() == 2:
             return 0, self.hidden.stride(0), self.hidden.shape[0]
         return self.hidden.stride(0), self.hidden.stride(1), self.hidden.shape[1]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch: ``kernel[grid](**arguments, **options)``."""
-
-    kernel: Any
-    grid: tuple[int, ...]
-    arguments: dict[str, Any]
-    options: dict[str, Any]
-
-    def run(self) -> Any:
-        """Launches it; returns the compiled kernel, None in the interpreter."""
-        return self.kernel[self.grid](**self.arguments, **self.options)
 
 
 def kind_of(dtype: torch.dtype, quantized: bool, allow_tf32: bool) -> Kind:

@@ -1,4 +1,4 @@
-"""Repeated calls: both launches of a call, prepared once for all calls of the same layout.
+"""Launches, and repeated calls: both launches of a call, prepared once for all calls of the same layout.
 
 ``kernel[grid](...)`` looks at every argument of every launch to find the compiled kernel, and building those
 arguments takes as long again: together several times what a few rows take on the GPU. What that work depends on is
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from bavt_fast.kernels.critic_launch import Launch
-
-__all__ = ["Plan", "PreparedLaunch", "layout"]
+__all__ = ["Launch", "Plan", "PreparedLaunch", "layout"]
 
 
 def layout(tensors: Sequence[Tensor | None]) -> Hashable:
@@ -27,6 +24,20 @@ def layout(tensors: Sequence[Tensor | None]) -> Hashable:
         None if tensor is None else (tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.data_ptr() % 16)
         for tensor in tensors
     )
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: ``kernel[grid](**arguments, **options)``."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    def run(self) -> Any:
+        """Launches it; returns the compiled kernel, None in the interpreter."""
+        return self.kernel[self.grid](**self.arguments, **self.options)
 
 
 class PreparedLaunch:

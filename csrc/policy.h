@@ -13,13 +13,14 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <utility>
 
 namespace bavt {
 
 struct ChildStats {
     double value_sum;
     uint32_t visits;
-    uint32_t shut;  // 1 if a descent must not enter
+    bool shut;  // whether a descent must not enter
 };
 
 inline constexpr double kBarrier[2] = {0.0, -std::numeric_limits<double>::infinity()};  // by ChildStats::shut
@@ -27,11 +28,6 @@ inline constexpr double kBarrier[2] = {0.0, -std::numeric_limits<double>::infini
 class VisitTables {
    public:
     static constexpr uint32_t kSize = 1 << 15;
-
-    // What UCT needs of a child's visits: n^-1/2, and infinity before the first visit, -inf for a child that is shut.
-    struct Bonus {
-        double reciprocal_root, extra;
-    };
 
     static const VisitTables& shared() {
         static const std::unique_ptr<const VisitTables> tables(new VisitTables);
@@ -43,22 +39,27 @@ class VisitTables {
     [[gnu::always_inline]] double root_log(uint32_t n) const {
         return n < kSize ? root_log_[n] : std::sqrt(std::log(n));
     }  // sqrt(ln n)
-    [[gnu::always_inline]] Bonus bonus(uint32_t n, uint32_t shut) const {
-        if (n < kSize) return bonus_[shut != 0 ? kSize : n];
-        return {1.0 / std::sqrt(n), kBarrier[shut]};
+    // What UCT needs of a child's visits: n^-1/2, and what is added to the bonus, which is infinity before the first visit
+    // and -inf for a child that is shut.
+    [[gnu::always_inline]] std::pair<double, double> root_and_extra(uint32_t n, bool shut) const {
+        if (n >= kSize) return {1.0 / std::sqrt(n), kBarrier[shut]};
+        const uint32_t entry = shut ? kSize : n;
+        return {reciprocal_root_[entry], extra_[entry]};
     }
 
    private:
     VisitTables() {
-        bonus_[0] = {1.0, std::numeric_limits<double>::infinity()};
-        bonus_[kSize] = {1.0, kBarrier[1]};
+        reciprocal_root_[0] = reciprocal_root_[kSize] = 1.0;
+        extra_[0] = std::numeric_limits<double>::infinity();
+        extra_[kSize] = kBarrier[1];
         for (uint32_t n = 1; n < kSize; ++n) {
-            bonus_[n] = {1.0 / std::sqrt(n), 0.0};
+            reciprocal_root_[n] = 1.0 / std::sqrt(n);
             reciprocal_[n] = 1.0 / n;
             root_log_[n] = std::sqrt(std::log(n));
         }
     }
-    Bonus bonus_[kSize + 1];
+    double reciprocal_root_[kSize + 1];
+    double extra_[kSize + 1] = {};
     double reciprocal_[kSize] = {};
     double root_log_[kSize] = {};
 };
@@ -98,7 +99,7 @@ struct Uct {
         const VisitTables* tables;
 
         [[gnu::always_inline]] double operator()(const ChildStats& child) const {
-            const auto [r, extra] = tables->bonus(child.visits, child.shut);
+            const auto [r, extra] = tables->root_and_extra(child.visits, child.shut);
             return r * (child.value_sum * r + (bonus + extra));
         }
     };

@@ -185,7 +185,8 @@ class Tree : NodeColumns {
     bool step(Rule rule, uint32_t max_depth, uint32_t depth, Place& place);
     Place place_at(NodeId node) const;
     template <typename Score>
-    double score_child(NodeId child, double uniform, Score score) const;
+    double score_child(const Hot& hot, NodeId child, double uniform, Score score) const;
+    static void take_if_above(double score, double& best, const Place& other, Place& place);
     template <uint32_t kCount, bool kFetch, typename Score>
     double best_of(NodeId first, Score score, Place& place) const;
     template <typename Score>

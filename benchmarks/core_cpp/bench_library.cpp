@@ -4,10 +4,12 @@
 // `*_new` makes what a round needs and `*_free` ends it, both outside of the timed part. Values come from the caller,
 // fresh for every round: a processor that has seen the same search before predicts its branches, which no real search
 // lets it.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "descents.h"
@@ -41,7 +43,7 @@ struct Waves {
     std::vector<size_t> offsets;
 };
 
-volatile uint64_t sink;  // what is read must be used, or the compiler leaves the reading out
+std::atomic<uint64_t> sink;  // what is read must be used, or the compiler leaves the reading out
 
 }  // namespace
 
@@ -154,4 +156,19 @@ BENCH_API void waves_uct(Waves* waves, size_t count, const double* values, const
         values += kBranching * trees;
         first_values += trees;
     }
+}
+
+// ---- The machine ---------------------------------------------------------------------------------------------------
+
+// `steps` dependent multiplications and additions on each thread, which share nothing: what a second thread is worth.
+BENCH_API void arithmetic(uint32_t threads, uint64_t steps) {
+    const auto work = [steps] {
+        double x = 1.0;
+        for (uint64_t i = 0; i < steps; ++i) x = x * 1.0000001 + 1e-9;
+        sink = static_cast<uint64_t>(x);
+    };
+    std::vector<std::thread> others;
+    for (uint32_t i = 1; i < threads; ++i) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
 }

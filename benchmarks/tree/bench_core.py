@@ -59,6 +59,13 @@ def test_power_draws(measure: Measure, rng: np.random.Generator, nodes: int) -> 
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+def test_arithmetic(measure: Measure, threads: int) -> None:
+    thousands = 20_000
+    row = Row(rows.ARITHMETIC, "floor", thousands, items=thousands * threads, threads=threads)
+    measure(row, library().arithmetic, lambda: (threads, 1_000 * thousands))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("what", [rows.WAVE_SIMULATION, rows.RENEWED_SIMULATION])
 @pytest.mark.parametrize("trees", effort().trees)
 def test_waves(measure: Measure, rng: np.random.Generator, trees: int, what: str, threads: int) -> None:

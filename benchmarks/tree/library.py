@@ -40,6 +40,7 @@ _SIGNATURES = {
     "waves_uct": (None, [_POINTER, _SIZE, _POINTER, _POINTER]),
     "waves_renew": (None, [_POINTER]),
     "waves_free": (None, [_POINTER]),
+    "arithmetic": (None, [_U32, ctypes.c_uint64]),
 }
 
 

@@ -41,6 +41,7 @@ def markdown(report: dict[str, Any]) -> str:
         one_tree_table(results),
         "## Waves\n\nMicroseconds per simulation, each tree searched a simulation a wave; by trees side by side.",
         waves_table(results),
+        scaling_line(results),
         "## Power sampling\n\nMicroseconds per draw among so many nodes, r another at every draw; and per simulation.",
         power_table(results),
         "## Snapshots and memory\n\nGB/s of the file's bytes; by nodes.",
@@ -49,7 +50,7 @@ def markdown(report: dict[str, Any]) -> str:
         "## All rows",
         all_rows_table(results),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def heading(report: dict[str, Any]) -> str:
@@ -116,6 +117,15 @@ def waves_table(results: Results) -> str:
         else:
             lines.append([name, *map(number, one)])
     return table(["trees", *(f"{t:,}" for t in trees)], lines)
+
+
+def scaling_line(results: Results) -> str:
+    """How far two threads can get on the machine of this run, where hosts are shared."""
+    found = [row for row in results.rows if row.what == rows.ARITHMETIC]
+    one, two = ([row.median for row in found if row.threads == threads] for threads in (1, 2))
+    if not one or not two:
+        return ""
+    return f"Two threads of arithmetic that share nothing did {one[0] / two[0]:.2f} times the work of one, in this run."
 
 
 def power_table(results: Results) -> str:

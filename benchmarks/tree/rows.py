@@ -25,6 +25,7 @@ POWER_SIMULATION = "power simulation"  # the same by a power draw, and a try cou
 POWER_DRAW = "power draw"
 KNOWN_DESCENTS = "known descents"  # the floor of dependent loads, per simulation
 PLAIN_READ = "plain read"  # the floor of memory, per simulation
+ARITHMETIC = "arithmetic alone"  # what a second thread is worth on the machine: nothing shared, no memory; 1,000 steps
 SAVE, LOAD = "snapshot save", "snapshot load"
 TO_BYTES, FROM_BYTES = "snapshot to bytes", "snapshot from bytes"
 COPY, WRITE, READ = "memory copy", "plain file write", "plain file read"

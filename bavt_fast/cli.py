@@ -79,7 +79,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, the log and, at the end, the model folder.")],
     minutes: Annotated[float, typer.Option(help="Wall time of the training.")] = 75.0,
     seed: Annotated[int, typer.Option()] = 0,
-    init: Annotated[Path | None, typer.Option(help="A checkpoint to go on from.")] = None,
+    init: Annotated[Path | None, typer.Option(help="A checkpoint or a model folder to go on from.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
 ) -> None:
@@ -98,7 +98,11 @@ def train(
         threads=threads,
         compile=compile_model,
     )
-    Trainer(config).run()
+    try:
+        trainer = Trainer(config)
+    except (ValueError, FileNotFoundError) as error:
+        _refuse(error)
+    trainer.run()
     export(out / "checkpoint.pt", out / "model", config)
     typer.echo(f"model folder: {out / 'model'}")
 

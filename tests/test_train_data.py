@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ pytest.importorskip("transformers")
 from test_countdown import brute_force_solvable, brute_force_steps, text_of  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
-from bavt_fast.embedded import load_folder  # noqa: E402
+from bavt_fast.embedded import embedded_folder, load_folder  # noqa: E402
 from bavt_fast.tasks.countdown import Countdown, CountdownState, load_game24  # noqa: E402
 from bavt_fast.train.batches import Batch, Layout, encode, make_batch, walk  # noqa: E402
-from bavt_fast.train.evaluate import auc, held_out_problems  # noqa: E402
+from bavt_fast.train.evaluate import auc, evaluate, held_out_problems  # noqa: E402
 from bavt_fast.train.export import export, load_checkpoint  # noqa: E402
 from bavt_fast.train.model import build_tokenizer  # noqa: E402
 from bavt_fast.train.rollouts import rollout, solved_share  # noqa: E402
@@ -274,6 +275,52 @@ def test_the_checkpoint_exports_to_a_folder_that_loads_and_searches(
     result = searcher.search("4 5 6 10", budget=bavt.Budget(tokens=120))
     assert result.spent.tokens <= 120
     assert result.stop_reason in ("solved", "budget", "exhausted")
+
+
+def test_training_goes_on_from_a_checkpoint_and_from_a_folder(
+    short_run: tuple[Path, TrainConfig], tmp_path: Path
+) -> None:
+    """A folder holds half precision: it gives the checkpoint's weights, rounded."""
+    out, config = short_run
+    export(out / "checkpoint.pt", tmp_path, config)
+    trained = load_checkpoint(out / "checkpoint.pt", config).state_dict()
+    for source in (out / "checkpoint.pt", tmp_path):
+        found = Trainer(replace(config, init=str(source))).model.state_dict()
+        assert found.keys() == trained.keys()
+        for name, weight in trained.items():
+            rounded = weight.half().float() if source == tmp_path else weight
+            assert found[name].dtype == torch.float32
+            assert found[name].equal(rounded), name
+
+
+def test_training_goes_on_from_the_model_that_ships() -> None:
+    """Its sizes are the defaults, and it knows its problems: most steps are legal, near the end the critic is right."""
+    model = Trainer(TrainConfig(out="", init=str(embedded_folder()), compile=False, threads=1)).model
+    figures = evaluate(model, problems=100, seed=0)
+    assert figures["invalid"] < 0.15
+    assert figures["auc2"] > 0.9
+
+
+def test_what_training_cannot_go_on_from_is_refused(short_run: tuple[Path, TrainConfig], tmp_path: Path) -> None:
+    _, config = short_run
+    (tmp_path / "text").write_text("not a model")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for source, error, match in (
+        (tmp_path / "nowhere.pt", FileNotFoundError, "nowhere.pt"),
+        (tmp_path, FileNotFoundError, "has no config.json"),
+        (tmp_path / "text", ValueError, "is neither a checkpoint nor a model folder"),
+        (tmp_path / "list.pt", ValueError, "does not fit the model to train"),
+        (embedded_folder(), ValueError, "does not fit the model to train"),  # wider than this run's model
+    ):
+        with pytest.raises(error, match=match):
+            Trainer(replace(config, init=str(source)))
+
+
+def test_the_command_refuses_what_it_cannot_go_on_from(tmp_path: Path) -> None:
+    testing, cli = pytest.importorskip("typer.testing"), pytest.importorskip("bavt_fast.cli")
+    result = testing.CliRunner().invoke(cli.app, ["train", "--out", str(tmp_path), "--init", str(tmp_path / "nowhere")])
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
 
 
 def test_rollouts_grade_their_own_steps(short_run: tuple[Path, TrainConfig]) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from bavt_fast.embedded import load_folder
 from bavt_fast.train.batches import Batch, Layout, make_batch, walk
 from bavt_fast.train.evaluate import evaluate
 from bavt_fast.train.model import JointModel, build_config
@@ -26,7 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a run. ``minutes`` of wall time are split into warm-up, constant rate and linear decay to zero."""
+    """Settings of a run. ``minutes`` of wall time are split into warm-up, constant rate and linear decay to zero.
+
+    ``init`` is a checkpoint or a model folder to go on from; ``sizes`` the sequences of an update by numbers in their
+    state; ``value_weight`` what the values count for beside the words.
+    """
 
     out: str
     init: str | None = None
@@ -42,6 +48,7 @@ class TrainConfig:
     warmup: float = 0.02
     decay_from: float = 0.3
     sizes: dict[int, int] = field(default_factory=lambda: {6: 8, 5: 80, 4: 144, 3: 128, 2: 96})
+    value_weight: float = 1.5
     rollouts_from: float = 0.05
     rollout_every: int = 100
     rollout_problems: int = 384
@@ -93,6 +100,30 @@ def joint_loss(model: Callable[..., Any], batch: Batch) -> tuple[torch.Tensor, t
     return choice.sum(), token_loss[:, layout.choice_length :].sum(), value.sum()
 
 
+def load_weights(model: JointModel, source: str | Path) -> None:
+    """Takes the weights of a checkpoint that `Trainer` wrote, or of a model folder such as the one that ships.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or the folder lacks one of its files.
+        ValueError: what is there is neither, or was made for other sizes.
+    """
+    parts: list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]
+    if Path(source).is_dir():
+        generator, critic = load_folder(source)
+        head = {name.removeprefix("predictor."): weight for name, weight in critic.head.state_dict().items()}
+        parts = [(model.lm, generator.model.state_dict()), (model.head, head)]
+    else:
+        try:
+            parts = [(model, torch.load(source, weights_only=True))]
+        except (UnpicklingError, EOFError, RuntimeError) as error:
+            raise ValueError(f"init: {source} is neither a checkpoint nor a model folder ({error})") from error
+    try:
+        for module, state in parts:
+            module.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"init: {source} does not fit the model to train ({error})") from error
+
+
 def optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers where ``muon_lr`` asks for it; AdamW for everything else."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name and config.muon_lr > 0]
@@ -115,7 +146,7 @@ class Trainer:
         self.data_rng = np.random.default_rng(config.seed + 1)
         self.model = JointModel(build_config(config.hidden_size, config.layers, config.mlp_size, config.heads))
         if config.init is not None:
-            self.model.load_state_dict(torch.load(config.init, weights_only=True))
+            load_weights(self.model, config.init)
         self.step_model = torch.compile(self.model, dynamic=False) if config.compile else self.model
         self.optimizers = optimizers(self.model, config)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
@@ -146,7 +177,7 @@ class Trainer:
         sums, total = np.zeros(3), sum(self.config.sizes.values())
         for k in self.config.sizes:
             losses = joint_loss(self.step_model, self.mixed(offline, k))
-            ((losses[0] + losses[1] + 1.5 * losses[2]) / total).backward()
+            ((losses[0] + losses[1] + self.config.value_weight * losses[2]) / total).backward()
             sums += [float(x.detach()) / total for x in losses]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         factor = self.rate(progress)

@@ -33,12 +33,11 @@ class VisitTables {
         static const std::unique_ptr<const VisitTables> tables(new VisitTables);
         return *tables;
     }
-    [[gnu::always_inline]] double reciprocal(uint32_t n) const {
-        return n < kSize ? reciprocal_[n] : 1.0 / n;
-    }  // 1 / n
+    // 1 / n and sqrt(ln n).
+    [[gnu::always_inline]] double reciprocal(uint32_t n) const { return n < kSize ? reciprocal_[n] : 1.0 / n; }
     [[gnu::always_inline]] double root_log(uint32_t n) const {
         return n < kSize ? root_log_[n] : std::sqrt(std::log(n));
-    }  // sqrt(ln n)
+    }
     // What UCT needs of a child's visits: n^-1/2, and what is added to the bonus, which is infinity before the first visit
     // and -inf for a child that is shut.
     [[gnu::always_inline]] std::pair<double, double> root_and_extra(uint32_t n, bool shut) const {

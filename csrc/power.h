@@ -6,13 +6,13 @@
 //
 //     [ head: ranks whose b is near 1 ) [ 4^k, 4^(k+1) ) [ 4^(k+1), ... ) ... [ tail, once its mass hardly matters )
 //
-// A power is only taken where the bounds that the ranking keeps of a rank's weight do not settle the comparison, so that
-// most ranks are passed by without a look at their nodes.
-//
 // A group is drawn by mass and a node of it uniformly, and the node is taken with probability b(node) / b(first), else
 // the draw is repeated: rejection sampling (von Neumann 1951). A group's first weight is at most 4 group-lengths above
 // its nodes in rank, so the masses exceed the true total by a bounded factor whatever the weights are (Cauchy
 // condensation): a handful of tries at worst, between one and two as a rule.
+//
+// Each test is first made on the bounds that the ranking keeps of a rank's weight. They settle nearly all of them, so that
+// most ranks are passed by without a look at their nodes.
 #pragma once
 
 #include <array>

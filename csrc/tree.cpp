@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <stdexcept>
 
 namespace bavt {
@@ -78,10 +79,23 @@ NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, 
     return first;
 }
 
-void Tree::rank_new(NodeId first) {
-    for (NodeId child = first; child < num_nodes_; ++child) {
-        if (rankable(child)) ranking_->insert(child, weights());
+// Where memory runs out the ranking may be half changed. It follows from the nodes, so it is given up and made anew by the
+// next draw; what the caller does to the tree goes on.
+template <typename Change>
+void Tree::change_ranking(Change change) {
+    try {
+        change();
+    } catch (const std::bad_alloc&) {
+        ranking_.reset();
     }
+}
+
+void Tree::rank_new(NodeId first) {
+    change_ranking([&] {
+        for (NodeId child = first; child < num_nodes_; ++child) {
+            if (rankable(child)) ranking_->insert(child, weights());
+        }
+    });
 }
 
 void Tree::prefetch_expand(NodeId node) const {
@@ -171,11 +185,7 @@ void Tree::update_flags(NodeId node, uint8_t flags) {
     const bool before = rankable(node);
     flags_[node] = flags;
     if (!ranking_ || before == rankable(node)) return;
-    if (before) {
-        ranking_->erase(node, weights());
-    } else {
-        ranking_->insert(node, weights());
-    }
+    change_ranking([&] { before ? ranking_->erase(node, weights()) : ranking_->insert(node, weights()); });
 }
 
 void Tree::set_flag(NodeId node, Flag flag, bool on) {
@@ -252,10 +262,9 @@ void Tree::backup(NodeId node, double value, Backup mode) {
 
 void Tree::penalize(NodeId node) {
     if (tries_[node] == kMaxTries) return;
-    const bool ranked = ranking_ && rankable(node);
-    if (ranked) ranking_->erase(node, weights());
+    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->erase(node, weights()); });
     ++tries_[node];
-    if (ranked) ranking_->insert(node, weights());
+    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->insert(node, weights()); });
 }
 
 // ---- Reading -----------------------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ class Tree : NodeColumns {
     // A node to expand, or kNone. Marks nothing; only `power` draws random numbers.
     NodeId select(Policy policy, const SelectArgs& args);
 
-    // What `select` by a descent returns, for many different trees at once: results[i] of trees[i] with args[i], or with
-    // args[0] for all. The descents take turns step by step, so that their cache misses overlap.
+    // What `select` by a descent returns, for many different trees at once: results[i] of trees[i], with remaining[i], or
+    // args.remaining where that is null. The descents take turns step by step, so that their cache misses overlap.
     static void descend_many(Policy policy, Tree* const* trees, size_t count, const SelectArgs& args,
                              const double* remaining, NodeId* results);
 
@@ -220,6 +220,8 @@ class Tree : NodeColumns {
     }
     bool rankable(NodeId node) const { return flags_[node] == 0 && values_[node] > 0.0; }
     Ranking& ranking();
+    template <typename Change>
+    void change_ranking(Change change);
     void update_flags(NodeId node, uint8_t flags);
 
     void read_columns(Source& source, Checksum& sum);

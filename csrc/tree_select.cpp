@@ -40,7 +40,9 @@ Ranking& Tree::ranking() {
         for (NodeId node = 0; node < num_nodes_; ++node) {
             if (rankable(node)) open.push_back({weight(node), node});
         }
-        ranking_.emplace().build(std::move(open));
+        Ranking made;
+        made.build(std::move(open));
+        ranking_ = std::move(made);
     }
     return *ranking_;
 }

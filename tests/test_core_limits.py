@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -87,3 +90,37 @@ def test_a_wave_with_one_full_tree_is_refused_whole(trees: int, threads: int) ->
         assert set(copy.select("uct", wave=trees)[0].tolist()) == {full}
         copy.expand(wave_trees, wave_nodes, np.full((trees, 2), 0.5))
     assert forest.to_bytes() == untouched.to_bytes()
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer takes the address space")
+def test_a_ranking_that_finds_no_memory_is_given_up_and_made_anew() -> None:
+    """The tree grows on, in what it has reserved. The next draw fails until there is memory, and then is right."""
+    script = """
+import resource
+import numpy as np
+from bavt_fast import _core
+
+def address_space():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+values = np.random.default_rng(0).random(50_000)
+tree, twin = (_core.Tree(seed=1, max_nodes=3_000_000) for _ in range(2))
+tree.select("power"), twin.select("power")
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (address_space() + 2_000_000, most))
+for node in range(50):
+    tree.expand(node, values)
+    tree.penalize(node)
+try:
+    tree.select("power", 0.5)
+except MemoryError:
+    print("MemoryError", end=" ")
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+for node in range(50):
+    twin.expand(node, values)
+    twin.penalize(node)
+print(all(tree.select("power", 0.5) == twin.select("power", 0.5) for _ in range(100)))
+"""
+    result = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["MemoryError", "True"]

@@ -15,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
+from kernel_processes import OTHER_TRITONS  # noqa: E402
+
 from bavt_fast.kernels.critic_config import ANY, Entry  # noqa: E402
 from bavt_fast.kernels.critic_plan import Launch  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
@@ -33,7 +35,6 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"),
 ]
 ROOT = Path(__file__).parent.parent
-OTHER_TRITONS = [path for path in os.environ.get("BAVT_TRITON_PATHS", "").split(os.pathsep) if path]
 
 
 def distinct(entries: tuple[Entry, ...]) -> list[Entry]:

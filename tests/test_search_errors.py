@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import Failing, ScriptedGenerator, TableCritic, World, WorldTask
-from test_search import POLICIES, check_consistent, worlds
+from search_checks import POLICIES, check_consistent, worlds
 
 import bavt_fast as bavt
 from bavt_fast.ledger import Ledger

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedGenerator, TableCritic, World, WorldTask
-from test_search import WORLDS, check_consistent, fingerprint, worlds
+from search_checks import WORLDS, check_consistent, fingerprint, worlds
 
 import bavt_fast as bavt
 from bavt_fast.protocols import Candidate, Step, StepRequest

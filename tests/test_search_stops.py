@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from scripted import Rounds, ScriptedGenerator, TableCritic, World, WorldTask
-from test_search import run
+from search_checks import run
 
 import bavt_fast as bavt
 from bavt_fast.search import Searcher

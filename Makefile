@@ -6,8 +6,8 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 # Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
 OLDEST_TRITON := build/triton-3.6.0
-NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*.h csrc/*.cpp)
-CPP := $(wildcard csrc/*.h csrc/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
+NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
+CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
 
 .PHONY: help run test test-triton bench bench-quick bench-critic bench-overhead bench-budget bench-compat train lint format sanitize fuzz package clean
 
@@ -21,7 +21,7 @@ test: $(VENV)/.built  ## set up, then run the whole test suite
 	$(PY) -m pytest tests
 
 test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
-	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/test_kernels_*.py -k $(notdir $(OLDEST_TRITON))
+	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k $(notdir $(OLDEST_TRITON))
 
 bench: $(VENV)/.rivals  ## time the trees beside their floors and other searches, ten minutes; see benchmarks/results
 	$(PY) -m benchmarks.tree

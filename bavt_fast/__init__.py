@@ -13,19 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bavt_fast._core import CapacityError, Forest, SnapshotError, Tree
-from bavt_fast.compat import BudgetAwareUCB, BudgetAwareValueTreeSearch, TreeNode
+from bavt_fast.budget import Budget, Spent
 from bavt_fast.guarantee import iterations_needed
 from bavt_fast.ledger import BudgetExceeded, Ledger
 from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, StepRequest, Task
-from bavt_fast.search import Progress, Searcher, SearchError, SearchResult, search
-from bavt_fast.types import Budget, Spent
+from bavt_fast.recipe.search import BudgetAwareUCB, BudgetAwareValueTreeSearch, TreeNode
+from bavt_fast.searcher import Progress, Searcher, SearchError, SearchResult, search
 
 if TYPE_CHECKING:
     from bavt_fast import kernels
-    from bavt_fast.compat import DualRoleLLMAgent
-    from bavt_fast.compat_torch import CriticHead, ResidualValuePredictor
-    from bavt_fast.critic import HiddenStateCritic
-    from bavt_fast.generate.torch_lm import TorchGenerator
+    from bavt_fast.critics.value_head import HiddenStateCritic
+    from bavt_fast.generators.torch_model import TorchGenerator
+    from bavt_fast.recipe.heads import CriticHead, ResidualValuePredictor
+    from bavt_fast.recipe.search import DualRoleLLMAgent
 
 __all__ = [
     "Budget",
@@ -60,11 +60,11 @@ __all__ = [
 ]
 
 _NEEDS_TORCH = {
-    "CriticHead": "bavt_fast.compat_torch",
-    "DualRoleLLMAgent": "bavt_fast.compat",
-    "HiddenStateCritic": "bavt_fast.critic",
-    "ResidualValuePredictor": "bavt_fast.compat_torch",
-    "TorchGenerator": "bavt_fast.generate.torch_lm",
+    "CriticHead": "bavt_fast.recipe.heads",
+    "DualRoleLLMAgent": "bavt_fast.recipe.search",
+    "HiddenStateCritic": "bavt_fast.critics.value_head",
+    "ResidualValuePredictor": "bavt_fast.recipe.heads",
+    "TorchGenerator": "bavt_fast.generators.torch_model",
 }
 
 

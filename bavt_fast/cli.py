@@ -19,9 +19,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"bavt-fast: the command line needs {error.name}; install it with: pip install 'bavt_fast[all]'")
 
-from bavt_fast.search import Progress, Searcher, SearchError, SearchResult
-from bavt_fast.tasks.countdown import Countdown, check_expression
-from bavt_fast.types import Budget
+from bavt_fast.budget import Budget
+from bavt_fast.searcher import Progress, Searcher, SearchError, SearchResult
+from bavt_fast.tasks.countdown.task import Countdown, check_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +86,8 @@ def train(
     """Train the embedded model and its critic on generated Countdown and Game of 24 problems."""
     import logging
 
-    from bavt_fast.train.export import export
-    from bavt_fast.train.trainer import TrainConfig, Trainer
+    from bavt_fast.training.export import export
+    from bavt_fast.training.trainer import TrainConfig, Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = TrainConfig(
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _searcher(model: Path | None, task: Countdown, policy: str, temperature: float) -> Searcher:
-    from bavt_fast.embedded import SEARCH_SETTINGS, load_folder
+    from bavt_fast.model_folder import SEARCH_SETTINGS, load_folder
 
     generator, critic = load_folder(model, temperature=temperature)
     return Searcher(generator, critic, task, policy=policy, **SEARCH_SETTINGS)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 from bavt_fast._checks import as_amount, as_count
-from bavt_fast.types import Budget, Remaining, Spent
+from bavt_fast.budget import Budget, Remaining, Spent
 
 __all__ = ["BudgetExceeded", "Ledger", "Reservation", "ReservationClosed", "ReservationOverrun"]
 

@@ -13,9 +13,9 @@ from decimal import Decimal
 from typing import Any
 
 from bavt_fast._core import Tree
+from bavt_fast.budget import Budget, Remaining, Spent
 from bavt_fast.ledger import Ledger, Reservation, ReservationClosed
 from bavt_fast.protocols import Candidate, Step, StepRequest, Task
-from bavt_fast.types import Budget, Remaining, Spent
 
 __all__ = ["MIN_VALUE", "Job", "Options", "Progress", "Run", "SearchResult"]
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from bavt_fast import Budget, Searcher
-from bavt_fast.embedded import load_folder
-from bavt_fast.tasks.countdown import GAME24_TEST_RANKS, Countdown, CountdownOracle, load_game24
-from bavt_fast.train.evaluate import auc, held_out_problems
-from bavt_fast.train.states import TEST, VALIDATION
+from bavt_fast.model_folder import load_folder
+from bavt_fast.tasks.countdown.task import GAME24_TEST_RANKS, Countdown, CountdownOracle, load_game24
+from bavt_fast.training.evaluate import auc, held_out_problems
+from bavt_fast.training.states import TEST, VALIDATION
 from benchmarks.machine import ROOT, describe_machine
 from benchmarks.parallel_sampling import sample_paths, success_at, tokens_for
 

@@ -16,18 +16,15 @@ import platform
 import random
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bavt_fast.recipe import reference as recipe
+from bavt_fast.recipe import search as compat
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-import recipe  # noqa: E402
-
-from bavt_fast import compat  # noqa: E402
 
 # (budget, max_depth, characters per step): the recipe's default depth, then a depth that is never reached.
 CASES = [

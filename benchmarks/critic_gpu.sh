@@ -15,7 +15,7 @@ left() { # seconds until ten minutes are over, less $1 for what comes after
     echo $((seconds > 1 ? seconds : 1))
 }
 # tests/conftest.py needs hypothesis, which these tests do not.
-check() { "$python" -m pytest -q -x --noconftest -p no:cacheprovider tests/test_kernels_gpu.py "$@"; }
+check() { "$python" -m pytest -q -x --noconftest -p no:cacheprovider tests/kernels/test_kernels_gpu.py "$@"; }
 export -f check
 export python
 

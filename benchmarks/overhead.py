@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bavt_fast import Budget, Searcher
-from bavt_fast.embedded import load_folder
-from bavt_fast.tasks.countdown import Countdown
+from bavt_fast.model_folder import load_folder
+from bavt_fast.tasks.countdown.task import Countdown
 from benchmarks.budget import game24_questions
 from benchmarks.machine import ROOT, describe_machine
 

@@ -32,4 +32,4 @@ stdcpp=$(g++ -print-file-name=libstdc++.so)
 # Python itself does not free everything at its end, so leaks are not looked for.
 LD_PRELOAD="$asan $stdcpp" ASAN_OPTIONS=detect_leaks=0 BAVT_FUZZ_EXAMPLES="${BAVT_FUZZ_EXAMPLES:-300}" \
     "$python" -m pytest -q -p no:cacheprovider --rootdir="$root" \
-    "$root"/tests/test_core*.py "$root"/tests/test_forest*.py "$root"/tests/test_countdown.py
+    "$root"/tests/tree "$root"/tests/tasks/test_countdown.py

@@ -83,7 +83,7 @@ def metadata(installed: Path) -> email.message.Message:
 def test_sdist_has_all_that_a_build_reads_and_nothing_built(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").iterdir() if path.is_file()}
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     needed = {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "tests/test_packaging.py"}
     assert needed | sources | shipped_sources(ROOT) <= names
     assert not [name for name in names if re.search(r"\.(so|pyd|pyc)$|__pycache__|(^|/)(build|\.venv)/", name)]
@@ -92,7 +92,7 @@ def test_sdist_has_all_that_a_build_reads_and_nothing_built(sdist: Path) -> None
 def test_wheel_has_the_whole_package_and_one_native_module(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert shipped_sources(ROOT) <= names
-    assert {"bavt_fast/py.typed", "bavt_fast/_core.pyi", "bavt_fast/tasks/data/game24.csv"} <= names
+    assert {"bavt_fast/py.typed", "bavt_fast/_core.pyi", "bavt_fast/tasks/countdown/data/game24.csv"} <= names
     assert len([name for name in names if re.fullmatch(r"bavt_fast/_core\.[^/]+\.(so|pyd)", name)]) == 1
     others = {name for name in names if not name.startswith("bavt_fast/") and ".dist-info/" not in name}
     assert not others, "nothing but the package may land in site-packages"
@@ -100,8 +100,10 @@ def test_wheel_has_the_whole_package_and_one_native_module(wheel: Path) -> None:
 
 
 def test_wheel_has_every_file_of_the_embedded_models(wheel: Path) -> None:
-    models = {path for path in shipped_sources(ROOT) if path.startswith("bavt_fast/models/")}
-    shipped = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("bavt_fast/models/")}
+    models = {path for path in shipped_sources(ROOT) if path.startswith("bavt_fast/tasks/countdown/model/")}
+    shipped = {
+        name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("bavt_fast/tasks/countdown/model/")
+    }
     assert models == shipped
     assert {Path(name).name for name in models} >= {"config.json", "tokenizer.json", "model.safetensors"}
 

@@ -14,9 +14,9 @@
 
 #include "descents.h"
 #include "flat_baseline.h"
-#include "forest.h"
 #include "simulate.h"
-#include "tree.h"
+#include "tree/forest.h"
+#include "tree/tree.h"
 
 #define BENCH_API extern "C" __attribute__((visibility("default")))
 

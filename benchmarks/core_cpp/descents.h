@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "simulate.h"
-#include "tree.h"
+#include "tree/tree.h"
 
 namespace bench {
 

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <vector>
 
-#include "rng.h"
 #include "simulate.h"
+#include "tree/rng.h"
 
 int main(int argc, char** argv) {
     const long n = argc > 2 ? std::strtol(argv[2], nullptr, 10) : 0;

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "tree.h"
+#include "tree/tree.h"
 
 namespace bench {
 

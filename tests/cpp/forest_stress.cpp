@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "forest.h"
+#include "tree/forest.h"
 
 namespace {
 

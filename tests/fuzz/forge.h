@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "checksum.h"
-#include "types.h"
+#include "memory/checksum.h"
+#include "tree/types.h"
 
 namespace forge {
 

@@ -1,8 +1,8 @@
 // libFuzzer target: the bytes of a forest's snapshot.
 #include <stdexcept>
 
-#include "forest.h"
 #include "target.h"
+#include "tree/forest.h"
 #include "use_tree.h"
 
 namespace {

@@ -15,7 +15,7 @@ fi
 
 mkdir -p "$build"/corpus/{tree,forest}
 shared=()  # objects of the core, which every target links
-for source in $(ls csrc/*.cpp | grep -v -e bindings -e countdown) tests/fuzz/*.cpp; do
+for source in csrc/tree/*.cpp tests/fuzz/*.cpp; do
     name=$(basename "$source" .cpp)
     "$clang" -std=c++17 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -Icsrc -c "$source" -o "$build/$name.o" \
         -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all

@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <string>
 
-#include "forest.h"
+#include "tree/forest.h"
 #include "use_tree.h"
 
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdlib>
 
 #include "forge.h"
-#include "tree.h"
+#include "tree/tree.h"
 
 namespace fuzz {
 

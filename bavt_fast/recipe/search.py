@@ -1,0 +1,339 @@
+"""The drop-in surface: the BAVT recipe's classes with the recipe's exact behaviour, on the fast tree.
+
+Change the import and the numbers, the order of calls to the model and the returned string stay the same. The
+recipe's quirks stay with it; each class says what they are and what the engine, `bavt_fast.searcher`, does
+instead. The two neural classes are in `bavt_fast.recipe.heads`, so that importing this module needs no torch.
+
+Where the recipe would fail on bad input with an unrelated error, or only after it has called the model, the
+classes here raise a TypeError or ValueError that names the argument.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from bavt_fast._checks import as_count
+from bavt_fast.recipe.text_tree import MAX_DEPTH, VISIT_EPSILON, TextTree, child_texts, fits_native
+
+__all__ = ["BudgetAwareUCB", "BudgetAwareValueTreeSearch", "DualRoleLLMAgent", "TreeNode"]
+
+NUM_CANDIDATES = 3
+"""Steps the search asks for at every expansion."""
+
+MIN_NATIVE_BUDGET = 24
+"""Below this many iterations, making a native tree costs more time than it saves."""
+
+_BUDGET_EPSILON = 1e-8
+
+
+class StepModel(Protocol):
+    """What the search needs of a model."""
+
+    def generate_next_steps(self, text: str, num_candidates: int) -> Iterable[str]:
+        """Up to `num_candidates` next steps after `text`."""
+
+
+class TrajectoryCritic(Protocol):
+    """What the search needs of a critic head."""
+
+    def estimate_residual_value(self, trajectory_text: str) -> float:
+        """The value of the trajectory."""
+
+
+class TreeNode:
+    """A state of the search: its whole text so far, its place in the tree and its statistics.
+
+    `visit_count` backups have added up to `value_sum`; `residual_value` is the critic's value where the node
+    was scored itself, else 0.
+
+    Quirk: every node holds the text of its whole trajectory. `bavt_fast.Tree` holds no text at all.
+    """
+
+    def __init__(self, text: str = "", parent: TreeNode | None = None) -> None:
+        self.text = text
+        self.parent = parent
+        self.children: list[TreeNode] = []
+        self.visit_count = 0
+        self.value_sum = 0.0
+        self.residual_value = 0.0
+
+
+class BudgetAwareUCB:
+    """The recipe's selection rule, in float64 and in this order of operations, without fused multiply-add:
+
+        value / (n + 1e-8) + c / (remaining + 1e-8) * sqrt(ln(total + 1) / (n + 1e-8))
+
+    Quirks:
+
+    - The bonus is divided by the *remaining* budget, so the search explores more as the budget runs out,
+      against the method's own idea. The engine's default policy, `power`, draws a node with weight V^(1/r),
+      r = remaining / total: broad at first, greedy at the end.
+    - An unvisited child has n = 0 and a bonus of 1e4 * c * sqrt(ln(total + 1)) / remaining: siblings are all
+      tried before one is deepened while that is above the best mean value, and not tried otherwise.
+
+    Args:
+        exploration_constant: c.
+    """
+
+    def __init__(self, exploration_constant: float = 1.0) -> None:
+        self.exploration_constant = exploration_constant
+
+    def compute_ucb_score(
+        self, node_value: float, visit_count: int, total_budget: float, remaining_budget: float
+    ) -> float:
+        """The score of a node with `visit_count` visits whose values sum to `node_value`.
+
+        Raises:
+            ValueError: `visit_count` or `total_budget` is negative.
+        """
+        if visit_count < 0:
+            raise ValueError(f"visit_count must be at least 0, got {visit_count}")
+        return _score(node_value, visit_count, *self._bonus_terms(total_budget, remaining_budget))
+
+    def select_best_child(self, node: TreeNode, remaining_budget: float, total_budget: float) -> TreeNode | None:
+        """The child with the highest score, the first of them on ties; None where there are no children.
+
+        As in Python's ``max``, a NaN score beats all others on the first child, and none on a later one.
+        """
+        if not node.children:
+            return None
+        if not _is_unpatched(self, "compute_ucb_score", _STOCK_SCORE):
+            return max(
+                node.children,
+                key=lambda child: self.compute_ucb_score(
+                    child.value_sum, child.visit_count, total_budget, remaining_budget
+                ),
+            )
+        weight, log_total = self._bonus_terms(total_budget, remaining_budget)
+        return max(node.children, key=lambda child: _score(child.value_sum, child.visit_count, weight, log_total))
+
+    def _bonus_terms(self, total_budget: float, remaining_budget: float) -> tuple[float, float]:
+        """c / (remaining + 1e-8) and ln(total + 1), which siblings share."""
+        if total_budget < 0:
+            raise ValueError(f"total_budget must be at least 0, got {total_budget}")
+        return self.exploration_constant / (remaining_budget + _BUDGET_EPSILON), math.log(total_budget + 1)
+
+
+def _score(value_sum: float, visit_count: int, bonus_weight: float, log_total: float) -> float:
+    visits = visit_count + VISIT_EPSILON
+    return value_sum / visits + bonus_weight * math.sqrt(log_total / visits)
+
+
+_STOCK_SCORE = BudgetAwareUCB.compute_ucb_score
+_STOCK_SELECT = BudgetAwareUCB.select_best_child
+
+
+class BudgetAwareValueTreeSearch:
+    """The recipe's search: one iteration per unit of budget, t = 0 .. budget - 1, with budget - t remaining.
+
+    An iteration descends from the root by `self.ucb` while the node has children and lies above `max_depth`.
+    It asks the model for 3 next steps there and appends one child per step, with the text
+    ``parent + "\\n" + step``. The critic scores the *first* child, and that value goes to the child and to
+    all its ancestors.
+
+    Quirks, and what the engine does instead:
+
+    - The budget counts iterations. `bavt_fast.Budget` counts tokens, tool calls, seconds and cost.
+    - The whole search ends the first time the descent reaches `max_depth`, or the model returns no step,
+      whatever is left of the budget. The engine prunes that node and goes on.
+    - Only the first of the new children is scored; its siblings wait unscored. The engine scores every node.
+    - The answer repeats every prefix, for each node's text holds that of its ancestors, and follows the mean
+      value, so it can end in children that were never visited where all visited ones are below 0.
+
+    Args:
+        model: has ``generate_next_steps(text, num_candidates=3) -> list[str]``.
+        critic_head: has ``estimate_residual_value(text) -> float``. A NaN is passed on, as in the recipe.
+        budget: the number of iterations, an integer of at least 1 (the recipe returns "" for less).
+
+    Attributes:
+        total_budget: `budget`.
+        remaining_budget: total_budget - t during iteration t; after the search, what it was in the last one.
+        ucb: the selection rule, a `BudgetAwareUCB` or a subclass of it.
+    """
+
+    def __init__(self, model: StepModel, critic_head: TrajectoryCritic, budget: int = 1000) -> None:
+        self.model = model
+        self.critic_head = critic_head
+        self.total_budget = as_count("budget", budget, minimum=1)
+        self.remaining_budget = self.total_budget
+        self.ucb = BudgetAwareUCB()
+
+    def search(self, question: str, max_depth: int = 10) -> str:
+        """The texts along the path of the highest mean value, joined with newlines; "" for a bare root.
+
+        Raises:
+            TypeError: `question` is no str, `max_depth` no number, or model or critic returned a wrong type.
+            ValueError: `max_depth` is NaN.
+            Exception: whatever the model or the critic raises passes through.
+        """
+        _check_question(question, max_depth)
+        iterations = range(self.total_budget)
+        if len(iterations) >= MIN_NATIVE_BUDGET and _is_stock(self.ucb):
+            return self._search_native(question, iterations, max_depth)
+        return self._search_nodes(TreeNode(question), iterations, max_depth)
+
+    def _search_native(self, question: str, iterations: range, max_depth: int) -> str:
+        """The search on the native tree, for the stock rule."""
+        tree = TextTree(question)
+        node, text, depth = 0, question, 0
+        for t in iterations:
+            self.remaining_budget = self.total_budget - t
+            if t > 0:
+                node, text, depth = tree.select(self.remaining_budget, self.total_budget, self.ucb.exploration_constant)
+            if depth >= max_depth:
+                break
+            if depth == MAX_DEPTH:  # the native tree goes no deeper; the recipe does
+                return self._search_nodes(_as_nodes(tree)[0], iterations[t:], max_depth)
+            leaf = tree.expand(node, text, depth, self.model.generate_next_steps(text, num_candidates=NUM_CANDIDATES))
+            if leaf is None:
+                break
+            value = self.critic_head.estimate_residual_value(leaf[1])
+            if not fits_native(value):
+                nodes = _as_nodes(tree)
+                _backup(nodes[leaf[0]], value)
+                return self._search_nodes(nodes[0], iterations[t + 1 :], max_depth)
+            tree.backup(leaf[0], float(value))
+        return "\n".join(tree.best_texts())
+
+    def _search_nodes(self, root: TreeNode, iterations: range, max_depth: int) -> str:
+        """The search on `TreeNode` objects: small ones, rules of the user's, values of other kinds."""
+        for t in iterations:
+            self.remaining_budget = self.total_budget - t
+            leaf = self._grow(root, max_depth)
+            if leaf is None:
+                break
+            _backup(leaf, self.critic_head.estimate_residual_value(leaf.text))
+        return _answer(root)
+
+    def _grow(self, root: TreeNode, max_depth: int) -> TreeNode | None:
+        """Descend, expand, and return the first new child; None ends the search."""
+        node, depth = root, 0
+        while node.children and depth < max_depth:
+            best = self.ucb.select_best_child(node, self.remaining_budget, self.total_budget)
+            if best is None:
+                raise TypeError("select_best_child returned None for a node that has children")
+            node = best
+            depth += 1
+        if depth >= max_depth:
+            return None
+        steps = self.model.generate_next_steps(node.text, num_candidates=NUM_CANDIDATES)
+        prefix, endings = child_texts(node.text, steps)
+        node.children = [TreeNode(prefix + ending, node) for ending in endings]
+        return node.children[0] if node.children else None
+
+
+class DualRoleLLMAgent:
+    """One model as generator and critic.
+
+    Quirks, and what the engine does instead:
+
+    - The critic head has the default width, 768; for another model assign
+      ``agent.critic_head = CriticHead(model, hidden_dim=...)``.
+    - `budget_tokens` counts iterations of the search; ``bavt_fast.Budget(tokens=...)`` counts tokens.
+    - Candidates are generated one call at a time; the engine's generator batches them.
+    - `compare_budgets` calls ``self.evaluate``, which a subclass has to define.
+
+    Args:
+        base_model: has ``generate(prompt, max_tokens=..., temperature=...) -> str`` and, for the critic head,
+            ``encode(text) -> Tensor`` of shape (1, 768).
+    """
+
+    def __init__(self, base_model: Any) -> None:
+        from bavt_fast.recipe.heads import CriticHead
+
+        self.model = base_model
+        self.critic_head = CriticHead(base_model)
+
+    def reason_with_budget(self, question: str, budget_tokens: int = 1000, max_depth: int = 10) -> str:
+        """`BudgetAwareValueTreeSearch.search` with this agent as the model and `budget_tokens` iterations."""
+        budget = as_count("budget_tokens", budget_tokens, minimum=1)
+        return BudgetAwareValueTreeSearch(self, self.critic_head, budget).search(question, max_depth)
+
+    def generate_next_steps(self, context: str, num_candidates: int = NUM_CANDIDATES) -> list[str]:
+        """`num_candidates` sampled steps after `context`, stripped of surrounding white space."""
+        prompt = context + "\n\nNext reasoning steps:"
+        return [self.model.generate(prompt, max_tokens=50, temperature=0.7).strip() for _ in range(num_candidates)]
+
+    def compare_budgets(self, question: str, budgets: Sequence[int] = (100, 250, 500, 1000)) -> dict[int, Any]:
+        """{budget: self.evaluate(reasoning, question)} for the reasoning that each budget buys.
+
+        Raises:
+            AttributeError: the agent has no ``evaluate(reasoning, question)``; define it in a subclass.
+            TypeError, ValueError: a budget is not an integer of at least 1. No search has run then.
+        """
+        if not callable(getattr(self, "evaluate", None)):
+            raise AttributeError(
+                f"{type(self).__name__} has no evaluate(reasoning, question), which compare_budgets calls; "
+                "define it in a subclass"
+            )
+        for budget in budgets:
+            as_count("budgets", budget, minimum=1)
+        scores = {}
+        for budget in budgets:
+            reasoning = self.reason_with_budget(question, budget)
+            scores[budget] = self.evaluate(reasoning, question)  # type: ignore[attr-defined]
+        return scores
+
+
+def _check_question(question: object, max_depth: object) -> None:
+    if not isinstance(question, str):
+        raise TypeError(f"question must be a str, got {type(question).__name__}")
+    if not isinstance(max_depth, numbers.Real):
+        raise TypeError(f"max_depth must be an integer, got {type(max_depth).__name__}")
+    if max_depth != max_depth:
+        raise ValueError("max_depth must be an integer, got nan")
+
+
+def _is_stock(ucb: object) -> bool:
+    """Whether no part of the rule is overridden or patched, so that the native core may compute it."""
+    return (
+        isinstance(ucb, BudgetAwareUCB)
+        and _is_unpatched(ucb, "compute_ucb_score", _STOCK_SCORE)
+        and _is_unpatched(ucb, "select_best_child", _STOCK_SELECT)
+        and fits_native(ucb.exploration_constant)
+    )
+
+
+def _is_unpatched(ucb: BudgetAwareUCB, method: str, stock: object) -> bool:
+    """Whether `method` is still this module's own: neither subclass nor patch replaced it."""
+    return getattr(getattr(ucb, method), "__func__", None) is stock
+
+
+def _as_nodes(tree: TextTree) -> list[TreeNode]:
+    """The nodes of a native tree as objects, in the order of their ids."""
+    nodes: list[TreeNode] = []
+    for parent_id, text, visit_count, value_sum in tree.nodes():
+        node = TreeNode(text, nodes[parent_id] if parent_id >= 0 else None)
+        node.visit_count, node.value_sum = visit_count, value_sum
+        if node.parent is not None:
+            node.parent.children.append(node)
+        nodes.append(node)
+    return nodes
+
+
+def _backup(leaf: TreeNode, value: float) -> None:
+    """Add `value` and a visit to the leaf and all its ancestors."""
+    try:
+        0.0 + value
+    except TypeError:
+        raise TypeError(
+            f"critic_head.estimate_residual_value must return a number, got {type(value).__name__}; "
+            "return a float, e.g. tensor.item()"
+        ) from None
+    leaf.residual_value = value
+    node: TreeNode | None = leaf
+    while node is not None:
+        node.visit_count += 1
+        node.value_sum += value
+        node = node.parent
+
+
+def _answer(root: TreeNode) -> str:
+    texts, node = [], root
+    while node.children:
+        node = max(node.children, key=lambda child: child.value_sum / (child.visit_count + VISIT_EPSILON))
+        texts.append(node.text)
+    return "\n".join(texts)

@@ -1,0 +1,188 @@
+"""Countdown and the Game of 24: combine all the numbers with + - * / into the target.
+
+A state is the numbers that are left. A step takes two of them and writes what is left in ascending order:
+
+    Target: 24 (left: 4 5 6 10)
+    10 + 4 = 14 (left: 5 6 14)
+
+Every number on the way is an integer from 0 to 999, so that division is exact and differences are not negative. (A few
+Games of 24, such as 1 5 5 5, need a fraction: they count as unsolvable here.)
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+
+import bavt_fast._core as _core
+from bavt_fast.protocols import Candidate
+
+__all__ = ["Countdown", "CountdownOracle", "CountdownState", "check_expression", "load_game24"]
+
+MAX_VALUE = 999
+MIN_NUMBERS, MAX_NUMBERS = 2, 6
+GAME24_TEST_RANKS = range(901, 1001)
+"""The ranks of the public test set, as the Tree-of-Thoughts paper uses them."""
+
+_STEP = re.compile(r"\s*(\d{1,3}) ([-+*/]) (\d{1,3}) = (\d{1,3}) \(left: (\d{1,3}(?: \d{1,3})*)\)\s*", re.ASCII)
+_QUESTION = re.compile(r"\s*(\d+(?:[\s,]+\d+)*)\s*(?:(?:->|=)\s*(\d+)\s*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class CountdownState:
+    """The numbers left, ascending, the expression that made each of them, and the target."""
+
+    numbers: tuple[int, ...]
+    target: int
+    expressions: tuple[str, ...]
+
+
+class Countdown:
+    """The task of the embedded model.
+
+    Args:
+        target: what the numbers must make unless a question says otherwise (``"3 7 25 50 -> 61"``); 0 to 999.
+    """
+
+    def __init__(self, target: int = 24) -> None:
+        self.target = _checked("target", target)
+
+    def initial_state(self, question: str) -> CountdownState:
+        """Parses ``"4 5 6 10"`` or ``"4 5 6 10 -> 24"``: 2 to 6 integers from 1 to 999."""
+        if not isinstance(question, str):
+            raise TypeError(f"question: expected a str such as '4 5 6 10', got {type(question).__name__}")
+        match = _QUESTION.fullmatch(question)
+        if match is None or not question.isascii():
+            raise ValueError(f"question: expected integers, as in '4 5 6 10' or '4 5 6 10 -> 24', got {question!r:.80}")
+        numbers = sorted(_checked("question", int(word[:9]), low=1) for word in re.split(r"[\s,]+", match[1]))
+        if not MIN_NUMBERS <= len(numbers) <= MAX_NUMBERS:
+            raise ValueError(f"question: expected {MIN_NUMBERS} to {MAX_NUMBERS} numbers, got {len(numbers)}")
+        target = self.target if match[2] is None else _checked("target", int(match[2][:9]))
+        return CountdownState(tuple(numbers), target, tuple(map(str, numbers)))
+
+    def prompt(self, state: CountdownState) -> str:
+        return f"Target: {state.target} (left: {' '.join(map(str, state.numbers))})\n"
+
+    def apply(self, state: CountdownState, step: str) -> CountdownState | None:
+        match = _STEP.fullmatch(step)
+        if match is None:
+            return None
+        a, b, result = int(match[1]), int(match[3]), int(match[4])
+        left = list(zip(state.numbers, state.expressions, strict=True))
+        taken = []
+        for number in (a, b):
+            found = next((pair for pair in left if pair[0] == number), None)
+            if found is None:
+                return None
+            left.remove(found)
+            taken.append(found[1])
+        if result > MAX_VALUE or not _equals(a, match[2], b, result):
+            return None
+        left.append((result, f"({taken[0]} {match[2]} {taken[1]})"))
+        left.sort()
+        numbers = tuple(number for number, _ in left)
+        if tuple(map(int, match[5].split())) != numbers:
+            return None
+        return CountdownState(numbers, state.target, tuple(expression for _, expression in left))
+
+    def is_terminal(self, state: CountdownState) -> bool:
+        return len(state.numbers) == 1
+
+    def verify(self, state: CountdownState) -> bool:
+        """Whether the only number left is the target."""
+        return len(state.numbers) == 1 and state.numbers[0] == state.target
+
+    def answer(self, state: CountdownState) -> str:
+        """The expression of the number left, such as ``(10 - 6) * (5 + 1)``."""
+        expression = state.expressions[0]
+        return expression[1:-1] if expression.startswith("(") else expression
+
+    def key(self, state: CountdownState) -> tuple[int, ...]:
+        return state.numbers
+
+    def min_tokens(self, state: CountdownState) -> int:
+        """One token per number, operator and bracket: a step that leaves m numbers is 7 + m words."""
+        return sum(7 + left for left in range(1, len(state.numbers)))
+
+
+class CountdownOracle:
+    """The perfect critic: V = 1 where exact search reaches the target, ``unsolvable_value`` elsewhere."""
+
+    predicts: Literal["value", "residual"] = "value"
+
+    def __init__(self, unsolvable_value: float = 1e-6) -> None:
+        self._unsolvable_value = unsolvable_value
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        if not candidates:
+            return []
+        numbers = np.full((len(candidates), MAX_NUMBERS), -1, dtype=np.int32)
+        for row, candidate in zip(numbers, candidates, strict=True):
+            row[: len(candidate.state.numbers)] = candidate.state.numbers
+        targets = np.array([candidate.state.target for candidate in candidates], dtype=np.int32)
+        reachable = _core.countdown_solvable(numbers, targets)
+        return [1.0 if yes else self._unsolvable_value for yes in reachable]
+
+
+def check_expression(expression: str, numbers: Sequence[int], target: int) -> bool:
+    """Whether an arithmetic expression uses each number exactly once and equals the target, in exact arithmetic.
+
+    Independent of the search: it parses the expression anew. False for anything that is not + - * / over integers.
+    """
+    used: list[int] = []
+    try:
+        value = _evaluate(ast.parse(expression.strip(), mode="eval").body, used)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return False
+    return value == target and Counter(used) == Counter(numbers)
+
+
+def load_game24() -> list[tuple[int, tuple[int, ...]]]:
+    """The 1,362 Game of 24 puzzles of the Tree-of-Thoughts paper: (rank, numbers), in its order."""
+    text = resources.files("bavt_fast.tasks.countdown").joinpath("data/game24.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return [(int(row["rank"]), tuple(int(n) for n in row["numbers"].split())) for row in rows]
+
+
+def _checked(name: str, value: object, low: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not low <= value <= MAX_VALUE:
+        raise ValueError(f"{name}: expected integers from {low} to {MAX_VALUE}, got {value}")
+    return value
+
+
+def _equals(a: int, operator: str, b: int, result: int) -> bool:
+    if operator == "+":
+        return a + b == result
+    if operator == "-":
+        return a - b == result
+    if operator == "*":
+        return a * b == result
+    return b > 0 and a == b * result
+
+
+def _evaluate(node: ast.expr, used: list[int]) -> Fraction:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        used.append(node.value)
+        return Fraction(node.value)
+    if isinstance(node, ast.BinOp):
+        left, right = _evaluate(node.left, used), _evaluate(node.right, used)
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+        if isinstance(node.op, ast.Mult):
+            return left * right
+        if isinstance(node.op, ast.Div):
+            return left / right
+    raise ValueError(f"expression: expected + - * / over integers, got {ast.dump(node):.80}")

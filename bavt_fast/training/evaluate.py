@@ -1,0 +1,60 @@
+"""Held-out figures: invalid-step rate, pass@1 and the critic's AUC by numbers left."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bavt_fast.training.model import JointModel
+from bavt_fast.training.rollouts import rollout, solved_share
+from bavt_fast.training.states import VALIDATION, Ints, apply_steps, random_problems, solvable, split_residue
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve by the rank sum of Mann and Whitney, ties counted half; NaN with one class only."""
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    if not positives or not negatives:
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def held_out_problems(residue: int, count: int, k: int, seed: int) -> tuple[Ints, Ints]:
+    """``count`` solvable problems whose numbers fall on one residue of the split, so that none was trained on."""
+    rng = np.random.default_rng([seed, residue, k])
+    numbers, targets = np.empty((0, k), np.int32), np.empty(0, np.int32)
+    while len(numbers) < count:
+        more, more_targets = random_problems(rng, 4096, k)
+        keep = split_residue(more) == residue
+        numbers, targets = np.concatenate([numbers, more[keep]]), np.concatenate([targets, more_targets[keep]])
+    return numbers[:count], targets[:count]
+
+
+def evaluate(
+    model: JointModel, problems: int, seed: int, residue: int = VALIDATION, k: int = 5, temperature: float = 0.7
+) -> dict[str, float]:
+    """Samples held-out problems once each and grades the steps.
+
+    Returns ``invalid`` (share of sampled steps), ``pass1``, and for n numbers left after a step ``auc<n>``,
+    ``good<n>`` (share of the children still solvable) and ``keep<n>`` (the same among children of solvable states).
+    """
+    model.eval()
+    numbers, targets = held_out_problems(residue, problems, k, seed)
+    visits = rollout(model, numbers, targets, temperature, seed)
+    model.train()
+    steps = sum(len(v.legal) for v in visits)
+    figures = {
+        "invalid": round(1 - sum(int(v.legal.sum()) for v in visits) / steps, 4),
+        "pass1": round(solved_share(visits), 4),
+    }
+    for visit in visits:
+        legal, left = visit.legal, visit.numbers.shape[1] - 1
+        if left < 2 or not legal.any():
+            continue
+        parents, children = visit.numbers[legal], apply_steps(visit.numbers[legal], visit.steps[legal])
+        labels = solvable(children, visit.targets[legal])
+        alive = solvable(parents, visit.targets[legal])
+        figures[f"auc{left}"] = round(auc(visit.child_logits[legal], labels), 4)
+        figures[f"good{left}"] = round(float(labels.mean()), 4)
+        figures[f"keep{left}"] = round(float(labels[alive].mean()), 4) if alive.any() else float("nan")
+    return figures

@@ -1,0 +1,177 @@
+// Checked conversion of Python arguments. Messages name the argument, what was expected and what came.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "tree/tree.h"
+
+namespace bavt::py_checks {
+
+namespace py = pybind11;
+
+inline constexpr double kHuge = std::numeric_limits<double>::max();
+inline constexpr double kTiny = std::numeric_limits<double>::min();
+
+inline std::string text_of(py::handle object) { return py::repr(object).cast<std::string>(); }
+
+[[noreturn]] inline void bad_value(const std::string& name, const std::string& expected, const std::string& got) {
+    throw py::value_error(name + ": expected " + expected + ", got " + got);
+}
+
+[[noreturn]] inline void bad_type(const std::string& name, const std::string& expected, py::handle got) {
+    throw py::type_error(name + ": expected " + expected + ", got " + text_of(got));
+}
+
+inline bool is_bool(py::handle object) {  // True would pass as 1
+    return PyBool_Check(object.ptr()) || std::strncmp(Py_TYPE(object.ptr())->tp_name, "numpy.bool", 10) == 0;
+}
+
+inline double number(const char* name, py::handle object, double low, double high, const char* expected) {
+    double value;
+    if (PyFloat_CheckExact(object.ptr())) {
+        value = PyFloat_AS_DOUBLE(object.ptr());
+    } else {
+        if (is_bool(object) || !PyNumber_Check(object.ptr())) bad_type(name, expected, object);
+        value = PyFloat_AsDouble(object.ptr());
+        if (value == -1.0 && PyErr_Occurred() != nullptr) {
+            PyErr_Clear();
+            bad_type(name, expected, object);
+        }
+    }
+    if (!(value >= low && value <= high)) bad_value(name, expected, text_of(object));
+    return value;
+}
+
+// Any integer, bool excluded, saturated to int64.
+inline int64_t integer(const char* name, py::handle object, const char* expected) {
+    if (!PyLong_CheckExact(object.ptr()) && (is_bool(object) || !PyIndex_Check(object.ptr()))) {
+        bad_type(name, expected, object);
+    }
+    const Py_ssize_t value = PyNumber_AsSsize_t(object.ptr(), nullptr);
+    if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return value;
+}
+
+inline int64_t integer(const char* name, py::handle object, int64_t low, int64_t high, const char* expected) {
+    const int64_t value = integer(name, object, expected);
+    if (value < low || value > high) bad_value(name, expected, text_of(object));
+    return value;
+}
+
+// Most nodes of a tree, from what was given of max_nodes and max_bytes.
+inline uint32_t node_limit(py::handle max_nodes, py::handle max_bytes, uint32_t otherwise) {
+    int64_t limit = otherwise;
+    if (!max_nodes.is_none()) {
+        limit = integer("max_nodes", max_nodes, 1, kMaxNodes, "an int from 1 to 100,000,000, or None");
+    }
+    if (!max_bytes.is_none()) {
+        const int64_t bytes = integer("max_bytes", max_bytes, Tree::kMaxBytesPerNode, INT64_MAX,
+                                      "an int of at least 46, the most that a node can take, or None");
+        limit = std::min(limit, bytes / Tree::kMaxBytesPerNode);
+    }
+    return static_cast<uint32_t>(limit);
+}
+
+// 64 bits of any integer, so that hashes serve as seeds.
+inline uint64_t seed(py::handle object) {
+    if (is_bool(object) || !PyLong_Check(object.ptr())) bad_type("seed", "an int", object);
+    return PyLong_AsUnsignedLongLongMask(object.ptr());
+}
+
+inline std::string file_path(const py::object& path) {
+    return py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+}
+
+inline NodeId node(const Tree& tree, py::handle object) {
+    const int64_t id = integer("node", object, "a node id");
+    if (id < 0 || id >= tree.num_nodes()) {
+        throw py::index_error("node: expected an id from 0 to " + std::to_string(tree.num_nodes() - 1) + ", got " +
+                              text_of(object));
+    }
+    return static_cast<NodeId>(id);
+}
+
+inline Policy policy(py::handle object) {
+    static constexpr std::pair<const char*, Policy> kNames[] = {{"power", Policy::kPower},
+                                                                {"best_first", Policy::kBestFirst},
+                                                                {"ucb", Policy::kUcb},
+                                                                {"uct", Policy::kUct},
+                                                                {"puct", Policy::kPuct}};
+    const char* expected = "'power', 'best_first', 'ucb', 'uct' or 'puct'";
+    if (!PyUnicode_Check(object.ptr())) bad_type("policy", expected, object);
+    for (const auto& [name, value] : kNames) {
+        if (PyUnicode_CompareWithASCIIString(object.ptr(), name) == 0) return value;
+    }
+    bad_value("policy", expected, text_of(object));
+}
+
+inline SelectArgs select_args(py::handle remaining, py::handle total, py::handle exploration, py::handle max_depth) {
+    SelectArgs args;
+    args.remaining = number("remaining", remaining, 0.0, kHuge, "a finite number >= 0");
+    args.total = number("total", total, kTiny, kHuge, "a finite number > 0");
+    args.exploration = number("exploration", exploration, -kHuge, kHuge, "a finite number");
+    if (!max_depth.is_none()) {
+        const int64_t depth = integer("max_depth", max_depth, 0, INT64_MAX, "an int >= 0 or None");
+        args.max_depth = static_cast<uint32_t>(std::min<int64_t>(depth, 0xFFFFFFFF));
+    }
+    return args;
+}
+
+inline Backup reduce(py::handle object) {
+    if (PyUnicode_Check(object.ptr())) {
+        if (PyUnicode_CompareWithASCIIString(object.ptr(), "mean") == 0) return Backup::kMean;
+        if (PyUnicode_CompareWithASCIIString(object.ptr(), "max") == 0) return Backup::kMax;
+    }
+    bad_value("reduce", "'mean' or 'max'", text_of(object));
+}
+
+// A C-contiguous vector of numbers of T; no copy where it is one already. `count` < 0 takes any length.
+template <typename T>
+py::array_t<T, py::array::c_style> vector_of(const char* name, py::handle object, py::ssize_t count) {
+    using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+    if (py::isinstance<py::array_t<T, py::array::c_style>>(object)) {  // the usual case, at a quarter of the cost
+        auto same = py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object);
+        if (same.ndim() == 1 && (count < 0 || same.shape(0) == count)) return same;
+    }
+    const bool wants_bool = std::is_same_v<T, bool>;
+    auto given = py::array::ensure(object);
+    if (!given) PyErr_Clear();
+    const char kind = given ? given.dtype().kind() : 'O';
+    const bool integral = std::is_integral_v<T> && !wants_bool;
+    const bool fits = wants_bool ? kind == 'b' || kind == 'i' || kind == 'u'
+                                 : kind == 'i' || kind == 'u' || (kind == 'f' && (!integral || given.size() == 0));
+    const std::string length = count < 0 ? std::string("m") : std::to_string(count);
+    const std::string expected = std::string(wants_bool ? "bools"
+                                             : integral ? "ints"
+                                                        : "numbers") +
+                                 " of shape (" + length + ",)";
+    if (!fits) bad_type(name, expected, object);
+    if (given.ndim() != 1 || (count >= 0 && given.shape(0) != count)) {
+        bad_value(name, expected, "shape " + py::str(given.attr("shape")).cast<std::string>());
+    }
+    return Array::ensure(given);
+}
+
+inline void require_finite(const char* name, const double* values, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+        if (!std::isfinite(values[i]))
+            bad_value(name, "finite numbers", text_of(py::float_(values[i])) + " at " + std::to_string(i));
+    }
+}
+
+inline void require_priors(const float* priors, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+        if (!(priors[i] >= 0.0f) || !std::isfinite(priors[i])) {
+            bad_value("priors", "finite numbers >= 0", text_of(py::float_(priors[i])) + " at " + std::to_string(i));
+        }
+    }
+}
+
+}  // namespace bavt::py_checks

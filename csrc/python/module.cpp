@@ -1,0 +1,36 @@
+// The native module: its classes, and which Python exception each of ours becomes.
+#include <pybind11/pybind11.h>
+
+#include <system_error>
+
+#include "tree/snapshot.h"
+#include "tree/types.h"
+
+namespace py = pybind11;
+
+void bind_countdown(py::module_& m);
+void bind_forest(py::module_& m);
+void bind_tree(py::module_& m);
+
+namespace {
+
+void translate_file_error(std::exception_ptr thrown) {
+    try {
+        if (thrown) std::rethrow_exception(thrown);
+    } catch (const bavt::FileError& error) {
+        errno = error.code().value();
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, error.path.c_str());
+    }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "Native core: search trees and the exact Countdown solver.";
+    py::register_exception<bavt::CapacityError>(m, "CapacityError", PyExc_RuntimeError);
+    py::register_exception<bavt::SnapshotError>(m, "SnapshotError", PyExc_ValueError);
+    py::register_exception_translator(&translate_file_error);
+    bind_countdown(m);
+    bind_tree(m);
+    bind_forest(m);
+}

@@ -1,0 +1,366 @@
+"""Searches that are broken off: failing or interrupted stages, wrong answers from them, bad arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import Failing, ScriptedGenerator, TableCritic, World, WorldTask
+from search_checks import POLICIES, check_consistent, worlds
+
+import bavt_fast as bavt
+from bavt_fast.ledger import Ledger
+from bavt_fast.protocols import Candidate, Step, StepRequest
+from bavt_fast.searcher import Searcher, SearchError, SearchResult
+
+CASES = int(os.environ.get("BAVT_SEARCH_WORLDS", "60"))
+TOKENS = bavt.Budget(tokens=100)
+
+
+class Boom(RuntimeError):
+    pass
+
+
+@contextlib.contextmanager
+def recorded_ledgers() -> Iterator[list[Ledger]]:
+    """The ledgers that searches make inside the block."""
+    made: list[Ledger] = []
+    original = Ledger.__init__
+
+    def init(ledger: Ledger, *args: Any, **kwargs: Any) -> None:
+        made.append(ledger)
+        original(ledger, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "__init__", init)
+        yield made
+
+
+def broken(stage: str, at: int, error: Callable[[], BaseException], world: World, persistent: bool) -> Searcher:
+    parts: dict[str, Any] = {
+        "generator": ScriptedGenerator(world),
+        "critic": TableCritic(world),
+        "task": WorldTask(world),
+        "on_progress": SimpleNamespace(show=lambda progress: None),
+    }
+    parts[stage] = Failing(parts[stage], at, error, persistent)
+    parts["on_progress"] = parts["on_progress"].show
+    return Searcher(wave=3, candidates=2, **parts)
+
+
+# --- stages that raise
+
+
+@settings(max_examples=3 * CASES, deadline=None)
+@given(
+    world=worlds,
+    stage=st.sampled_from(["generator", "critic", "task", "on_progress"]),
+    at=st.integers(0, 60),
+    persistent=st.booleans(),
+    interrupt=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_whatever_fails_whenever_the_result_is_kept(
+    world: World, stage: str, at: int, persistent: bool, interrupt: bool, seed: int
+) -> None:
+    searcher = broken(stage, at, KeyboardInterrupt if interrupt else Boom, world, persistent)
+    caught: SearchError | None = None
+    with recorded_ledgers() as made:
+        try:
+            result = searcher.search("q", budget=TOKENS, seed=seed)
+        except SearchError as error:
+            caught, result = error, error.result
+        except (Boom, KeyboardInterrupt):
+            assert stage == "task"
+            assert at < 6  # one of the six calls that read the question, before anything could be spent
+            return
+    if caught is not None:
+        assert not interrupt
+        assert isinstance(caught.__cause__, Boom)
+        assert caught.results == (result,)
+        # What is shown after the last wave cannot take back how the search had ended.
+        assert result.stop_reason == "error" or stage == "on_progress"
+    if result.stop_reason != "solved":
+        check_consistent(result, WorldTask(world))
+    assert made[0].reserved == bavt.Spent()
+    assert made[0].spent.tokens == result.spent.tokens <= 100
+    assert not (result.tree.flags & bavt.Tree.IN_FLIGHT).any()
+
+
+@pytest.mark.parametrize("stage", ["generator", "critic", "task", "on_progress"])
+def test_an_interrupt_returns_what_was_found(stage: str) -> None:
+    world = World(goal_share=0.0, dead_share=0.0, depth=8, branching=4)
+    result = broken(stage, 12 if stage != "task" else 100, KeyboardInterrupt, world, persistent=True).search(
+        "q", budget=bavt.Budget(tokens=10_000)
+    )
+    assert result.stop_reason == "interrupted"
+    assert result.path
+    check_consistent(result, WorldTask(world))
+
+
+def test_a_real_interrupt() -> None:
+    """The signal of Ctrl-C, sent to this very process in the middle of the search."""
+    calls = 0
+
+    def generator(text: str, count: int) -> list[str]:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return [f"step {calls}"]
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started deaf to Ctrl-C
+    try:
+        result = bavt.search("q", generator=generator, budget=bavt.Budget(tokens=10**4))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.stop_reason == "interrupted"
+    assert result.tree.num_nodes == 20
+
+
+@pytest.mark.parametrize(("stage", "calls"), [("generator", 4), ("critic", 3), ("task", 60), ("on_progress", 2)])
+def test_a_failure_names_its_cause_and_keeps_the_result(stage: str, calls: int) -> None:
+    world = World(goal_share=0.0, dead_share=0.0, depth=8, branching=4)
+    searcher = broken(stage, calls, lambda: Boom("out of memory"), world, persistent=True)
+    with recorded_ledgers() as ledgers, pytest.raises(SearchError, match=r"Boom .* out of memory") as caught:
+        searcher.search("q", budget=TOKENS)
+    assert isinstance(caught.value.__cause__, Boom)
+    result = caught.value.result
+    assert result.stop_reason == "error"
+    assert result.tree.num_nodes > 1
+    assert result.path
+    check_consistent(result, WorldTask(world))
+    assert ledgers[0].reserved == bavt.Spent()
+
+
+def test_a_searcher_works_again_after_a_failure() -> None:
+    world = World(goal_share=0.0, dead_share=0.0)
+    searcher = broken("generator", 3, Boom, world, persistent=False)
+    with pytest.raises(SearchError):
+        searcher.search("q", budget=TOKENS)
+    again = searcher.search("q", budget=TOKENS)
+    fresh = Searcher(ScriptedGenerator(world), TableCritic(world), WorldTask(world), wave=3, candidates=2)
+    assert again.tree.parents.tolist() == fresh.search("q", budget=TOKENS).tree.parents.tolist()
+
+
+def test_an_answer_found_before_the_failure_is_still_there() -> None:
+    """One terminal of a task that cannot verify, then a generator that fails."""
+    replies: list[Any] = [["Answer: 7"], Boom("gone")]
+
+    def generator(text: str, count: int) -> list[str]:
+        reply = replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    with pytest.raises(SearchError) as caught:
+        bavt.search("q", generator=generator, budget=TOKENS)
+    assert caught.value.result.answer == "7"
+
+
+def test_more_nodes_than_max_nodes_keeps_the_result() -> None:
+    world = World(goal_share=0.0, dead_share=0.0, depth=8)
+    searcher = Searcher(ScriptedGenerator(world), None, WorldTask(world), max_nodes=5)
+    with pytest.raises(SearchError, match="max_nodes") as caught:
+        searcher.search("q", budget=TOKENS)
+    assert isinstance(caught.value.__cause__, bavt.CapacityError)
+    assert caught.value.result.tree.num_nodes == 5
+    check_consistent(caught.value.result, WorldTask(world))
+
+
+# --- generators that answer wrongly
+
+
+class Fixed:
+    """A generator or critic whose first call is answered rightly, the others by a fixed object."""
+
+    predicts = "value"
+
+    def __init__(self, reply: Callable[[Any], Any]) -> None:
+        self.reply, self.calls = reply, 0
+
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> Any:
+        self.calls += 1
+        return [[Step("first", 1)] for _ in states] if self.calls == 1 else self.reply(states)
+
+    def score(self, candidates: Sequence[Candidate]) -> Any:
+        self.calls += 1
+        return [0.5 for _ in candidates] if self.calls == 1 else self.reply(candidates)
+
+
+def fails(generator: Any, critic: Any = None) -> tuple[str, SearchResult]:
+    with pytest.raises(SearchError) as caught:
+        bavt.search("q", generator=generator, critic=critic, budget=TOKENS)
+    result = caught.value.result
+    assert result.tree.num_nodes == 2
+    assert result.path == ("first",)
+    assert not (result.tree.flags & bavt.Tree.IN_FLIGHT).any()
+    return str(caught.value), result
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (None, "list of lists"),
+        (7, "list of lists"),
+        ("steps", "expected 1 lists"),
+        ({"a": 1}, "list of lists"),
+        ([None], "list of lists"),
+        ([Step("a", 1)], "list of lists"),
+        ([], "expected 1 lists of steps, one per state, got 0"),
+        ([[], []], "expected 1 lists of steps, one per state, got 2"),
+        ([["text"]], "expected Step objects, got str"),
+        (["x"], "expected Step objects, got str"),
+        ([[None]], "expected Step objects, got NoneType"),
+        ([[Step("a", 1)] * 10_000], "at most 1 steps, got 10000"),
+        ([[Step("a", 0)]], "1 to 64 tokens in a step, got 0"),
+        ([[Step("a", -3)]], "1 to 64 tokens in a step, got -3"),
+        ([[Step("a", 65)]], "1 to 64 tokens in a step, got 65"),
+        ([[Step("a", 1.5)]], "an int as Step.tokens, got 1.5"),  # type: ignore[arg-type]
+        ([[Step("a", True)]], "an int as Step.tokens, got True"),
+        ([[Step("a", math.nan)]], "an int as Step.tokens, got nan"),  # type: ignore[arg-type]
+        ([[Step(None, 1)]], "a str as Step.text, got NoneType"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_generator_that_answers_wrongly_is_named(reply: Any, message: str) -> None:
+    text, result = fails(Fixed(lambda states: reply))
+    assert "generator: expected" in text
+    assert message in text
+    assert result.spent.tokens == 1
+
+
+@pytest.mark.parametrize("reply", [None, 7, "a step", [1], [None], {"a": "b"}])
+def test_a_function_that_answers_wrongly_is_named(reply: Any) -> None:
+    replies = iter([["first"], reply])
+    text, _ = fails(lambda text, count: next(replies))
+    assert "generator: expected a list of str" in text
+
+
+def test_a_function_that_gives_too_many_steps_is_named() -> None:
+    replies = iter([["first"], ["a"] * 10_000])
+    assert "at most 1 steps, got 10000" in fails(lambda text, count: next(replies))[0]
+
+
+def test_nothing_at_all_from_the_generator_exhausts_the_search() -> None:
+    result = bavt.search("q", generator=lambda text, count: [], budget=TOKENS)
+    assert (result.stop_reason, result.path, result.answer, result.spent.tokens) == ("exhausted", (), None, 0)
+
+
+# --- critics that answer wrongly
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ([math.nan], "finite scores, got nan"),
+        ([math.inf], "finite scores, got inf"),
+        ([-math.inf], "finite scores, got -inf"),
+        ([], "expected 1 scores, one per state, got 0"),
+        ([0.5, 0.5], "expected 1 scores, one per state, got 2"),
+        (None, "expected a list of 1 numbers"),
+        (0.5, "expected a list of 1 numbers"),
+        ("5", "expected a list of 1 numbers"),
+        ([None], "expected a number for each state, got None"),
+        (["0.5"], "expected a number for each state, got '0.5'"),
+        ([[0.5]], "expected a number for each state, got [0.5]"),
+        ([1j], "expected a number for each state, got 1j"),
+    ],
+)
+def test_a_critic_that_answers_wrongly_is_named(reply: Any, message: str) -> None:
+    steps = iter([["first"], ["second"]])
+    text, result = fails(lambda text, count: next(steps), Fixed(lambda candidates: reply))
+    assert "critic: expected" in text
+    assert message in text
+    assert result.spent.tokens == 2  # both steps were generated and paid for
+
+
+@pytest.mark.parametrize("value", [None, "0.5", math.nan])
+def test_a_critic_function_that_answers_wrongly_is_named(value: Any) -> None:
+    steps, values = iter([["first"], ["second"]]), iter([0.5, value])
+    assert "critic: expected" in fails(lambda text, count: next(steps), lambda text: next(values))[0]
+
+
+# --- bad arguments, refused before anything is spent
+
+
+class Untouchable:
+    predicts: Literal["value", "residual"] = "value"
+
+    def propose(self, *args: Any) -> Any:
+        raise AssertionError("called")
+
+    score = propose
+
+
+@pytest.mark.parametrize("name", ["tokens", "tool_calls", "seconds", "cost"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, False, "5", [5]])
+def test_bad_budgets(name: str, value: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=name):
+        bavt.Budget(**{name: value})
+
+
+@pytest.mark.parametrize("budget", [500, None, "500", {"tokens": 5}, bavt.Budget])
+def test_a_budget_that_is_none(budget: Any) -> None:
+    with pytest.raises(TypeError, match=r"budget: expected a Budget such as Budget\(tokens=500\)"):
+        bavt.search("q", generator=Untouchable(), budget=budget)
+
+
+def test_a_limit_that_nothing_is_charged_to_is_refused() -> None:
+    with pytest.raises(ValueError, match="token_cost > 0"):
+        bavt.search("q", generator=Untouchable(), budget=bavt.Budget(tokens=5, cost=1.0))
+    with pytest.raises(ValueError, match="step_tool_calls"):
+        bavt.search("q", generator=Untouchable(), budget=bavt.Budget(tool_calls=5))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True, None, "0", math.nan])
+def test_bad_seeds(seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed: expected an integer"):
+        bavt.search("q", generator=Untouchable(), budget=TOKENS, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("wave", [0, -1, 1.5, True, "2", None]),
+        ("candidates", [0, -1, 2.0, True, None]),
+        ("max_step_tokens", [0, -5, 1.5, False]),
+        ("max_nodes", [0, -1, math.nan, "9", True]),
+        ("decay", [0.0, -0.5, 1.01, math.nan, True, None]),
+        ("discount", [0.0, -0.5, 1.01, math.nan, True, None, "1"]),
+        ("exploration", [math.nan, math.inf, "1", True]),
+        ("policy", ["greedy", "", "POWER"]),
+        ("token_cost", [-1.0, math.nan, math.inf, "1", True]),
+        ("step_tool_calls", [-1, 0.5, True, "1"]),
+    ],
+)
+def test_bad_options_are_refused_by_name(option: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises((ValueError, TypeError), match=option):
+            Searcher(Untouchable(), Untouchable(), **{option: value})
+
+
+def test_an_unknown_option() -> None:
+    with pytest.raises(TypeError, match="breadth"):
+        bavt.search("q", generator=Untouchable(), budget=TOKENS, breadth=3)
+
+
+@pytest.mark.parametrize("question", ["", "  \n", None, 5, b"q"])
+def test_bad_questions(question: Any) -> None:
+    with pytest.raises(ValueError, match="question: expected a non-empty str"):
+        bavt.search(question, generator=Untouchable(), budget=TOKENS)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_survives_a_dead_root(policy: str) -> None:
+    result = bavt.search("q", generator=lambda text, count: [], budget=TOKENS, policy=policy)
+    assert result.stop_reason == "exhausted"

@@ -1,0 +1,148 @@
+"""The options of the search loop, and the parts it takes: policies, candidates, decay, critics, plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import Rounds, ScriptedGenerator, TableCritic, World, WorldTask
+from search_checks import POLICIES, WORLDS, check_consistent, run, worlds
+
+import bavt_fast as bavt
+from bavt_fast.protocols import Candidate, Step, StepRequest
+from bavt_fast.run import MIN_VALUE
+from bavt_fast.searcher import Searcher
+from bavt_fast.tasks.text import TextTask
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_with_three_candidates_solves(policy: str) -> None:
+    world = World(goal_share=0.5, dead_share=0.0, invalid_share=0.0, merge_share=0.0)
+    result = run(world, tokens=2000, policy=policy, candidates=3)
+    assert result.solved
+    check_consistent(result, WorldTask(world))
+
+
+def test_candidates_are_asked_for_together() -> None:
+    counts: list[int] = []
+
+    def generator(text: str, count: int) -> list[str]:
+        counts.append(count)
+        return [f"{text.count(chr(10))}{i}" for i in range(count)]
+
+    result = bavt.search("q", generator=generator, budget=bavt.Budget(tokens=11), candidates=4, max_step_tokens=1)
+    assert counts == [4, 4, 3]
+    assert result.spent.tokens == 11
+
+
+def test_decay_moves_tries_to_other_nodes() -> None:
+    world = World(goal_share=0.0, branching=4, depth=6, invalid_share=0.6, dead_share=0.0)
+    tries = {
+        decay: int(run(world, tokens=300, decay=decay, policy="best_first").tree.tries.max()) for decay in (0.5, 1.0)
+    }
+    assert tries[0.5] < tries[1.0]
+
+
+@settings(max_examples=WORLDS // 3, deadline=None)
+@given(world=worlds, seed=st.integers(0, 99))
+def test_a_discount_weighs_nodes_by_the_tokens_to_an_answer(world: World, seed: int) -> None:
+    """The tree chooses by V times discount^min_tokens; critic and result know V alone."""
+    parent_values: dict[str, float] = {}
+
+    class Critic(TableCritic):
+        def score(self, candidates: Sequence[Candidate]) -> list[float]:
+            parent_values.update({c.text: c.parent_value for c in candidates})
+            return super().score(candidates)
+
+    task = WorldTask(world)
+    searcher = Searcher(ScriptedGenerator(world), Critic(world), task, discount=0.9)
+    result = searcher.search("q", budget=bavt.Budget(tokens=150), seed=seed)
+    state: tuple[str, ...] = ("q",)
+    value: Any = 1.0
+    for node, step in zip(result.nodes, result.path, strict=True):
+        assert parent_values["/".join(state) + "/" + step] == value
+        state = (*state, step)
+        value = 1.0 if result.solved and node == result.nodes[-1] else max(MIN_VALUE, world.value(state))
+        weight = max(MIN_VALUE, value * 0.9 ** task.min_tokens(state))
+        assert result.tree.values[node] == pytest.approx(weight)
+        value = pytest.approx(value)
+    assert result.value == value
+
+
+def test_duplicates_and_invalid_steps_are_dropped_and_counted() -> None:
+    replies = iter(["", "one", "one", "  ", "one ", "two", "two"])
+    searcher = Searcher(lambda text, count: [next(replies)], None, TextTask(), policy="best_first", decay=1.0)
+    result = searcher.search("q", budget=bavt.Budget(tokens=7))
+    assert result.duplicate_steps == 3
+    assert result.invalid_steps == 2
+    assert result.spent.tokens == 7
+    assert result.tree.num_nodes == 3
+
+
+def test_steps_of_one_batch_are_duplicates_of_each_other() -> None:
+    result = bavt.search(
+        "q",
+        generator=lambda text, n: ["same"] * n,
+        budget=bavt.Budget(tokens=3),
+        candidates=3,
+        max_step_tokens=1,
+    )
+    assert (result.duplicate_steps, result.tree.num_nodes) == (2, 2)
+
+
+def test_refuted_answers_are_dropped_and_counted() -> None:
+    world = World(depth=1, goal_share=0.0, invalid_share=0.0, dead_share=0.0, merge_share=0.0, max_tokens=1)
+    result = run(world, tokens=9)
+    assert (result.refuted_steps, result.tree.num_nodes, result.answer) == (9, 1, None)
+
+
+def test_tried_steps_are_handed_back_without_their_hidden_state() -> None:
+    seen: list[tuple[Step, ...]] = []
+
+    class Generator:
+        def propose(
+            self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+        ) -> list[list[Step]]:
+            seen.append(states[0].tried)
+            return [[Step("", 1, hidden=object(), token_ids=(7,), token_probabilities=(0.5,))]]
+
+    bavt.search("q", generator=Generator(), budget=bavt.Budget(tokens=3))
+    tried = Step("", 1, hidden=None, token_ids=(7,), token_probabilities=(0.5,))
+    assert seen == [(), (tried,), (tried, tried)]
+
+
+@settings(max_examples=WORLDS // 3, deadline=None)
+@given(world=worlds, seed=st.integers(0, 99))
+def test_residual_and_absolute_critics_agree(world: World, seed: int) -> None:
+    """The residual is computed in floating point, so the values agree to rounding and the trees in shape."""
+    results = []
+    for predicts in ("value", "residual"):
+        critic = TableCritic(world, predicts)
+        searcher = Searcher(ScriptedGenerator(world), critic, WorldTask(world), policy="power")
+        results.append(searcher.search("q", budget=bavt.Budget(tokens=150), seed=seed))
+    a, b = results
+    assert a.tree.parents.tolist() == b.tree.parents.tolist()
+    assert a.tree.values.tolist() == pytest.approx(b.tree.values.tolist(), abs=1e-12)
+    assert (a.path, a.stop_reason, a.spent.tokens) == (b.path, b.stop_reason, b.spent.tokens)
+
+
+def test_values_are_clipped() -> None:
+    scores = iter([5.0, -3.0, 0.25])
+    searcher = Searcher(Rounds(), lambda text: next(scores), policy="power")
+    tree = searcher.search("q", budget=bavt.Budget(tokens=6)).tree
+    assert tree.values.tolist() == [1.0, 1.0, MIN_VALUE, 0.25]
+
+
+def test_functions_as_generator_and_critic() -> None:
+    def generator(text: str, count: int) -> list[str]:
+        return ["Answer: 42" if text.count("\n") == 3 else f"think {text.count('think')}"]
+
+    result = bavt.search("q", generator=generator, critic=lambda text: 0.5, budget=bavt.Budget(tokens=40))
+    assert result.answer == "42"
+    assert result.path[-1] == "Answer: 42"
+    assert result.value == 0.5
+    assert asdict(result.spent)["tokens"] <= 40

@@ -1,0 +1,348 @@
+"""The torch generator on tiny random models: every number it hands over is checked against plain full forwards."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("tokenizers")
+
+from tiny_models import tiny_model  # noqa: E402
+from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
+
+from bavt_fast.generators.torch_model import NEW_MASS, TorchGenerator  # noqa: E402
+from bavt_fast.protocols import Step, StepRequest  # noqa: E402
+from bavt_fast.training.model import build_tokenizer  # noqa: E402
+
+PROMPTS = [
+    "Target: 24 (left: 4 5 6 10)\n",
+    "Target: 7 (left: 3 4)\n",
+    "Target: 61 (left: 1 2 3 25 50 100)\n",
+    "Target:",
+    "Target: 24 (left: 4 5 6 10)\n",
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model()
+
+
+def requests(count: int = 5, tried: tuple[Step, ...] = ()) -> list[StepRequest]:
+    return [StepRequest(PROMPTS[i % len(PROMPTS)], seed=100 + i, tried=tried) for i in range(count)]
+
+
+def forward(model: Any, ids: list[int]) -> tuple[np.ndarray, Any]:
+    """Next-token logits and the last layer's hidden state at the last position, from a fresh forward."""
+    with torch.no_grad():
+        hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+        return model.lm_head(hidden).double().numpy(), hidden
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max())
+    return np.asarray(weights / weights.sum())
+
+
+# --- decoding
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_steps_are_what_a_full_forward_says(model: Any, tokenizer: Any, temperature: float) -> None:
+    """Hidden states and probabilities of a padded batch with a cache, against one full forward for each token."""
+    generator = TorchGenerator(model, tokenizer, delimiter=")", temperature=temperature)
+    steps = generator.propose(requests(), [2, 1, 1, 1, 2], [12, 5, 9, 12, 1])
+    assert [len(row) for row in steps] == [2, 1, 1, 1, 2]
+    for request, row in zip(requests(), steps, strict=True):
+        prompt = tokenizer(request.text)["input_ids"]
+        for step in row:
+            for at, (token, probability) in enumerate(zip(step.token_ids, step.token_probabilities, strict=True)):
+                logits, hidden = forward(model, prompt + list(step.token_ids[:at]))
+                assert probability == pytest.approx(softmax(logits / temperature)[token], rel=1e-3, abs=1e-7)
+            torch.testing.assert_close(step.hidden, hidden, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["GPT2", "GPTNeoX", "Qwen2", "Mistral"])
+def test_other_model_families(tokenizer: Any, family: str) -> None:
+    """Absolute and rotary positions, shared and separate embeddings: hidden states and probabilities are right."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 1016, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes["n_positions" if family == "GPT2" else "intermediate_size"] = 64
+    if family in ("Qwen2", "Mistral"):
+        sizes["num_key_value_heads"] = 1
+    config = getattr(transformers, f"{family}Config")(**sizes, bos_token_id=None, eos_token_id=None)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.normal_(0.0, 0.3)
+    steps = TorchGenerator(model, tokenizer, delimiter=")").propose(requests(), [1] * 5, [6] * 5)
+    for request, row in zip(requests(), steps, strict=True):
+        ids = tokenizer(request.text)["input_ids"] + list(row[0].token_ids)
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([ids[:-1]]), output_hidden_states=True)
+        torch.testing.assert_close(row[0].hidden, output.hidden_states[-1][0, -1], rtol=1e-3, atol=1e-3)
+        probability = output.logits[0, -1].softmax(-1)[ids[-1]]
+        assert row[0].token_probabilities[-1] == pytest.approx(float(probability), rel=1e-2)
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 256])
+def test_a_step_does_not_depend_on_its_batch(model: Any, tokenizer: Any, max_batch: int) -> None:
+    together = TorchGenerator(model, tokenizer, delimiter=")", max_batch=max_batch)
+    batch = together.propose(requests(), [1] * 5, [10] * 5)
+    for request, row in zip(requests(), batch, strict=True):
+        alone = TorchGenerator(model, tokenizer, delimiter=")").propose([request], [1], [10])[0]
+        assert [step.token_ids for step in row] == [step.token_ids for step in alone]
+        torch.testing.assert_close(row[0].hidden, alone[0].hidden, rtol=1e-4, atol=1e-4)
+
+
+def test_seeds_decide(model: Any, tokenizer: Any) -> None:
+    generator = TorchGenerator(model, tokenizer, delimiter=")")
+    one, again = (generator.propose(requests(), [3] * 5, [8] * 5) for _ in range(2))
+    assert [[s.token_ids for s in row] for row in one] == [[s.token_ids for s in row] for row in again]
+    by_seed = {generator.propose([StepRequest(PROMPTS[0], seed)], [1], [6])[0][0].token_ids for seed in range(20)}
+    assert len(by_seed) > 10
+    candidates = generator.propose([StepRequest(PROMPTS[0], 2**63 - 1)], [20], [6])[0]
+    assert len({step.token_ids for step in candidates}) > 10
+
+
+def test_tokens_limits_and_delimiters(tokenizer: Any) -> None:
+    """Flat distributions, with the delimiter made likely: short, long and cut steps."""
+    model = tiny_model(spread=0.02)
+    close = tokenizer.convert_tokens_to_ids("##)")
+    generator = TorchGenerator(with_bias(model, {close: 5.5}), tokenizer, delimiter=")")
+    limits = [1, 2, 3, 8, 20]
+    rows = generator.propose(requests(), [40] * 5, limits)
+    for row, limit in zip(rows, limits, strict=True):
+        for step in row:
+            assert 1 <= step.tokens <= limit
+            assert step.tokens == len(step.token_ids) == len(step.token_probabilities)
+            assert step.complete == (step.token_ids[-1] == close)
+            assert close not in step.token_ids[:-1]
+            assert step.complete or step.tokens == limit
+            assert step.text.count(")") == int(step.complete)
+            assert step.text.endswith(")") == step.complete
+            assert step.text == step.text.strip()
+    lengths = Counter(step.tokens for step in rows[4] if step.complete)
+    assert len(lengths) > 3
+
+
+def with_bias(model: Any, bias: dict[int, float]) -> Any:
+    """The model with constants added to some logits."""
+    original = model.forward
+
+    def biased(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        for token, value in bias.items():
+            output.logits[..., token] += value
+        return output
+
+    model.forward = biased
+    return model
+
+
+def test_text_behind_the_delimiter_is_cut(model: Any) -> None:
+    """A token may hold more than the delimiter: `)x` ends the step, and the x is no part of it."""
+    tokens = word_tokenizer(["a", "b)x", "pad"])
+    generator = TorchGenerator(tiny_vocabulary_model(3), tokens, delimiter=")")
+    steps = generator.propose([StepRequest("a a", seed) for seed in range(30)], [1] * 30, [8] * 30)
+    ended = [row[0] for row in steps if row[0].complete]
+    assert ended
+    assert all(step.text.endswith("b)") for step in ended)
+
+
+@pytest.mark.parametrize("eos", [7, [7, 8]])
+def test_the_model_s_end_of_text_ends_a_step(tokenizer: Any, eos: Any) -> None:
+    model = tiny_model(spread=0.02)
+    model.generation_config.eos_token_id = eos
+    ids = [eos] if isinstance(eos, int) else eos
+    generator = TorchGenerator(with_bias(model, dict.fromkeys(ids, 6.0)), tokenizer, delimiter=")")
+    steps = [row[0] for row in generator.propose(requests(30), [1] * 30, [30] * 30)]
+    assert all(step.complete for step in steps)
+    assert {step.token_ids[-1] for step in steps} >= set(ids)
+    assert all(not set(ids) & set(step.token_ids[:-1]) for step in steps)
+
+
+def test_half_precision(tokenizer: Any) -> None:
+    generator = TorchGenerator(tiny_model().bfloat16(), tokenizer, delimiter=")")
+    step = generator.propose(requests(1), [1], [6])[0][0]
+    assert step.hidden.dtype == torch.bfloat16
+    assert all(0.0 < p <= 1.0 for p in step.token_probabilities)
+
+
+def test_low_temperature_is_greedy(model: Any, tokenizer: Any) -> None:
+    generator = TorchGenerator(model, tokenizer, delimiter=")", temperature=1e-3)
+    prompt = tokenizer(PROMPTS[0])["input_ids"]
+    expected: list[int] = []
+    while len(expected) < 6:
+        expected.append(int(forward(model, prompt + expected)[0].argmax()))
+    assert list(generator.propose(requests(1), [1], [6])[0][0].token_ids) == expected
+
+
+def test_the_model_is_put_into_eval_mode(tokenizer: Any) -> None:
+    model = tiny_model().train()
+    TorchGenerator(model, tokenizer, delimiter=")")
+    assert not model.training
+
+
+def test_nothing_asked_for(model: Any, tokenizer: Any) -> None:
+    generator = TorchGenerator(model, tokenizer, delimiter=")")
+    assert generator.propose([], [], []) == []
+    assert generator.propose(requests(2), [0, 1], [5, 5])[0] == []
+    assert generator.propose(requests(1), [2], [0]) == [[]]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, math.nan, math.inf, "1", None, True])
+def test_bad_temperatures(model: Any, tokenizer: Any, temperature: Any) -> None:
+    with pytest.raises(ValueError, match="temperature: expected a finite number > 0"):
+        TorchGenerator(model, tokenizer, delimiter=")", temperature=temperature)
+
+
+@pytest.mark.parametrize("max_batch", [0, -1, 1.5, True, None])
+def test_bad_batches(model: Any, tokenizer: Any, max_batch: Any) -> None:
+    with pytest.raises(ValueError, match="max_batch: expected an integer"):
+        TorchGenerator(model, tokenizer, delimiter=")", max_batch=max_batch)
+
+
+def test_bad_delimiters(model: Any, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="delimiter: expected a non-empty str"):
+        TorchGenerator(model, tokenizer, delimiter="")
+    with pytest.raises(ValueError, match="delimiter: no token of the tokenizer contains 'xyz'"):
+        TorchGenerator(model, tokenizer, delimiter="xyz")
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_context_is_refused(model: Any, tokenizer: Any, text: str) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        TorchGenerator(model, tokenizer, delimiter=")").propose(
+            [StepRequest("Target:"), StepRequest(text)], [1, 1], [5, 5]
+        )
+
+
+# --- without replacement, on a vocabulary that can be enumerated
+
+SIZE = 5
+STOP = 0  # the token "."
+
+
+def word_tokenizer(words: list[str]) -> Any:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def tiny_vocabulary_model(size: int) -> Any:
+    config = build_config(hidden_size=32, layers=2, mlp_size=64, heads=2)
+    config.vocab_size, config.pad_token_id = size, None
+    torch.manual_seed(1)
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_(0.0, 0.04)
+    return model
+
+
+@pytest.fixture(scope="module")
+def small() -> TorchGenerator:
+    return TorchGenerator(tiny_vocabulary_model(SIZE), word_tokenizer([".", "a", "b", "c", "d"]), delimiter=".")
+
+
+def all_steps(generator: TorchGenerator, prompt: list[int], limit: int) -> dict[tuple[int, ...], float]:
+    """Every step of at most ``limit`` tokens with its probability, by enumeration."""
+    found: dict[tuple[int, ...], float] = {}
+    growing: dict[tuple[int, ...], float] = {(): 1.0}
+    for length in range(1, limit + 1):
+        longer: dict[tuple[int, ...], float] = {}
+        for start, mass in growing.items():
+            probabilities = softmax(forward(generator.model, prompt + list(start))[0] / generator.temperature)
+            for token in range(SIZE):
+                step, p = (*start, token), mass * float(probabilities[token])
+                (found if token == STOP or length == limit else longer)[step] = p
+        growing = longer
+    assert sum(found.values()) == pytest.approx(1.0)
+    return found
+
+
+def chi_square_is_plausible(
+    counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float], draws: int
+) -> bool:
+    """Pearson's statistic within 5 standard deviations of its mean; rare outcomes are pooled."""
+    common = [step for step, p in expected.items() if p * draws >= 8]
+    pairs = [(counts[step], expected[step] * draws) for step in common]
+    pairs.append((draws - sum(n for n, _ in pairs), draws - sum(e for _, e in pairs)))
+    statistic = sum((n - e) ** 2 / e for n, e in pairs if e > 1)
+    freedom = len(pairs) - 1
+    return bool(statistic < freedom + 5 * math.sqrt(2 * freedom))
+
+
+def draw_steps(generator: TorchGenerator, tried: tuple[Step, ...], draws: int, limit: int) -> list[Step]:
+    return list(generator.propose([StepRequest("a b", seed=9, tried=tried)], [draws], [limit])[0])
+
+
+def test_first_samples_follow_the_softmax(small: TorchGenerator) -> None:
+    steps = draw_steps(small, (), 4000, limit=3)
+    expected = all_steps(small, [1, 2], limit=3)
+    assert chi_square_is_plausible(Counter(s.token_ids for s in steps), expected, 4000)
+    for step in steps[:50]:
+        assert math.prod(step.token_probabilities) == pytest.approx(expected[step.token_ids], rel=1e-4)
+
+
+def test_what_was_tried_is_taken_out_exactly(small: TorchGenerator) -> None:
+    """The distribution after some steps were tried is the model's, conditioned on none of them."""
+    expected = all_steps(small, [1, 2], limit=3)
+    likeliest = sorted(expected, key=lambda step: -expected[step])
+    tried_ids = [*likeliest[:12:2], likeliest[40]]
+    sampled = {s.token_ids: s for s in draw_steps(small, (), 6000, limit=3)}
+    tried = tuple(sampled[ids] for ids in tried_ids)
+    left = 1.0 - sum(expected[ids] for ids in tried_ids)
+    conditional = {ids: p / left for ids, p in expected.items() if ids not in tried_ids}
+    steps = draw_steps(small, tried, 4000, limit=3)
+    counts = Counter(step.token_ids for step in steps)
+    assert not set(counts) & set(tried_ids)
+    assert chi_square_is_plausible(counts, conditional, 4000)
+    assert not chi_square_is_plausible(counts, expected, 4000)  # the test can tell
+
+
+def test_tried_steps_never_come_again_and_all_are_found(small: TorchGenerator) -> None:
+    """One at a time until nothing is left: every step once, but for what weighs less than the threshold."""
+    expected = all_steps(small, [1, 2], limit=2)
+    tried: tuple[Step, ...] = ()
+    for seed in range(2 * len(expected)):
+        found = small.propose([StepRequest("a b", seed, tried)], [1], [2])[0]
+        if not found:
+            break
+        tried += (found[0],)
+    ids = [step.token_ids for step in tried]
+    assert len(set(ids)) == len(ids)
+    assert sum(expected[step] for step in ids) > 1 - 2 * NEW_MASS
+    assert small.propose([StepRequest("a b", 1, tried)], [3], [2]) == [[]]
+
+
+def test_with_replacement_what_was_tried_does_not_matter(small: TorchGenerator) -> None:
+    generator = TorchGenerator(small.model, small.tokenizer, delimiter=".", without_replacement=False)
+    tried = tuple(draw_steps(generator, (), 50, limit=2))
+    again = draw_steps(generator, tried, 50, limit=2)
+    assert [step.token_ids for step in tried] == [step.token_ids for step in again]
+
+
+def test_steps_of_other_generators_do_not_matter(small: TorchGenerator) -> None:
+    """A tried step without token ids takes nothing out."""
+    tried = (Step("a .", 2),)
+    assert draw_steps(small, tried, 5, 3)[0].token_ids == draw_steps(small, (), 5, 3)[0].token_ids

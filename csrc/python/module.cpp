@@ -9,6 +9,7 @@
 namespace py = pybind11;
 
 void bind_countdown(py::module_& m);
+void bind_engine(py::module_& m);
 void bind_forest(py::module_& m);
 void bind_tree(py::module_& m);
 
@@ -32,5 +33,6 @@ PYBIND11_MODULE(_core, m) {
     py::register_exception_translator(&translate_file_error);
     bind_countdown(m);
     bind_tree(m);
+    bind_engine(m);
     bind_forest(m);
 }

@@ -146,6 +146,7 @@ void bind_tree(py::module_& m) {
             [](const py::object& s) { return view<double>(s, &of(s).hot()->value_sum, sizeof(bavt::Hot)); })
         .def_property_readonly("flags", [](const py::object& s) { return view<uint8_t>(s, of(s).all_flags(), 1); })
         .def_property_readonly("values", [](const py::object& s) { return view<double>(s, of(s).values(), 8); })
+        .def_property_readonly("weights", [](const py::object& s) { return view<double>(s, of(s).weights(), 8); })
         .def_property_readonly("tries", [](const py::object& s) { return view<uint8_t>(s, of(s).tries(), 1); });
     tree.attr("TERMINAL") = static_cast<int>(bavt::kTerminal);
     tree.attr("PRUNED") = static_cast<int>(bavt::kPruned);

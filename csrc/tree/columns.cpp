@@ -128,6 +128,17 @@ void NodeColumns::shrink(uint32_t nodes) {
     }
 }
 
+void NodeColumns::copy_columns(const NodeColumns& other) {
+    const auto copy = [&](const auto& to, const auto& from) {
+        std::memcpy(to.data, from.data, other.num_nodes_ * sizeof(to[0]));
+    };
+    copy(hot_, other.hot_), copy(values_, other.values_), copy(parents_, other.parents_), copy(tries_, other.tries_);
+    copy(flags_, other.flags_), copy(next_, other.next_);
+    if (other.has_priors_) copy(priors_, other.priors_);
+    num_nodes_ = other.num_nodes_;
+    has_priors_ = other.has_priors_;
+}
+
 void NodeColumns::forget_priors() {
     if (has_priors_) std::memset(priors_.data, 0, num_nodes_ * sizeof(float));
     has_priors_ = false;

@@ -43,6 +43,8 @@ class NodeColumns {
         has_priors_ = true;
     }
     void forget_priors();
+    // The nodes of `other`, in room that is there.
+    void copy_columns(const NodeColumns& other);
 
     Column<Hot> hot_;
     Column<double> values_;

@@ -21,7 +21,7 @@ NodeId Tree::select(Policy policy, const SelectArgs& args) {
     switch (policy) {
         case Policy::kPower:
             if (ranking().size() == 0) return kNone;
-            return PowerSampler(*ranking_, weights(), args.total / args.remaining).draw(rng_);
+            return PowerSampler(*ranking_, decayed_weights(), args.total / args.remaining).draw(rng_);
         case Policy::kBestFirst:
             return ranking().size() == 0 ? kNone : ranking_->at(0);
         case Policy::kUcb:
@@ -38,7 +38,7 @@ Ranking& Tree::ranking() {
     if (!ranking_) {
         std::vector<Ranking::Item> open;
         for (NodeId node = 0; node < num_nodes_; ++node) {
-            if (rankable(node)) open.push_back({weight(node), node});
+            if (rankable(node)) open.push_back({decayed_weight(node), node});
         }
         Ranking made;
         made.build(std::move(open));

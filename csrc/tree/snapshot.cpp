@@ -1,7 +1,7 @@
 // Snapshots of a tree. All numbers are little-endian, as they lie in memory:
 //
-//     Header | Hot[n] | values f64[n] | parents u32[n] | priors f32[n], if there are any | tries u8[n] | flags u8[n] |
-//     checksum u64 of all before it (checksum.h)
+//     Header | Hot[n] | values f64[n] | parents u32[n] | priors f32[n], if there are any | weights f64[n], if they were
+//     given apart from the values | tries u8[n] | flags u8[n] | checksum u64 of all before it (checksum.h)
 //
 // Nothing read is trusted: sizes are compared before memory is taken, every field is checked, and links between nodes
 // are made anew from the parents. Checks run over what was just read, while it is in the cache.
@@ -18,7 +18,7 @@ namespace {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "snapshots are the memory of a little-endian machine");
 
 constexpr char kMagic[8] = {'B', 'A', 'V', 'T', 'T', 'R', 'E', 'E'};
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr size_t kPieceBytes = size_t{128} << 10;  // read and checked at a time
 constexpr uint64_t kSignBit = uint64_t{1} << 63;
 constexpr uint64_t kInfinity = 0x7FF0000000000000ull;  // above it, without the sign, are the NaNs
@@ -28,7 +28,7 @@ struct Header {
     uint32_t version;
     uint32_t num_nodes;
     uint32_t max_nodes;
-    uint32_t has_priors;
+    uint16_t has_priors, has_weights;
     uint64_t seed;
     uint64_t drawn;
     double decay;
@@ -36,7 +36,8 @@ struct Header {
 static_assert(sizeof(Header) == 48);
 
 size_t size_of(const Header& header) {
-    const size_t per_node = sizeof(Hot) + sizeof(double) + sizeof(NodeId) + 2 + (header.has_priors ? sizeof(float) : 0);
+    const size_t per_node = sizeof(Hot) + sizeof(double) + sizeof(NodeId) + 2 +
+                            (header.has_priors ? sizeof(float) : 0) + (header.has_weights ? sizeof(double) : 0);
     return sizeof header + header.num_nodes * per_node + sizeof(uint64_t);
 }
 
@@ -45,7 +46,7 @@ void check_header(const Header& header, uint64_t size) {
     require_version(header.version, kVersion);
     require_snapshot(header.max_nodes >= 1 && header.max_nodes <= kMaxNodes, "max_nodes is out of range");
     require_snapshot(header.num_nodes >= 1 && header.num_nodes <= header.max_nodes, "num_nodes is out of range");
-    require_snapshot(header.has_priors <= 1, "a flag is out of range");
+    require_snapshot(header.has_priors <= 1 && header.has_weights <= 1, "a flag is out of range");
     require_snapshot(header.decay > 0.0 && header.decay <= 1.0, "decay is out of range");
     require_snapshot(size == size_of(header), "truncated or with bytes left over");
 }
@@ -105,6 +106,7 @@ size_t Tree::snapshot_size() const {
     Header header{};
     header.num_nodes = num_nodes_;
     header.has_priors = has_priors_;
+    header.has_weights = has_weights();
     return size_of(header);
 }
 
@@ -115,6 +117,7 @@ void Tree::write(Sink& sink) const {
     header.num_nodes = num_nodes_;
     header.max_nodes = max_nodes_;
     header.has_priors = has_priors_;
+    header.has_weights = has_weights();
     header.seed = rng_.seed();
     header.drawn = rng_.drawn();
     header.decay = decay_;
@@ -125,6 +128,9 @@ void Tree::write(Sink& sink) const {
     };
     put(hot_), put(values_), put(parents_);
     if (has_priors_) put(priors_);
+    if (has_weights()) {
+        sink.put(reinterpret_cast<const char*>(weights_.data()), weights_.size() * sizeof(double), sum);
+    }
     put(tries_), put(flags_);
     const uint64_t value = sum.value();
     sink.put(reinterpret_cast<const char*>(&value), sizeof value, sum);
@@ -149,6 +155,7 @@ std::unique_ptr<Tree> Tree::read(Source& source, uint64_t size, const TreeOption
     tree->make_room(header.num_nodes);
     tree->num_nodes_ = header.num_nodes;
     tree->has_priors_ = header.has_priors != 0;
+    if (header.has_weights != 0) tree->weights_.resize(header.num_nodes);
     tree->read_columns(source, sum);
     const uint64_t expected = sum.value();
     uint64_t found;
@@ -172,6 +179,11 @@ void Tree::read_columns(Source& source, Checksum& sum) {
     if (has_priors_) {
         read_column(source, sum, priors_.data, num_nodes_, [](const float* priors, size_t count) {
             require_snapshot(are_priors(priors, count), "damaged: a prior is out of range");
+        });
+    }
+    if (has_weights()) {
+        read_column(source, sum, weights_.data(), num_nodes_, [](const double* weights, size_t count) {
+            require_snapshot(all_finite(weights, count), "damaged: a weight is not finite");
         });
     }
     read_column(source, sum, tries_.data, num_nodes_, [](const uint8_t*, size_t) {});

@@ -32,6 +32,7 @@ Tree::Tree(const TreeOptions& options)
 
 void Tree::reset(uint64_t seed, double root_value) {
     forget_priors();
+    weights_.clear();
     rng_ = CounterRng(seed);
     num_nodes_ = 1;
     path_length_ = 0;
@@ -59,10 +60,12 @@ void Tree::require_childless(NodeId node) const {
 
 // ---- Growing -----------------------------------------------------------------------------------------------------
 
-NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count) {
+NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count,
+                    const double* weights) {
     if (!can_expand(node, count)) require_expandable(node, count);
     const NodeId first = num_nodes_;
     make_room(first + count);
+    if (weights != nullptr || has_weights()) add_weights(first, weights == nullptr ? values : weights, count);
     bool any_open = terminal == nullptr;
     for (uint32_t i = 0; i < count; ++i) {
         const bool ends = terminal != nullptr && terminal[i] != 0;
@@ -79,6 +82,16 @@ NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, 
     return first;
 }
 
+// The first weights that are given stand beside the values of all nodes before them.
+void Tree::add_weights(NodeId first, const double* weights, uint32_t count) {
+    const size_t size = size_t{first} + count;
+    if (weights_.capacity() < size) weights_.reserve(std::max(size, 2 * weights_.capacity()));
+    if (weights_.empty()) weights_.assign(values_.data, values_.data + first);
+    weights_.insert(weights_.end(), weights, weights + count);
+}
+
+void Tree::set_root_weight(double weight) { weights_.assign(1, weight); }
+
 // Where memory runs out the ranking may be half changed. It follows from the nodes, so it is given up and made anew by the
 // next draw; what the caller does to the tree goes on.
 template <typename Change>
@@ -93,7 +106,7 @@ void Tree::change_ranking(Change change) {
 void Tree::rank_new(NodeId first) {
     change_ranking([&] {
         for (NodeId child = first; child < num_nodes_; ++child) {
-            if (rankable(child)) ranking_->insert(child, weights());
+            if (rankable(child)) ranking_->insert(child, decayed_weights());
         }
     });
 }
@@ -185,7 +198,8 @@ void Tree::update_flags(NodeId node, uint8_t flags) {
     const bool before = rankable(node);
     flags_[node] = flags;
     if (!ranking_ || before == rankable(node)) return;
-    change_ranking([&] { before ? ranking_->erase(node, weights()) : ranking_->insert(node, weights()); });
+    change_ranking(
+        [&] { before ? ranking_->erase(node, decayed_weights()) : ranking_->insert(node, decayed_weights()); });
 }
 
 void Tree::set_flag(NodeId node, Flag flag, bool on) {
@@ -260,11 +274,27 @@ void Tree::backup(NodeId node, double value, Backup mode) {
     }
 }
 
-void Tree::penalize(NodeId node) {
-    if (tries_[node] == kMaxTries) return;
-    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->erase(node, weights()); });
-    ++tries_[node];
-    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->insert(node, weights()); });
+bool Tree::penalize(NodeId node) {
+    if (tries_[node] == kMaxTries) return false;
+    set_tries(node, static_cast<uint8_t>(tries_[node] + 1));
+    return true;
+}
+
+void Tree::unpenalize(NodeId node) {
+    if (tries_[node] > 0) set_tries(node, static_cast<uint8_t>(tries_[node] - 1));
+}
+
+void Tree::set_tries(NodeId node, uint8_t tries) {
+    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->erase(node, decayed_weights()); });
+    tries_[node] = tries;
+    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->insert(node, decayed_weights()); });
+}
+
+void Tree::add_visits(NodeId node, int delta) {
+    for (; node != kNone; node = parents_[node]) {
+        uint32_t& visits = hot_[node].visits;
+        if (delta > 0 || visits > 0) visits += static_cast<uint32_t>(delta);
+    }
 }
 
 // ---- Reading -----------------------------------------------------------------------------------------------------
@@ -302,6 +332,17 @@ std::vector<NodeId> Tree::children(NodeId node) const {
     return found;
 }
 
+std::unique_ptr<Tree> Tree::clone() const {
+    TreeOptions options;
+    options.max_nodes = max_nodes_, options.decay = decay_, options.compact = true, options.powers = powers_;
+    auto tree = std::make_unique<Tree>(options);
+    tree->make_room(num_nodes_);
+    tree->copy_columns(*this);
+    tree->weights_ = weights_;
+    tree->rng_ = rng_;
+    return tree;
+}
+
 // ---- Keeping a part ----------------------------------------------------------------------------------------------
 
 std::vector<NodeId> Tree::reroot(NodeId node) {
@@ -324,8 +365,10 @@ std::vector<NodeId> Tree::reroot(NodeId node) {
         tries_[id] = tries_[old];
         flags_[id] = flags_[old];
         if (has_priors_) priors_[id] = priors_[old];
+        if (has_weights()) weights_[id] = weights_[old];
     }
     shrink(static_cast<uint32_t>(old_ids.size()));
+    if (has_weights()) weights_.resize(old_ids.size());
     path_length_ = 0;
     ranking_.reset();
     rebuild_links();

@@ -6,8 +6,9 @@
 //
 //      Hot      value_sum f64 | visits u32 | children u32     16 bytes, all that a descent by ucb or uct reads
 //      value    f64, the critic's V of the state as it was given
+//      weight   f64, what the global policies choose by, where it was given apart from V (then for every node)
 //      parent   u32
-//      tries    u8, saturating          weight = V * decay^tries, what the global policies choose by
+//      tries    u8, saturating          a node is drawn by weight * decay^tries
 //      flags    u8                                                                     together 30 bytes a node
 //      next     u32, used at the first node of a block whose parent has several blocks, or more than 14 children
 //      prior    f32, used where priors were given (puct)      columns that are never written take no memory
@@ -28,7 +29,8 @@
 //   descents (ucb, uct, puct) walk from the root to an open node without children, past every subtree that holds none:
 //   what is in flight is skipped, not discounted. A node whose children are all shut is not returned again.
 //
-// A search by power draws with widening takes 39 to 42 of these bytes a node, one by uct 30, by puct with priors 34.
+// A search by power draws with widening takes 39 to 42 of these bytes a node, one by uct 30, by puct with priors 34;
+// weights of their own are 8 more.
 //
 // Complexity: expand O(m), backup O(depth), a descent O(children on the way), power and best_first O(log nodes).
 #pragma once
@@ -79,13 +81,15 @@ class Source;
 class Tree : NodeColumns {
    public:
     // Bytes a node can take at most, if every column is used and the blocks of the ranking are half full.
-    static constexpr uint32_t kMaxBytesPerNode = 46;
+    static constexpr uint32_t kMaxBytesPerNode = 54;
 
     explicit Tree(const TreeOptions& options);
 
     // Adds `count` children; returns the first one's id. Throws CapacityError, or std::invalid_argument where the node
-    // is terminal or pruned.
-    NodeId expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count);
+    // is terminal or pruned. `weights` may be null: V.
+    NodeId expand(NodeId node, const double* values, const uint8_t* terminal, const float* priors, uint32_t count,
+                  const double* weights = nullptr);
+    void set_root_weight(double weight);  // while the root is the only node
 
     // What `expand` and `mark_terminal` would refuse, refused before anything changes.
     bool can_expand(NodeId node, uint64_t count) const {
@@ -120,7 +124,11 @@ class Tree : NodeColumns {
     // value so far, up to rounding.
     void backup(NodeId node, double value, Backup mode);
 
-    void penalize(NodeId node);  // one more try: the weight is multiplied by the decay; no effect after 255
+    // One more try: the weight is multiplied by the decay. False, and no effect, after 255. And one try fewer.
+    bool penalize(NodeId node);
+    void unpenalize(NodeId node);
+    // Visits without a value, of the node and all its ancestors; `delta` is 1 or -1.
+    void add_visits(NodeId node, int delta);
     void set_flag(NodeId node, Flag flag, bool on);
     void mark_terminal(NodeId node);  // throws std::invalid_argument where the node has children
     void prune(NodeId node);          // for good, with everything below it
@@ -136,7 +144,12 @@ class Tree : NodeColumns {
     std::vector<NodeId> best_path() const;
 
     std::vector<NodeId> children(NodeId node) const;
+    template <typename Visit>
+    void for_each_child(NodeId node, Visit visit) const;  // oldest first
     std::vector<uint32_t> depths() const;
+
+    // A compact tree that is equal to this one and goes on as it would.
+    std::unique_ptr<Tree> clone() const;
 
     // Snapshots (snapshot.cpp). `load` and `from_bytes` throw SnapshotError whatever the bytes are; files that cannot be
     // read or written throw FileError.
@@ -153,8 +166,12 @@ class Tree : NodeColumns {
     uint32_t num_nodes() const { return num_nodes_; }
     uint32_t max_nodes() const { return max_nodes_; }
     uint8_t flags(NodeId node) const { return flags_[node]; }
+    uint32_t visits(NodeId node) const { return hot_[node].visits; }
+    bool has_weights() const { return !weights_.empty(); }
     const Hot* hot() const { return hot_.data; }
     const double* values() const { return values_.data; }
+    // What was given as the weight, or V.
+    const double* weights() const { return weights_.empty() ? values_.data : weights_.data(); }
     const NodeId* parents() const { return parents_.data; }
     const uint8_t* tries() const { return tries_.data; }
     const uint8_t* all_flags() const { return flags_.data; }
@@ -214,11 +231,13 @@ class Tree : NodeColumns {
     const char* rebuild_links();
     void prepend_block(NodeId parent, NodeId first, uint32_t count);
 
-    double weight(NodeId node) const { return values_[node] * decay_power_[tries_[node]]; }
-    auto weights() const {
-        return [this](NodeId node) { return weight(node); };
+    double decayed_weight(NodeId node) const { return weights()[node] * decay_power_[tries_[node]]; }
+    auto decayed_weights() const {
+        return [this](NodeId node) { return decayed_weight(node); };
     }
-    bool rankable(NodeId node) const { return flags_[node] == 0 && values_[node] > 0.0; }
+    bool rankable(NodeId node) const { return flags_[node] == 0 && weights()[node] > 0.0; }
+    void set_tries(NodeId node, uint8_t tries);
+    void add_weights(NodeId first, const double* weights, uint32_t count);
     Ranking& ranking();
     template <typename Change>
     void change_ranking(Change change);
@@ -228,6 +247,7 @@ class Tree : NodeColumns {
 
     std::vector<NodeId> path_;  // the last descent, root first: the ancestors of what is backed up next, as a rule
     uint32_t path_length_ = 0;
+    std::vector<double> weights_;  // of every node, or empty: V is the weight
     double decay_;
     std::shared_ptr<const DecayPowers> powers_;
     const double* decay_power_;
@@ -254,6 +274,13 @@ void Tree::for_each_block(NodeId node, Visit visit) const {
         block = next_[block];
         visit(block, block_end(block));
     } while (block != newest);
+}
+
+template <typename Visit>
+void Tree::for_each_child(NodeId node, Visit visit) const {
+    for_each_block(node, [&](NodeId child, NodeId end) {
+        for (; child < end; ++child) visit(child);
+    });
 }
 
 }  // namespace bavt

@@ -40,11 +40,12 @@ class CounterRng:
 
 @dataclass
 class Node:
-    """One node. `prior` is None where none was given; `children` are ids, oldest first."""
+    """One node. `prior` and `weight` are None where none was given; `children` are ids, oldest first."""
 
     parent: int
     value: float
     prior: float | None = None
+    weight: float | None = None
     value_sum: float = 0.0
     visits: int = 0
     tries: int = 0
@@ -78,6 +79,7 @@ class Tree:
         values: Sequence[float] | npt.NDArray[np.float64],
         terminal: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
         priors: Sequence[float] | npt.NDArray[np.float32] | None = None,
+        weights: Sequence[float] | npt.NDArray[np.float64] | None = None,
     ) -> int:
         """Add children with consecutive ids; the first one's id. A node may be expanded again and again."""
         if len(self.nodes) + len(values) > self.max_nodes:
@@ -91,6 +93,8 @@ class Tree:
                 child.flags = self.TERMINAL
             if priors is not None:
                 child.prior = float(np.float32(priors[i]))
+            if weights is not None:
+                child.weight = float(weights[i])
             self.nodes[node].children.append(len(self.nodes))
             self.nodes.append(child)
         return first
@@ -114,16 +118,28 @@ class Tree:
                 return ranked[0]
             exponent = total / remaining if remaining > 0 else math.inf
             return ranked[power_draw([self.weight(node) for node in ranked], exponent, self._rng)]
-        score = {"ucb": self._ucb, "uct": self._uct, "puct": self._puct}[policy]
-        return self._descend(score(remaining, total, exploration), math.inf if max_depth is None else max_depth)
+        score = self.score_rule(policy, remaining, total, exploration)
+        return self._descend(score, math.inf if max_depth is None else max_depth)
+
+    def score_rule(
+        self, policy: str, remaining: float, total: float, exploration: float
+    ) -> Callable[[Node, Node], float]:
+        """What a descent rates a child of a parent by."""
+        rule = {"ucb": self._ucb, "uct": self._uct, "puct": self._puct}[policy]
+        return rule(remaining, total, exploration)
 
     def weight(self, node: int) -> float:
-        """What the global policies choose by: V, decayed by every try that led nowhere."""
-        return self.nodes[node].value * self._decay_powers[self.nodes[node].tries]
+        """What the global policies choose by: the weight given, or V, decayed by every try."""
+        return self.base_weight(node) * self._decay_powers[self.nodes[node].tries]
+
+    def base_weight(self, node: int) -> float:
+        """The weight given, or V."""
+        stats = self.nodes[node]
+        return stats.value if stats.weight is None else stats.weight
 
     def _ranked(self) -> list[int]:
         """The open nodes with V > 0, heaviest first, the oldest first among equals."""
-        candidates = [i for i, node in enumerate(self.nodes) if node.flags == 0 and node.value > 0]
+        candidates = [i for i, node in enumerate(self.nodes) if node.flags == 0 and self.base_weight(i) > 0]
         return sorted(candidates, key=lambda i: (-self.weight(i), i))
 
     def _descend(self, score: Callable[[Node, Node], float], max_depth: float) -> int:
@@ -202,8 +218,17 @@ class Tree:
                 stats.value_sum = best * stats.visits
 
     def penalize(self, node: int) -> None:
-        """One more try that led nowhere: the weight is multiplied by the decay."""
+        """One more try: the weight is multiplied by the decay."""
         self.nodes[node].tries = min(self.nodes[node].tries + 1, MAX_TRIES)
+
+    def unpenalize(self, node: int) -> None:
+        """One try fewer."""
+        self.nodes[node].tries = max(self.nodes[node].tries - 1, 0)
+
+    def add_visits(self, node: int, delta: int) -> None:
+        """Visits without a value, of the node and all its ancestors."""
+        for ancestor in self._upwards(node):
+            self.nodes[ancestor].visits += delta
 
     def prune(self, node: int) -> None:
         """Take `node` and everything below it out of the search, for good."""

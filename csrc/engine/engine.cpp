@@ -1,0 +1,175 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace bavt {
+
+Engine::Entry& Engine::at(Slot slot) {
+    if (slot < entries_.size() && entries_[slot].question) return entries_[slot];
+    throw std::out_of_range("question: " + std::to_string(slot) +
+                            " is not a question of this engine; it was removed or never added");
+}
+
+Slot Engine::add(std::shared_ptr<Question> question) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) {
+        if (entries_.size() == kMaxQuestions) {
+            throw CapacityError("add: an engine holds at most " + std::to_string(kMaxQuestions) +
+                                " questions; remove those that are done");
+        }
+        entries_.emplace_back();
+        free_.push_back(static_cast<Slot>(entries_.size() - 1));
+    }
+    const Slot slot = free_.back();
+    const bool stopped = question->stop_reason() != StopReason::kNone;
+    (stopped ? stopped_.emplace_back(slot), void() : waiting_.push_back(slot));
+    free_.pop_back();
+    entries_[slot] = {std::move(question), false, !stopped, stopped};
+    return slot;
+}
+
+void Engine::remove(Slot slot) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Entry& entry = at(slot);
+    free_.push_back(slot);
+    if (entry.queued) {
+        std::deque<Slot>& queue = entry.started ? ready_ : waiting_;
+        queue.erase(std::find(queue.begin(), queue.end(), slot));
+    }
+    stopped_.erase(std::remove(stopped_.begin(), stopped_.end(), slot), stopped_.end());
+    entry = Entry{};
+}
+
+std::shared_ptr<Question> Engine::question(Slot slot) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return at(slot).question;
+}
+
+// ---- Handing out ---------------------------------------------------------------------------------------------------
+
+void Engine::ask(size_t limit, double now_s, std::vector<WaveAsk>* asks, std::vector<Slot>* stopped) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const size_t full = asks->size() + limit;
+    while (asks->size() < full) {
+        std::deque<Slot>& queue = ready_.empty() ? waiting_ : ready_;
+        if (queue.empty()) break;
+        const Slot slot = queue.front();
+        Entry& entry = entries_[slot];
+        entry.question->set_time(now_s);
+        WaveAsk out{slot, 0, {}};
+        const Question::Outcome outcome = entry.question->ask(&out.ask);
+        out.ticket = TicketId{slot} << 32 | out.ask.ticket;
+        queue.pop_front();
+        entry.started = true;
+        entry.queued = outcome == Question::Outcome::kAsked && entry.question->in_flight() < leaves_;
+        if (outcome == Question::Outcome::kAsked) asks->push_back(out);
+        if (entry.queued) ready_.push_back(slot);
+        if (outcome == Question::Outcome::kStopped && !entry.reported) {
+            entry.reported = true;
+            stopped_.push_back(slot);
+        }
+    }
+    stopped->insert(stopped->end(), stopped_.begin(), stopped_.end());
+    stopped_.clear();
+}
+
+void Engine::answered(Slot slot) {
+    Entry& entry = entries_[slot];
+    if (entry.question->stop_reason() != StopReason::kNone) {
+        if (!entry.reported) stopped_.push_back(slot);
+        entry.reported = true;
+    } else if (!entry.queued && entry.question->in_flight() < leaves_) {
+        entry.queued = entry.started = true;
+        ready_.push_back(slot);
+    }
+}
+
+// ---- Answers -------------------------------------------------------------------------------------------------------
+
+Question& Engine::of(TicketId ticket) {
+    const Slot slot = slot_of(ticket);
+    if (slot < entries_.size() && entries_[slot].question) return *entries_[slot].question;
+    throw TicketError("tickets: expected a ticket of this engine, got " + std::to_string(ticket) +
+                      ", whose question was removed or never added");
+}
+
+void Engine::require_distinct(const TicketId* tickets, size_t size, const char* verb) {
+    const auto falls = [](TicketId a, TicketId b) { return b <= a; };
+    if (std::adjacent_find(tickets, tickets + size, falls) == tickets + size) return;  // as they were handed out
+    std::vector<TicketId> sorted(tickets, tickets + size);
+    std::sort(sorted.begin(), sorted.end());
+    const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+    if (twice == sorted.end()) return;
+    throw TicketError(std::string(verb) + ": expected each ticket once, got " + std::to_string(*twice) + " twice");
+}
+
+void Engine::admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_t* found) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_distinct(wave.tickets, wave.size, "admit");
+    for (size_t i = 0; i < wave.size; ++i) {
+        of(wave.tickets[i]).require_admissible(number_of(wave.tickets[i]), wave.offsets[i + 1] - wave.offsets[i]);
+    }
+    for (size_t i = 0; i < wave.size; ++i) {
+        const uint32_t begin = wave.offsets[i], steps = wave.offsets[i + 1] - begin;
+        Question& question = of(wave.tickets[i]);
+        question.set_time(now_s);
+        found[i] =
+            question.admit(number_of(wave.tickets[i]), wave.costs + begin, wave.keys + begin, steps, is_new + begin);
+        if (found[i] == 0) answered(slot_of(wave.tickets[i]));
+    }
+}
+
+void Engine::grow(const WaveGrowth& wave, double now_s, NodeId* first, double* values) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_distinct(wave.tickets, wave.size, "grow");
+    for (size_t i = 0; i < wave.size; ++i) {
+        of(wave.tickets[i]).require_growable(number_of(wave.tickets[i]), wave.offsets[i + 1] - wave.offsets[i]);
+    }
+    for (size_t i = 0; i < wave.size; ++i) {
+        const uint32_t begin = wave.offsets[i];
+        const Growth growth{wave.offsets[i + 1] - begin,
+                            wave.outputs + begin,
+                            wave.weights == nullptr ? nullptr : wave.weights + begin,
+                            wave.terminal + begin,
+                            wave.verified + begin,
+                            wave.min_tokens + begin,
+                            wave.residual,
+                            wave.score_costs == nullptr ? Amounts{} : wave.score_costs[i]};
+        Question& question = of(wave.tickets[i]);
+        question.set_time(now_s);
+        first[i] = question.grow(number_of(wave.tickets[i]), growth, values + begin);
+        answered(slot_of(wave.tickets[i]));
+    }
+}
+
+void Engine::cancel(TicketId ticket, const Amounts& cost) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    of(ticket).cancel(number_of(ticket), cost);
+    answered(slot_of(ticket));
+}
+
+// ---- Stopping and going on -----------------------------------------------------------------------------------------
+
+void Engine::stop(Slot slot, StopReason reason) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Entry& entry = at(slot);
+    entry.question->stop(reason);
+    if (entry.queued) {
+        std::deque<Slot>& queue = entry.started ? ready_ : waiting_;
+        queue.erase(std::find(queue.begin(), queue.end(), slot));
+        entry.queued = false;
+    }
+    answered(slot);
+}
+
+void Engine::extend(Slot slot, const Amounts& more, double seconds) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Entry& entry = at(slot);
+    if (!entry.question->extend(more, seconds)) return;
+    if (entry.reported) stopped_.erase(std::remove(stopped_.begin(), stopped_.end(), slot), stopped_.end());
+    entry.reported = false;
+    answered(slot);
+}
+
+}  // namespace bavt

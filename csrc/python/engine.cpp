@@ -1,0 +1,380 @@
+// The Python surface of the engine: checks and converts columns, no logic.
+//
+// Columns come in and go out as lists: a wave of one is as common as one of a thousand, and a list of ints is made and
+// read faster than an array below some hundred items. The GIL is held throughout: a call takes a microsecond or so.
+#include "engine/engine.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+
+#include "python/checks.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+void bind_engine(py::module_& m);
+
+namespace {
+
+namespace checks = bavt::py_checks;
+using bavt::Account;
+using bavt::Amounts;
+using bavt::Engine;
+using bavt::kResources;
+using bavt::Question;
+using bavt::SearchOptions;
+using bavt::StopReason;
+using bavt::TicketId;
+
+constexpr const char* kStopNames[bavt::kStopReasons] = {
+    "", "solved", "budget", "deadline", "exhausted", "max_nodes", "cancelled", "interrupted", "error"};
+
+// ---- Columns -------------------------------------------------------------------------------------------------------
+
+// A list or tuple as it is, anything else that can be iterated as a new list.
+class Items {
+   public:
+    Items(const char* name, py::handle object, size_t expected = SIZE_MAX) {
+        list_ = py::reinterpret_steal<py::object>(PySequence_Fast(object.ptr(), ""));
+        if (!list_) {
+            PyErr_Clear();
+            checks::bad_type(name, "a list", object);
+        }
+        if (expected != SIZE_MAX && size() != expected) {
+            checks::bad_value(name, std::to_string(expected) + " items", std::to_string(size()));
+        }
+    }
+    size_t size() const { return static_cast<size_t>(PySequence_Fast_GET_SIZE(list_.ptr())); }
+    py::handle operator[](size_t i) const { return PySequence_Fast_GET_ITEM(list_.ptr(), static_cast<Py_ssize_t>(i)); }
+
+   private:
+    py::object list_;
+};
+
+int64_t integer(const char* name, py::handle item, int64_t low, int64_t high, const char* expected) {
+    if (PyLong_CheckExact(item.ptr())) {
+        const int64_t value = PyLong_AsLongLong(item.ptr());
+        if (value >= low && value <= high && !(value == -1 && PyErr_Occurred() != nullptr)) return value;
+        PyErr_Clear();
+    }
+    return checks::integer(name, item, low, high, expected);
+}
+
+int64_t count(const char* name, py::handle item) { return integer(name, item, 0, bavt::kUnlimited, "an int >= 0"); }
+
+double finite(const char* name, py::handle item) {
+    return checks::number(name, item, -checks::kHuge, checks::kHuge, "finite numbers");
+}
+
+std::vector<TicketId> tickets_of(const Items& items) {
+    std::vector<TicketId> tickets(items.size());
+    for (size_t i = 0; i < tickets.size(); ++i) {
+        tickets[i] = static_cast<TicketId>(integer("tickets", items[i], 0, INT64_MAX, "tickets, ints >= 0"));
+    }
+    return tickets;
+}
+
+// Where the items of each ticket begin.
+std::vector<uint32_t> offsets_of(py::handle counts, size_t size) {
+    const Items items("counts", counts, size);
+    std::vector<uint32_t> offsets(size + 1, 0);
+    for (size_t i = 0; i < size; ++i) {
+        const auto steps = static_cast<uint32_t>(integer("counts", items[i], 0, 1 << 24, "ints from 0 to 2^24"));
+        offsets[i + 1] = offsets[i] + steps;
+    }
+    return offsets;
+}
+
+std::vector<uint8_t> flags_of(const char* name, py::handle object, size_t size) {
+    const Items items(name, object, size);
+    std::vector<uint8_t> flags(size);
+    for (size_t i = 0; i < size; ++i) {
+        if (!PyBool_Check(items[i].ptr())) checks::bad_type(name, "bools", items[i]);
+        flags[i] = items[i].ptr() == Py_True;
+    }
+    return flags;
+}
+
+std::vector<int64_t> counts_of(const char* name, py::handle object, size_t size) {
+    const Items items(name, object, size);
+    std::vector<int64_t> numbers(size);
+    for (size_t i = 0; i < size; ++i) numbers[i] = count(name, items[i]);
+    return numbers;
+}
+
+std::vector<double> numbers_of(const char* name, py::handle object, size_t size) {
+    const Items items(name, object, size);
+    std::vector<double> numbers(size);
+    for (size_t i = 0; i < size; ++i) numbers[i] = finite(name, items[i]);
+    return numbers;
+}
+
+// (tokens, prompt_tokens, tool_calls, cost); None in a place is `otherwise`.
+Amounts amounts_of(const char* name, py::handle object, int64_t otherwise) {
+    const Items items(name, object, kResources);
+    Amounts amounts;
+    for (size_t i = 0; i < kResources; ++i) amounts[i] = items[i].is_none() ? otherwise : count(name, items[i]);
+    return amounts;
+}
+
+py::tuple tuple_of(const Amounts& amounts, bool none_if_unlimited = false) {
+    py::tuple items(kResources);
+    for (size_t i = 0; i < kResources; ++i) {
+        const bool none = none_if_unlimited && amounts[i] == bavt::kUnlimited;
+        items[i] = none ? py::object(py::none()) : py::object(py::int_(amounts[i]));
+    }
+    return items;
+}
+
+// A new list; set(i) gives a new reference.
+template <typename Make>
+py::object list_of(size_t size, Make make) {
+    PyObject* list = PyList_New(static_cast<Py_ssize_t>(size));
+    if (list == nullptr) throw py::error_already_set();
+    for (size_t i = 0; i < size; ++i) PyList_SET_ITEM(list, static_cast<Py_ssize_t>(i), make(i));
+    return py::reinterpret_steal<py::object>(list);
+}
+
+// ---- Options, account, question ------------------------------------------------------------------------------------
+
+SearchOptions make_options(py::handle policy, double exploration, double decay, double discount, double widening_scale,
+                           double widening_exponent, py::handle candidates, py::handle patience, py::handle max_nodes,
+                           py::handle max_step_tokens, py::handle max_step_prompt_tokens, py::handle step_tool_calls,
+                           py::handle max_step_cost, py::handle token_price, py::handle prompt_token_price,
+                           py::handle max_score) {
+    const char* from_1 = "an int >= 1";
+    SearchOptions options;
+    options.policy = checks::policy(policy);
+    options.exploration = exploration, options.decay = decay, options.discount = discount;
+    options.widening_scale = widening_scale, options.widening_exponent = widening_exponent;
+    options.candidates =
+        static_cast<uint32_t>(integer("candidates", candidates, 1, 1 << 16, "an int from 1 to 65,536"));
+    options.patience = static_cast<uint32_t>(integer("patience", patience, 1, 60'000, "an int from 1 to 60,000"));
+    options.max_nodes = checks::node_limit(max_nodes, py::none(), options.max_nodes);
+    options.max_step_tokens = integer("max_step_tokens", max_step_tokens, 1, bavt::kUnlimited - 1, from_1);
+    options.max_step_prompt_tokens = count("max_step_prompt_tokens", max_step_prompt_tokens);
+    options.step_tool_calls = count("step_tool_calls", step_tool_calls);
+    options.max_step_cost = count("max_step_cost", max_step_cost);
+    options.token_price = count("token_price", token_price);
+    options.prompt_token_price = count("prompt_token_price", prompt_token_price);
+    options.max_score = amounts_of("max_score", max_score, 0);
+    return options;
+}
+
+bavt::Limits limits_of(py::handle limits, py::handle seconds) {
+    bavt::Limits made;
+    made.amounts = amounts_of("limits", limits, bavt::kUnlimited);
+    if (!seconds.is_none()) made.seconds = checks::number("seconds", seconds, 0.0, checks::kHuge, "a number > 0");
+    return made;
+}
+
+std::shared_ptr<Question> make_question(py::handle seed, py::handle limits, py::handle seconds,
+                                        const SearchOptions& options, double root_value, py::handle min_tokens,
+                                        bool terminal, bool verified) {
+    const Question::Root root{root_value, count("min_tokens", min_tokens), terminal, verified};
+    return std::make_shared<Question>(checks::seed(seed), limits_of(limits, seconds), options, root);
+}
+
+py::object stop_reason(const Question& question) {
+    if (question.stop_reason() == StopReason::kNone) return py::none();
+    return py::str(kStopNames[static_cast<size_t>(question.stop_reason())]);
+}
+
+StopReason stop_reason_of(const std::string& name) {
+    const auto found = std::find(std::begin(kStopNames) + 1, std::end(kStopNames), name);
+    if (found == std::end(kStopNames)) checks::bad_value("reason", "the name of a stop reason", name);
+    return static_cast<StopReason>(found - std::begin(kStopNames));
+}
+
+py::tuple ask_tuple(const bavt::Ask& ask) {
+    return py::make_tuple(ask.ticket, ask.node, ask.count, ask.limit, ask.seed);
+}
+
+// ---- Waves ---------------------------------------------------------------------------------------------------------
+
+py::tuple ask(Engine& engine, size_t limit, double now_s) {
+    std::vector<bavt::WaveAsk> asks;
+    std::vector<bavt::Slot> stopped;
+    engine.ask(limit, now_s, &asks, &stopped);
+    const size_t size = asks.size();
+    py::tuple columns(7);
+    columns[0] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].slot); });
+    columns[1] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.node); });
+    columns[2] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.count); });
+    columns[3] = list_of(size, [&](size_t i) { return PyLong_FromLongLong(asks[i].ask.limit); });
+    columns[4] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ask.seed); });
+    columns[5] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ticket); });
+    columns[6] = list_of(stopped.size(), [&](size_t i) { return PyLong_FromUnsignedLong(stopped[i]); });
+    return columns;
+}
+
+bavt::StepCost cost_of(py::handle tokens, py::handle other) {
+    bavt::StepCost cost{count("tokens", tokens), 0, bavt::kNotGiven, bavt::kNotGiven, 0.0};
+    if (other.is_none()) return cost;
+    const Items items("others", other, 4);
+    cost.prompt_tokens = count("prompt_tokens", items[0]);
+    if (!items[1].is_none()) cost.tool_calls = count("tool_calls", items[1]);
+    if (!items[2].is_none()) cost.cost = count("cost", items[2]);
+    cost.seconds = checks::number("seconds", items[3], 0.0, checks::kHuge, "a number >= 0");
+    return cost;
+}
+
+py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle tokens,
+                 py::handle keys, py::handle others) {
+    const std::vector<TicketId> ids = tickets_of(Items("tickets", tickets));
+    const std::vector<uint32_t> offsets = offsets_of(counts, ids.size());
+    const size_t steps = offsets.back();
+    const Items token_items("tokens", tokens, steps), key_items("keys", keys, steps);
+    std::vector<bavt::StepCost> costs(steps);
+    std::vector<int64_t> key_ids(steps);
+    for (size_t i = 0; i < steps; ++i) {
+        costs[i] = {count("tokens", token_items[i]), 0, bavt::kNotGiven, bavt::kNotGiven, 0.0};
+        key_ids[i] = integer("keys", key_items[i], -1, UINT32_MAX, "ints from -1 to 2^32 - 1");
+    }
+    if (!others.is_none()) {
+        const Items items("others", others, steps);
+        for (size_t i = 0; i < steps; ++i) costs[i] = cost_of(token_items[i], items[i]);
+    }
+    std::vector<uint8_t> is_new(steps);
+    std::vector<uint32_t> found(ids.size());
+    engine.admit({ids.data(), ids.size(), offsets.data(), costs.data(), key_ids.data()}, now_s, is_new.data(),
+                 found.data());
+    return list_of(steps, [&](size_t i) { return PyBool_FromLong(is_new[i]); });
+}
+
+py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle outputs,
+               py::handle terminal, py::handle verified, py::handle min_tokens, py::handle weights, bool residual,
+               py::handle score_costs) {
+    const std::vector<TicketId> ids = tickets_of(Items("tickets", tickets));
+    const std::vector<uint32_t> offsets = offsets_of(counts, ids.size());
+    const size_t states = offsets.back();
+    const std::vector<double> given = numbers_of("values", outputs, states);
+    const std::vector<uint8_t> ends = flags_of("terminal", terminal, states),
+                               right = flags_of("verified", verified, states);
+    const std::vector<int64_t> least = counts_of("min_tokens", min_tokens, states);
+    std::vector<double> by_weight;
+    if (!weights.is_none()) by_weight = numbers_of("weights", weights, states);
+    std::vector<Amounts> costs;
+    if (!score_costs.is_none()) {
+        const Items items("score_costs", score_costs, ids.size());
+        for (size_t i = 0; i < ids.size(); ++i) costs.push_back(amounts_of("score_costs", items[i], 0));
+    }
+    std::vector<bavt::NodeId> first(ids.size());
+    std::vector<double> values(states);
+    engine.grow({ids.data(), ids.size(), offsets.data(), given.data(), weights.is_none() ? nullptr : by_weight.data(),
+                 ends.data(), right.data(), least.data(), score_costs.is_none() ? nullptr : costs.data(), residual},
+                now_s, first.data(), values.data());
+    return py::make_tuple(list_of(ids.size(), [&](size_t i) { return PyLong_FromUnsignedLong(first[i]); }),
+                          list_of(states, [&](size_t i) { return PyFloat_FromDouble(values[i]); }));
+}
+
+void cancel(Engine& engine, py::handle ticket, py::handle cost) {
+    const auto id = static_cast<TicketId>(integer("ticket", ticket, 0, INT64_MAX, "a ticket"));
+    engine.cancel(id, cost.is_none() ? Amounts{} : amounts_of("cost", cost, 0));
+}
+
+std::unique_ptr<bavt::Tree> tree_of(const Question& question) { return question.tree().clone(); }
+
+py::bytes question_bytes(const Question& question) { return question.to_bytes(); }
+
+std::shared_ptr<Question> question_from(const py::bytes& data) {
+    const auto bytes = std::string_view(data);
+    return Question::from_bytes(bytes.data(), bytes.size());
+}
+
+py::tuple counts_tuple(const Question& question) {
+    const Question::Counts& counts = question.counts();
+    return py::make_tuple(counts.invalid, counts.duplicate, counts.refuted);
+}
+
+py::list open_asks(const Question& question) {
+    py::list asks;
+    for (const bavt::Ask& ask : question.open_asks()) asks.append(ask_tuple(ask));
+    return asks;
+}
+
+void bind_options(py::module_& m) {
+    py::class_<SearchOptions>(m, "SearchOptions")
+        .def(py::init(&make_options), py::kw_only(), "policy"_a, "exploration"_a, "decay"_a, "discount"_a,
+             "widening_scale"_a, "widening_exponent"_a, "candidates"_a, "patience"_a, "max_nodes"_a,
+             "max_step_tokens"_a, "max_step_prompt_tokens"_a, "step_tool_calls"_a, "max_step_cost"_a, "token_price"_a,
+             "prompt_token_price"_a, "max_score"_a);
+}
+
+void bind_account(py::module_& m) {
+    py::class_<Account>(m, "Account")
+        .def(py::init([](py::handle limits, py::handle seconds) { return Account(limits_of(limits, seconds)); }),
+             "limits"_a, "seconds"_a)
+        .def("set_elapsed", &Account::set_elapsed, "seconds"_a)
+        .def("first_short",
+             [](const Account& a, py::handle asked) { return a.first_short(amounts_of("asked", asked, 0)); })
+        .def("reserve", [](Account& a, py::handle asked) { a.reserve(amounts_of("asked", asked, 0)); })
+        .def("settle",
+             [](Account& a, py::handle claim, py::handle actual) {
+                 a.settle(amounts_of("claim", claim, 0), amounts_of("actual", actual, 0));
+             })
+        .def_property_readonly("spent", [](const Account& a) { return tuple_of(a.spent()); })
+        .def_property_readonly("reserved", [](const Account& a) { return tuple_of(a.reserved()); })
+        .def_property_readonly("overrun", [](const Account& a) { return tuple_of(a.overrun()); })
+        .def_property_readonly("elapsed_s", &Account::elapsed_s)
+        .def_property_readonly("remaining_ratio", &Account::remaining_ratio)
+        .def_property_readonly("exhausted", &Account::exhausted)
+        .def_property_readonly("left", [](const Account& a) {
+            Amounts left;
+            for (size_t i = 0; i < kResources; ++i) left[i] = a.left(i);
+            return tuple_of(left, true);
+        });
+}
+
+void bind_question(py::module_& m) {
+    py::class_<Question, std::shared_ptr<Question>>(m, "Question")
+        .def(py::init(&make_question), "seed"_a, "limits"_a, "seconds"_a, "options"_a, "root_value"_a, "min_tokens"_a,
+             "terminal"_a, "verified"_a)
+        .def_property_readonly("account", &Question::account, py::return_value_policy::copy)
+        .def_property_readonly("tree", &tree_of)
+        .def_property_readonly("num_nodes", [](const Question& q) { return q.tree().num_nodes(); })
+        .def_property_readonly("stop_reason", &stop_reason)
+        .def_property_readonly("in_flight", &Question::in_flight)
+        .def_property_readonly("seed", &Question::seed)
+        .def_property_readonly("counts", &counts_tuple)
+        .def_property_readonly("memory_bytes", &Question::memory_bytes)
+        .def("set_time", &Question::set_time, "now_s"_a)
+        .def("best_path", &Question::best_path)
+        .def("knows_key", &Question::knows_key, "key"_a)
+        .def("open_asks", &open_asks)
+        .def("to_bytes", &question_bytes)
+        .def_static("from_bytes", &question_from, "data"_a);
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+    py::register_exception<bavt::TicketError>(m, "TicketError", PyExc_ValueError);
+    bind_options(m);
+    bind_account(m);
+    bind_question(m);
+    py::class_<Engine>(m, "Engine")
+        .def(py::init([](py::handle leaves) {
+                 return std::make_unique<Engine>(
+                     static_cast<uint32_t>(integer("leaves", leaves, 1, UINT32_MAX, "an int >= 1")));
+             }),
+             "leaves"_a)
+        .def("add", &Engine::add, "question"_a)
+        .def("remove", &Engine::remove, "slot"_a)
+        .def("ask", &ask, "limit"_a, "now_s"_a)
+        .def("admit", &admit, "now_s"_a, "tickets"_a, "counts"_a, "tokens"_a, "keys"_a, "others"_a = py::none())
+        .def("grow", &grow, "now_s"_a, "tickets"_a, "counts"_a, "values"_a, "terminal"_a, "verified"_a, "min_tokens"_a,
+             "weights"_a = py::none(), "residual"_a = false, "score_costs"_a = py::none())
+        .def("cancel", &cancel, "ticket"_a, "cost"_a = py::none())
+        .def(
+            "stop", [](Engine& e, bavt::Slot slot, const std::string& reason) { e.stop(slot, stop_reason_of(reason)); },
+            "slot"_a, "reason"_a)
+        .def(
+            "extend",
+            [](Engine& e, bavt::Slot slot, py::handle more, double seconds) {
+                e.extend(slot, amounts_of("more", more, 0), seconds);
+            },
+            "slot"_a, "more"_a, "seconds"_a);
+}

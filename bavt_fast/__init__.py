@@ -12,13 +12,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bavt_fast._core import CapacityError, Forest, SnapshotError, Tree
-from bavt_fast.budget import Budget, Spent
-from bavt_fast.guarantee import iterations_needed
-from bavt_fast.ledger import BudgetExceeded, Ledger
-from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, StepRequest, Task
+from bavt_fast._core import CapacityError, Forest, SnapshotError, TicketError, Tree
+from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_needed
+from bavt_fast.engine import Ask, Search
+from bavt_fast.protocols import (
+    Critic,
+    Description,
+    GenerationError,
+    Node,
+    Sampling,
+    Scores,
+    Step,
+    StepGenerator,
+    StepRequest,
+    Task,
+)
 from bavt_fast.recipe.search import BudgetAwareUCB, BudgetAwareValueTreeSearch, TreeNode
-from bavt_fast.searcher import Progress, Searcher, SearchError, SearchResult, search
+from bavt_fast.result import ManyProgress, Progress, Refusal, SearchError, SearchResult
+from bavt_fast.searcher import Searcher, search
+from bavt_fast.settings import Settings
 
 if TYPE_CHECKING:
     from bavt_fast import kernels
@@ -28,29 +40,39 @@ if TYPE_CHECKING:
     from bavt_fast.recipe.search import DualRoleLLMAgent
 
 __all__ = [
+    "Ask",
     "Budget",
     "BudgetAwareUCB",
     "BudgetAwareValueTreeSearch",
     "BudgetExceeded",
-    "Candidate",
     "CapacityError",
     "Critic",
     "CriticHead",
+    "Description",
     "DualRoleLLMAgent",
     "Forest",
+    "GenerationError",
     "HiddenStateCritic",
     "Ledger",
+    "ManyProgress",
+    "Node",
     "Progress",
+    "Refusal",
     "ResidualValuePredictor",
+    "Sampling",
+    "Scores",
+    "Search",
     "SearchError",
     "SearchResult",
     "Searcher",
+    "Settings",
     "SnapshotError",
     "Spent",
     "Step",
     "StepGenerator",
     "StepRequest",
     "Task",
+    "TicketError",
     "TorchGenerator",
     "Tree",
     "TreeNode",

@@ -1,7 +1,8 @@
 """Checks of arguments that several modules share.
 
-Every check returns the value in its canonical Python type (``int`` or ``float``), so that what is stored
-never depends on whether the caller passed a NumPy scalar, and raises an error that names the argument.
+Every check takes NumPy scalars as well as Python's numbers, returns the value in its canonical Python type (``int`` or
+``float``), so that what is stored never depends on which of them came, and raises an error that names the argument:
+"name: expected X, got Y".
 """
 
 from __future__ import annotations
@@ -12,27 +13,46 @@ import operator
 
 import numpy as np
 
-__all__ = ["as_amount", "as_count"]
+__all__ = ["MAX_SEED", "as_amount", "as_count", "as_number", "as_seed", "as_share"]
+
+MAX_SEED = 2**63 - 1
 
 
-def as_count(name: str, value: object, *, minimum: int = 0) -> int:
-    """`value` as an ``int`` of at least `minimum`.
+def as_count(name: str, value: object, *, minimum: int = 0, maximum: int | None = None) -> int:
+    """`value` as an ``int`` from `minimum` to `maximum` (None: no limit).
 
     Raises:
         TypeError: `value` is not an integer (a bool is not one, nor is 3.0).
-        ValueError: `value` is below `minimum`.
+        ValueError: `value` is out of range.
     """
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, got the bool {value}; pass a count such as {name}=500")
+    wanted = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
     try:
         count = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(
-            f"{name} must be an integer, got {_describe(value)}; convert it first, e.g. {name}=int(...)"
-        ) from None
-    if count < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {count}")
+        count = None
+    is_bool = isinstance(value, (bool, np.bool_))
+    if count is None or is_bool:
+        is_real = isinstance(value, numbers.Real) and not is_bool
+        hint = f"; convert it first, e.g. {name}=int(...)" if is_real else ""
+        raise TypeError(f"{name}: expected {wanted}, got {_describe(value)}{hint}")
+    if count < minimum or (maximum is not None and count > maximum):
+        raise ValueError(f"{name}: expected {wanted}, got {_cut(count)}")
     return count
+
+
+def as_seed(name: str, value: object) -> int:
+    """`value` as an ``int`` from 0 to 2^63 - 1. Raises as `as_count`."""
+    return as_count(name, value, maximum=MAX_SEED)
+
+
+def as_number(name: str, value: object) -> float:
+    """`value` as a finite ``float`` of either sign.
+
+    Raises:
+        TypeError: `value` is not a real number (a bool is not one, nor is a str or a tensor).
+        ValueError: `value` is NaN, infinite or too large for a float.
+    """
+    return _real(name, value, "a finite number")
 
 
 def as_amount(name: str, value: object, *, allow_zero: bool = False) -> float:
@@ -42,21 +62,48 @@ def as_amount(name: str, value: object, *, allow_zero: bool = False) -> float:
         TypeError: `value` is not a real number (a bool is not one, nor is a str or a tensor).
         ValueError: `value` is NaN, infinite, too large for a float, negative, or a zero that is not allowed.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {_describe(value)}; convert it first, e.g. {name}=float(...)")
-    try:
-        amount = float(value)
-    except OverflowError:
-        amount = math.inf
-    if not math.isfinite(amount):
-        raise ValueError(f"{name} must be finite, got {amount}; leave it out (None) where there is no limit")
+    wanted = f"a finite number {'of zero or above' if allow_zero else 'above zero'}"
+    amount = _real(name, value, wanted)
     if amount < 0.0 or (amount == 0.0 and not allow_zero):
-        bound = "zero or above" if allow_zero else "above zero"
-        raise ValueError(f"{name} must be {bound}, got {amount}")
-    return amount + 0.0  # turns -0.0 into 0.0
+        raise ValueError(f"{name}: expected {wanted}, got {amount}")
+    return amount
+
+
+def as_share(name: str, value: object) -> float:
+    """`value` as a ``float`` above 0, up to and with 1.
+
+    Raises:
+        TypeError: `value` is not a real number (a bool is not one, nor is a str or a tensor).
+        ValueError: `value` is outside (0, 1], or NaN.
+    """
+    wanted = "a number above 0, up to 1"
+    share = _real(name, value, wanted)
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"{name}: expected {wanted}, got {share}")
+    return share
+
+
+def _real(name: str, value: object, wanted: str) -> float:
+    """`value` as a finite ``float``; 0.0 for -0.0. `wanted` says in errors what was expected."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected {wanted}, got {_describe(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected {wanted}, got {number}")
+    return number + 0.0
 
 
 def _describe(value: object) -> str:
     """`value` and its type, short enough for an error message."""
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} of type {type(value).__name__}"
+    return f"{_cut(value)} of type {type(value).__name__}"
+
+
+def _cut(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a number too long to show"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,219 +1,372 @@
-"""What a search asks of a task, a generator and a critic. The three know these types and nothing of each other.
+"""The contract between a search and what it is given: a task, a generator and a critic.
 
-One expansion, in the order of the data:
+The three know these types and nothing of each other. One expansion, in the order of the data:
 
-    StepRequest  --generator.propose-->  Step  --task.apply-->  state  --critic.score-->  value
+    StepRequest --generator--> Step --task.apply--> state --task.key--> new? --task.describe--> Node --critic--> V
 
-`as_generator` and `as_critic` turn plain functions into the protocols.
+A *step* is what the model writes in one go. A *state* is the task's own object, immutable. A *node* is a state in the
+tree, with the step that led to it. This module imports nothing else of the package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+import math
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 __all__ = [
-    "Candidate",
+    "AsyncStepGenerator",
     "Critic",
-    "FunctionCritic",
-    "FunctionGenerator",
+    "Description",
+    "FinishReason",
+    "GenerationError",
+    "Node",
+    "Sampling",
+    "Scores",
     "Step",
     "StepGenerator",
     "StepRequest",
+    "StreamingStepGenerator",
     "Task",
-    "as_critic",
-    "as_generator",
+    "as_step",
+    "without_hidden",
 ]
 
 State = TypeVar("State")
+FinishReason = Literal["delimiter", "end", "limit"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
-    """One generated reasoning step.
+    """One generated reasoning step, with what it cost. Treat it as immutable.
 
     Attributes:
-        text: what the model wrote, up to and with the step delimiter, stripped.
-        tokens: generated tokens that the step cost, the delimiter's included.
-        complete: False when the token limit cut it short; such a step is paid for and then dropped.
-        hidden: hidden state of the step's last token, ``(H,)``, for a critic that reads it; None if there is none.
-        token_ids, token_probabilities: the sampled tokens and the model's probability of each, for a generator that
-            samples without replacement; empty otherwise.
+        text: exactly what the model wrote, the delimiter that ended it included. The context of a node is its prompt
+            and the texts of the steps since, one after the other.
+        tokens: generated tokens, the delimiter's included. All of them are charged, also those above the limit that
+            the generator was given.
+        finish_reason: "delimiter"; "end" where the model ended its text; "limit" where the limit on tokens cut the
+            step short: it is paid for and dropped.
+        prompt_tokens: tokens that the model read for this step, where they are counted.
+        tool_calls: calls of tools made for it; None for the search's `step_tool_calls`.
+        cost: money; None for the search's prices per token.
+        seconds: time that passed where the search's clock did not see it, such as on another machine.
+        hidden: hidden state of the step's last token, ``(H,)``, for a critic that reads it; None if there is none. The
+            search keeps it no longer than until the critic has read it.
+        token_ids: the generated tokens, for a model whose contexts go on from tokens instead of text.
+        token_probabilities: the model's probability of each, for a generator that samples without replacement.
+        log_probability: of the whole step; None to take it from `token_probabilities`, where there are any.
     """
 
     text: str
     tokens: int
-    complete: bool = True
-    hidden: Any = None
+    finish_reason: FinishReason = "delimiter"
+    prompt_tokens: int = 0
+    tool_calls: int | None = None
+    cost: float | None = None
+    seconds: float = 0.0
+    hidden: Any = field(default=None, compare=False)
     token_ids: tuple[int, ...] = ()
     token_probabilities: tuple[float, ...] = ()
+    log_probability: float | None = None
+
+    def total_log_probability(self) -> float | None:
+        """Natural logarithm of the model's probability of the step; None where nobody said."""
+        if self.log_probability is not None or not self.token_probabilities:
+            return self.log_probability
+        if min(self.token_probabilities) <= 0.0:
+            return -math.inf
+        return math.fsum(math.log(p) for p in self.token_probabilities)
 
 
-@dataclass(frozen=True, slots=True)
+def as_step(answer: Any, count_tokens: Callable[[str], int] | None = None) -> Step:
+    """A `Step`, or a text made into one: with a line break at its end, and its words (at least one) as its tokens."""
+    if isinstance(answer, Step):
+        return answer
+    if not isinstance(answer, str):
+        raise TypeError(f"generator: expected steps as str or Step, got {answer!r:.80}")
+    tokens = len(answer.split()) if count_tokens is None else count_tokens(answer)
+    return Step(answer if answer.endswith("\n") else answer + "\n", max(1, tokens))
+
+
+class Description(NamedTuple):
+    """What the search needs to know of a new state, asked for once.
+
+    Attributes:
+        terminal: whether the state ends a path.
+        verdict: whether a terminal state is right; None where the task cannot tell (they are then compared by value).
+            A state that is wrong never becomes a node.
+        answer: what a terminal state commits to; None or "" for no answer.
+        prompt: the text that the model goes on from; None to append the step to the context it was made from, token
+            by token as the model wrote it. The initial state has a prompt.
+        min_tokens: a lower bound on the tokens from here to an answer; 0 where none is known.
+    """
+
+    terminal: bool = False
+    verdict: bool | None = None
+    answer: str | None = None
+    prompt: str | None = None
+    min_tokens: int = 0
+
+
+class Node:
+    """A state in the tree, or one about to be: what a critic scores.
+
+    Attributes:
+        state: the task's state; None for a caller without a task.
+        prompt: the text that its context begins with, or None where its context is its parent's and the step.
+        parent: the node it was expanded from; None for the root.
+        step: the step that led here; None for the root.
+        value: V, in (0, 1]; None until it is scored.
+        answer: what a terminal state commits to, else None.
+        tried: the steps that were proposed from here, in order.
+    """
+
+    __slots__ = ("answer", "parent", "prompt", "state", "step", "tried", "value")
+
+    def __init__(
+        self,
+        state: Any,
+        prompt: str | None,
+        parent: Node | None = None,
+        step: Step | None = None,
+        value: float | None = None,
+    ) -> None:
+        self.state = state
+        self.prompt = prompt
+        self.parent = parent
+        self.step = step
+        self.value = value
+        self.answer: str | None = None
+        self.tried: list[Step] | tuple[()] = ()
+
+    @property
+    def parent_value(self) -> float:
+        """V of the parent; 1 for the root."""
+        return 1.0 if self.parent is None or self.parent.value is None else self.parent.value
+
+    def context(self) -> tuple[str, list[Step]]:
+        """The prompt that the context begins with, and the steps since."""
+        node, steps = self, []
+        while node.prompt is None:
+            assert node.step is not None, "a root has a prompt"
+            assert node.parent is not None, "a root has a prompt"
+            steps.append(node.step)
+            node = node.parent
+        return node.prompt, steps[::-1]
+
+    @property
+    def text(self) -> str:
+        """The whole context as text."""
+        if self.prompt is not None:
+            return self.prompt
+        prompt, steps = self.context()
+        return prompt + "".join([step.text for step in steps])
+
+    def __repr__(self) -> str:
+        return f"Node({self.text[-60:]!r}, value={self.value})"
+
+
+class Sampling(NamedTuple):
+    """How to sample; None leaves a setting to the generator."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+
+
 class StepRequest:
-    """A request for the next steps from one node.
+    """A request for the next steps from one node. Small when it is pickled: the context and nothing of the tree.
 
     Attributes:
-        text: the context that the model continues.
-        seed: seeds everything random about this request, so that a result does not depend on the batch around it.
+        node: where the context ends. A text makes a request without a tree.
+        seed: 63 bits that seed everything random about this request, so that a result does not depend on the batch
+            around it.
         tried: the steps proposed before from the same node.
+        sampling: temperature, top-p, top-k.
+        seconds_left: time to the deadline; None without one.
     """
 
-    text: str
-    seed: int = 0
-    tried: tuple[Step, ...] = ()
+    __slots__ = ("node", "sampling", "seconds_left", "seed", "tried")
+
+    def __init__(
+        self,
+        node: Node | str,
+        seed: int = 0,
+        tried: tuple[Step, ...] = (),
+        sampling: Sampling = Sampling(),  # noqa: B008 (immutable)
+        seconds_left: float | None = None,
+    ) -> None:
+        self.node = Node(None, node) if isinstance(node, str) else node
+        self.seed = seed
+        self.tried = tried
+        self.sampling = sampling
+        self.seconds_left = seconds_left
+
+    @property
+    def text(self) -> str:
+        """The context that the model continues, as text."""
+        return self.node.text
+
+    @property
+    def prompt(self) -> str:
+        """The text that the context begins with."""
+        return self.node.context()[0]
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens of the context after `prompt`, as the model made them; empty where steps carry none."""
+        return tuple([token for step in self.node.context()[1] for token in step.token_ids])
+
+    def __reduce__(self) -> Any:
+        prompt, steps = self.node.context()
+        slim = [without_hidden(step) for step in steps]
+        return _request, (prompt, slim, self.seed, self.tried, tuple(self.sampling), self.seconds_left)
+
+    def __repr__(self) -> str:
+        return f"StepRequest({self.text[-60:]!r}, seed={self.seed}, tried={len(self.tried)})"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A valid, new state for the critic.
+def _request(
+    prompt: str,
+    steps: Sequence[Step],
+    seed: int,
+    tried: tuple[Step, ...],
+    sampling: tuple[Any, ...],
+    seconds_left: float | None,
+) -> StepRequest:
+    node = Node(None, prompt)
+    for step in steps:
+        node = Node(None, None, node, step)
+    return StepRequest(node, seed, tried, Sampling(*sampling), seconds_left)
 
-    Attributes:
-        state: the task's state after the step; None for a caller without a task.
-        text: the whole context with the step.
-        step: the step that led here.
-        parent_value: V of the parent, in (0, 1].
+
+def without_hidden(step: Step) -> Step:
+    """The step as it is kept: hidden states are large, and nothing reads them again."""
+    if step.hidden is None:
+        return step
+    return Step(
+        step.text,
+        step.tokens,
+        step.finish_reason,
+        step.prompt_tokens,
+        step.tool_calls,
+        step.cost,
+        step.seconds,
+        None,
+        step.token_ids,
+        step.token_probabilities,
+        step.log_probability,
+    )
+
+
+class GenerationError(RuntimeError):
+    """One ask failed. A generator returns it in the place of that ask's steps; the others of the batch are used.
+
+    Args:
+        message: what failed.
+        spent: what it cost all the same, a `Spent`; None for nothing.
     """
 
-    state: Any
-    text: str
-    step: Step
-    parent_value: float
+    def __init__(self, message: str, spent: Any = None) -> None:
+        super().__init__(message, spent)
+        self.spent = spent
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Task(Protocol[State]):
-    """What a state, a step, validity and an answer are. States are immutable."""
+    """What a state, a step, validity and an answer are. States are immutable, and `apply` and `key` are pure.
+
+    Two optional methods take the place of `describe` where they exist, for verifiers that run code:
+    ``describe_many(states) -> list of Description`` and, in `Searcher.asearch`, ``async adescribe(state)``.
+    """
 
     def initial_state(self, question: str) -> State:
         """Parses the question. Raises ValueError, saying what is expected, where it cannot."""
         ...
 
-    def prompt(self, state: State) -> str:
-        """The text that the model continues with the next step."""
-        ...
-
-    def apply(self, state: State, step: str) -> State | None:
-        """The state after a step, or None where the step is invalid."""
-        ...
-
-    def is_terminal(self, state: State) -> bool:
-        """Whether the state ends a path."""
-        ...
-
-    def verify(self, state: State) -> bool | None:
-        """Whether a terminal state is right; None for a task that cannot tell (they are then compared by value)."""
-        ...
-
-    def answer(self, state: State) -> str:
-        """The answer that a terminal state commits to."""
+    def apply(self, state: State, step: Step) -> State | None:
+        """The state after a step, or None where the step is invalid. Not called for a step that its limit cut short."""
         ...
 
     def key(self, state: State) -> Hashable:
-        """Equal keys are the same state: the second one is dropped before it costs more."""
+        """Equal keys are the same state: the second one is dropped before anything else is asked of it."""
         ...
 
-    def min_tokens(self, state: State) -> int:
-        """A lower bound on the tokens from here to an answer; 0 where none is known."""
+    def describe(self, state: State) -> Description:
+        """Asked once for each state that is new: this is the place to verify."""
         ...
 
 
-@runtime_checkable
+Answer = Sequence[Step] | Exception
+"""A generator's answer to one ask: its steps (none: nothing new can be proposed there), or why it failed."""
+
+
 class StepGenerator(Protocol):
-    """Proposes next steps."""
+    """Proposes next steps, a batch at a time."""
 
     def propose(
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
-    ) -> Sequence[Sequence[Step]]:
+    ) -> Sequence[Sequence[Step] | Exception]:
         """At most ``counts[i]`` candidates for ``states[i]``, each of at most ``limits[i]`` tokens.
 
-        Returns one sequence per request. An empty one means that nothing new can be proposed there.
+        Returns one sequence per request. An empty one means that nothing new can be proposed there; an exception in
+        its place (`GenerationError`) that this ask failed and the others did not.
         """
         ...
 
 
-@runtime_checkable
+class AsyncStepGenerator(Protocol):
+    """A `StepGenerator` whose ``propose`` is a coroutine: called for each ask by itself, many at once."""
+
+    def propose(
+        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> Awaitable[Sequence[Sequence[Step] | Exception]]:
+        """As `StepGenerator.propose`."""
+        ...
+
+
+class StreamingStepGenerator(Protocol):
+    """A generator that finishes requests one by one: what is done is told at once, and another takes its place."""
+
+    def submit(
+        self, tickets: Sequence[int], states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> None:
+        """Begins to work on requests. A ticket is a number that names one of them."""
+        ...
+
+    def collect(self) -> Sequence[tuple[int, Sequence[Step] | Exception]]:
+        """Waits until at least one request is done; (ticket, its answer) of all that are, each once."""
+        ...
+
+    def discard(self, tickets: Sequence[int]) -> None:
+        """Gives up requests that are not done; nothing is told of them any more."""
+        ...
+
+
+class Scores(NamedTuple):
+    """What a critic returns if scoring costs something: a number per node, and a `Spent` per node."""
+
+    values: Sequence[float]
+    spent: Sequence[Any]
+
+
 class Critic(Protocol):
     """Scores new states.
 
     Attributes:
         predicts: "value" for V of the state, "residual" for its difference to the parent's V. The search turns both
             into V(child) = clip(V(parent) + residual).
+
+    A critic whose scoring costs something says so by an attribute ``max_score``, a `Spent`: the most that one node may
+    take. It is reserved together with the step. ``score`` may be a coroutine, for `Searcher.asearch`.
     """
 
     predicts: Literal["value", "residual"]
 
-    def score(self, candidates: Sequence[Candidate]) -> Sequence[float]:
-        """One finite number per candidate."""
+    def score(self, candidates: Sequence[Node]) -> Sequence[float] | Scores:
+        """One finite number per node."""
         ...
-
-
-class FunctionGenerator:
-    """A generator from ``function(text, count) -> list of step texts``.
-
-    Args:
-        function: returns the texts of at most ``count`` next steps.
-        count_tokens: tokens of a text; by default its words. What the budget is charged with.
-    """
-
-    def __init__(
-        self, function: Callable[[str, int], Sequence[str]], count_tokens: Callable[[str], int] | None = None
-    ) -> None:
-        self._function = function
-        self._count_tokens = count_tokens or (lambda text: len(text.split()))
-
-    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
-        return [
-            [self._step(text, limit) for text in self._texts(request.text, count)]
-            for request, count, limit in zip(states, counts, limits, strict=True)
-        ]
-
-    def _texts(self, text: str, count: int) -> Sequence[str]:
-        texts = self._function(text, count)
-        if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
-            raise TypeError(f"generator: expected a list of str from the function, got {texts!r:.80}")
-        return texts
-
-    def _step(self, text: str, limit: int) -> Step:
-        tokens = max(1, self._count_tokens(text))
-        return Step(text, min(tokens, limit), complete=tokens <= limit)
-
-
-class FunctionCritic:
-    """A critic from ``function(text) -> V of the state``, with the whole context as text."""
-
-    predicts: Literal["value", "residual"] = "value"
-
-    def __init__(self, function: Callable[[str], float]) -> None:
-        self._function = function
-
-    def score(self, candidates: Sequence[Candidate]) -> list[float]:
-        return [self._function(candidate.text) for candidate in candidates]
-
-
-def as_generator(generator: Any) -> StepGenerator:
-    """The generator itself, or a plain function wrapped as one. Raises TypeError for anything else."""
-    if hasattr(generator, "propose"):  # not isinstance, which from Python 3.12 on does not see through a proxy
-        return cast(StepGenerator, generator)
-    if callable(generator):
-        return FunctionGenerator(generator)
-    raise TypeError(
-        "generator: expected an object with propose(states, counts, limits) or a function (text, count) -> texts, "
-        f"got {type(generator).__name__}"
-    )
-
-
-def as_critic(critic: Any) -> Critic:
-    """The critic itself, a plain function wrapped as one, or, for None, a critic that gives every state V = 1."""
-    if critic is None:
-        return FunctionCritic(lambda text: 1.0)
-    if hasattr(critic, "score") and hasattr(critic, "predicts"):
-        if critic.predicts not in ("value", "residual"):
-            raise ValueError(f"critic: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")
-        return critic
-    if callable(critic):
-        return FunctionCritic(critic)
-    raise TypeError(
-        f"critic: expected an object with score(candidates) and predicts, or a function text -> value, "
-        f"got {type(critic).__name__}"
-    )

@@ -1,104 +1,92 @@
-"""The search loop: the only file that knows all the stages.
+"""Drivers of the engine: searches with a generator and a critic, one question or many, with or without asyncio.
 
-    Budget -> policy -> Tree.select -> generator.propose -> critic.score -> Tree.expand/backup -> ledger
+    engine.ask -> generator.propose -> waves.admit -> critic.score -> waves.grow
 
-One `Run` per question holds its tree, its ledger and what each node stands for. `Searcher` asks every run for the
-leaves it wants expanded, has the generator propose for all of them in one batch and the critic score all the new
-states in one call, and hands each run its part back.
+Everything about a question stays in its `Search`; a driver hands asks to the generator and answers back.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from bavt_fast._checks import as_amount, as_count
-from bavt_fast._core import Tree
-from bavt_fast.budget import Budget
-from bavt_fast.ledger import Ledger
-from bavt_fast.protocols import Candidate, Critic, Step, StepGenerator, Task, as_critic, as_generator
-from bavt_fast.run import MIN_VALUE, Job, Options, Progress, Run, SearchResult
+from bavt_fast._checks import as_count
+from bavt_fast.budget import Budget, Spent
+from bavt_fast.critics.functions import as_critic
+from bavt_fast.drive import AsyncDrive, Drive
+from bavt_fast.engine import Search
+from bavt_fast.generators.functions import as_generator
+from bavt_fast.result import SearchError, SearchResult
+from bavt_fast.settings import Settings
 from bavt_fast.tasks.text import TextTask
 
-__all__ = ["Progress", "SearchError", "SearchResult", "Searcher", "search"]
+__all__ = ["Searcher", "search"]
 
-
-class SearchError(RuntimeError):
-    """The generator, the critic or the task failed during a search.
-
-    `results` holds what had been found by then, one per question; `result` is the first of them.
-    """
-
-    def __init__(self, message: str, results: Sequence[SearchResult]) -> None:
-        super().__init__(message)
-        self.results = tuple(results)
-
-    @property
-    def result(self) -> SearchResult:
-        return self.results[0]
+MANY_WAVE = 64
+"""Asks in flight over many questions, where nobody says."""
 
 
 class Searcher:
     """Searches with a fixed generator, critic and task.
 
     Args:
-        generator: a `StepGenerator`, or a function ``(text, count) -> list of step texts``.
+        generator: a `StepGenerator` (its ``propose`` may be a coroutine), a `StreamingStepGenerator`, or a function
+            ``(text, count) -> list of step texts``, plain or a coroutine, which may take the limit of tokens as a third
+            argument.
         critic: a `Critic`, a function ``text -> value in [0, 1]``, or None for V = 1 everywhere.
         task: a `Task`; None for plain text, where every step is valid and nothing is verified.
-        wave: leaves in flight at once. For one question they are leaves of one tree, and ``wave=1`` is the sequential
-            algorithm. For `search_many` they are different questions, each searched sequentially, so that a result
-            does not depend on the questions beside it; a question that finishes frees its place to the next.
-        policy: "power" (P(node) ∝ V^(1/r), r the share of the budget left) or "best_first", which choose among all
-            nodes; "uct", "puct" or "ucb", which descend to a leaf and so want ``candidates`` above 1.
-        candidates: steps proposed per expansion. A node stays expandable, so 1 lets going deeper and trying a sibling
-            compete for each token.
-        decay: a node's weight is multiplied by this with every try, in (0, 1].
-        discount: V is multiplied by this for every token that an answer still takes at the least (`Task.min_tokens`),
-            in (0, 1]: below 1, of two states equally likely to lead to an answer the one nearer to it goes first.
-        max_step_tokens: tokens after which a step without delimiter is cut off and dropped.
-        max_nodes: limit on the tree's nodes.
-        token_cost: price of a generated token, what a budget's ``cost`` is charged with.
-        step_tool_calls: tool calls that the generator makes for each step, what ``tool_calls`` is charged with.
-        on_progress: called after every wave of a one-question search.
+        wave: asks in flight in all; None for 1 with one question and 64 with many.
+        leaves: asks in flight in one tree; None for `wave` with one question and 1 with many. Only with ``leaves=1`` is
+            a question's result the same whatever stands beside it; with one ask in flight it is the sequential
+            algorithm.
+        retries: asks of one question that may fail and be asked again before the question gives up.
+        on_progress: called after every wave, with a `Progress` for one question and a `ManyProgress` for many.
+        clock: seconds of a clock that does not run backwards.
+        settings: the fields of `Settings`. ``root_value`` is 0.5 unless it is given for a critic that predicts
+            residuals.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be.
     """
 
     def __init__(
         self,
-        generator: StepGenerator | Callable[[str, int], Sequence[str]],
-        critic: Critic | Callable[[str], float] | None = None,
-        task: Task[Any] | None = None,
+        generator: Any,
+        critic: Any = None,
+        task: Any = None,
         *,
-        wave: int = 1,
-        policy: str = "power",
-        exploration: float = 1.0,
-        candidates: int = 1,
-        decay: float = 0.85,
-        discount: float = 1.0,
-        max_step_tokens: int = 64,
-        max_nodes: int | None = None,
-        token_cost: float = 0.0,
-        step_tool_calls: int = 0,
-        on_progress: Callable[[Progress], None] | None = None,
+        wave: int | None = None,
+        leaves: int | None = None,
+        retries: int = 0,
+        on_progress: Callable[[Any], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
         self.generator = as_generator(generator)
         self.critic = as_critic(critic)
-        self.task: Task[Any] = TextTask() if task is None else task
-        self.wave = _positive("wave", wave)
+        self.task = TextTask() if task is None else task
+        self.wave = None if wave is None else as_count("wave", wave, minimum=1)
+        self.leaves = None if leaves is None else as_count("leaves", leaves, minimum=1)
+        self.retries = as_count("retries", retries)
         self.on_progress = on_progress
-        self._options = Options(
-            policy,
-            exploration,
-            _positive("candidates", candidates),
-            _positive("max_step_tokens", max_step_tokens),
-            decay,
-            _share("discount", discount),
-            max_nodes,
-            as_amount("token_cost", token_cost, allow_zero=True),
-            as_count("step_tool_calls", step_tool_calls),
-        )
-        # A bad policy, exploration or decay is refused here and not in the middle of a search.
-        Tree(seed=0, max_nodes=max_nodes, decay=decay).select(policy, remaining=1.0, total=1.0, exploration=exploration)
+        self.clock = clock
+        if self.critic.predicts == "residual":
+            settings.setdefault("root_value", 0.5)
+        settings.setdefault("max_score", getattr(self.critic, "max_score", Spent()))
+        self.settings = Settings(**settings)
+
+    # ---- one question
+
+    def start(self, question: str, *, budget: Budget, seed: int = 0) -> Search:
+        """A search of one question with this searcher's task and settings, for `run` or to drive by hand.
+
+        Raises:
+            TypeError, ValueError: a bad question, budget or seed, before anything is spent.
+        """
+        return Search(question, task=self.task, budget=budget, seed=seed, settings=self.settings, clock=self.clock)
 
     def search(self, question: str, *, budget: Budget, seed: int = 0) -> SearchResult:
         """Searches one question. Ctrl-C ends it with the best found so far.
@@ -107,120 +95,126 @@ class Searcher:
             SearchError: generator, critic or task failed; its ``result`` holds what had been found.
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
-        run = self._start(question, budget, seed)
+        if self._is_async:
+            return asyncio.run(self.asearch(question, budget=budget, seed=seed))
+        search = self.start(question, budget=budget, seed=seed)
+        for _ in self._drive([search], one=True):
+            pass
+        return _result_or_error(search)
 
-        def waves() -> None:
-            while run.stop_reason is None:
-                self._wave([(run, job) for job in run.next_jobs(self.wave)])
-                if self.on_progress is not None:
-                    self.on_progress(run.progress())
+    async def asearch(self, question: str, *, budget: Budget, seed: int = 0) -> SearchResult:
+        """`search` with a generator or a critic that may be coroutines."""
+        search = self.start(question, budget=budget, seed=seed)
+        async for _ in self._adrive([search], one=True):
+            pass
+        return _result_or_error(search)
 
-        return self._finish([run], waves)[0]
+    # ---- many
 
-    def search_many(self, questions: Sequence[str], *, budget: Budget, seed: int = 0) -> list[SearchResult]:
-        """Searches many questions side by side, ``wave`` at a time, each with a budget of its own.
+    def search_many(
+        self, questions: Sequence[str], *, budget: Budget | Sequence[Budget], seed: int | Sequence[int] = 0
+    ) -> list[SearchResult]:
+        """Searches many questions side by side, each with a budget of its own; their results in the same order.
 
-        Question i gives what ``search(questions[i], budget=budget, seed=seed)`` gives (with ``wave=1``), up to the
-        rounding of a model whose numerics depend on its batch size. Raises as `search` does; `SearchError.results` has
-        one result per question.
+        Question i gives what ``search(questions[i], ...)`` gives with ``wave=1``, up to the rounding of a model whose
+        numerics depend on its batch size. A question whose task, generator or critic fails ends with the stop reason
+        "error" and carries its `SearchResult.error`; the others go on. Ctrl-C ends all with what they have.
+
+        Args:
+            budget, seed: one for each question, or one for all.
+
+        Raises:
+            TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
-        if isinstance(questions, str):
-            raise TypeError("questions: expected a list of str, got a str; use search() for one question")
-        runs = [self._start(question, budget, seed) for question in questions]
+        searches = self._start_many(questions, budget, seed)
+        if self._is_async:
+            return asyncio.run(self._acollect(searches))
+        for _ in self.run(searches):
+            pass
+        return [search.result() for search in searches]
 
-        def waves() -> None:
-            waiting: Iterator[Run] = iter(runs)
-            active: list[Run] = []
-            while True:
-                work = [(run, job) for run in active for job in run.next_jobs(1)]
-                while len(work) < self.wave and (run := next(waiting, None)) is not None:
-                    run.ledger = Ledger(budget)  # its seconds start now
-                    work += [(run, job) for job in run.next_jobs(1)]
-                if not work:
-                    return
-                self._wave(work)
-                active = [run for run, _ in work if run.stop_reason is None]
+    def search_iter(
+        self, questions: Iterable[str], *, budget: Budget, seed: int = 0
+    ) -> Iterator[tuple[int, SearchResult]]:
+        """As `search_many`, but (index, result) as they come, and questions are taken only as there is room for them.
 
-        return self._finish(runs, waves)
+        A question that the task refuses to parse raises when its turn comes.
+        """
+        if self._is_async:
+            raise TypeError("generator: expected a plain one here, got a coroutine; use asearch_iter")
+        searches = (self.start(question, budget=budget, seed=seed) for question in _questions(questions))
+        for index, search in self._drive(searches, one=False):
+            yield index, search.result()
 
-    def _finish(self, runs: Sequence[Run], waves: Callable[[], None]) -> list[SearchResult]:
-        """Runs the waves to their end, to Ctrl-C or to a failure, and collects the results in each case."""
-        try:
-            waves()
-        except KeyboardInterrupt:
-            return self._broken_off(runs, "interrupted")
-        except Exception as error:
-            message = f"{type(error).__name__} during the search: {error}"
-            raise SearchError(message, self._broken_off(runs, "error")) from error
-        return [run.result() for run in runs]
+    async def asearch_many(
+        self, questions: Sequence[str], *, budget: Budget | Sequence[Budget], seed: int | Sequence[int] = 0
+    ) -> list[SearchResult]:
+        """`search_many` with a generator or a critic that may be coroutines: asks are refilled one by one."""
+        return await self._acollect(self._start_many(questions, budget, seed))
 
-    @staticmethod
-    def _broken_off(runs: Sequence[Run], stop_reason: str) -> list[SearchResult]:
-        for run in runs:
-            run.abandon()
-        return [run.result(stop_reason) for run in runs]
+    async def asearch_iter(
+        self, questions: Iterable[str], *, budget: Budget, seed: int = 0
+    ) -> AsyncIterator[tuple[int, SearchResult]]:
+        """`search_iter` with a generator or a critic that may be coroutines."""
+        searches = (self.start(question, budget=budget, seed=seed) for question in _questions(questions))
+        async for index, search in self._adrive(searches, one=False):
+            yield index, search.result()
 
-    def _start(self, question: str, budget: Budget, seed: int) -> Run:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
-        self._check_budget(budget)
-        return Run(self.task, question, budget, self._options, seed)
+    def run(self, searches: Iterable[Search]) -> Iterator[Search]:
+        """Drives searches made by `start` or `Search.load` to their ends; each as it stops.
 
-    def _check_budget(self, budget: Budget) -> None:
-        """Refuses a limit that nothing is ever charged to: it would be no limit at all."""
-        if not isinstance(budget, Budget):
-            raise TypeError(f"budget: expected a Budget such as Budget(tokens=500), got {budget!r:.80}")
-        if budget.cost is not None and not self._options.token_cost:
-            raise ValueError("budget: cost is limited but tokens are free; give the Searcher a token_cost > 0")
-        if budget.tool_calls is not None and not self._options.step_tool_calls:
-            raise ValueError(
-                "budget: tool_calls is limited but steps make none; give the Searcher step_tool_calls >= 1"
-            )
+        Between two of them any search may be stopped (`Search.stop`) or given more budget (`Search.extend`). One that
+        has stopped and is extended goes on, and comes again; after the end of a run it can be run again. Asks that were
+        out are asked again, unchanged.
+        """
+        if self._is_async:
+            raise TypeError("generator: expected a plain one here, got a coroutine; use arun")
+        for _, search in self._drive(searches, one=False):
+            yield search
 
-    def _wave(self, work: Sequence[tuple[Run, Job]]) -> None:
-        """Proposes for all jobs in one call, scores all new states in one call, and grows the trees."""
-        if not work:
-            return
-        proposals = self._propose([job for _, job in work])
-        found = [(run, job, run.settle(job, steps)) for (run, job), steps in zip(work, proposals, strict=True)]
-        values = iter(self._values([candidate for _, _, candidates in found for candidate in candidates]))
-        for run, job, candidates in found:
-            run.expand(job, candidates, [next(values) for _ in candidates])
+    async def arun(self, searches: Iterable[Search]) -> AsyncIterator[Search]:
+        """`run` with a generator or a critic that may be coroutines."""
+        async for _, search in self._adrive(searches, one=False):
+            yield search
 
-    def _propose(self, jobs: Sequence[Job]) -> list[list[Step]]:
-        """The generator's steps, checked."""
-        proposals = self.generator.propose(
-            [job.request for job in jobs], [job.count for job in jobs], [job.limit for job in jobs]
-        )
-        if not isinstance(proposals, Sequence) or not all(isinstance(steps, Sequence) for steps in proposals):
-            raise TypeError(f"generator: expected a list of lists of Step, one per state, got {proposals!r:.80}")
-        if len(proposals) != len(jobs):
-            raise ValueError(f"generator: expected {len(jobs)} lists of steps, one per state, got {len(proposals)}")
-        return [_checked_steps(steps, job) for steps, job in zip(proposals, jobs, strict=True)]
+    # ---- within
 
-    def _values(self, candidates: Sequence[Candidate]) -> list[float]:
-        """V of each candidate: the one place where a critic's output becomes a residual and then a value."""
-        if not candidates:
-            return []
-        outputs: Any = self.critic.score(candidates)
-        if not hasattr(outputs, "__len__") or isinstance(outputs, str):
-            raise TypeError(f"critic: expected a list of {len(candidates)} numbers, one per state, got {outputs!r:.80}")
-        if len(outputs) != len(candidates):
-            raise ValueError(f"critic: expected {len(candidates)} scores, one per state, got {len(outputs)}")
-        values = []
-        for candidate, score in zip(candidates, outputs, strict=True):
-            output = _checked_score(score, candidate)
-            residual = output if self.critic.predicts == "residual" else output - candidate.parent_value
-            values.append(min(1.0, max(MIN_VALUE, candidate.parent_value + residual)))
-        return values
+    @property
+    def _is_async(self) -> bool:
+        propose = getattr(self.generator, "propose", None)
+        return inspect.iscoroutinefunction(propose) or inspect.iscoroutinefunction(self.critic.score)
+
+    def _drive(self, searches: Iterable[Search], one: bool) -> Iterator[tuple[int, Search]]:
+        return Drive(self, *self._widths(one), one).run(searches)
+
+    def _adrive(self, searches: Iterable[Search], one: bool) -> AsyncIterator[tuple[int, Search]]:
+        return AsyncDrive(self, *self._widths(one), one).run(searches)
+
+    def _widths(self, one: bool) -> tuple[int, int]:
+        """(wave, leaves)."""
+        wave = self.wave or (1 if one else MANY_WAVE)
+        return wave, self.leaves or (wave if one else 1)
+
+    async def _acollect(self, searches: list[Search]) -> list[SearchResult]:
+        async for _ in self.arun(searches):
+            pass
+        return [search.result() for search in searches]
+
+    def _start_many(
+        self, questions: Sequence[str], budget: Budget | Sequence[Budget], seed: int | Sequence[int]
+    ) -> list[Search]:
+        asked = list(_questions(questions))
+        budgets = [budget] * len(asked) if isinstance(budget, Budget) else _one_each("budget", budget, len(asked))
+        seeds = _one_each("seed", seed, len(asked)) if isinstance(seed, (list, tuple)) else [seed] * len(asked)
+        return [self.start(q, budget=b, seed=s) for q, b, s in zip(asked, budgets, seeds, strict=True)]
 
 
 def search(
     question: str,
     *,
-    generator: StepGenerator | Callable[[str, int], Sequence[str]],
-    critic: Critic | Callable[[str], float] | None = None,
-    task: Task[Any] | None = None,
+    generator: Any,
+    critic: Any = None,
+    task: Any = None,
     budget: Budget,
     policy: str = "power",
     seed: int = 0,
@@ -230,39 +224,23 @@ def search(
     return Searcher(generator, critic, task, policy=policy, **options).search(question, budget=budget, seed=seed)
 
 
-def _checked_score(score: object, candidate: Candidate) -> float:
-    if isinstance(score, (str, bytes)) or not hasattr(score, "__float__"):
-        raise TypeError(f"critic: expected a number for each state, got {score!r:.80} for {candidate.text[-60:]!r}")
-    output = float(score)
-    if not math.isfinite(output):
-        raise ValueError(f"critic: expected finite scores, got {output} for {candidate.text[-60:]!r}")
-    return output
+def _questions(questions: Iterable[str]) -> Iterable[str]:
+    if isinstance(questions, (str, bytes)):
+        raise TypeError("questions: expected a list of str, got a str; use search() for one question")
+    return questions
 
 
-def _checked_steps(steps: Sequence[Step], job: Job) -> list[Step]:
-    if len(steps) > job.count:
-        raise ValueError(f"generator: expected at most {job.count} steps, got {len(steps)}; respect counts")
-    for step in steps:
-        if not isinstance(step, Step):
-            raise TypeError(f"generator: expected Step objects, got {type(step).__name__}")
-        if not isinstance(step.text, str):
-            raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
-        if isinstance(step.tokens, bool) or not isinstance(step.tokens, int):
-            raise TypeError(f"generator: expected an int as Step.tokens, got {step.tokens!r}")
-        if not 0 < step.tokens <= job.limit:
-            raise ValueError(
-                f"generator: expected 1 to {job.limit} tokens in a step, got {step.tokens}; respect limits"
-            )
-    return list(steps)
+def _one_each(name: str, values: Any, count: int) -> list[Any]:
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name}: expected one for all questions or a list of {count}, got {values!r:.80}")
+    if len(values) != count:
+        raise ValueError(f"{name}: expected {count}, one for each question, got {len(values)}")
+    return list(values)
 
 
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    return value
-
-
-def _share(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value <= 1.0:
-        raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
-    return float(value)
+def _result_or_error(search: Search) -> SearchResult:
+    result = search.result()
+    if search.error is not None:
+        message = f"{type(search.error).__name__} during the search: {search.error}"
+        raise SearchError(message, [result]) from search.error
+    return result

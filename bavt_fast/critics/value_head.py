@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bavt_fast.protocols import Candidate
+from bavt_fast.protocols import Node
 
 __all__ = ["HiddenStateCritic"]
 
@@ -29,15 +29,16 @@ class HiddenStateCritic:
         self._sigmoid = predicts == "logit"
 
     @torch.no_grad()
-    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+    def score(self, candidates: Sequence[Node]) -> list[float]:
         """One call of the head for all candidates. Raises TypeError where a step carries no hidden state."""
         if not candidates:
             return []
-        if any(candidate.step.hidden is None for candidate in candidates):
+        states = [None if node.step is None else node.step.hidden for node in candidates]
+        if any(state is None for state in states):
             raise TypeError(
                 "critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator"
             )
-        hidden = torch.stack([candidate.step.hidden for candidate in candidates])
+        hidden = torch.stack(states)
         weight = next(self.head.parameters())
         outputs = self.head(hidden.to(weight.device, weight.dtype)).float().squeeze(-1)
         return (outputs.sigmoid() if self._sigmoid else outputs).tolist()

@@ -1,1 +1,1 @@
-"""Step generators: things that propose next steps. `torch_lm` drives a transformers causal language model."""
+"""Step generators: things that propose next steps. Each file knows one source of steps."""

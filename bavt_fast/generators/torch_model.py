@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bavt_fast.protocols import Step, StepRequest
+from bavt_fast.protocols import FinishReason, Sampling, Step, StepRequest
 
 __all__ = ["TorchGenerator"]
 
@@ -60,24 +60,24 @@ class TorchGenerator:
         self.without_replacement = without_replacement
         self.max_batch = max_batch
         self._pad_id = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-        self._ends_step = self._delimiter_tokens()
+        self._find_ends()
 
-    def _delimiter_tokens(self) -> np.ndarray:
-        """bool (vocabulary,): whether a token ends a step."""
+    def _find_ends(self) -> None:
+        """bool (vocabulary,) each: whether a token ends a step, ends the text, is blank."""
         size = self.model.get_output_embeddings().weight.shape[0]
         texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
-        ends = np.zeros(size, dtype=bool)
-        ends[: len(texts)] = [self.delimiter in text for text in texts]
+        self._ends_step, self._ends_text, self._blank = (np.zeros(size, dtype=bool) for _ in range(3))
+        self._ends_step[: len(texts)] = [self.delimiter in text for text in texts]
+        self._blank[: len(texts)] = [not text.strip() for text in texts]
         eos = self.model.generation_config.eos_token_id
-        ends[[eos] if isinstance(eos, int) else list(eos or [])] = True
-        if not ends.any():
+        self._ends_text[[eos] if isinstance(eos, int) else list(eos or [])] = True
+        if not (self._ends_step | self._ends_text).any():
             raise ValueError(f"delimiter: no token of the tokenizer contains {self.delimiter!r}; choose another one")
-        return ends
 
     def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
         """See `StepGenerator.propose`. Several candidates of one request are drawn independently of each other."""
         rows = [
-            _Row(self._prompt_ids(request.text), request, candidate, limit)
+            _Row(self._context_ids(request), request, candidate, limit)
             for request, count, limit in zip(states, counts, limits, strict=True)
             for candidate in range(count)
         ]
@@ -86,10 +86,11 @@ class TorchGenerator:
         finished = iter(rows)
         return [[step for _ in range(count) if (step := self._step(next(finished))) is not None] for count in counts]
 
-    def _prompt_ids(self, text: str) -> list[int]:
-        ids = list(self.tokenizer(text)["input_ids"])
+    def _context_ids(self, request: StepRequest) -> list[int]:
+        """The prompt's tokens, and those of the steps since as the model made them."""
+        ids = [*self.tokenizer(request.prompt)["input_ids"], *request.token_ids]
         if not ids:
-            raise ValueError(f"states: expected a text of at least one token to continue, got {text!r}")
+            raise ValueError(f"states: expected a text of at least one token to continue, got {request.prompt!r}")
         return ids
 
     @torch.no_grad()
@@ -111,7 +112,7 @@ class TorchGenerator:
                 logits_to_keep=1,
             )
             cache = output.past_key_values
-            probabilities = (output.logits[:, -1].float() / self.temperature).softmax(-1).double().cpu().numpy()
+            probabilities = self._probabilities(output.logits[:, -1].float(), rows)
             hidden = output.hidden_states[-1][:, -1]
             tokens = [self._sample(row, probabilities[i], hidden[i]) for i, row in enumerate(rows)]
             if all(row.done for row in rows):
@@ -119,6 +120,21 @@ class TorchGenerator:
             ids = torch.tensor(tokens, device=device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             positions = positions[:, -1:] + 1
+
+    def _probabilities(self, logits: torch.Tensor, rows: list[_Row]) -> np.ndarray:
+        """float64 (rows, vocabulary), by each request's sampling settings or else this generator's."""
+        wanted = [row.sampling.temperature for row in rows]
+        temperatures = [self.temperature if t is None else t for t in wanted]
+        divisors = torch.tensor([t or 1.0 for t in temperatures], device=logits.device)[:, None]
+        probabilities: np.ndarray = (logits / divisors).softmax(-1).double().cpu().numpy()
+        for i, row in enumerate(rows):
+            if temperatures[i] == 0.0:
+                best = probabilities[i].argmax()
+                probabilities[i] = 0.0
+                probabilities[i, best] = 1.0
+            elif row.sampling.top_k is not None or row.sampling.top_p is not None:
+                probabilities[i] = _truncated(probabilities[i], row.sampling)
+        return probabilities
 
     def _sample(self, row: _Row, probabilities: np.ndarray, hidden: torch.Tensor) -> int:
         """Draws the row's next token, or padding where the row is done."""
@@ -133,20 +149,21 @@ class TorchGenerator:
         token = min(token, int(np.flatnonzero(weights)[-1]))
         row.append(token, float(probabilities[token]))
         row.hidden = hidden
-        row.ended = bool(self._ends_step[token])
-        row.done = row.ended or len(row.tokens) >= row.limit
+        row.written = row.written or not (self._blank[token] or self._ends_text[token])
+        if self._ends_text[token]:
+            row.finish_reason = "end"
+        elif self._ends_step[token] and row.written:  # line breaks before a step end nothing
+            row.finish_reason = "delimiter"
+        row.done = row.finish_reason != "limit" or len(row.tokens) >= row.limit
         return token
 
     def _step(self, row: _Row) -> Step | None:
         if not row.tokens:
             return None
-        text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
-        cut = text.find(self.delimiter)
-        text = text if cut < 0 else text[: cut + len(self.delimiter)]
         return Step(
-            text.strip(),
+            self.tokenizer.decode(row.tokens, skip_special_tokens=True),
             len(row.tokens),
-            complete=row.ended,
+            row.finish_reason,
             hidden=row.hidden,
             token_ids=tuple(row.tokens),
             token_probabilities=tuple(row.probabilities),
@@ -164,8 +181,11 @@ class _Row:
         self.tokens: list[int] = []
         self.probabilities: list[float] = []
         self.hidden: torch.Tensor | None = None
+        self.sampling = request.sampling
         self.done = limit <= 0
-        self.ended = self.exhausted = False
+        self.exhausted = False
+        self.written = False  # whether there is more than white space
+        self.finish_reason: FinishReason = "limit"
         self._following = [step for step in request.tried if step.token_ids]  # tried steps that start as this one does
 
     def append(self, token: int, probability: float) -> None:
@@ -184,3 +204,15 @@ class _Row:
             weights[token] -= probabilities[token] * float(np.prod(step.token_probabilities[at + 1 :]))
         weights[weights < 1e-9] = 0.0
         return weights
+
+
+def _truncated(probabilities: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """The most likely tokens alone: at most top_k of them, and no more than it takes to reach top_p."""
+    order = np.argsort(-probabilities, kind="stable")
+    kept = len(order) if sampling.top_k is None else min(sampling.top_k, len(order))
+    if sampling.top_p is not None:
+        reached = int(np.searchsorted(np.cumsum(probabilities[order]), sampling.top_p)) + 1
+        kept = min(kept, reached)
+    truncated = np.zeros_like(probabilities)
+    truncated[order[:kept]] = probabilities[order[:kept]]
+    return truncated / truncated.sum()

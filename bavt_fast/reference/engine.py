@@ -264,13 +264,6 @@ class Question:
     def admit(self, number: int, costs: Sequence[Sequence[Any]], keys: Sequence[int]) -> list[bool]:
         """Settle; whether each step's state is new. A cost is (tokens, prompt tokens, tool calls, cost, seconds)."""
         ticket = self.tickets[number]
-        spent, seconds = [0] * 4, 0.0
-        for tokens, prompt_tokens, tool_calls, cost, step_seconds in costs:
-            o = self.options
-            priced = self._price(tokens, o.token_price) + self._price(prompt_tokens, o.prompt_token_price)
-            calls = o.step_tool_calls if tool_calls is None else tool_calls
-            spent = _sum(spent, [tokens, prompt_tokens, calls, priced if cost is None else cost])
-            seconds += step_seconds
         is_new = []
         for key in keys:
             new = key >= 0 and key not in self.seen
@@ -282,9 +275,7 @@ class Question:
                 ticket.keys.append(key)
             else:
                 self.duplicate += 1
-        self.extra_s += seconds
-        self.account.elapsed_s += seconds
-        self.account.settle(ticket.claim, spent)
+        self.account.settle(ticket.claim, self._charge(costs))
         ticket.claim = [0] * 4
         still = _times(self.options.max_score, len(ticket.keys))
         self.account.reserved = [
@@ -295,6 +286,18 @@ class Question:
         if not ticket.keys:
             self._end(number, fruitless=bool(keys), undo_try=not keys)
         return is_new
+
+    def _charge(self, costs: Sequence[Sequence[Any]]) -> Amounts:
+        """What steps cost together; the time that they took is added to the clock's."""
+        o, spent, seconds = self.options, [0] * 4, 0.0
+        for tokens, prompt_tokens, tool_calls, cost, step_seconds in costs:
+            priced = self._price(tokens, o.token_price) + self._price(prompt_tokens, o.prompt_token_price)
+            calls = o.step_tool_calls if tool_calls is None else tool_calls
+            spent = _sum(spent, [tokens, prompt_tokens, calls, priced if cost is None else cost])
+            seconds += step_seconds
+        self.extra_s += seconds
+        self.account.elapsed_s += seconds
+        return spent
 
     def grow(
         self,
@@ -331,9 +334,9 @@ class Question:
         self._end(number, fruitless=count == 0, undo_try=False)
         return first, values
 
-    def cancel(self, number: int, cost: Sequence[int] = (0, 0, 0, 0)) -> None:
+    def cancel(self, number: int, costs: Sequence[Sequence[Any]] = ()) -> None:
         ticket = self.tickets.pop(number)
-        self.account.settle(_sum(ticket.claim, ticket.score_claim), cost)
+        self.account.settle(_sum(ticket.claim, ticket.score_claim), self._charge(costs))
         self.seen.difference_update(ticket.keys)
         self.info[ticket.node].in_flight -= 1
         self._undo_try(ticket)
@@ -449,8 +452,8 @@ class Engine:
         self._answered(slot)
         return grown
 
-    def cancel(self, slot: int, number: int, cost: Sequence[int] = (0, 0, 0, 0)) -> None:
-        self.questions[slot].cancel(number, cost)
+    def cancel(self, slot: int, number: int, costs: Sequence[Sequence[Any]] = ()) -> None:
+        self.questions[slot].cancel(number, costs)
         self._answered(slot)
 
     def stop(self, slot: int, reason: str) -> None:

@@ -143,10 +143,16 @@ void Engine::grow(const WaveGrowth& wave, double now_s, NodeId* first, double* v
     }
 }
 
-void Engine::cancel(TicketId ticket, const Amounts& cost) {
+void Engine::cancel(TicketId ticket, const StepCost* costs, uint32_t steps) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    of(ticket).cancel(number_of(ticket), cost);
+    of(ticket).cancel(number_of(ticket), costs, steps);
     answered(slot_of(ticket));
+}
+
+void Engine::cancel_all(Slot slot) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    at(slot).question->cancel_all();
+    answered(slot);
 }
 
 // ---- Stopping and going on -----------------------------------------------------------------------------------------

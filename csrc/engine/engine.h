@@ -73,8 +73,9 @@ class Engine {
     void admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_t* found);
     // first[i]: the first child of ticket i, or kNone; values[i]: V of child i.
     void grow(const WaveGrowth& wave, double now_s, NodeId* first, double* values);
-    void cancel(TicketId ticket, const Amounts& cost);
+    void cancel(TicketId ticket, const StepCost* costs, uint32_t steps);
 
+    void cancel_all(Slot slot);
     void stop(Slot slot, StopReason reason);
     void extend(Slot slot, const Amounts& more, double seconds);  // puts it back to work where it can go on
 

@@ -124,6 +124,19 @@ Amounts Question::charge(const StepCost& step) const {
     return {{step.tokens, step.prompt_tokens, tool_calls, cost}};
 }
 
+// What steps cost together; the time that they took is added to the clock's.
+Amounts Question::charge_all(const StepCost* costs, uint32_t steps) {
+    Amounts spent;
+    double seconds = 0.0;
+    for (uint32_t i = 0; i < steps; ++i) {
+        spent += charge(costs[i]);
+        seconds += costs[i].seconds;
+    }
+    extra_s_ += seconds;
+    account_.set_elapsed(account_.elapsed_s() + seconds);
+    return spent;
+}
+
 // Steps and tokens a step to reserve for an ask of `node`: as many as wanted, or as few as what is left can hold. False
 // where not one step fits, or the node's cheapest finish does not.
 bool Question::fit(NodeId node, uint32_t* count, int64_t* limit) const {
@@ -258,11 +271,7 @@ void Question::see(int64_t key, bool seen) {
 uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* keys, uint32_t steps, uint8_t* is_new) {
     require_admissible(ticket, steps);
     Ticket& claim = open(ticket, "admit", false);
-    Amounts spent;
-    double seconds = 0.0;
     for (uint32_t i = 0; i < steps; ++i) {
-        spent += charge(costs[i]);
-        seconds += costs[i].seconds;
         if (keys[i] >= 0) see(keys[i], knows_key(keys[i]));  // makes room: from here on nothing throws
     }
     claim.keys.reserve(steps);
@@ -277,9 +286,7 @@ uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* 
             ++counts_.duplicate;
         }
     }
-    extra_s_ += seconds;
-    account_.set_elapsed(account_.elapsed_s() + seconds);
-    account_.settle(claim.claim, spent);
+    account_.settle(claim.claim, charge_all(costs, steps));
     claim.claim = Amounts{};
     const auto found = static_cast<uint32_t>(claim.keys.size());
     const Amounts still = options_.max_score.times(found);
@@ -338,10 +345,10 @@ NodeId Question::grow(uint32_t ticket, const Growth& growth, double* values) {
     return first;
 }
 
-void Question::cancel(uint32_t ticket, const Amounts& cost) {
+void Question::cancel(uint32_t ticket, const StepCost* costs, uint32_t steps) {
     require_open(ticket);
     const Ticket& claim = tickets_.at(ticket);
-    account_.settle(claim.claim + claim.score_claim, cost);
+    account_.settle(claim.claim + claim.score_claim, charge_all(costs, steps));
     for (const int64_t key : claim.keys) see(key, false);
     const NodeId node = claim.node;
     --info_[node].in_flight;
@@ -349,6 +356,10 @@ void Question::cancel(uint32_t ticket, const Amounts& cost) {
     if (claim.counted_try) tree_->unpenalize(node);
     tree_->add_visits(node, -1);
     tickets_.erase(ticket);
+}
+
+void Question::cancel_all() {
+    while (!tickets_.empty()) cancel(tickets_.begin()->first, nullptr, 0);
 }
 
 // The ticket is done. Undoing the try is for an answer without a step: the node is closed, and was not tried.

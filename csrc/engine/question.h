@@ -131,8 +131,11 @@ class Question {
     // Returns the first child's id, or kNone without children; values[i] is V of child i.
     NodeId grow(uint32_t ticket, const Growth& growth, double* values);
 
-    // Charges `cost`: what the ask took although it failed.
-    void cancel(uint32_t ticket, const Amounts& cost);
+    // Charges what the ask took although it failed.
+    void cancel(uint32_t ticket, const StepCost* costs, uint32_t steps);
+
+    void cancel_all();
+    void see_key(int64_t key) { see(key, true); }  // the root's
 
     void stop(StopReason reason);  // where it has not stopped
     // More of what is limited. A question that stopped for want of it goes on; returns whether it is under way.
@@ -199,6 +202,7 @@ class Question {
     void hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask);
     Amounts step_claim(int64_t limit) const;
     Amounts charge(const StepCost& cost) const;
+    Amounts charge_all(const StepCost* costs, uint32_t steps);
     int64_t price(int64_t tokens, int64_t price) const;
     void stop_for_lack();
     void end(uint32_t ticket, const Ticket& closed, bool fruitless, bool undo_try);

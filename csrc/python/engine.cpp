@@ -221,21 +221,28 @@ bavt::StepCost cost_of(py::handle tokens, py::handle other) {
     return cost;
 }
 
+// Tokens, and beside them None or (prompt_tokens, tool_calls, cost, seconds), of each step.
+std::vector<bavt::StepCost> costs_of(const Items& tokens, py::handle others) {
+    std::vector<bavt::StepCost> costs(tokens.size());
+    if (others.is_none()) {
+        for (size_t i = 0; i < costs.size(); ++i) costs[i] = cost_of(tokens[i], py::none());
+        return costs;
+    }
+    const Items items("others", others, costs.size());
+    for (size_t i = 0; i < costs.size(); ++i) costs[i] = cost_of(tokens[i], items[i]);
+    return costs;
+}
+
 py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle tokens,
                  py::handle keys, py::handle others) {
     const std::vector<TicketId> ids = tickets_of(Items("tickets", tickets));
     const std::vector<uint32_t> offsets = offsets_of(counts, ids.size());
     const size_t steps = offsets.back();
     const Items token_items("tokens", tokens, steps), key_items("keys", keys, steps);
-    std::vector<bavt::StepCost> costs(steps);
+    const std::vector<bavt::StepCost> costs = costs_of(token_items, others);
     std::vector<int64_t> key_ids(steps);
     for (size_t i = 0; i < steps; ++i) {
-        costs[i] = {count("tokens", token_items[i]), 0, bavt::kNotGiven, bavt::kNotGiven, 0.0};
         key_ids[i] = integer("keys", key_items[i], -1, UINT32_MAX, "ints from -1 to 2^32 - 1");
-    }
-    if (!others.is_none()) {
-        const Items items("others", others, steps);
-        for (size_t i = 0; i < steps; ++i) costs[i] = cost_of(token_items[i], items[i]);
     }
     std::vector<uint8_t> is_new(steps);
     std::vector<uint32_t> found(ids.size());
@@ -270,9 +277,10 @@ py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle coun
                           list_of(states, [&](size_t i) { return PyFloat_FromDouble(values[i]); }));
 }
 
-void cancel(Engine& engine, py::handle ticket, py::handle cost) {
+void cancel(Engine& engine, py::handle ticket, py::handle tokens, py::handle others) {
     const auto id = static_cast<TicketId>(integer("ticket", ticket, 0, INT64_MAX, "a ticket"));
-    engine.cancel(id, cost.is_none() ? Amounts{} : amounts_of("cost", cost, 0));
+    const std::vector<bavt::StepCost> costs = costs_of(Items("tokens", tokens), others);
+    engine.cancel(id, costs.data(), static_cast<uint32_t>(costs.size()));
 }
 
 std::unique_ptr<bavt::Tree> tree_of(const Question& question) { return question.tree().clone(); }
@@ -338,10 +346,12 @@ void bind_question(py::module_& m) {
         .def_property_readonly("stop_reason", &stop_reason)
         .def_property_readonly("in_flight", &Question::in_flight)
         .def_property_readonly("seed", &Question::seed)
+        .def_property_readonly("asks", &Question::asks)
         .def_property_readonly("counts", &counts_tuple)
         .def_property_readonly("memory_bytes", &Question::memory_bytes)
         .def("set_time", &Question::set_time, "now_s"_a)
         .def("best_path", &Question::best_path)
+        .def("see_key", &Question::see_key, "key"_a)
         .def("knows_key", &Question::knows_key, "key"_a)
         .def("open_asks", &open_asks)
         .def("to_bytes", &question_bytes)
@@ -367,7 +377,8 @@ void bind_engine(py::module_& m) {
         .def("admit", &admit, "now_s"_a, "tickets"_a, "counts"_a, "tokens"_a, "keys"_a, "others"_a = py::none())
         .def("grow", &grow, "now_s"_a, "tickets"_a, "counts"_a, "values"_a, "terminal"_a, "verified"_a, "min_tokens"_a,
              "weights"_a = py::none(), "residual"_a = false, "score_costs"_a = py::none())
-        .def("cancel", &cancel, "ticket"_a, "cost"_a = py::none())
+        .def("cancel", &cancel, "ticket"_a, "tokens"_a = py::tuple(), "others"_a = py::none())
+        .def("cancel_all", &Engine::cancel_all, "slot"_a)
         .def(
             "stop", [](Engine& e, bavt::Slot slot, const std::string& reason) { e.stop(slot, stop_reason_of(reason)); },
             "slot"_a, "reason"_a)

@@ -151,9 +151,9 @@ class EnginePair:
     def cancel(self, slot: int, number: int) -> None:
         self.asked = [entry for entry in self.asked if entry != (slot, number)]
         self.admitted = [entry for entry in self.admitted if entry[:2] != (slot, number)]
-        cost = (self.rng.randrange(3), 0, 0, 0) if self.rng.random() < 0.3 else None
-        self.native.cancel(slot << 32 | number, cost)
-        self.twin.cancel(slot, number, cost or (0,) * 4)
+        costs = [self.random_cost(3)] if self.rng.random() < 0.3 else []
+        self.native.cancel(slot << 32 | number, [cost[0] for cost in costs], [cost[1:] for cost in costs])
+        self.twin.cancel(slot, number, costs)
 
     def stop(self, slot: int, reason: str) -> None:
         self.native.stop(slot, reason)

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 import bavt_fast._core as _core
-from bavt_fast.protocols import Candidate
+from bavt_fast.protocols import Description, Node, Step
 
 __all__ = ["Countdown", "CountdownOracle", "CountdownState", "check_expression", "load_game24"]
 
@@ -69,11 +69,8 @@ class Countdown:
         target = self.target if match[2] is None else _checked("target", int(match[2][:9]))
         return CountdownState(tuple(numbers), target, tuple(map(str, numbers)))
 
-    def prompt(self, state: CountdownState) -> str:
-        return f"Target: {state.target} (left: {' '.join(map(str, state.numbers))})\n"
-
-    def apply(self, state: CountdownState, step: str) -> CountdownState | None:
-        match = _STEP.fullmatch(step)
+    def apply(self, state: CountdownState, step: Step) -> CountdownState | None:
+        match = _STEP.fullmatch(step.text)
         if match is None:
             return None
         a, b, result = int(match[1]), int(match[3]), int(match[4])
@@ -94,24 +91,28 @@ class Countdown:
             return None
         return CountdownState(numbers, state.target, tuple(expression for _, expression in left))
 
-    def is_terminal(self, state: CountdownState) -> bool:
-        return len(state.numbers) == 1
-
-    def verify(self, state: CountdownState) -> bool:
-        """Whether the only number left is the target."""
-        return len(state.numbers) == 1 and state.numbers[0] == state.target
-
-    def answer(self, state: CountdownState) -> str:
-        """The expression of the number left, such as ``(10 - 6) * (5 + 1)``."""
-        expression = state.expressions[0]
-        return expression[1:-1] if expression.startswith("(") else expression
-
     def key(self, state: CountdownState) -> tuple[int, ...]:
         return state.numbers
 
-    def min_tokens(self, state: CountdownState) -> int:
-        """One token per number, operator and bracket: a step that leaves m numbers is 7 + m words."""
-        return sum(7 + left for left in range(1, len(state.numbers)))
+    def describe(self, state: CountdownState) -> Description:
+        """The prompt shows the target and what is left, not the steps before: a step depends on nothing else.
+
+        A number left alone is verified against the target; the answer is its expression, such as
+        ``(10 - 6) * (5 + 1)``. One token per number, operator and bracket: a step that leaves m numbers is 7 + m words.
+        """
+        numbers = state.numbers
+        if len(numbers) == 1:
+            expression = state.expressions[0]
+            answer = expression[1:-1] if expression.startswith("(") else expression
+            return Description(True, numbers[0] == state.target, answer, _prompt(state))
+        return Description(False, None, None, _prompt(state), _LEAST_TOKENS[len(numbers)])
+
+
+def _prompt(state: CountdownState) -> str:
+    return f"Target: {state.target} (left: {' '.join(map(str, state.numbers))})\n"
+
+
+_LEAST_TOKENS = [sum(7 + left for left in range(1, count)) for count in range(MAX_NUMBERS + 1)]
 
 
 class CountdownOracle:
@@ -122,7 +123,7 @@ class CountdownOracle:
     def __init__(self, unsolvable_value: float = 1e-6) -> None:
         self._unsolvable_value = unsolvable_value
 
-    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+    def score(self, candidates: Sequence[Node]) -> list[float]:
         if not candidates:
             return []
         numbers = np.full((len(candidates), MAX_NUMBERS), -1, dtype=np.int32)

@@ -1,0 +1,487 @@
+"""The loops: asks out to a generator, answers back into the trees, until every question has stopped.
+
+`Drive` is for generators that block: it asks for a wave, waits for all of it (or, of a streaming generator, for what is
+done) and goes on. `AsyncDrive` has a task for every ask and handles together what came together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from bavt_fast._core import Engine
+from bavt_fast.budget import Spent
+from bavt_fast.engine import Search
+from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
+from bavt_fast.result import ManyProgress
+from bavt_fast.waves import Pending, admit, cancel, checked_step, fail, grow, requests_of
+
+__all__ = ["AsyncDrive", "Drive"]
+
+
+class Asked(NamedTuple):
+    """Asks of a wave, in columns."""
+
+    slots: Sequence[int]
+    nodes: Sequence[int]
+    counts: Sequence[int]
+    limits: Sequence[int]
+    tickets: Sequence[int]
+    requests: Sequence[StepRequest]
+
+
+class Base:
+    """What both loops share: the questions in the engine, and what becomes of answers and of scores."""
+
+    def __init__(self, searcher: Any, wave: int, leaves: int, one: bool) -> None:
+        self.generator, self.critic = searcher.generator, searcher.critic
+        self.on_progress, self.clock, self.retries = searcher.on_progress, searcher.clock, searcher.retries
+        self.wave, self.one = wave, one
+        self.engine = Engine(leaves)
+        self.searches: dict[int, Search] = {}  # by slot
+        self.indexes: dict[int, int] = {}  # of slots: the search's place among those given
+        self.failures: dict[int, int] = {}
+        self.extended: deque[tuple[int, Search]] = deque()  # given more budget after they had stopped
+        self.reopened: list[Asked] = []  # asks that were out when their search came here
+        self.taken = self.done = self.solved = 0
+        self.residual = searcher.critic.predicts == "residual"
+        self.warned = False
+
+    # ---- questions in and out
+
+    def fill(self, waiting: Iterator[Search]) -> None:
+        """Takes questions while there is room for them."""
+        while len(self.searches) < self.wave:
+            if self.extended:
+                place, search = self.extended.popleft()
+            else:
+                place, search = self.taken, next(waiting, None)
+                self.taken += 1
+            if search is None:
+                return
+            slot = search.move_to(self.engine)
+            self.searches[slot], self.indexes[slot] = search, place
+            out = search._native.open_asks()
+            if out:
+                numbers, nodes, counts, limits, seeds = zip(*out, strict=True)
+                slots = [slot] * len(out)
+                requests = requests_of(self.searches, slots, nodes, seeds)
+                tickets = [slot << 32 | number for number in numbers]
+                self.reopened.append(Asked(slots, nodes, counts, limits, tickets, requests))
+
+    def ask(self, room: int) -> tuple[Asked, list[int]]:
+        """Up to ``room`` asks, and the slots that have stopped."""
+        slots, nodes, counts, limits, seeds, tickets, stopped = self.engine.ask(room, self.clock())
+        return Asked(slots, nodes, counts, limits, tickets, requests_of(self.searches, slots, nodes, seeds)), stopped
+
+    def finish(self, slot: int) -> tuple[int, Search]:
+        """Takes a question that has stopped out of the engine."""
+        search = self.searches.pop(slot)
+        self.engine.cancel_all(slot)
+        search.leave()
+        self.done += 1
+        self.solved += search.stop_reason == "solved"
+        self.failures.pop(slot, None)
+        if search.events is not None:
+            search.note("stop", search.stop_reason)
+        return self.indexes.pop(slot), search
+
+    def hand_over(self, slot: int) -> Iterator[tuple[int, Search]]:
+        """A question that has stopped, to the caller, who may give it more budget meanwhile."""
+        place, search = self.finish(slot)
+        yield place, search
+        if search.stop_reason is None:
+            self.extended.append((place, search))
+
+    def break_off(self) -> list[tuple[int, Search]]:
+        """Ends every question where it stands: nothing stays in flight."""
+        finished = []
+        for slot, search in list(self.searches.items()):
+            search.mend()
+            self.engine.stop(slot, "interrupted")
+            finished.append(self.finish(slot))
+        return finished
+
+    def progress(self) -> None:
+        if self.on_progress is None:
+            return
+        if self.one:
+            for search in self.searches.values():
+                self.on_progress(search.progress())
+        else:
+            active = len(self.searches)
+            asks = sum(search._native.asks for search in self.searches.values())
+            self.on_progress(ManyProgress(self.done, self.solved, active, asks))
+
+    # ---- answers
+
+    def admit(self, asked: Asked, answers: Sequence[Any]) -> Pending:
+        """Answers into the engine; those that are none fail their ask alone."""
+        good: list[int] = []
+        for i, steps in enumerate(answers):
+            if steps.__class__ is not list and steps.__class__ is not tuple:
+                steps = _as_answer(steps)
+            problem = steps if isinstance(steps, Exception) else _problem_of(steps, asked.counts[i])
+            if problem is None:
+                good.append(i)
+            else:
+                self.ask_failed(asked.slots[i], asked.tickets[i], problem, steps)
+        slots, nodes, tickets = asked.slots, asked.nodes, asked.tickets
+        if len(good) < len(answers):
+            slots, nodes, tickets, answers = ([column[i] for i in good] for column in (slots, nodes, tickets, answers))
+        return admit(self.engine, self.searches, slots, nodes, tickets, answers, self.clock())
+
+    def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
+        """What the ask took is charged; the question is tried again, or ends with the error."""
+        spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps)
+        cancel(self.engine, self.searches, slot, ticket, spent)
+        self.failures[slot] = self.failures.get(slot, 0) + 1
+        if self.failures[slot] > self.retries:
+            fail(self.engine, self.searches, slot, error)
+
+    # ---- values
+
+    def grow(self, pending: Pending, outputs: Any) -> None:
+        """The critic's numbers into the trees. A question for which it gave none that is good ends with an error."""
+        outputs, costs = (outputs.values, outputs.spent) if isinstance(outputs, Scores) else (outputs, None)
+        values = _flat(outputs)
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"critic: expected a list of {len(pending.nodes)} numbers, got {outputs!r:.80}")
+        if len(values) != len(pending.nodes):
+            raise ValueError(f"critic: expected {len(pending.nodes)} scores, one per node, got {len(values)}")
+        charged = None if costs is None else _per_ticket(pending, costs)
+        try:
+            grow(self.engine, self.searches, pending, values, self.clock(), self.residual, None, charged)
+        except (TypeError, ValueError):
+            self.grow_what_can(pending, values, charged)
+        if not self.warned and values and not self.residual:
+            self.warn_of_scale(values)
+
+    def grow_what_can(self, pending: Pending, values: Sequence[Any], charged: list[Any] | None) -> None:
+        """Some score is not a finite number: its question fails, the others grow."""
+        at = 0
+        for i, count in enumerate(pending.counts):
+            here = slice(at, at + count)
+            at += count
+            part = pending.part(slice(i, i + 1), here)
+            problem = next(filter(None, map(_score_problem, values[here], pending.nodes[here])), None)
+            if problem is not None:
+                self.state_failed(part, problem)
+                continue
+            costs = None if charged is None else charged[i : i + 1]
+            grow(self.engine, self.searches, part, values[here], self.clock(), self.residual, None, costs)
+
+    def state_failed(self, pending: Pending, error: Exception) -> None:
+        for slot, ticket in zip(pending.slots, pending.tickets, strict=True):
+            self.engine.cancel(ticket)
+            fail(self.engine, self.searches, slot, error)
+
+    def parts(self, pending: Pending) -> list[Pending]:
+        """The same, ticket by ticket."""
+        parts, at = [], 0
+        for i, count in enumerate(pending.counts):
+            parts.append(pending.part(slice(i, i + 1), slice(at, at + count)))
+            at += count
+        return parts
+
+    def warn_of_scale(self, values: Sequence[float]) -> None:
+        if min(values) < 0.0 or max(values) > 1.0:
+            self.warned = True
+            warnings.warn(
+                f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
+                "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
+                stacklevel=2,
+            )
+
+
+class Drive(Base):
+    """The loop for generators that block."""
+
+    def run(self, searches: Iterable[Search]) -> Iterator[tuple[int, Search]]:
+        """(place, search) of each search as it stops. Ctrl-C stops them all."""
+        waiting = iter(searches)
+        loop = self.stream if hasattr(self.generator, "submit") else self.batches
+        try:
+            yield from loop(waiting)
+        except KeyboardInterrupt:
+            yield from self.break_off()
+            for search in waiting:
+                search.stop("interrupted")
+                yield self.taken, search
+                self.taken += 1
+        finally:
+            self.break_off()
+
+    def batches(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
+        while True:
+            self.fill(waiting)
+            if self.reopened:
+                asked, stopped = self.reopened.pop(), []
+            else:
+                asked, stopped = self.ask(self.wave)
+            if asked.tickets:
+                self.tell(asked, self.propose(asked))
+                self.progress()
+            for slot in stopped:
+                if self.searches[slot].stop_reason is not None:
+                    yield from self.hand_over(slot)
+            if not asked.tickets and not stopped:
+                return
+
+    def propose(self, asked: Asked) -> Sequence[Any]:
+        """The generator's answers, one per ask. A batch that fails is asked again one by one, to find whose it is."""
+        size = len(asked.tickets)
+        try:
+            answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
+            if len(answers) == size:
+                return answers  # type: ignore[no-any-return]
+            raise ValueError(f"generator: expected {size} lists of steps, one per state, got {len(answers)}")
+        except Exception as error:
+            if size == 1:
+                return [_named(error, "generator")]
+        return [self.propose(Asked(*[column[i : i + 1] for column in asked]))[0] for i in range(size)]
+
+    def tell(self, asked: Asked, answers: Sequence[Any]) -> None:
+        pending = self.admit(asked, answers)
+        if pending.tickets:
+            self.score(pending)
+
+    def score(self, pending: Pending) -> None:
+        """One call of the critic for all; where it fails, one for each ask, to find whose it is."""
+        try:
+            self.grow(pending, self.critic.score(pending.nodes) if pending.nodes else [])
+        except Exception as error:
+            if len(pending.tickets) == 1:
+                self.state_failed(pending, _named(error, "critic"))
+                return
+            for part in self.parts(pending):
+                self.score(part)
+
+    def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
+        """Refills one by one: no question waits for the slowest step of a wave."""
+        out: dict[int, tuple[int, int, int]] = {}  # ticket: slot, node, count
+        while True:
+            self.fill(waiting)
+            asked, stopped = self.ask(self.wave - len(out))
+            for again in self.reopened:
+                self.submit(again, out)
+            self.reopened.clear()
+            self.submit(asked, out)
+            for slot in stopped:
+                if self.searches[slot].stop_reason is None:
+                    continue
+                left = [ticket for ticket in out if ticket >> 32 == slot]
+                if left:
+                    self.generator.discard(left)
+                for ticket in left:
+                    del out[ticket]
+                yield from self.hand_over(slot)
+            if out:
+                self.collect(out)
+                self.progress()
+            elif not stopped and not asked.tickets:
+                return
+
+    def submit(self, asked: Asked, out: dict[int, tuple[int, int, int]]) -> None:
+        if not asked.tickets:
+            return
+        for ticket, slot, node, count in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, strict=True):
+            out[ticket] = slot, node, count
+        try:
+            self.generator.submit(asked.tickets, asked.requests, asked.counts, asked.limits)
+        except Exception as error:
+            for ticket in asked.tickets:
+                slot, _, _ = out.pop(ticket)
+                self.ask_failed(slot, ticket, error)
+
+    def collect(self, out: dict[int, tuple[int, int, int]]) -> None:
+        """What is done, told in the order of the tickets."""
+        try:
+            done = sorted(self.generator.collect(), key=lambda item: item[0])
+            unknown = [ticket for ticket, _ in done if ticket not in out]
+            if unknown:
+                raise ValueError(f"generator: expected answers to tickets that are out, got {unknown[0]}")
+        except Exception as error:
+            for ticket, (slot, _, _) in out.items():
+                self.ask_failed(slot, ticket, _named(error, "generator"))
+            out.clear()
+            return
+        columns = [(*out.pop(ticket), ticket) for ticket, _ in done]
+        if columns:
+            slots, nodes, counts, tickets = zip(*columns, strict=True)
+            self.tell(Asked(slots, nodes, counts, (), tickets, ()), [answer for _, answer in done])
+
+
+class AsyncDrive(Base):
+    """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
+
+    async def run(self, searches: Iterable[Search]) -> AsyncIterator[tuple[int, Search]]:
+        """(place, search) of each search as it stops. Cancelling stops them all."""
+        if not hasattr(self.generator, "propose"):
+            raise TypeError("generator: expected one with propose() for asyncio, got one that streams; use search()")
+        waiting = iter(searches)
+        out: dict[int, asyncio.Task[None]] = {}
+        done: deque[tuple[Asked, Any]] = deque()
+        came = asyncio.Event()
+        try:
+            while True:
+                self.fill(waiting)
+                asked, stopped = self.ask(self.wave - len(out))
+                for again in (*self.reopened, asked):
+                    self.begin(again, out, done, came)
+                self.reopened.clear()
+                for slot in stopped:
+                    if self.searches[slot].stop_reason is None:
+                        continue
+                    for ticket in [ticket for ticket in out if ticket >> 32 == slot]:
+                        out.pop(ticket).cancel()
+                    for place, search in self.hand_over(slot):
+                        yield place, search
+                if out:
+                    await came.wait()
+                    came.clear()
+                    await self.tell(out, done)
+                    self.progress()
+                elif not stopped and not asked.tickets:
+                    return
+        finally:
+            for task in out.values():
+                task.cancel()
+            self.break_off()
+
+    def begin(
+        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]], came: asyncio.Event
+    ) -> None:
+        """Asks that block go to a thread together; each coroutine is a task of its own."""
+        if not asked.tickets:
+            return
+        if inspect.iscoroutinefunction(getattr(self.generator, "propose", None)):
+            alone = [Asked(*([item] for item in row)) for row in zip(*asked, strict=True)]
+        else:
+            alone = [asked]
+        for part in alone:
+            task = asyncio.ensure_future(self.propose(part, done, came))
+            for ticket in part.tickets:
+                out[ticket] = task
+
+    async def propose(self, asked: Asked, done: deque[tuple[Asked, Any]], came: asyncio.Event) -> None:
+        try:
+            if inspect.iscoroutinefunction(self.generator.propose):
+                answers = await self.generator.propose(asked.requests, asked.counts, asked.limits)
+            else:
+                loop = asyncio.get_running_loop()
+                call = self.generator.propose
+                answers = await loop.run_in_executor(None, call, asked.requests, asked.counts, asked.limits)
+            if len(answers) != len(asked.tickets):
+                raise ValueError(
+                    f"generator: expected {len(asked.tickets)} lists of steps, one per state, got {len(answers)}"
+                )
+        except Exception as error:
+            answers = [_named(error, "generator")] * len(asked.tickets)
+        done.append((asked, answers))
+        came.set()
+
+    async def tell(self, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]]) -> None:
+        """What has come by now, in the order of its tickets."""
+        rows = []
+        while done:
+            asked, answers = done.popleft()
+            for row in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, answers, strict=True):
+                if out.pop(row[0], None) is not None:
+                    rows.append(row)
+        if not rows:
+            return
+        rows.sort(key=lambda row: row[0])
+        tickets, slots, nodes, counts, told = zip(*rows, strict=True)
+        pending = self.admit(Asked(slots, nodes, counts, (), tickets, ()), told)
+        if pending.tickets:
+            await self.score(pending)
+
+    async def score(self, pending: Pending) -> None:
+        try:
+            outputs = self.critic.score(pending.nodes) if pending.nodes else []
+            self.grow(pending, await outputs if inspect.isawaitable(outputs) else outputs)
+        except Exception as error:
+            if len(pending.tickets) == 1:
+                self.state_failed(pending, _named(error, "critic"))
+                return
+            for part in self.parts(pending):
+                await self.score(part)
+
+
+# ---- Checks
+
+
+def _as_answer(steps: Any) -> Any:
+    if isinstance(steps, Exception):
+        return steps
+    if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
+        return TypeError(f"generator: expected a list of Step for each state, got {steps!r:.80}")
+    return list(steps)
+
+
+def _problem_of(steps: Sequence[Any], count: int) -> Exception | None:
+    """What is wrong with an answer; None where nothing is."""
+    if len(steps) > count:
+        return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
+    try:
+        for step in steps:
+            plain = step.__class__ is Step and step.tokens.__class__ is int and step.text.__class__ is str
+            if not plain or step.tokens < 1 or step.finish_reason != "delimiter" or step.seconds:
+                checked_step(step)
+    except (TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def _spent_on(steps: Any) -> Spent | None:
+    """What an answer that cannot be used took, as far as it says."""
+    tokens = [step.tokens for step in steps if isinstance(step, Step)] if isinstance(steps, (list, tuple)) else []
+    good = [count for count in tokens if isinstance(count, int) and count > 0]
+    return Spent(sum(good)) if good else None
+
+
+def _flat(outputs: Any) -> Any:
+    """Numbers as a list: of an array or tensor, also of shape (n, 1)."""
+    if outputs.__class__ is list or outputs.__class__ is tuple:
+        return outputs
+    values = outputs.tolist() if hasattr(outputs, "tolist") else outputs
+    if isinstance(values, list) and values and all(isinstance(v, list) and len(v) == 1 for v in values):
+        return [v[0] for v in values]
+    return values
+
+
+def _score_problem(score: Any, node: Node) -> Exception | None:
+    if isinstance(score, (bool, str, bytes)) or not hasattr(score, "__float__"):
+        return TypeError(f"critic: expected a number for each state, got {score!r:.80} for {node.text[-60:]!r}")
+    try:
+        output = float(score)
+    except (TypeError, ValueError) as error:
+        return TypeError(f"critic: expected a number for each state, got {score!r:.80} ({error})")
+    if not math.isfinite(output):
+        return ValueError(f"critic: expected finite scores, got {output} for {node.text[-60:]!r}")
+    return None
+
+
+def _per_ticket(pending: Pending, costs: Sequence[Any]) -> list[Any]:
+    """The critic's `Spent` per node as the engine's amounts per ticket."""
+    if len(costs) != len(pending.nodes) or not all(isinstance(cost, Spent) for cost in costs):
+        raise TypeError(f"critic: expected {len(pending.nodes)} Spent, one per node, got {costs!r:.80}")
+    amounts, at = [], 0
+    for count in pending.counts:
+        rows = [cost.amounts() for cost in costs[at : at + count]] or [(0, 0, 0, 0)]
+        amounts.append(tuple(map(sum, zip(*rows, strict=True))))
+        at += count
+    return amounts
+
+
+def _named(error: Exception, who: str) -> Exception:
+    """The error, with a note on who raised it, where Python keeps notes."""
+    if hasattr(error, "add_note"):
+        error.add_note(f"raised by the {who}")
+    return error

@@ -1,0 +1,374 @@
+"""One question's search: the native engine's tree and account, and beside them the states and steps it stands for.
+
+`Search` is ask/tell for people, and what the drivers (`bavt_fast.searcher`) are made of. Asks go out one way, answers
+come back the other: `bavt_fast.waves` takes them apart. This module knows no generator, no critic and no task, only
+`bavt_fast.protocols`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from bavt_fast._checks import as_count, as_number, as_seed
+from bavt_fast._core import Engine, Question, TicketError, Tree
+from bavt_fast.budget import MAX_COST, Budget, Spent
+from bavt_fast.protocols import Node, Step, StepRequest, as_step
+from bavt_fast.result import Progress, Refusal, SearchResult
+from bavt_fast.settings import Settings
+from bavt_fast.waves import Pending, admit, cancel, checked_description, checked_step, grow, requests_of
+
+__all__ = ["Ask", "Search"]
+
+_ALL = 2**32 - 1  # asks in flight in one tree, where nobody limits them
+
+
+class Ask(NamedTuple):
+    """One ask of a `Search`: propose at most ``count`` steps of at most ``limit`` tokens for ``request``.
+
+    Small, and can be pickled: the work may be done in another process or on another machine.
+
+    Attributes:
+        ticket: names the ask within its search.
+        node: id of the node to expand.
+        request: what a generator needs.
+        count: steps wanted, at most.
+        limit: tokens of one step, at most.
+        search: the id of the search.
+    """
+
+    ticket: int
+    node: int
+    request: StepRequest
+    count: int
+    limit: int
+    search: str
+
+
+class Search:
+    """One question under search, for a caller who drives it: hand out asks, take their answers in any order.
+
+        search = Search(question, task=task, budget=Budget(tokens=500))
+        while asks := search.ask(8):
+            for ask in asks:
+                search.tell(ask, steps, values)
+        result = search.result()
+
+    `ask` returns nothing where the search has stopped, or where only an answer that is out can bring more to ask for.
+    All methods may be called from any thread.
+
+    Args:
+        question: what the task parses.
+        task: a `Task`.
+        budget: the hard limits.
+        seed: seeds everything random.
+        settings: see `Settings`; or its fields as further arguments.
+        clock: seconds of a clock that does not run backwards. Time counts from the first `ask`.
+
+    Raises:
+        TypeError, ValueError: a bad question, budget, seed or setting.
+    """
+
+    def __init__(
+        self,
+        question: str,
+        *,
+        task: Any,
+        budget: Budget,
+        seed: int = 0,
+        settings: Settings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **fields: Any,
+    ) -> None:
+        if settings is not None and fields:
+            raise TypeError(f"settings: expected either settings or its fields, got both ({', '.join(fields)})")
+        self.settings = Settings(**fields) if settings is None else settings
+        self.settings.check_budget(budget)
+        self.question, self.task, self.budget, self.seed = question, task, budget, as_seed("seed", seed)
+        state = task.initial_state(question)
+        about = checked_description(task.describe(state))
+        if about.prompt is None:
+            raise ValueError("describe: expected a prompt for the initial state, got None")
+        value = 1.0 if about.verdict is True else self.settings.root_value
+        root = Node(state, about.prompt, value=value)
+        if about.terminal and about.verdict is not False:
+            root.answer = about.answer or None
+        native = Question(
+            self.seed,
+            budget.limits(),
+            budget.seconds,
+            self.settings.native,
+            value,
+            about.min_tokens,
+            about.terminal,
+            about.verdict is True,
+        )
+        keys: dict[Hashable, int] = {}
+        self._begin(native, [root], keys, clock)
+        keys[task.key(state)] = 0
+        native.see_key(0)
+        self.id = uuid.uuid4().hex
+
+    def _begin(
+        self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Callable[[], float]
+    ) -> None:
+        self._native, self._clock = native, clock
+        self.nodes, self._keys = nodes, keys
+        self.refused: list[tuple[int, str, Step, int]] = []  # node, reason, step, number of its key or -1
+        self.events: list[tuple[Any, ...]] | None = [] if self.settings.record else None
+        self.error: Exception | None = None
+        self._lock = threading.RLock()
+        self._home: tuple[Engine, int] | None = None  # the engine it lies in, and its slot there
+
+    # ---- ask and tell
+
+    def ask(self, limit: int = 1) -> list[Ask]:
+        """Up to ``limit`` asks. Each is paid for in advance, and stays so until it is told or cancelled."""
+        with self._lock:
+            engine, slot = self._at_home()
+            _, nodes, counts, limits, seeds, tickets, _ = engine.ask(as_count("limit", limit), self._clock())
+            requests = requests_of({slot: self}, [slot] * len(nodes), nodes, seeds)
+            return [
+                Ask(ticket & _ALL, node, request, count, most, self.id)
+                for ticket, node, request, count, most in zip(tickets, nodes, requests, counts, limits, strict=True)
+            ]
+
+    def open_asks(self) -> list[Ask]:
+        """The asks that are out, as they were handed out, oldest first."""
+        with self._lock:
+            asks = self._native.open_asks()
+            requests = requests_of({0: self}, [0] * len(asks), [a[1] for a in asks], [a[4] for a in asks])
+            return [
+                Ask(number, node, request, count, limit, self.id)
+                for (number, node, count, limit, _), request in zip(asks, requests, strict=True)
+            ]
+
+    def tell(
+        self,
+        ask: Ask,
+        steps: Sequence[Step | str],
+        values: Sequence[float] | None = None,
+        *,
+        weights: Sequence[float] | None = None,
+    ) -> list[int]:
+        """The answer to an ask: steps, V of the state after each (1 where nobody says); ids of the nodes they became.
+
+        Steps that are invalid, duplicate or refuted become no node, and their values do not matter. No steps: nothing
+        new can be proposed there, and the node is closed. A text counts its words as tokens.
+
+        Args:
+            weights: what selection uses in the place of V and the discount, one per step, above 0.
+
+        Raises:
+            TicketError: the ask is not open, or of another search. Nothing has changed.
+            TypeError, ValueError: a step or a value is not one. Nothing has changed.
+        """
+        made = [checked_step(as_step(step)) for step in steps]
+        by_step: dict[int, tuple[float, float | None]] = {}
+        for name, numbers in (("values", values), ("weights", weights)):
+            if numbers is not None and len(numbers) != len(made):
+                raise ValueError(f"{name}: expected {len(made)}, one for each step, got {len(numbers)}")
+        for i, step in enumerate(made):
+            value = 1.0 if values is None else as_number("values", values[i])
+            by_step[id(step)] = (value, None if weights is None else as_number("weights", weights[i]))
+        with self._lock:
+            pending = self.admit(ask, made)
+            told = [by_step[id(node.step)] for node in pending.nodes]
+            own = None if weights is None else [weight for _, weight in told]
+            return self.grow(pending, [value for value, _ in told], weights=own)
+
+    def admit(self, ask: Ask, steps: Sequence[Step | str]) -> Pending:
+        """The first half of `tell`: settles the ask; what is new waits for its values, in ``Pending.nodes``.
+
+        Give all of it to `grow`, or the ask stays open. Raises as `tell`, and what the task raises: then the ask is
+        charged and closed, and the search has stopped.
+        """
+        made = [checked_step(as_step(step)) for step in steps]
+        with self._lock:
+            engine, slot = self._at_home()
+            ticket = self._ticket(ask, slot)
+            pending = admit(engine, {slot: self}, [slot], [ask.node], [ticket], [made], self._clock())
+            if self.error is not None:
+                raise self.error
+            return pending
+
+    def grow(
+        self,
+        pending: Pending,
+        values: Sequence[float],
+        *,
+        residual: bool = False,
+        weights: Sequence[float] | None = None,
+        spent: Spent | None = None,
+    ) -> list[int]:
+        """The second half of `tell`: a value for each of ``pending.nodes``; the ids of the nodes.
+
+        Args:
+            residual: the values are differences to V of the parent.
+            spent: what scoring them took.
+        """
+        with self._lock:
+            engine, slot = self._at_home()
+            if set(pending.slots) - {slot}:
+                raise TicketError("pending: expected what admit() of this search returned, got another search's")
+            costs = None if spent is None else [spent.amounts(), *[(0, 0, 0, 0)] * (len(pending.tickets) - 1)]
+            first = len(self.nodes)
+            grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs)
+            return list(range(first, len(self.nodes)))
+
+    def cancel(self, ask: Ask, spent: Spent | None = None) -> None:
+        """Nobody will answer the ask: what it reserved is free again, but for what it ``spent`` all the same."""
+        with self._lock:
+            engine, slot = self._at_home()
+            cancel(engine, {slot: self}, slot, self._ticket(ask, slot), spent)
+
+    def stop(self, reason: str = "cancelled") -> None:
+        """Ends the search, unless it has stopped before. Asks that are out may still be told."""
+        with self._lock:
+            engine, slot = self._at_home()
+            engine.stop(slot, reason)
+
+    def extend(self, more: Budget) -> None:
+        """Adds to the limits that the budget has. A search that stopped for want of it, or was cancelled, goes on.
+
+        Raises:
+            ValueError: `more` has a resource that is not limited.
+        """
+        if not isinstance(more, Budget):
+            raise TypeError(f"more: expected a Budget such as Budget(tokens=500), got {more!r:.80}")
+        names = ("tokens", "tool_calls", "seconds", "cost", "prompt_tokens")
+        sums = {}
+        for name in names:
+            own, added = getattr(self.budget, name), getattr(more, name)
+            if added is not None and own is None:
+                raise ValueError(f"more: {name} is not limited in this search; leave it out")
+            sums[name] = own if added is None else own + added
+        if sums["cost"] is not None and sums["cost"] > MAX_COST:
+            raise ValueError(f"more: expected a cost of at most {MAX_COST} in all, got {sums['cost']}")
+        with self._lock:
+            engine, slot = self._at_home()
+            self.error = None
+            engine.extend(slot, [amount or 0 for amount in more.limits()], more.seconds or 0.0)
+            self.budget = Budget(**sums)
+
+    # ---- reading
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the search has stopped (see `SearchResult`); None while it has not."""
+        return self._native.stop_reason
+
+    @property
+    def spent(self) -> Spent:
+        """What was settled so far."""
+        account = self._native.account
+        return Spent.of(account.spent, account.elapsed_s)
+
+    @property
+    def reserved(self) -> Spent:
+        """What the asks that are out may still take."""
+        return Spent.of(self._native.account.reserved)
+
+    @property
+    def tree(self) -> Tree:
+        """A copy of the tree as it stands."""
+        return self._native.tree
+
+    def progress(self) -> Progress:
+        """Where the search stands, for display."""
+        with self._lock:
+            path = self._native.best_path()
+            account = self._native.account
+            return Progress(
+                Spent.of(account.spent, account.elapsed_s),
+                account.remaining_ratio,
+                len(self.nodes),
+                self._value_at(path),
+                self._texts(path),
+            )
+
+    def result(self) -> SearchResult:
+        """What was found so far."""
+        with self._lock:
+            if self._native.in_flight and self.stop_reason is None:
+                self._native.set_time(self._clock())
+            path = self._native.best_path()
+            account = self._native.account
+            invalid, duplicate, refuted = self._native.counts
+            reason = self.stop_reason
+            return SearchResult(
+                answer=self.nodes[path[-1] if path else 0].answer,
+                solved=reason == "solved",
+                path=self._texts(path),
+                path_nodes=tuple(path),
+                value=self._value_at(path),
+                spent=Spent.of(account.spent, account.elapsed_s),
+                overrun=Spent.of(account.overrun),
+                stop_reason=reason,
+                tree=self._native.tree,
+                steps=tuple([node.step for node in self.nodes]),
+                refused=tuple([Refusal(node, why, step) for node, why, step, _ in self.refused]),
+                invalid_steps=invalid,
+                duplicate_steps=duplicate,
+                refuted_steps=refuted,
+                error=self.error,
+            )
+
+    def _value_at(self, path: Sequence[int]) -> float:
+        value = self.nodes[path[-1] if path else 0].value
+        assert value is not None, "every node of the tree has a value"
+        return value
+
+    def _texts(self, path: Iterable[int]) -> tuple[str, ...]:
+        steps = [self.nodes[node].step for node in path]
+        return tuple([step.text.strip("\n") for step in steps if step is not None])
+
+    def mend(self) -> None:
+        """After a Ctrl-C in the middle of a wave: the entries of the nodes that the tree has, with their values."""
+        del self.nodes[self._native.num_nodes :]
+        values = self._native.tree.values
+        for number in range(len(self.nodes) - 1, 0, -1):
+            if self.nodes[number].value is not None:
+                break
+            self.nodes[number].value = float(values[number])
+
+    def __repr__(self) -> str:
+        return f"Search({self.question!r:.60}, num_nodes={len(self.nodes)}, stop_reason={self.stop_reason!r})"
+
+    # ---- where it lies
+
+    def _at_home(self) -> tuple[Engine, int]:
+        if self._home is None:
+            engine = Engine(_ALL)
+            self._home = engine, engine.add(self._native)
+        return self._home
+
+    def move_to(self, engine: Engine) -> int:
+        """Puts the search into a driver's engine; its slot there."""
+        with self._lock:
+            self.leave()
+            self._home = engine, engine.add(self._native)
+            return self._home[1]
+
+    def leave(self) -> None:
+        """Takes it out of the engine that it lies in."""
+        with self._lock:
+            if self._home is not None:
+                self._home[0].remove(self._home[1])
+                self._home = None
+
+    def _ticket(self, ask: Ask, slot: int) -> int:
+        if not isinstance(ask, Ask):
+            raise TypeError(f"ask: expected what ask() returned, got {ask!r:.80}")
+        if ask.search != self.id:
+            raise TicketError(f"ask: expected an ask of this search ({self.id}), got one of another ({ask.search})")
+        return slot << 32 | ask.ticket
+
+    def note(self, kind: str, *about: Any) -> None:
+        """Adds an event: (kind, seconds, tokens spent, r, ...)."""
+        if self.events is not None:
+            account = self._native.account
+            self.events.append((kind, account.elapsed_s, account.spent[0], account.remaining_ratio, *about))

@@ -1,0 +1,75 @@
+"""Generators made of plain functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bavt_fast.protocols import Step, StepRequest, as_step
+
+__all__ = ["AsyncFunctionGenerator", "FunctionGenerator", "as_generator"]
+
+
+class FunctionGenerator:
+    """A generator from ``function(text, count) -> list of steps``, or ``function(text, count, limit)``.
+
+    The function gets the context as text, how many steps are wanted and, if it takes a third argument, the tokens that
+    a step may have. It returns texts or `Step` objects. What it reports is charged in full, also above the limit.
+
+    Args:
+        function: returns at most ``count`` next steps.
+        count_tokens: tokens of a text; by default its words.
+    """
+
+    def __init__(
+        self, function: Callable[..., Sequence[str | Step]], count_tokens: Callable[[str], int] | None = None
+    ) -> None:
+        self._function = function
+        self._count_tokens = count_tokens
+        self._takes_limit = _takes_limit(function)
+
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
+        calls = zip(states, counts, limits, strict=True)
+        return [self._steps(self._function(*self._arguments(*call))) for call in calls]
+
+    def _arguments(self, request: StepRequest, count: int, limit: int) -> tuple[Any, ...]:
+        return (request.text, count, limit) if self._takes_limit else (request.text, count)
+
+    def _steps(self, answers: Any) -> list[Step]:
+        if not isinstance(answers, (list, tuple)):
+            raise TypeError(f"generator: expected a list of str from the function, got {answers!r:.80}")
+        return [as_step(answer, self._count_tokens) for answer in answers]
+
+
+class AsyncFunctionGenerator(FunctionGenerator):
+    """The same from a coroutine function."""
+
+    async def propose(  # type: ignore[override]
+        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> list[list[Step]]:
+        calls = zip(states, counts, limits, strict=True)
+        return [self._steps(await self._function(*self._arguments(*call))) for call in calls]  # type: ignore[misc]
+
+
+def as_generator(generator: Any) -> Any:
+    """The generator itself, or a plain or coroutine function wrapped as one. Raises TypeError for anything else."""
+    if hasattr(generator, "propose") or hasattr(generator, "submit"):
+        return generator
+    if inspect.iscoroutinefunction(generator) or inspect.iscoroutinefunction(getattr(generator, "__call__", None)):  # noqa: B004
+        return AsyncFunctionGenerator(generator)
+    if callable(generator):
+        return FunctionGenerator(generator)
+    raise TypeError(
+        "generator: expected an object with propose(states, counts, limits) or a function (text, count) -> texts, "
+        f"got {type(generator).__name__}"
+    )
+
+
+def _takes_limit(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with a third positional argument."""
+    try:
+        inspect.signature(function).bind("", 1, 1)
+    except (TypeError, ValueError):
+        return False
+    return True

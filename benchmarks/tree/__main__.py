@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import ROOT, describe_machine
+from benchmarks.harness import ROOT, describe_machine
 from benchmarks.tree import effort, library, memory
 from benchmarks.tree.plot import plot
 from benchmarks.tree.report import markdown, targets_table

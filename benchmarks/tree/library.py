@@ -1,4 +1,4 @@
-"""The C side of the benchmarks: builds ``benchmarks/core_cpp`` and calls it through ctypes.
+"""The C side of the benchmarks: builds ``benchmarks/native`` and calls it through ctypes.
 
 A ctypes call takes about a microsecond and stands for at least 10,000 simulations, so the figures are the C++ side's.
 """

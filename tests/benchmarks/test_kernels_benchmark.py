@@ -17,9 +17,10 @@ pytest.importorskip("triton")
 
 from bavt_fast.kernels.critic_config import ANY, Config, Entry  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
-from benchmarks import critic, critic_error, critic_tune  # noqa: E402
-from benchmarks.critic_report import markdown, plot  # noqa: E402
-from benchmarks.critic_timing import Floors, call_bytes, call_flops, input_sets  # noqa: E402
+from benchmarks.kernel import critic, critic_error  # noqa: E402
+from benchmarks.kernel.critic_report import markdown, plot  # noqa: E402
+from benchmarks.kernel.critic_timing import Floors, call_bytes, call_flops, input_sets  # noqa: E402
+from tools.critic_kernel import tune  # noqa: E402
 
 
 def test_bytes_and_operations_of_a_call() -> None:
@@ -127,7 +128,7 @@ def test_the_benchmark_refuses_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -
 def test_the_tuner_tries_sensible_neighbours(capability: int) -> None:
     for entry in ENTRIES:
         if entry.capability == capability:
-            tried = critic_tune.neighbours(entry.config, capability)
+            tried = tune.neighbours(entry.config, capability)
             assert tried[0] == entry.config
             assert len(tried) == len(set(tried)) > 4
             for tile in tried:
@@ -143,13 +144,13 @@ def test_the_tuner_tries_the_best_tile_with_stage_2_overlapped_too(monkeypatch: 
     def time_us(tile: Config, *_: Any) -> float:
         return 5.0 - (tile.block_units == 64) - 0.5 * tile.overlap
 
-    monkeypatch.setattr(critic_tune, "_calls", lambda entry, device: [(None,)])
-    monkeypatch.setattr(critic_tune, "_exact", lambda call: None)
-    monkeypatch.setattr(critic_tune, "_time_config", time_us)
-    monkeypatch.setattr(critic_tune, "_time_torch", lambda entry, calls: 3.75)
+    monkeypatch.setattr(tune, "_calls", lambda entry, device: [(None,)])
+    monkeypatch.setattr(tune, "_exact", lambda call: None)
+    monkeypatch.setattr(tune, "_time_config", time_us)
+    monkeypatch.setattr(tune, "_time_torch", lambda entry, calls: 3.75)
     for capability, overlap in ((90, True), (80, False)):
         entry = Entry(capability, "half", 16, 1024, False, config, "predicted")
-        tuned = critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
+        tuned = tune.tune_entry(entry, torch.device("cpu"), "measured")
         assert tuned.config == replace(config, block_units=64, overlap=overlap)
         assert tuned.use_torch is (not overlap), "torch took 3.75 us, the best tile 3.5 with and 4 without overlap"
 
@@ -162,22 +163,22 @@ def test_the_tuner_stops_at_its_limit_and_keeps_the_rest() -> None:
     def measured(entry: Entry) -> Entry:
         return replace(entry, source="measured")
 
-    all_of_them = list(critic_tune.tune(old, ["fp32", "half"], 90, math.inf, measured))
+    all_of_them = list(tune.tune(old, ["fp32", "half"], 90, math.inf, measured))
     assert [(e.kind, e.capability, e.source) for e in all_of_them] == [
         ("fp32", 90, "measured"),
         ("half", 90, "measured"),
     ]
-    assert list(critic_tune.tune(old, ["half"], 90, -1.0, measured)) == [old[0]]
+    assert list(tune.tune(old, ["half"], 90, -1.0, measured)) == [old[0]]
 
 
 def test_entries_are_tuned_at_the_largest_shape_they_serve() -> None:
     config = Config("few", 16, 16, 64, 2, 2)
-    assert critic_tune.tuned_shape(Entry(90, "half", 32, 4096, False, config, "")) == (32, 4096)
-    assert critic_tune.tuned_shape(Entry(90, "half", ANY, ANY, False, config, "")) == (4096, 8192)
-    assert critic_tune.tuned_shape(Entry(90, "half", 1, 1024, False, config, "")) == (1, 768)
+    assert tune.tuned_shape(Entry(90, "half", 32, 4096, False, config, "")) == (32, 4096)
+    assert tune.tuned_shape(Entry(90, "half", ANY, ANY, False, config, "")) == (4096, 8192)
+    assert tune.tuned_shape(Entry(90, "half", 1, 1024, False, config, "")) == (1, 768)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would tune")
 def test_the_tuner_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert critic_tune.main([]) == 2
+    assert tune.main([]) == 2
     assert "needs an NVIDIA GPU" in capsys.readouterr().err

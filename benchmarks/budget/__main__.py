@@ -23,11 +23,12 @@ import numpy as np
 
 from bavt_fast import Budget, Searcher
 from bavt_fast.model_folder import load_folder
-from bavt_fast.tasks.countdown.task import GAME24_TEST_RANKS, Countdown, CountdownOracle, load_game24
-from bavt_fast.training.evaluate import auc, held_out_problems
+from bavt_fast.tasks.countdown.task import Countdown, CountdownOracle
+from bavt_fast.training.evaluate import auc
 from bavt_fast.training.states import TEST, VALIDATION
-from benchmarks.machine import ROOT, describe_machine
-from benchmarks.parallel_sampling import sample_paths, success_at, tokens_for
+from benchmarks.budget.parallel_sampling import sample_paths, success_at, tokens_for
+from benchmarks.budget.problems import countdown_questions, game24_questions
+from benchmarks.harness import ROOT, describe_machine
 
 BUDGETS = (60, 125, 250, 500, 1000)
 TUNING_BUDGETS = (125, 250)
@@ -99,16 +100,6 @@ def _candidate(state: Any, step: Any) -> Any:
     from bavt_fast.protocols import Candidate
 
     return Candidate(state, "", step, 1.0)
-
-
-def countdown_questions(residue: int, count: int, seed: int) -> list[str]:
-    """Held-out Countdown-5 problems: numbers from 1 to 50, targets from 1 to 100."""
-    numbers, targets = held_out_problems(residue, count, 5, seed)
-    return [f"{' '.join(map(str, row))} -> {target}" for row, target in zip(numbers, targets, strict=True)]
-
-
-def game24_questions() -> list[str]:
-    return [" ".join(map(str, numbers)) for rank, numbers in load_game24() if rank in GAME24_TEST_RANKS]
 
 
 def tune(bench: Bench, questions: Sequence[str], critic: str) -> Setting:

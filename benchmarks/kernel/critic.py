@@ -1,6 +1,6 @@
 """The critic MLP at every batch size a search meets: eager torch, torch.compile, CUDA graphs, and ours.
 
-    python -m benchmarks.critic [--device cuda|cpu] [--quick] [--compile all|some|none] [--limit-s S] [--out
+    python -m benchmarks.kernel [--device cuda|cpu] [--quick] [--compile all|some|none] [--limit-s S] [--out
     FOLDER]
 
 Prints a Markdown table and writes ``<machine>-<date>.json``, ``.md`` and ``.svg`` into the folder. Each
@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from bavt_fast.kernels import critic_mlp
-from benchmarks.critic_report import markdown, plot
-from benchmarks.critic_timing import (
+from benchmarks.harness import ROOT, describe_machine
+from benchmarks.kernel.critic_report import markdown, plot
+from benchmarks.kernel.critic_timing import (
     CriticFunction,
     Floors,
     Samples,
@@ -38,7 +39,6 @@ from benchmarks.critic_timing import (
     relative_error,
     sample,
 )
-from benchmarks.machine import ROOT, describe_machine
 
 ROWS = (1, 3, 8, 32, 128, 512, 2048, 8192)
 HIDDEN_SIZES = (768, 2048, 4096, 8192)
@@ -157,7 +157,7 @@ def write(report: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.critic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="a handful of shapes, 5 samples instead of 25")
     parser.add_argument("--compile", default="some", choices=("all", "some", "none"), help="where to run torch.compile")
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": describe_machine("torch", "triton"),
-        "command": "python -m benchmarks.critic " + " ".join(arguments if arguments is not None else sys.argv[1:]),
+        "command": "python -m benchmarks.kernel " + " ".join(arguments if arguments is not None else sys.argv[1:]),
         "floors": asdict(floors),
     }
     for measurements in passes(wanted, device, options.compile):

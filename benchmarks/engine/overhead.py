@@ -1,6 +1,6 @@
 """The share of a search's wall time that is spent outside the model, with the embedded model running.
 
-    python -m benchmarks.overhead [--model DIR] [--questions N] [--out benchmarks/results/overhead.json]
+    python -m benchmarks.engine.overhead [--model DIR] [--questions N] [--out benchmarks/results/overhead.json]
 
 "Model" is the time inside ``generator.propose`` and ``critic.score``: tokenizer, forward passes, sampling, value head.
 Everything else is the search: selection, ledger, the task's parsing and checking, expansion, backup.
@@ -19,8 +19,8 @@ from typing import Any
 from bavt_fast import Budget, Searcher
 from bavt_fast.model_folder import load_folder
 from bavt_fast.tasks.countdown.task import Countdown
-from benchmarks.budget import game24_questions
-from benchmarks.machine import ROOT, describe_machine
+from benchmarks.budget.problems import game24_questions
+from benchmarks.harness import ROOT, describe_machine
 
 BUDGET_TOKENS = 250
 WAVES = (1, 16)

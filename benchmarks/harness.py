@@ -172,16 +172,24 @@ def rounds_of(sides: Mapping[str, Callable[[], float]], limits: Limits) -> dict[
     """The seconds of each side's rounds; a side is a function that runs one round and returns its seconds.
 
     The sides take turns, so that what the machine does meanwhile meets them alike and their ratio is of like moments.
-    Each runs once before, to warm up and to say how many rounds there is time for; a side may answer with the seconds
-    of an item, so that is timed anew. What a round left is collected before the next; inside one the collector does
-    what it does for any program.
+    Each runs once before, to warm up and to say how many rounds there is time for; where one turn takes all the time
+    there is, the first counts. (A side may answer with the seconds of an item, so turns are timed anew.) What a round
+    left is collected before the next; inside one the collector does what it does for any program.
     """
-    rounds = limits.rounds(elapsed_s(lambda: [run() for run in sides.values()]))
     seconds: dict[str, list[float]] = {who: [] for who in sides}
-    for _ in range(rounds):
+
+    def turn() -> None:
         for who, run in sides.items():
             gc.collect()
             seconds[who].append(run())
+
+    first_s = elapsed_s(turn)
+    if first_s < limits.seconds:
+        for kept in seconds.values():
+            kept.clear()
+    rounds = limits.rounds(first_s)
+    while len(next(iter(seconds.values()))) < rounds:
+        turn()
     return seconds
 
 

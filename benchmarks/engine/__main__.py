@@ -43,7 +43,7 @@ class Effort:
 
 
 EFFORTS = {
-    "full": Effort(Limits(3.0, fewest=3, most=50), 4_096, 50_000, embedded=(16, 5)),
+    "full": Effort(Limits(3.0, fewest=3, most=50), 4_096, 50_000, embedded=(16, 3)),
     "quick": Effort(Limits(0.5, fewest=3, most=20), 256, 20_000, embedded=(16, 2)),
     "tiny": Effort(Limits(0.0, fewest=2, most=2), 16, 1_000, embedded=(2, 1)),
 }
@@ -60,7 +60,7 @@ def parts_of(effort: Effort) -> list[Callable[[], Iterator[Row]]]:
         lambda: with_the_embedded_model(*effort.embedded),
         verdicts,
         lambda: measured_apart(effort.memory_steps),
-        lambda: stopwatch(Limits(0.0, fewest=5, most=5)),
+        lambda: stopwatch(Limits(1.0, fewest=5, most=5)),
     ]
 
 

@@ -34,10 +34,15 @@ def test_rows_are_found_by_what_who_and_where() -> None:
 def test_sides_take_turns() -> None:
     turns = []
     sides = {who: lambda who=who: turns.append(who) or len(turns) / 1_000 for who in "ab"}
-    found = harness.rounds_of(sides, Limits(seconds=0.0, fewest=3, most=9))
+    found = harness.rounds_of(sides, Limits(seconds=10.0, fewest=1, most=3))
     assert turns == ["a", "b"] * 4, "once to warm up, then three rounds"
     assert found == {"a": [0.003, 0.005, 0.007], "b": [0.004, 0.006, 0.008]}
     assert harness.ratios(found["b"], found["a"]) == pytest.approx([4 / 3, 6 / 5, 8 / 7])
+
+
+def test_a_first_turn_that_takes_all_the_time_counts() -> None:
+    figures = iter([1.0, 2.0, 3.0])
+    assert harness.rounds_of({"a": lambda: next(figures)}, Limits(0.0, fewest=2, most=9)) == {"a": [1.0, 2.0]}
 
 
 def test_rounds_fit_the_time() -> None:

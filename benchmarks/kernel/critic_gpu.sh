@@ -3,7 +3,7 @@
 #     benchmarks/kernel/critic_gpu.sh [folder for the results]
 # Leaves benchmarks/results/critic-<gpu>-<date>.{json,md,svg} (versions, commit and floors inside) and the tuned
 # bavt_fast/kernels/critic_table.py, to be committed together. Needs torch, triton, pytest, setuptools, pybind11, cmake
-# and a C++ compiler; no network. PYTHON names the interpreter.
+# and a C++ compiler, for the plot matplotlib; no network. PYTHON names the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out="${1:-benchmarks/results}"

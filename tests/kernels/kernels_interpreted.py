@@ -6,7 +6,6 @@ Not collected by itself: the variable must be set before triton is imported, so 
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -307,9 +306,9 @@ def test_the_tuner_keeps_a_tiling_that_works(kind: Any, monkeypatch: pytest.Monk
     def uncaptured(function: Any, sets: Any) -> Any:
         return lambda: [function(*inputs) for inputs in sets]
 
-    def once(run: Any, *_: Any, samples: int) -> SimpleNamespace:
+    def once(run: Any, *_: Any, samples: int) -> list[float]:
         run()
-        return SimpleNamespace(median_us=1.0)
+        return [1e-6]
 
     monkeypatch.setattr(tune, "captured", uncaptured)
     monkeypatch.setattr(tune, "sample", once)

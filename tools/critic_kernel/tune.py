@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -140,7 +141,7 @@ def _time_config(config: Config, entry: Entry, calls: Sequence[tuple[CriticCall]
     if not error < MAX_ERROR[entry.kind]:
         print(f"  {config}: wrong, relative error {error:.2e}")
         return None
-    return sample(captured(run, calls), len(calls), out.device, samples=9).median_us
+    return 1e6 * statistics.median(sample(captured(run, calls), len(calls), out.device, samples=9))
 
 
 def _time_torch(entry: Entry, calls: Sequence[tuple[CriticCall]]) -> float:
@@ -148,7 +149,8 @@ def _time_torch(entry: Entry, calls: Sequence[tuple[CriticCall]]) -> float:
     if entry.kind == "int8":
         return float("inf")
     plain = [(call.hidden, call.w1, call.b1, call.w2, call.b2) for (call,) in calls]
-    return sample(captured(eager, plain), len(plain), calls[0][0].hidden.device, samples=9).median_us
+    device = calls[0][0].hidden.device
+    return 1e6 * statistics.median(sample(captured(eager, plain), len(plain), device, samples=9))
 
 
 def tune(

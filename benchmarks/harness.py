@@ -1,11 +1,13 @@
 """What all benchmarks share: the machine, the row, the timer, targets, the report and the plot.
 
-A benchmark is two functions: one that yields `Row`s, and one that says from the `Results` which `Target`s were met. See
-`benchmarks.engine` for one that is no more than that; `run_parts`, `report_of` and `write` do the rest.
+A benchmark is two functions: one that yields `Row`s, and one that says from the `Results` which `Target`s were met;
+`run` does the rest. `benchmarks.engine` is one. Those that have another runner (pytest for the trees) or options of
+their own make their report of `report_of` and `write`.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import gc
 import json
@@ -320,6 +322,60 @@ def write(report: Mapping[str, Any], markdown: str, folder: Path, stem: str) -> 
     path.write_text(json.dumps(report, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown)
     return path
+
+
+def run(
+    name: str,
+    *,
+    title: str,
+    command: str,
+    parts: Callable[[str], Iterable[Callable[[], Iterator[Row]]]],
+    targets: Callable[[Results], Sequence[Target]],
+    efforts: Sequence[str] = ("full",),
+    packages: Sequence[str] = (),
+    markdown: Callable[[Mapping[str, Any]], str] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """A benchmark's whole command line: measures, prints, and writes NAME-CPU-DATE.json and .md.
+
+    Args:
+        command: what the report says it was made by, for the first of the efforts.
+        parts: what is measured at an effort; each part yields its rows, and may raise `LeftOut`.
+        efforts: the first is the full one; only its report goes to benchmarks/results.
+        markdown: the report's text; targets and all rows by default.
+    """
+    module = f"python -m benchmarks.{name}"
+    parser = argparse.ArgumentParser(module, description=title)
+    parser.add_argument("--effort", choices=efforts, default=efforts[0])
+    parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results, for less than full build/bench)")
+    options = parser.parse_args(arguments)
+    full = options.effort == efforts[0]
+    start_s, load = time.monotonic(), load_average()
+    rows, left_out = run_parts(parts(options.effort))
+    report = report_of(
+        title=title,
+        command=command if full else f"{module} --effort {options.effort}",
+        machine=describe_machine(*packages),
+        rows=rows,
+        targets=targets(Results(rows)),
+        left_out=left_out,
+        wall_s=round(time.monotonic() - start_s, 1),
+        load=[load, load_average()],
+    )
+    text = (markdown or plain_markdown)(report)
+    path = write(report, text, options.out or (RESULTS if full else BUILD), stem_of(name, report))
+    print(f"\n{targets_table(report['targets'])}\n\n{report['wall_s']} s; written to {path}, and as .md")
+    return 0
+
+
+def plain_markdown(report: Mapping[str, Any]) -> str:
+    return sections(
+        heading(report),
+        "## Targets",
+        targets_table(report["targets"]),
+        "## All rows",
+        all_rows_table(results_in(report)),
+    )
 
 
 def heading(report: Mapping[str, Any], *notes: str) -> str:

@@ -9,12 +9,9 @@ three minutes, `quick` half a minute; `tiny` only shows that it runs.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
@@ -25,8 +22,6 @@ from benchmarks.engine.searches import asynchronous, one_at_a_time, side_by_side
 from benchmarks.engine.targets import targets_of
 from benchmarks.harness import Limits, Results, Row
 
-PACKAGES = ("numpy", "torch", "transformers", "treequest")
-COMMAND = "make bench-engine"
 NOTES = (
     "Medians over rounds, with the 20th and 80th percentile; one thread. A step is one that the generator proposed."
     " Time inside generator and critic is taken off, but for the stopwatch's own, twice a wave (last row)."
@@ -64,7 +59,7 @@ def parts_of(effort: Effort) -> list[Callable[[], Iterator[Row]]]:
     ]
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Mapping[str, Any]) -> str:
     results = harness.results_in(report)
     return harness.sections(
         harness.heading(report, *NOTES),
@@ -92,27 +87,17 @@ def steps_table(results: Results) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.engine", description=__doc__.splitlines()[0])
-    parser.add_argument("--effort", choices=EFFORTS, default="full")
-    parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results, for less than full build/bench)")
-    options = parser.parse_args(arguments)
-    full = options.effort == "full"
-    start_s, load = time.monotonic(), harness.load_average()
-    measured, left_out = harness.run_parts(parts_of(EFFORTS[options.effort]))
-    report = harness.report_of(
+    return harness.run(
+        "engine",
         title="The engine, measured",
-        command=COMMAND if full else f"python -m benchmarks.engine --effort {options.effort}",
-        machine=harness.describe_machine(*PACKAGES),
-        rows=measured,
-        targets=targets_of(Results(measured)),
-        left_out=left_out,
-        wall_s=round(time.monotonic() - start_s, 1),
-        load=[load, harness.load_average()],
+        command="make bench-engine",
+        parts=lambda effort: parts_of(EFFORTS[effort]),
+        targets=targets_of,
+        efforts=list(EFFORTS),
+        packages=("numpy", "torch", "transformers", "treequest"),
+        markdown=markdown,
+        arguments=arguments,
     )
-    folder = options.out or (harness.RESULTS if full else harness.BUILD)
-    path = harness.write(report, markdown(report), folder, harness.stem_of("engine", report))
-    print(f"\n{harness.targets_table(report['targets'])}\n\n{report['wall_s']} s; written to {path}, and as .md")
-    return 0
 
 
 if __name__ == "__main__":

@@ -118,6 +118,30 @@ def test_a_report_is_written_and_read_again(tmp_path: Path) -> None:
     ]
 
 
+def test_a_benchmark_is_two_functions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def measured(effort: str) -> Iterator[Row]:
+        yield Case("step", "ours", items=10, at={"effort": effort}).row([1e-5, 3e-5, 2e-5])
+
+    code = harness.run(
+        "steps",
+        title="Steps",
+        command="make steps",
+        parts=lambda effort: [lambda: measured(effort)],
+        targets=lambda results: [Target("a step", results.median("step", "ours"), 1.0, "us")],
+        efforts=("full", "tiny"),
+        packages=("pytest",),
+        arguments=["--effort", "tiny", "--out", str(tmp_path)],
+    )
+    assert code == 0
+    report = json.loads(next(tmp_path.glob("steps-*.json")).read_text())
+    assert report["command"] == "python -m benchmarks.steps --effort tiny"
+    assert (report["rows"][0]["median"], report["rows"][0]["at"]) == (2.0, {"effort": "tiny"})
+    text = next(tmp_path.glob("steps-*.md")).read_text()
+    assert text.startswith("# Steps\n")
+    assert "| a step | 2.00 | at most 1 us | missed |" in text
+    assert "| a step | 2.00 | at most 1 us | missed |" in capsys.readouterr().out
+
+
 def test_numbers_and_tables() -> None:
     figures = (None, 0.0123, 1.234, 12.34, 1234.5)
     assert [harness.number(value) for value in figures] == ["", "0.012", "1.23", "12.3", "1,234"]

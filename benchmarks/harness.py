@@ -483,12 +483,13 @@ def plot(panels: Sequence[Panel], path: Path) -> bool:
     widths = [panel.share for panel in panels]
     figure, axes = plt.subplots(1, len(panels), figsize=(14, 5), layout="constrained", width_ratios=widths)
     for ax, panel in zip([axes] if len(panels) == 1 else axes, panels, strict=True):
-        for curve in panel.curves:
-            if curve.points:
-                ax.plot(*zip(*curve.points, strict=True), curve.style, label=curve.label)
+        drawn = [curve for curve in panel.curves if curve.points]
+        for curve in drawn:
+            ax.plot(*zip(*curve.points, strict=True), curve.style, label=curve.label)
         ax.set(xscale="log", yscale=panel.yscale, xlabel=panel.across, ylabel=panel.up)
         ax.grid(alpha=0.3)
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        if drawn:
+            ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return True

@@ -7,9 +7,9 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
 OLDEST_TRITON := build/triton-3.6.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
-CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/core_cpp/*.h benchmarks/core_cpp/*.cpp)
+CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton bench bench-quick bench-critic bench-overhead bench-budget bench-compat train lint format sanitize fuzz package clean
+.PHONY: help run test test-triton bench bench-quick bench-critic bench-engine bench-budget bench-compat train lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,10 +30,10 @@ bench-quick: $(VENV)/.rivals  ## the same in a minute, small trees only, into bu
 	$(PY) -m benchmarks.tree --effort quick
 
 bench-critic: $(VENV)/.built  ## time the critic kernel against its floors (GPU), or check that the benchmark runs (CPU)
-	$(PY) -m benchmarks.critic
+	$(PY) -m benchmarks.kernel
 
-bench-overhead: $(VENV)/.built  ## the share of a search that is spent outside the model
-	$(PY) -m benchmarks.overhead
+bench-engine: $(VENV)/.rivals  ## time a search's steps beside its model, three minutes; see benchmarks/results
+	$(PY) -m benchmarks.engine
 
 bench-budget: $(VENV)/.built  ## success within a budget against parallel sampling
 	$(PY) -m benchmarks.budget

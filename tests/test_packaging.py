@@ -85,6 +85,7 @@ def test_sdist_has_all_that_a_build_reads_and_nothing_built(sdist: Path) -> None
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     needed = {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "tests/test_packaging.py"}
+    needed |= {"benchmarks/harness.py", "benchmarks/native/bench_library.cpp", "tools/critic_kernel/tune.py"}
     assert needed | sources | shipped_sources(ROOT) <= names
     assert not [name for name in names if re.search(r"\.(so|pyd|pyc)$|__pycache__|(^|/)(build|\.venv)/", name)]
 

@@ -2,7 +2,7 @@
 `critic_table`.
 
 Configurations are looked up and never searched for at run time, so that no call pays for autotuning. The
-table is regenerated on a GPU by ``python -m benchmarks.critic_tune``.
+table is regenerated on a GPU by ``python -m tools.critic_kernel.tune``.
 """
 
 from __future__ import annotations

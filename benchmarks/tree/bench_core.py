@@ -9,7 +9,7 @@ from benchmarks.tree import rows
 from benchmarks.tree.conftest import Measure
 from benchmarks.tree.effort import BRANCHING, effort
 from benchmarks.tree.library import Made, library, pointer
-from benchmarks.tree.rows import Row
+from benchmarks.tree.rows import case
 
 SIZES = effort().sizes([1_000, 10_000, 100_000, 1_000_000])
 DRAW_SIZES = effort().sizes([10**k for k in range(3, 8)])
@@ -33,9 +33,9 @@ SIDES = {
 def test_simulations(measure: Measure, rng: np.random.Generator, n: int, side: str) -> None:
     kind, function, what, who = SIDES[side]
     trees = trees_per_round(n)
-    row = Row(what, who, n, items=n * trees)
+    timed = case(what, who, n, items=n * trees)
     measure(
-        row,
+        timed,
         getattr(library(), function),
         lambda: (Made(kind, trees), n, pointer(rng.random((trees, n, BRANCHING)))),
     )
@@ -47,22 +47,22 @@ def test_floor(measure: Measure, rng: np.random.Generator, n: int, floor: str) -
     passes = max(1, 100_000 // n)  # small trees again and again, all in the cache: so it would be at best
     descents = Made("descents", n, pointer(rng.random((n, BRANCHING))))
     what = rows.KNOWN_DESCENTS if floor == "descents_follow" else rows.PLAIN_READ
-    row = Row(what, "floor", n, items=n * passes)
-    measure(row, getattr(library(), floor), lambda: (descents, passes))
+    timed = case(what, "floor", n, items=n * passes)
+    measure(timed, getattr(library(), floor), lambda: (descents, passes))
 
 
 @pytest.mark.parametrize("nodes", DRAW_SIZES)
 def test_power_draws(measure: Measure, rng: np.random.Generator, nodes: int) -> None:
     tree = Made("drawn", nodes, pointer(rng.random(nodes)))
-    row = Row(rows.POWER_DRAW, rows.OURS_CPP, nodes, items=DRAWS)
-    measure(row, library().drawn_draw, lambda: (tree, DRAWS))
+    timed = case(rows.POWER_DRAW, rows.OURS_CPP, nodes, items=DRAWS)
+    measure(timed, library().drawn_draw, lambda: (tree, DRAWS))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_arithmetic(measure: Measure, threads: int) -> None:
     thousands = 20_000
-    row = Row(rows.ARITHMETIC, "floor", thousands, items=thousands * threads, threads=threads)
-    measure(row, library().arithmetic, lambda: (threads, 1_000 * thousands))
+    timed = case(rows.ARITHMETIC, "floor", thousands, items=thousands * threads, threads=threads)
+    measure(timed, library().arithmetic, lambda: (threads, 1_000 * thousands))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -70,7 +70,7 @@ def test_arithmetic(measure: Measure, threads: int) -> None:
 @pytest.mark.parametrize("trees", effort().trees)
 def test_waves(measure: Measure, rng: np.random.Generator, trees: int, what: str, threads: int) -> None:
     waves = effort().waves
-    row = Row(what, rows.OURS_CPP, waves, waves * trees, trees, threads)
+    timed = case(what, rows.OURS_CPP, waves, waves * trees, trees, threads)
 
     kept = Made("waves", trees, threads)
 
@@ -80,4 +80,4 @@ def test_waves(measure: Measure, rng: np.random.Generator, trees: int, what: str
         forest = kept if what == rows.RENEWED_SIMULATION else Made("waves", trees, threads)
         return forest, waves, pointer(values), pointer(values[:, :, 0].copy())
 
-    measure(row, library().waves_uct, setup)
+    measure(timed, library().waves_uct, setup)

@@ -15,7 +15,7 @@ import bavt_fast as bavt
 from benchmarks.tree import rows
 from benchmarks.tree.conftest import Measure
 from benchmarks.tree.effort import BRANCHING, effort
-from benchmarks.tree.rows import Row
+from benchmarks.tree.rows import case
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def test_one_call_at_a_time(measure: Measure, rng: np.random.Generator, n: int) 
         values = rng.random((n, BRANCHING))
         return bavt.Tree(), list(values), values[:, 0].tolist()
 
-    measure(Row(rows.SIMULATION, rows.OURS_PYTHON, n, items=n), one_call_at_a_time, setup)
+    measure(case(rows.SIMULATION, rows.OURS_PYTHON, n, items=n), one_call_at_a_time, setup)
 
 
 def in_waves(forest: bavt.Forest, values: list[Floats], first_values: list[Floats]) -> None:
@@ -61,7 +61,7 @@ def test_waves(measure: Measure, rng: np.random.Generator, trees: int, what: str
         forest = kept if what == rows.RENEWED_SIMULATION else bavt.Forest(trees, threads=threads)
         return forest, list(values), list(values[:, :, 0].copy())
 
-    measure(Row(what, rows.OURS_PYTHON, waves, waves * trees, trees, threads), in_waves, setup)
+    measure(case(what, rows.OURS_PYTHON, waves, waves * trees, trees, threads), in_waves, setup)
 
 
 # ---- Snapshots -----------------------------------------------------------------------------------------------------
@@ -111,5 +111,5 @@ def test_snapshot(measure: Measure, searched: bavt.Tree, tmp_path: Path, what: s
     }[what]()
     plain = what in (rows.WRITE, rows.READ, rows.COPY)
     nodes = 10 ** round(np.log10(searched.num_nodes))
-    row = Row(what, "floor" if plain else rows.OURS_PYTHON, nodes, items=len(data), unit="GB/s")
-    measure(row, target, lambda: arguments)
+    timed = case(what, "floor" if plain else rows.OURS_PYTHON, nodes, items=len(data), unit="GB/s")
+    measure(timed, target, lambda: arguments)

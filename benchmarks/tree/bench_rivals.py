@@ -19,7 +19,7 @@ import pytest
 from benchmarks.tree import rows
 from benchmarks.tree.conftest import Measure
 from benchmarks.tree.effort import BRANCHING, effort
-from benchmarks.tree.rows import Row
+from benchmarks.tree.rows import case
 
 
 def rival(module: str) -> Any:
@@ -54,7 +54,7 @@ def test_mctx(measure: Measure, rng: np.random.Generator, batch: int) -> None:
 
     run(*setup())  # compiles
     waves = effort().waves
-    measure(Row(rows.WAVE_SIMULATION, rows.MCTX, waves, waves * batch, batch), run, setup)
+    measure(case(rows.WAVE_SIMULATION, rows.MCTX, waves, waves * batch, batch), run, setup)
 
 
 def mctx_search(simulations: int) -> Callable[[Any, Any], Any]:
@@ -109,7 +109,7 @@ def test_treequest(measure: Measure, rng: np.random.Generator, who: str, n: int)
     treequest = rival("treequest")
     standard = who == rows.TREEQUEST_STANDARD
     algorithm = treequest.StandardMCTS(samples_per_action=BRANCHING) if standard else treequest.ABMCTSA()
-    measure(Row(rows.SIMULATION, who, n, items=n), step_in_place, lambda: treequest_setup(algorithm, rng, n))
+    measure(case(rows.SIMULATION, who, n, items=n), step_in_place, lambda: treequest_setup(algorithm, rng, n))
 
 
 # ---- open_spiel ----------------------------------------------------------------------------------------------------
@@ -168,4 +168,4 @@ def test_open_spiel(measure: Measure, rng: np.random.Generator, n: int) -> None:
     def search(bot: Any, _: None) -> None:
         bot.mcts_search(EndlessState())
 
-    measure(Row(rows.SIMULATION, rows.OPEN_SPIEL, n, items=n), search, setup)
+    measure(case(rows.SIMULATION, rows.OPEN_SPIEL, n, items=n), search, setup)

@@ -9,15 +9,15 @@ from benchmarks.compat import FreeModel, recipe
 from benchmarks.tree import plain_uct, rows
 from benchmarks.tree.conftest import Measure
 from benchmarks.tree.effort import BRANCHING, effort
-from benchmarks.tree.rows import Row
+from benchmarks.tree.rows import case
 
 NO_DEPTH_LIMIT = 1_000_000  # at the recipe's default depth of 10 its search ends after some 50 simulations
 
 
 @pytest.mark.parametrize("n", effort().sizes([1_000, 10_000, 100_000]))
 def test_plain_uct(measure: Measure, rng: np.random.Generator, n: int) -> None:
-    row = Row(rows.SIMULATION, rows.PLAIN_PYTHON, n, items=n)
-    measure(row, plain_uct.search, lambda: (rng.random(n).tolist(), BRANCHING))
+    timed = case(rows.SIMULATION, rows.PLAIN_PYTHON, n, items=n)
+    measure(timed, plain_uct.search, lambda: (rng.random(n).tolist(), BRANCHING))
 
 
 @pytest.mark.parametrize("n", effort().sizes([1_000, 10_000]))
@@ -32,4 +32,4 @@ def test_recipe(measure: Measure, rng: np.random.Generator, n: int) -> None:
         searcher.search("question", NO_DEPTH_LIMIT)
         assert model.num_calls == n, "a simulation fewer"
 
-    measure(Row(rows.SIMULATION, rows.RECIPE, n, items=n), search, setup)
+    measure(case(rows.SIMULATION, rows.RECIPE, n, items=n), search, setup)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.harness import Case, elapsed_s
 from benchmarks.tree.effort import effort
-from benchmarks.tree.rows import Row
 
 Setup = Callable[[], tuple[Any, ...]]
-Measure = Callable[[Row, Callable[..., Any], Setup], None]
+Measure = Callable[[Case, Callable[..., Any], Setup], None]
 
 
 @pytest.fixture
@@ -28,20 +28,14 @@ def rng() -> np.random.Generator:
 def measure(benchmark: BenchmarkFixture) -> Measure:
     """Time ``target(*setup())`` for as many rounds as the effort allows; setting up and tidying up are not timed."""
 
-    def run(row: Row, target: Callable[..., Any], setup: Setup) -> None:
+    def run(case: Case, target: Callable[..., Any], setup: Setup) -> None:
         def fresh() -> tuple[tuple[Any, ...], dict[str, Any]]:
             arguments = setup()
             gc.collect()  # the trees of earlier rounds; inside a round the collector does what it does for any program
             return arguments, {}
 
-        arguments, _ = fresh()
-        start_s = time.perf_counter()
-        target(*arguments)  # the first run warms up, and says how many rounds there is time for
-        first_s = time.perf_counter() - start_s
-        del arguments
-        fewest, most = effort().rounds
-        rounds = max(fewest, min(most, int(effort().row_s / first_s)))
-        benchmark.extra_info.update(asdict(row))
-        benchmark.pedantic(target, setup=fresh, rounds=rounds, iterations=1)
+        first_s = elapsed_s(partial(target, *fresh()[0]))  # warms up, and says how many rounds there is time for
+        benchmark.extra_info.update(asdict(case))
+        benchmark.pedantic(target, setup=fresh, rounds=effort().limits.rounds(first_s), iterations=1)
 
     return run

@@ -1,4 +1,4 @@
-"""The C side of the benchmarks: builds ``benchmarks/core_cpp`` and calls it through ctypes.
+"""The C side of the benchmarks: builds ``benchmarks/native`` and calls it through ctypes.
 
 A ctypes call takes about a microsecond and stands for at least 10,000 simulations, so the figures are the C++ side's.
 """
@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-BUILD = ROOT / "build" / "bench"
+from benchmarks.harness import BUILD, ROOT
 
 _POINTER, _SIZE, _U32 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32
 # Function: (result, arguments); those that end in _new return what _free takes.

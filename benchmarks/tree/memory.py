@@ -11,26 +11,18 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import ROOT, Row, resident_bytes, row_of
 from benchmarks.tree import rows
 from benchmarks.tree.effort import BRANCHING
-from benchmarks.tree.library import ROOT, Made, library, pointer
-from benchmarks.tree.rows import Result
+from benchmarks.tree.library import Made, library, pointer
 
 SIMULATIONS = 1_000_000  # so many that what a process needs beside the tree does not count
 
 
-def resident_bytes() -> int:
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError("/proc/self/smaps_rollup has no Rss")
-
-
-def bytes_per_node(simulations: int) -> list[Result]:
+def bytes_per_node(simulations: int) -> list[Row]:
     """After uct simulations, and after a power draw has had the nodes ranked too."""
     values = np.random.default_rng(3).random((simulations + 1, BRANCHING))
     before = resident_bytes()
@@ -42,15 +34,15 @@ def bytes_per_node(simulations: int) -> list[Result]:
     nodes = BRANCHING * simulations + 1
     figures = {rows.NODE_BYTES: searched - before, rows.RANKED_NODE_BYTES: ranked - before}
     return [
-        Result(what, rows.OURS_CPP, simulations, 1, 1, "bytes", *3 * [round(grown / nodes, 1)], rounds=1)
+        row_of(what, rows.OURS_CPP, "bytes", [round(grown / nodes, 1)], rows.at(simulations))
         for what, grown in figures.items()
     ]
 
 
-def measured_apart() -> list[Result]:
+def measured_apart() -> list[Row]:
     done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True, cwd=ROOT)
-    return [Result(**row) for row in json.loads(done.stdout)]
+    return [Row(**row) for row in json.loads(done.stdout)]
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(result) for result in bytes_per_node(SIMULATIONS)]))
+    print(json.dumps([asdict(row) for row in bytes_per_node(SIMULATIONS)]))

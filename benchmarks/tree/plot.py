@@ -1,20 +1,9 @@
-"""Cost against the size of the tree, log-log, as SVG."""
+"""Cost against the size of the tree, log-log."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
+from benchmarks.harness import Curve, Panel, Results, Row
 from benchmarks.tree import rows
-from benchmarks.tree.rows import Result, Results
-
-# Text stays text, and ids do not change from one drawing to the next.
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bavt_fast", "font.size": 9})
 
 # (what, who, trees, threads, format); a line where there are several sizes, a mark where there is one.
 SIMULATIONS = [
@@ -39,26 +28,25 @@ POWER = [
 ]
 
 
-def label(row: Result) -> str:
+def label(row: Row) -> str:
     if row.what == rows.WAVE_SIMULATION:
-        threads = f", {row.threads} threads" if row.threads > 1 else ""
-        return f"{row.who}, {row.trees:,} {'trees' if row.trees > 1 else 'tree'} in waves{threads}"
+        trees, threads = row.at["trees"], row.at["threads"]
+        more = f", {threads} threads" if threads != 1 else ""
+        return f"{row.who}, {trees:,} {'tree' if trees == 1 else 'trees'} in waves{more}"
     return row.who if row.what == rows.SIMULATION else f"{'floor: ' * (row.who == 'floor')}{row.what}"
 
 
-def draw(axes: Axes, results: Results, curves: list[tuple[str, str, int, int, str]], across: str, up: str) -> None:
-    for what, who, trees, threads, style in curves:
-        curve = [row for row in results.of(what, who) if (row.trees, row.threads) == (trees, threads)]
-        if curve:
-            axes.plot([row.n for row in curve], [row.median for row in curve], style, label=label(curve[0]))
-    axes.set(xscale="log", yscale="log", xlabel=across, ylabel=up)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+def curves(results: Results, wanted: list[tuple[str, str, int, int, str]]) -> list[Curve]:
+    drawn = []
+    for what, who, trees, threads, style in wanted:
+        found = sorted(results.of(what, who, trees=trees, threads=threads), key=lambda row: row.at["n"])
+        if found:
+            drawn.append(Curve(label(found[0]), [(row.at["n"], row.median) for row in found], style))
+    return drawn
 
 
-def plot(results: Results, path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5), layout="constrained", width_ratios=(3, 2))
-    draw(left, results, SIMULATIONS, "simulations in the tree", "us per simulation")
-    draw(right, results, POWER, "draws: nodes in the tree; simulations: their number", "us")
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+def panels(results: Results) -> list[Panel]:
+    return [
+        Panel("simulations in the tree", "us per simulation", curves(results, SIMULATIONS), share=3),
+        Panel("draws: nodes in the tree; simulations: their number", "us", curves(results, POWER), share=2),
+    ]

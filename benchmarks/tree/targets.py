@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from benchmarks.harness import Results, Row, Target, ratio
 from benchmarks.tree import rows
 from benchmarks.tree.effort import WAVES
-from benchmarks.tree.rows import Result, Results
+
+
+def _quoted(n: int, trees: int, us: float) -> Row:
+    return Row(rows.WAVE_SIMULATION, rows.LIGHTZERO, "us", us, us, us, rounds=0, at=rows.at(n, trees))
+
 
 # Not measured here: LightZero needs packages that do not install beside these. Its MuZero ctree, branching 3, on a
 # machine of the kind that the first results come from: 400 simulations with batch 1 and 256, and 10,000 with batch 1.
 QUOTED = [
-    Result(rows.WAVE_SIMULATION, rows.LIGHTZERO, 400, 1, 1, "us", 3.4, 3.4, 3.4, rounds=0),
-    Result(rows.WAVE_SIMULATION, rows.LIGHTZERO, 400, 256, 1, "us", 3.1, 3.1, 3.1, rounds=0),
-    Result(rows.WAVE_SIMULATION, rows.LIGHTZERO, 10_000, 1, 1, "us", 4.2, 4.2, 4.2, rounds=0),
+    _quoted(400, 1, 3.4),
+    _quoted(400, 256, 3.1),
+    _quoted(10_000, 1, 4.2),
 ]
 LIGHTZERO_US = 3.1
-
-
-@dataclass(frozen=True)
-class Target:
-    """A figure and its bound. `value` is None where the run did not measure it."""
-
-    what: str
-    value: float | None
-    bound: float
-    unit: str
-    at_least: bool = False
-
-    @property
-    def verdict(self) -> str:
-        if self.value is None:
-            return "not measured"
-        met = self.value >= self.bound if self.at_least else self.value <= self.bound
-        return "met" if met else "missed"
-
-
-def ratio(above: float | None, below: float | None) -> float | None:
-    return above / below if above is not None and below else None
 
 
 def targets_of(results: Results) -> list[Target]:
@@ -47,8 +28,8 @@ def targets_of(results: Results) -> list[Target]:
 def _one_tree(results: Results) -> list[Target]:
     found = []
     for n, bound_us in ((1_000, 0.085), (10_000, 0.13), (100_000, 0.20), (1_000_000, 0.45)):
-        ours_us = results.median(rows.SIMULATION, rows.OURS_CPP, n)
-        loop_us = results.median(rows.SIMULATION, rows.PLAIN_LOOP, n)
+        ours_us = results.median(rows.SIMULATION, rows.OURS_CPP, n=n)
+        loop_us = results.median(rows.SIMULATION, rows.PLAIN_LOOP, n=n)
         found.append(Target(f"uct simulation, C++ side, {n:,}", ours_us, bound_us, "us"))
         found.append(Target(f"plain loop / ours, {n:,}", ratio(loop_us, ours_us), 1.5, "x", at_least=True))
     return found
@@ -56,8 +37,8 @@ def _one_tree(results: Results) -> list[Target]:
 
 def _from_python(results: Results) -> list[Target]:
     n = 10_000
-    ours_us = results.median(rows.SIMULATION, rows.OURS_PYTHON, n)
-    plain_us, recipe_us = (results.median(rows.SIMULATION, who, n) for who in (rows.PLAIN_PYTHON, rows.RECIPE))
+    ours_us = results.median(rows.SIMULATION, rows.OURS_PYTHON, n=n)
+    plain_us, recipe_us = (results.median(rows.SIMULATION, who, n=n) for who in (rows.PLAIN_PYTHON, rows.RECIPE))
     return [
         Target("one call at a time from Python, 10,000", ours_us, 1.0, "us"),
         Target("plain UCT in Python / that", ratio(plain_us, ours_us), 5.0, "x", at_least=True),
@@ -68,11 +49,11 @@ def _from_python(results: Results) -> list[Target]:
 def _waves(results: Results) -> list[Target]:
     trees = 1024
     python_us, cpp_us = (
-        [results.median(rows.WAVE_SIMULATION, who, WAVES, trees, threads) for threads in (1, 2)]
+        [results.median(rows.WAVE_SIMULATION, who, n=WAVES, trees=trees, threads=threads) for threads in (1, 2)]
         for who in (rows.OURS_PYTHON, rows.OURS_CPP)
     )
-    mctx_us = results.median(rows.WAVE_SIMULATION, rows.MCTX, WAVES, 64)
-    treequest_us = results.median(rows.SIMULATION, rows.TREEQUEST_STANDARD, 1_000)
+    mctx_us = results.median(rows.WAVE_SIMULATION, rows.MCTX, n=WAVES, trees=64)
+    treequest_us = results.median(rows.SIMULATION, rows.TREEQUEST_STANDARD, n=1_000)
     rivals = [
         ("mctx with batch 64", mctx_us, 15.0),
         ("LightZero (quoted)", LIGHTZERO_US, 20.0),
@@ -91,7 +72,7 @@ def _waves(results: Results) -> list[Target]:
 
 
 def _power_draws(results: Results) -> list[Target]:
-    few_us, many_us = (results.median(rows.POWER_DRAW, rows.OURS_CPP, n) for n in (1_000, 10_000_000))
+    few_us, many_us = (results.median(rows.POWER_DRAW, rows.OURS_CPP, n=n) for n in (1_000, 10_000_000))
     return [
         Target("power draw among 1,000 nodes", few_us, 0.5, "us"),
         Target("power draw, 10,000,000 nodes / 1,000", ratio(many_us, few_us), 2.0, "x"),
@@ -99,6 +80,5 @@ def _power_draws(results: Results) -> list[Target]:
 
 
 def _memory(results: Results) -> list[Target]:
-    rows_found = [row for row in results.rows if row.what == rows.RANKED_NODE_BYTES]
-    value = rows_found[0].median if rows_found else None
+    value = results.median(rows.RANKED_NODE_BYTES, rows.OURS_CPP)
     return [Target("resident bytes per node, with the ranking", value, 40.0, "bytes")]

@@ -20,27 +20,18 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("pybind11")
 
+from benchmarks.harness import Results, Row
 from benchmarks.tree import plain_uct, rows
 from benchmarks.tree.bench_python import one_call_at_a_time
 from benchmarks.tree.report import markdown
-from benchmarks.tree.rows import Result, Results, Row, result_of
-from benchmarks.tree.targets import QUOTED, Target, targets_of
+from benchmarks.tree.targets import QUOTED, targets_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
-def result(what: str, who: str, n: int, median: float, trees: int = 1, threads: int = 1) -> Result:
-    return Result(what, who, n, trees, threads, "us", median, median, median, rounds=1)
-
-
-def test_figures_of_a_row() -> None:
-    simulations = Row(rows.SIMULATION, rows.OURS_CPP, 1_000, items=10_000)
-    seconds = [0.001, 0.003, 0.002, 0.005, 0.004, 0.006]  # for 10,000 simulations
-    found = result_of(simulations, seconds)
-    assert (found.median, found.p20, found.p80, found.rounds) == (0.35, 0.2, 0.5, 6)
-    copied = Row(rows.COPY, "floor", 1_000_000, items=3_000_000_000, unit="GB/s")
-    assert result_of(copied, [1.0, 1.0]).median == 3.0
+def result(what: str, who: str, n: int, median: float, trees: int = 1, threads: int = 1) -> Row:
+    return Row(what, who, "us", median, median, median, rounds=1, at=rows.at(n, trees, threads))
 
 
 def test_targets_know_what_was_not_measured() -> None:
@@ -56,7 +47,6 @@ def test_targets_know_what_was_not_measured() -> None:
     assert targets["plain loop / ours, 1,000"].verdict == "missed"
     assert targets["LightZero (quoted) / waves from Python"].value == pytest.approx(31.0)
     assert targets["uct simulation, C++ side, 1,000,000"].verdict == "not measured"
-    assert Target("", 2.0, 2.0, "x").verdict == Target("", 2.0, 2.0, "x", at_least=True).verdict == "met"
 
 
 def test_plain_uct_is_the_same_search() -> None:
@@ -78,7 +68,7 @@ def test_benchmarks_run_and_report(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(next(tmp_path.glob("tree-*.json")).read_text())
     assert {"cpu", "compiler", "commit", "numpy"} <= set(report["machine"])
-    measured = [Result(**row) for row in report["rows"] if row["rounds"] > 0]
+    measured = [Row(**row) for row in report["rows"] if row["rounds"] > 0]
     assert {row.who for row in measured} == {
         rows.OURS_CPP,
         rows.OURS_PYTHON,

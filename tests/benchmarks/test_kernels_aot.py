@@ -20,7 +20,7 @@ from kernel_processes import OTHER_TRITONS  # noqa: E402
 from bavt_fast.kernels.critic_config import ANY, Entry  # noqa: E402
 from bavt_fast.kernels.critic_plan import Launch  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
-from benchmarks.critic_aot import (  # noqa: E402
+from tools.critic_kernel.aot import (  # noqa: E402
     SHARED_LIMIT_BYTES,
     Resources,
     compile_launch,
@@ -28,7 +28,7 @@ from benchmarks.critic_aot import (  # noqa: E402
     resources,
     table_launches,
 )
-from benchmarks.critic_table_file import TABLE_PATH, merge, render  # noqa: E402
+from tools.critic_kernel.table import TABLE_PATH, merge, render  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -144,7 +144,7 @@ def test_the_rules_notice_what_they_forbid() -> None:
 @pytest.mark.parametrize("triton_path", OTHER_TRITONS)
 def test_the_table_with_another_triton(triton_path: str) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((triton_path, str(ROOT)))}
-    command = [sys.executable, "-m", "benchmarks.critic_aot"]
+    command = [sys.executable, "-m", "tools.critic_kernel.aot"]
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )

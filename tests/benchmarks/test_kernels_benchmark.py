@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ pytest.importorskip("triton")
 
 from bavt_fast.kernels.critic_config import ANY, Config, Entry  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
-from benchmarks import critic, critic_error, critic_tune  # noqa: E402
-from benchmarks.critic_report import markdown, plot  # noqa: E402
-from benchmarks.critic_timing import Floors, call_bytes, call_flops, input_sets  # noqa: E402
+from benchmarks import harness  # noqa: E402
+from benchmarks.harness import Results, Row, results_in  # noqa: E402
+from benchmarks.kernel import critic, critic_error  # noqa: E402
+from benchmarks.kernel.critic_report import markdown, panels, targets_of  # noqa: E402
+from benchmarks.kernel.critic_timing import Floors, call_bytes, call_flops, input_sets  # noqa: E402
+from tools.critic_kernel import tune  # noqa: E402
 
 
 def test_bytes_and_operations_of_a_call() -> None:
@@ -56,43 +60,53 @@ def test_the_benchmark_runs_on_the_cpu_and_says_so(tmp_path: Path, capsys: pytes
     report = json.loads(next(tmp_path.glob("critic-cpu-*.json")).read_text())
     assert report["note"] == critic.CPU_NOTE
     assert "says nothing about the kernel" in capsys.readouterr().out
-    assert {row["implementation"] for row in report["rows"]} == {"eager", "ours"}
-    assert len(report["rows"]) == 2 * 4
-    for row in report["rows"]:
-        assert 0.0 < row["p20_us"] <= row["median_us"] <= row["p80_us"]
-        assert math.isclose(row["fraction_of_floor"], row["floor_us"] / row["median_us"])
-    assert {"torch", "triton", "commit", "cpu"} <= set(report["machine"])
+    results = results_in(report)
+    assert {row.who for row in results.rows} == {"floor", "eager", "ours"}
+    assert len(results.rows) == 3 * 4
+    assert all(0.0 < row.p20 <= row.median <= row.p80 for row in results.rows)
+    assert {"device", "torch", "triton", "commit", "cpu"} <= set(report["machine"])
+    assert {target["verdict"] for target in report["targets"]} == {"not measured"}, "no bf16 on the CPU"
     assert next(tmp_path.glob("*.md")).read_text() == markdown(report)
-    svg = ElementTree.fromstring(next(tmp_path.glob("*.svg")).read_text())
-    assert len(svg.findall("{http://www.w3.org/2000/svg}polyline")) == 2, "one line per H"
-    assert plot(report).startswith("<svg")
+    (panel,) = panels(results)
+    assert [(curve.label, len(curve.points)) for curve in panel.curves] == [("H = 64", 2), ("H = 128", 2)]
+    if importlib.util.find_spec("matplotlib"):
+        assert ElementTree.fromstring(next(tmp_path.glob("*.svg")).read_text()).tag.endswith("svg")
 
 
 def report_of(times: dict[tuple[int, int], dict[str, float]], floor_us: float = 1.0) -> dict[str, Any]:
     """A bf16 report with the given medians, by (rows, H) and implementation."""
     rows = [
-        {"implementation": name, "rows": shape[0], "hidden_size": shape[1], "dtype": "bfloat16", "median_us": time,
-         "p20_us": time - 0.25, "p80_us": time + 0.5, "floor_us": floor_us, "terabytes_per_s": 1.5 / time,
-         "teraflops_per_s": 2.0 / time}
-        for shape, cells in times.items() for name, time in cells.items()
-    ]  # fmt: skip
+        Row(
+            "call", name, "us", time, time - 0.25, time + 0.5, 5, {"dtype": "bfloat16", "rows": shape[0], "H": shape[1]}
+        )
+        for shape, cells in times.items()
+        for name, time in {"floor": floor_us, **cells}.items()
+    ]
     floors = {"copy_bytes_per_s": 3e12, "matmul_flops_per_s": {"torch.bfloat16": 8e14}}
-    return {"rows": rows, "machine": {}, "floors": floors, "device": "a GPU", "note": ""}
+    targets = targets_of(Results(rows))
+    return harness.report_of(title="", command="", machine={}, rows=rows, targets=targets, floors=floors, note="")
 
 
 def test_the_tables_show_the_spread_the_rate_and_the_worst_shape_of_each_target() -> None:
     few = {"eager": 8.0, "ours": 6.0, "eager, graph": 4.0, "ours, graph": 2.0}
     text = markdown(report_of({(1, 768): few, (32, 2048): few | {"ours": 10.0, "ours, graph": 5.0}}))
     assert "| 8.00 (7.75-8.50) | 6.00 (5.75-6.50) |" in text
-    assert "| 1.00 | 0.75 TB/s | 2.00 | 50% |" in text
-    assert "| any shape, against the best other | 1.0 | 0.80, missed | 32 x 2048 | 2 |" in text
-    assert "| any shape, called directly, against eager | 1.0 | 0.80, missed | 32 x 2048 | 2 |" in text
-    assert "| rows <= 32, H <= 2,048, against eager | 2.0 | 1.60, missed | 32 x 2048 | 2 |" in text
-    assert "of the bandwidth" not in text, "no such shape was measured"
-    many = report_of({(2048, 4096): {"eager": 2.0, "ours": 1.25}})
-    many["rows"][1]["teraflops_per_s"] = 600.0
-    assert "| 600 TFLOP/s | 1.60 | 80% |" in markdown(many)
-    assert "of the matrix rate | 0.75 | 0.80, met | 2048 x 4096 | 1 |" in markdown(many)
+    assert f"| 1.00 | {call_bytes(1, 768, torch.bfloat16) / 2e6:.3g} TB/s | 2.00 | 50% |" in text
+    assert "| any shape, against the best other (worst of 2: 32 x 2048) | 0.800 | at least 1 x | missed |" in text
+    assert (
+        "| any shape, called directly, against eager (worst of 2: 32 x 2048) | 0.800 | at least 1 x | missed |" in text
+    )
+    assert "| rows <= 32, H <= 2,048, against eager (worst of 2: 32 x 2048) | 1.60 | at least 2 x | missed |" in text
+    assert "| rows <= 32, H >= 4,096, of the bandwidth | - | at least 0.85 x | not measured |" in text
+    many = report_of({(2048, 4096): {"eager": 400.0, "ours": 250.0}}, floor_us=200.0)
+    assert f"| {call_flops(2048, 4096) / 250e6:.3g} TFLOP/s | 1.60 | 80% |" in markdown(many)
+    assert "of the matrix rate (worst of 1: 2048 x 4096) | 0.800 | at least 0.75 x | met |" in markdown(many)
+
+
+def test_a_shape_that_was_left_out_has_no_line() -> None:
+    report = report_of({(1, 768): {"eager": 8.0, "ours": 6.0}, (3, 768): {}})
+    assert "| bfloat16 | 1 | 768 |" in markdown(report)
+    assert "| bfloat16 | 3 | 768 |" not in markdown(report)
 
 
 def test_torch_compile_comes_last() -> None:
@@ -120,14 +134,14 @@ def test_the_benchmark_refuses_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(critic, "critic_mlp", lambda *arguments: critic.eager(*arguments) * 1.01)
     shape = critic.Shape(4, 64, torch.float32)
     with pytest.raises(RuntimeError, match="ours is wrong"):
-        list(critic.measure(shape, torch.device("cpu"), Floors(1e9, {"torch.float32": 1e9}), False, 1))
+        list(critic.measure(shape, torch.device("cpu"), False, 1))
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_tuner_tries_sensible_neighbours(capability: int) -> None:
     for entry in ENTRIES:
         if entry.capability == capability:
-            tried = critic_tune.neighbours(entry.config, capability)
+            tried = tune.neighbours(entry.config, capability)
             assert tried[0] == entry.config
             assert len(tried) == len(set(tried)) > 4
             for tile in tried:
@@ -143,13 +157,13 @@ def test_the_tuner_tries_the_best_tile_with_stage_2_overlapped_too(monkeypatch: 
     def time_us(tile: Config, *_: Any) -> float:
         return 5.0 - (tile.block_units == 64) - 0.5 * tile.overlap
 
-    monkeypatch.setattr(critic_tune, "_calls", lambda entry, device: [(None,)])
-    monkeypatch.setattr(critic_tune, "_exact", lambda call: None)
-    monkeypatch.setattr(critic_tune, "_time_config", time_us)
-    monkeypatch.setattr(critic_tune, "_time_torch", lambda entry, calls: 3.75)
+    monkeypatch.setattr(tune, "_calls", lambda entry, device: [(None,)])
+    monkeypatch.setattr(tune, "_exact", lambda call: None)
+    monkeypatch.setattr(tune, "_time_config", time_us)
+    monkeypatch.setattr(tune, "_time_torch", lambda entry, calls: 3.75)
     for capability, overlap in ((90, True), (80, False)):
         entry = Entry(capability, "half", 16, 1024, False, config, "predicted")
-        tuned = critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
+        tuned = tune.tune_entry(entry, torch.device("cpu"), "measured")
         assert tuned.config == replace(config, block_units=64, overlap=overlap)
         assert tuned.use_torch is (not overlap), "torch took 3.75 us, the best tile 3.5 with and 4 without overlap"
 
@@ -162,22 +176,22 @@ def test_the_tuner_stops_at_its_limit_and_keeps_the_rest() -> None:
     def measured(entry: Entry) -> Entry:
         return replace(entry, source="measured")
 
-    all_of_them = list(critic_tune.tune(old, ["fp32", "half"], 90, math.inf, measured))
+    all_of_them = list(tune.tune(old, ["fp32", "half"], 90, math.inf, measured))
     assert [(e.kind, e.capability, e.source) for e in all_of_them] == [
         ("fp32", 90, "measured"),
         ("half", 90, "measured"),
     ]
-    assert list(critic_tune.tune(old, ["half"], 90, -1.0, measured)) == [old[0]]
+    assert list(tune.tune(old, ["half"], 90, -1.0, measured)) == [old[0]]
 
 
 def test_entries_are_tuned_at_the_largest_shape_they_serve() -> None:
     config = Config("few", 16, 16, 64, 2, 2)
-    assert critic_tune.tuned_shape(Entry(90, "half", 32, 4096, False, config, "")) == (32, 4096)
-    assert critic_tune.tuned_shape(Entry(90, "half", ANY, ANY, False, config, "")) == (4096, 8192)
-    assert critic_tune.tuned_shape(Entry(90, "half", 1, 1024, False, config, "")) == (1, 768)
+    assert tune.tuned_shape(Entry(90, "half", 32, 4096, False, config, "")) == (32, 4096)
+    assert tune.tuned_shape(Entry(90, "half", ANY, ANY, False, config, "")) == (4096, 8192)
+    assert tune.tuned_shape(Entry(90, "half", 1, 1024, False, config, "")) == (1, 768)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would tune")
 def test_the_tuner_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert critic_tune.main([]) == 2
+    assert tune.main([]) == 2
     assert "needs an NVIDIA GPU" in capsys.readouterr().err

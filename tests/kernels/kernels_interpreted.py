@@ -24,8 +24,7 @@ from bavt_fast.kernels.critic_launch import (
 )
 from bavt_fast.kernels.critic_plan import Launch
 from bavt_fast.kernels.critic_table import ENTRIES
-from benchmarks import critic_tune
-from benchmarks.critic_timing import Samples
+from tools.critic_kernel import tune
 
 OP = torch.ops.bavt_fast.critic_mlp.default
 # One small tiling of each kernel, and of both ways in which the third loads; all leave ragged edges below.
@@ -307,20 +306,20 @@ def test_the_tuner_keeps_a_tiling_that_works(kind: Any, monkeypatch: pytest.Monk
     def uncaptured(function: Any, sets: Any) -> Any:
         return lambda: [function(*inputs) for inputs in sets]
 
-    def once(run: Any, *_: Any, samples: int) -> Samples:
+    def once(run: Any, *_: Any, samples: int) -> list[float]:
         run()
-        return Samples(1.0, 1.0, 1.0)
+        return [1e-6]
 
-    monkeypatch.setattr(critic_tune, "captured", uncaptured)
-    monkeypatch.setattr(critic_tune, "sample", once)
-    monkeypatch.setattr(critic_tune, "input_sets", lambda rows, size, dtype, _: [critic_arguments(rows, size, dtype)])
+    monkeypatch.setattr(tune, "captured", uncaptured)
+    monkeypatch.setattr(tune, "sample", once)
+    monkeypatch.setattr(tune, "input_sets", lambda rows, size, dtype, _: [critic_arguments(rows, size, dtype)])
     entry = Entry(80, kind, 17, 64, False, FEW, "predicted")
-    tuned = critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
+    tuned = tune.tune_entry(entry, torch.device("cpu"), "measured")
     assert tuned == replace(entry, source="measured"), "equally fast: the tiling of the table stays"
 
-    monkeypatch.setattr(critic_tune, "MAX_ERROR", {kind: 0.0})
+    monkeypatch.setattr(tune, "MAX_ERROR", {kind: 0.0})
     with pytest.raises(RuntimeError, match="no tiling works"):
-        critic_tune.tune_entry(entry, torch.device("cpu"), "measured")
+        tune.tune_entry(entry, torch.device("cpu"), "measured")
 
 
 def test_the_many_rows_kernel_refuses_int8() -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bavt_fast.kernels import critic, critic_mlp, quantize_w1, warmup
-from benchmarks import critic_host
-from benchmarks.critic_host import LaunchRecord, pretend_gpu
+from tools.critic_kernel import host
+from tools.critic_kernel.host import LaunchRecord, pretend_gpu
 
 LAUNCHED: list[LaunchRecord] = []
 pretend_gpu(LAUNCHED.append)
@@ -174,7 +174,7 @@ def test_after_warmup_no_number_of_rows_of_the_entry_compiles_anything(monkeypat
 
 
 def test_the_host_time_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(critic_host, "microseconds", lambda function: (function(), 1.5)[1])
-    assert critic_host.main(["--rows", "3", "--hidden", "64"]) == 0
+    monkeypatch.setattr(host, "microseconds", lambda function: (function(), 1.5)[1])
+    assert host.main(["--rows", "3", "--hidden", "64"]) == 0
     pretend_gpu(LAUNCHED.append)  # main set a driver of its own
     assert capsys.readouterr().out.splitlines()[-1] == "| 3 | 64 | 1.5 | 1.5 |"

@@ -1,9 +1,9 @@
 """The critic MLP at every batch size a search meets: eager torch, torch.compile, CUDA graphs, and ours.
 
-    python -m benchmarks.critic [--device cuda|cpu] [--quick] [--compile all|some|none] [--limit-s S] [--out
+    python -m benchmarks.kernel [--device cuda|cpu] [--quick] [--compile all|some|none] [--limit-s S] [--out
     FOLDER]
 
-Prints a Markdown table and writes ``<machine>-<date>.json``, ``.md`` and ``.svg`` into the folder. Each
+Prints a Markdown table and writes ``critic-<machine>-<date>.json``, ``.md`` and ``.svg`` into the folder. Each
 implementation is checked against float64 before it is timed. On the CPU every path is plain torch: that mode
 only checks that the benchmark works, and says so in its output.
 """
@@ -11,9 +11,6 @@ only checks that the benchmark works, and says so in its output.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +21,23 @@ from typing import Any
 import torch
 
 from bavt_fast.kernels import critic_mlp
-from benchmarks.critic_report import markdown, plot
-from benchmarks.critic_timing import (
+from benchmarks.harness import (
+    RESULTS,
+    Case,
+    Results,
+    Row,
+    describe_machine,
+    line_of,
+    plot,
+    report_of,
+    row_of,
+    stem_of,
+    write,
+)
+from benchmarks.kernel.critic_report import CALL, FLOOR, markdown, panels, targets_of
+from benchmarks.kernel.critic_timing import (
     CriticFunction,
     Floors,
-    Samples,
-    call_bytes,
-    call_flops,
     captured,
     eager,
     input_sets,
@@ -38,7 +45,6 @@ from benchmarks.critic_timing import (
     relative_error,
     sample,
 )
-from benchmarks.machine import ROOT, describe_machine
 
 ROWS = (1, 3, 8, 32, 128, 512, 2048, 8192)
 HIDDEN_SIZES = (768, 2048, 4096, 8192)
@@ -54,22 +60,9 @@ class Shape:
     hidden_size: int
     dtype: torch.dtype
 
-
-@dataclass(frozen=True)
-class Row:
-    """One implementation at one shape."""
-
-    implementation: str
-    rows: int
-    hidden_size: int
-    dtype: str
-    median_us: float
-    p20_us: float
-    p80_us: float
-    terabytes_per_s: float
-    teraflops_per_s: float
-    floor_us: float
-    fraction_of_floor: float
+    @property
+    def at(self) -> dict[str, int | str]:
+        return {"dtype": str(self.dtype).removeprefix("torch."), "rows": self.rows, "H": self.hidden_size}
 
 
 def shapes(device: torch.device, quick: bool) -> list[Shape]:
@@ -95,7 +88,12 @@ def implementations(device: torch.device, compiled: bool) -> dict[str, tuple[Cri
     return found
 
 
-def measure(shape: Shape, device: torch.device, floors: Floors, compiled: bool, samples: int) -> Iterator[Row]:
+def floor_of(shape: Shape, floors: Floors) -> Row:
+    floor_us = floors.time_us(shape.rows, shape.hidden_size, shape.dtype)
+    return row_of(CALL, FLOOR, "us", [floor_us], shape.at)
+
+
+def measure(shape: Shape, device: torch.device, compiled: bool, samples: int) -> Iterator[Row]:
     """Checks and times every implementation at one shape.
 
     Raises:
@@ -107,7 +105,7 @@ def measure(shape: Shape, device: torch.device, floors: Floors, compiled: bool, 
         if not error < MAX_ERROR[shape.dtype]:
             raise RuntimeError(f"{name} is wrong at {shape}: relative error {error:.2e}")
         run = captured(function, sets) if in_graph else _each(function, sets)
-        yield _row(name, shape, sample(run, len(sets), device, samples), floors)
+        yield Case(CALL, name, items=1, at=shape.at).row(sample(run, len(sets), device, samples))
 
 
 def passes(wanted: Sequence[Shape], device: torch.device, compile_mode: str) -> list[list[tuple[Shape, bool]]]:
@@ -129,40 +127,13 @@ def _each(function: CriticFunction, sets: Sequence[Any]) -> Callable[[], None]:
     return run
 
 
-def _row(name: str, shape: Shape, samples: Samples, floors: Floors) -> Row:
-    floor_us = floors.time_us(shape.rows, shape.hidden_size, shape.dtype)
-    return Row(
-        implementation=name,
-        rows=shape.rows,
-        hidden_size=shape.hidden_size,
-        dtype=str(shape.dtype).removeprefix("torch."),
-        **asdict(samples),
-        terabytes_per_s=call_bytes(shape.rows, shape.hidden_size, shape.dtype) / samples.median_us * 1e-6,
-        teraflops_per_s=call_flops(shape.rows, shape.hidden_size) / samples.median_us * 1e-6,
-        floor_us=floor_us,
-        fraction_of_floor=floor_us / samples.median_us,
-    )
-
-
-def write(report: dict[str, Any], folder: Path) -> list[Path]:
-    """JSON, Markdown and SVG into `folder`, named after the machine and the day."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-") + "-" + report["date"]
-    contents = {".json": json.dumps(report, indent=1) + "\n", ".md": markdown(report), ".svg": plot(report)}
-    paths = []
-    for suffix, text in contents.items():
-        paths.append(folder / f"critic-{stem}{suffix}")
-        paths[-1].write_text(text)
-    return paths
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.critic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="a handful of shapes, 5 samples instead of 25")
     parser.add_argument("--compile", default="some", choices=("all", "some", "none"), help="where to run torch.compile")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new shape after this long")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     return parser.parse_args(arguments)
 
 
@@ -174,29 +145,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     samples = 5 if options.quick else 25
     floors = measure_floors(device, list(dict.fromkeys(shape.dtype for shape in wanted)), samples)
     deadline = time.monotonic() + options.limit_s
-    rows: list[Row] = []
+    command = "python -m benchmarks.kernel " + " ".join(arguments if arguments is not None else sys.argv[1:])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    machine = {"device": name, **describe_machine("torch", "triton")}
+    rows = [floor_of(shape, floors) for shape in wanted]
     skipped = 0
-    report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": describe_machine("torch", "triton"),
-        "command": "python -m benchmarks.critic " + " ".join(arguments if arguments is not None else sys.argv[1:]),
-        "floors": asdict(floors),
-    }
     for measurements in passes(wanted, device, options.compile):
         for shape, compiled in measurements:
             if time.monotonic() > deadline:
                 skipped += 1
                 continue
-            for row in measure(shape, device, floors, compiled, samples):
+            for row in measure(shape, device, compiled, samples):
                 rows.append(row)
-                print(f"{row.dtype} {row.rows} x {row.hidden_size} {row.implementation}: {row.median_us:.2f} us")
-        left_out = f"{skipped} measurements left out by --limit-s" if skipped else ""
-        report["note"] = CPU_NOTE if device.type == "cpu" else left_out
-        report["rows"] = [asdict(row) for row in rows]
-        paths = write(report, options.out)  # after each pass, so that a run cut short keeps what it has
+                print(line_of(row), flush=True)
+        report = report_of(
+            title="Critic MLP: microseconds per call",
+            command=command.rstrip(),
+            machine=machine,
+            rows=rows,
+            targets=targets_of(Results(rows)),
+            left_out=[f"{skipped} measurements by --limit-s"] if skipped else [],
+            floors=asdict(floors),
+            note=CPU_NOTE if device.type == "cpu" else "",
+        )
+        # After each pass, so that a run cut short keeps what it has.
+        path = write(report, markdown(report), options.out, stem_of("critic", report, device=name))
+    drawn = plot(panels(Results(rows)), path.with_suffix(".svg"))
     print(markdown(report))
-    print("wrote " + ", ".join(map(str, paths)))
+    print(f"wrote {path}, and beside it .md{' and .svg' if drawn else '; no plot, for matplotlib is not installed'}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Compiles the critic kernel for GPUs that are not here, and reads the machine code's resources.
 
-``python -m benchmarks.critic_aot`` prints one line per entry of the table, and fails if one breaks a rule of
+``python -m tools.critic_kernel.aot`` prints one line per entry of the table, and fails if one breaks a rule of
 `problems`; no GPU is needed.
 """
 

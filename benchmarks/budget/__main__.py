@@ -1,6 +1,6 @@
 """Success within a token budget: this search against oracle-verified parallel sampling from the same model.
 
-    python -m benchmarks.budget [--model DIR] [--quick] [--out benchmarks/results/budget.json]
+    python -m benchmarks.budget [--model DIR] [--quick] [--out benchmarks/results]
 
 Two sets of problems that the model was not trained on: the Game of 24 test set (ranks 901-1000) and fresh Countdown
 problems with 5 numbers. Each side uses the temperature (and the search its policy and decay) that did best on separate
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,16 +24,39 @@ import numpy as np
 
 from bavt_fast import Budget, Searcher
 from bavt_fast.model_folder import load_folder
-from bavt_fast.tasks.countdown.task import GAME24_TEST_RANKS, Countdown, CountdownOracle, load_game24
-from bavt_fast.training.evaluate import auc, held_out_problems
+from bavt_fast.protocols import Candidate
+from bavt_fast.tasks.countdown.task import Countdown, CountdownOracle
+from bavt_fast.training.evaluate import auc
 from bavt_fast.training.states import TEST, VALIDATION
-from benchmarks.machine import ROOT, describe_machine
-from benchmarks.parallel_sampling import sample_paths, success_at, tokens_for
+from benchmarks.budget.parallel_sampling import sample_paths, success_at, tokens_for
+from benchmarks.budget.problems import countdown_questions, game24_questions
+from benchmarks.harness import (
+    RESULTS,
+    At,
+    Results,
+    Row,
+    describe_machine,
+    heading,
+    line_of,
+    report_of,
+    results_in,
+    row_of,
+    sections,
+    size,
+    table,
+    write,
+)
 
 BUDGETS = (60, 125, 250, 500, 1000)
 TUNING_BUDGETS = (125, 250)
 TEMPERATURES = (0.5, 0.7, 1.0)
 CRITICS = ("ours", "V = 1", "exact solver")
+PARALLEL = "parallel sampling"
+SUCCESS, MULTIPLIER, AT_LEAST = "success", "multiplier", "multiplier, at least"
+NOTE = (
+    "Problems solved within B tokens, and how many times as many tokens parallel sampling with an oracle takes for the"
+    " same; > where all the sampled paths were not enough."
+)
 
 
 @dataclass(frozen=True)
@@ -96,19 +120,7 @@ class Bench:
 
 
 def _candidate(state: Any, step: Any) -> Any:
-    from bavt_fast.protocols import Candidate
-
     return Candidate(state, "", step, 1.0)
-
-
-def countdown_questions(residue: int, count: int, seed: int) -> list[str]:
-    """Held-out Countdown-5 problems: numbers from 1 to 50, targets from 1 to 100."""
-    numbers, targets = held_out_problems(residue, count, 5, seed)
-    return [f"{' '.join(map(str, row))} -> {target}" for row, target in zip(numbers, targets, strict=True)]
-
-
-def game24_questions() -> list[str]:
-    return [" ".join(map(str, numbers)) for rank, numbers in load_game24() if rank in GAME24_TEST_RANKS]
 
 
 def tune(bench: Bench, questions: Sequence[str], critic: str) -> Setting:
@@ -135,40 +147,59 @@ def tune_baseline(bench: Bench, questions: Sequence[str], paths: int) -> float:
 
 
 def measure(
-    bench: Bench, questions: Sequence[str], settings: dict[str, Setting], temperature: float, paths: int
-) -> dict[str, Any]:
-    """Success rates of every side at every budget, and the multipliers."""
+    bench: Bench,
+    name: str,
+    questions: Sequence[str],
+    settings: dict[str, Setting],
+    temperature: float,
+    paths: int,
+) -> tuple[list[Row], list[list[float]]]:
+    """Success rates of every side at every budget and the multipliers; and the baseline's curve: budgets, rates."""
     grid = np.unique(np.round(np.geomspace(30, 16 * paths, 400)))  # half of what the paths cost at the least
     rates = bench.baseline(questions, temperature, paths, grid)
     rows = []
     for budget in BUDGETS:
-        row: dict[str, Any] = {"budget": budget, "parallel": float(np.interp(budget, grid, rates))}
-        for name, setting in settings.items():
+        at: dict[str, int | str] = {"set": name, "problems": len(questions), "budget_tokens": budget}
+        rows.append(share_row(PARALLEL, float(np.interp(budget, grid, rates)), len(questions), at))
+        for critic, setting in settings.items():
             success = bench.success(questions, setting, budget)
+            rows.append(share_row(critic, success, len(questions), at))
             needed = tokens_for(success, grid, rates)
-            multiplier = needed / budget if np.isfinite(needed) else grid[-1] / budget
-            row[name] = {
-                "success": success,
-                "stderr": float(np.sqrt(success * (1 - success) / len(questions))),
-                "multiplier": float(multiplier),
-                "at_least": not np.isfinite(needed),
-            }
-        rows.append(row)
-        print(table_row(row, settings), flush=True)
-    return {"problems": len(questions), "rows": rows, "curve": [grid.tolist(), rates.tolist()]}
+            what, tokens = (MULTIPLIER, needed) if np.isfinite(needed) else (AT_LEAST, float(grid[-1]))
+            rows.append(row_of(what, critic, "x", [tokens / budget], at))
+        for row in rows[-1 - 2 * len(settings) :]:
+            print(line_of(row), flush=True)
+    return rows, [grid.tolist(), rates.tolist()]
 
 
-def table_head(settings: dict[str, Setting]) -> str:
-    names = [f"{name} | multiplier" for name in settings]
-    return f"| B (tokens) | parallel sampling | {' | '.join(names)} |\n|{'---|' * (2 + 2 * len(names))}"
+def share_row(who: str, share: float, problems: int, at: At) -> Row:
+    """A share of problems solved, with one standard error either way."""
+    error = float(np.sqrt(share * (1 - share) / problems))
+    return Row(SUCCESS, who, "of 1", share, share - error, share + error, rounds=1, at=at)
 
 
-def table_row(row: dict[str, Any], settings: dict[str, Setting]) -> str:
-    cells = [
-        f"{row[name]['success']:.1%} | {'> ' if row[name]['at_least'] else ''}{row[name]['multiplier']:.1f}"
-        for name in settings
-    ]
-    return f"| {row['budget']} | {row['parallel']:.1%} | {' | '.join(cells)} |"
+def markdown(report: dict[str, Any]) -> str:
+    results = results_in(report)
+    names = list(dict.fromkeys(row.at["set"] for row in results.rows))
+    tables = [f"## {name}\n\n{set_table(results, str(name))}" for name in names]
+    settings = "Tuned on validation problems: " + json.dumps(report["settings"])
+    return sections(heading(report, NOTE, settings), *tables)
+
+
+def set_table(results: Results, name: str) -> str:
+    critics = list(dict.fromkeys(row.who for row in results.of(SUCCESS, set=name) if row.who != PARALLEL))
+    lines = []
+    for baseline in results.of(SUCCESS, PARALLEL, set=name):
+        budget = baseline.at["budget_tokens"]
+        cells = [f"{baseline.median:.1%}"]
+        for critic in critics:
+            cells.append(f"{results.median(SUCCESS, critic, set=name, budget_tokens=budget):.1%}")
+            known = results.median(MULTIPLIER, critic, set=name, budget_tokens=budget)
+            least = results.median(AT_LEAST, critic, set=name, budget_tokens=budget)
+            cells.append(f"{known:.1f}" if known is not None else f"> {least:.1f}")
+        lines.append([size(budget), *cells])
+    heads = [head for critic in critics for head in (critic, "multiplier")]
+    return table(("B (tokens)", PARALLEL, *heads), lines)
 
 
 def main() -> None:
@@ -178,7 +209,7 @@ def main() -> None:
     parser.add_argument("--wave", type=int, default=100, help="questions side by side")
     parser.add_argument("--paths", type=int, default=100, help="sampled paths per problem for the baseline")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "budget.json")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for budget.json and budget.md")
     arguments = parser.parse_args()
     start_s = time.monotonic()
     bench = Bench(arguments.model, arguments.seed, arguments.wave)
@@ -190,21 +221,26 @@ def main() -> None:
     }
     settings = {critic: tune(bench, validation, critic) for critic in CRITICS}
     temperature = tune_baseline(bench, validation, arguments.paths // 4)
-    results: dict[str, Any] = {
-        "machine": describe_machine("torch", "transformers", "numpy"),
-        "settings": {name: asdict(setting) for name, setting in settings.items()},
-        "parallel_temperature": temperature,
-        "model": bench.model_report(sets["Countdown-5"], 1.0),
-        "sets": {},
-    }
-    print(json.dumps({k: v for k, v in results.items() if k != "sets"}, indent=1))
+    rows: list[Row] = []
+    curves = {}
+    model = bench.model_report(sets["Countdown-5"], 1.0)
+    print(json.dumps({"settings": {name: asdict(setting) for name, setting in settings.items()}, "model": model}))
     for name, questions in sets.items():
-        print(f"\n{name}, {len(questions)} problems\n\n{table_head(settings)}")
-        results["sets"][name] = measure(bench, questions, settings, temperature, arguments.paths)
-    results["wall_s"] = round(time.monotonic() - start_s, 1)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{results['wall_s']} s; written to {arguments.out}")
+        found, curves[name] = measure(bench, name, questions, settings, temperature, arguments.paths)
+        rows += found
+    report = report_of(
+        title="Success within a token budget",
+        command="make bench-budget" if len(sys.argv) == 1 else f"python -m benchmarks.budget {' '.join(sys.argv[1:])}",
+        machine=describe_machine("torch", "transformers", "numpy"),
+        rows=rows,
+        wall_s=round(time.monotonic() - start_s, 1),
+        settings={name: asdict(setting) for name, setting in settings.items()},
+        parallel_temperature=temperature,
+        model=model,
+        curves=curves,
+    )
+    text = markdown(report)
+    print(f"\n{text}\nwritten to {write(report, text, arguments.out, 'budget')}, and as .md")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Error of the critic in low precision and with int8 weights: the table in docs/critic_kernel.md.
 
-``python -m benchmarks.critic_error`` runs plain torch on the CPU, on freshly initialised layers. The kernel rounds less
-often than torch does, so on a GPU these are upper bounds but for the order of sums.
+``python -m benchmarks.kernel.critic_error`` runs plain torch on the CPU, on freshly initialised layers. The kernel
+rounds less often than torch does, so on a GPU these are upper bounds but for the order of sums.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def error(rows: int, hidden_size: int, dtype: torch.dtype, quantized: bool) -> f
 
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.critic_error", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.kernel.critic_error", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=256, help="rows of random hidden states")
     parser.add_argument("--hidden", type=int, nargs="+", default=[768, 2048], help="H")
     options = parser.parse_args(arguments)

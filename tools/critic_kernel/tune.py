@@ -1,6 +1,6 @@
 """Regenerates `bavt_fast/kernels/critic_table.py` on the GPU at hand.
 
-    python -m benchmarks.critic_tune [--kinds half ...] [--limit-s S] [--dry-run]
+    python -m tools.critic_kernel.tune [--kinds half ...] [--limit-s S] [--dry-run]
 
 For every entry of this GPU's capability, the tiling there and its neighbours (half and twice each block size and the
 warps, one stage more or fewer, stage 2 overlapped or not) are checked against float64 and timed in a CUDA graph at the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,8 @@ from bavt_fast.kernels import critic, quantize_w1
 from bavt_fast.kernels.critic_config import ANY, Config, Entry
 from bavt_fast.kernels.critic_launch import CriticCall, run_fused
 from bavt_fast.kernels.critic_table import ENTRIES
-from benchmarks.critic_table_file import TABLE_PATH, merge, render
-from benchmarks.critic_timing import captured, eager, input_sets, sample
+from benchmarks.kernel.critic_timing import captured, eager, input_sets, sample
+from tools.critic_kernel.table import TABLE_PATH, merge, render
 
 KINDS = ("half", "tf32", "int8", "fp32")
 LARGEST_ROWS, LARGEST_HIDDEN = 4096, 8192
@@ -140,7 +141,7 @@ def _time_config(config: Config, entry: Entry, calls: Sequence[tuple[CriticCall]
     if not error < MAX_ERROR[entry.kind]:
         print(f"  {config}: wrong, relative error {error:.2e}")
         return None
-    return sample(captured(run, calls), len(calls), out.device, samples=9).median_us
+    return 1e6 * statistics.median(sample(captured(run, calls), len(calls), out.device, samples=9))
 
 
 def _time_torch(entry: Entry, calls: Sequence[tuple[CriticCall]]) -> float:
@@ -148,7 +149,8 @@ def _time_torch(entry: Entry, calls: Sequence[tuple[CriticCall]]) -> float:
     if entry.kind == "int8":
         return float("inf")
     plain = [(call.hidden, call.w1, call.b1, call.w2, call.b2) for (call,) in calls]
-    return sample(captured(eager, plain), len(plain), calls[0][0].hidden.device, samples=9).median_us
+    device = calls[0][0].hidden.device
+    return 1e6 * statistics.median(sample(captured(eager, plain), len(plain), device, samples=9))
 
 
 def tune(
@@ -167,7 +169,7 @@ def tune(
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.critic_tune", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.critic_kernel.tune", description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to tune, in this order")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new entry after this long")
     parser.add_argument("--dry-run", action="store_true", help="print the table, write nothing")
@@ -178,7 +180,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if not torch.cuda.is_available():
-        print("critic_tune needs an NVIDIA GPU of capability 8.0 or higher; none is here", file=sys.stderr)
+        print("the tuner needs an NVIDIA GPU of capability 8.0 or higher; none is here", file=sys.stderr)
         return 2
     device = torch.device("cuda", torch.cuda.current_device())
     capability = 90 if torch.cuda.get_device_capability(device) >= (9, 0) else 80

@@ -1,6 +1,6 @@
 """Host time of a call of the critic kernel: all that happens before the GPU gets its two launches.
 
-``python -m benchmarks.critic_host`` prints microseconds per call; no GPU is needed. A driver that records instead of
+``python -m tools.critic_kernel.host`` prints microseconds per call; no GPU is needed. A driver that records instead of
 launching stands where triton's CUDA driver stands, so the C code of the two launches is not in the figures.
 """
 
@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from bavt_fast.kernels import critic, critic_mlp
-from benchmarks.critic_timing import input_sets
+from benchmarks.kernel.critic_timing import input_sets
 
 __all__ = ["RecordingDriver", "pretend_gpu"]
 
@@ -73,7 +73,7 @@ def microseconds(function: Callable[[], object], repeats: int = 1000) -> float:
 
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.critic_host", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.critic_kernel.host", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 2048], help="rows of a call")
     parser.add_argument("--hidden", type=int, default=768, help="H")
     options = parser.parse_args(arguments)

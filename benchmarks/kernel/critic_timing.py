@@ -8,21 +8,21 @@ timed.
 from __future__ import annotations
 
 import math
-import time
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.harness import elapsed_s
+
 __all__ = [
     "CriticFunction",
     "Floors",
-    "Samples",
     "call_bytes",
     "call_flops",
     "captured",
@@ -36,17 +36,8 @@ __all__ = [
 CriticFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 InputSet = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
-_CALLS_PER_SAMPLE_S = 0.002
+_SAMPLE_S = 0.002
 _MAX_SETS = 128
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Microseconds per call: median, 20th and 80th percentile over the samples."""
-
-    median_us: float
-    p20_us: float
-    p80_us: float
 
 
 @dataclass(frozen=True)
@@ -121,25 +112,21 @@ def captured(function: Callable[..., Tensor], sets: Sequence[tuple[Any, ...]]) -
     return graph.replay
 
 
-def sample(run: Callable[[], None], calls: int, device: torch.device, samples: int = 25) -> Samples:
-    """Times `run`, which makes `calls` calls, repeated until a sample lasts about 2 ms."""
+def sample(run: Callable[[], None], calls: int, device: torch.device, samples: int = 25) -> list[float]:
+    """Seconds per call of `run`, which makes `calls` calls; each sample repeats it until about 2 ms are over."""
     once_s = min(_elapsed_s(run, device) for _ in range(3))
-    repeats = max(1, math.ceil(_CALLS_PER_SAMPLE_S / max(once_s, 1e-7)))
+    repeats = max(1, math.ceil(_SAMPLE_S / max(once_s, 1e-7)))
 
     def repeated() -> None:
         for _ in range(repeats):
             run()
 
-    times_s = [_elapsed_s(repeated, device) for _ in range(samples)]
-    p20, p50, p80 = 1e6 * np.percentile(times_s, [20, 50, 80]) / (repeats * calls)
-    return Samples(float(p50), float(p20), float(p80))
+    return [_elapsed_s(repeated, device) / (repeats * calls) for _ in range(samples)]
 
 
 def _elapsed_s(run: Callable[[], None], device: torch.device) -> float:
     if device.type != "cuda":
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
+        return elapsed_s(run)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
     begin.record()
@@ -158,10 +145,10 @@ def measure_floors(device: torch.device, dtypes: Sequence[torch.dtype], samples:
     elements, size = (2**28, 8192) if device.type == "cuda" else (2**21, 256)
     source = torch.randn(elements, device=device)
     target = torch.empty_like(source)
-    copy = sample(partial(_discard, target.copy_, source), 1, device, samples)
+    copy_s = statistics.median(sample(partial(_discard, target.copy_, source), 1, device, samples))
     rates = {}
     for dtype in dtypes:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        product = sample(partial(_discard, torch.mm, left, right), 1, device, samples)
-        rates[str(dtype)] = 2 * size**3 / (product.median_us * 1e-6)
-    return Floors(2 * source.numel() * source.element_size() / (copy.median_us * 1e-6), rates)
+        product_s = statistics.median(sample(partial(_discard, torch.mm, left, right), 1, device, samples))
+        rates[str(dtype)] = 2 * size**3 / product_s
+    return Floors(2 * source.numel() * source.element_size() / copy_s, rates)

@@ -15,7 +15,7 @@ TABLE_PATH = Path(kernels.__file__).parent / "critic_table.py"
 _HEADER = '''\
 """The critic kernel's tilings by capability, kind, rows and H; the first entry that covers a call serves it.
 
-Written by ``python -m benchmarks.critic_tune``; do not edit by hand. An entry whose source is "predicted" was
+Written by ``python -m tools.critic_kernel.tune``; do not edit by hand. An entry whose source is "predicted" was
 chosen from the number of multiprocessors, the shared memory and the bytes in flight; no GPU has confirmed it.
 """
 

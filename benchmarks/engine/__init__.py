@@ -1,0 +1,1 @@
+"""Benchmarks of the search loop: what a search costs beside its model."""

@@ -1,0 +1,219 @@
+"""All that the benchmarks of the engine know of the search's protocols: where a protocol changes, this file follows.
+
+A generator and a critic that cost next to nothing, tasks that see what they are asked, and the questions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bavt_fast import Budget, Searcher
+from bavt_fast._core import countdown_solvable
+from bavt_fast.protocols import Candidate, Step, StepRequest
+from bavt_fast.tasks.countdown.task import Countdown
+from bavt_fast.tasks.text import TextTask
+from benchmarks.harness import Stopwatch, elapsed_s
+
+STEP_TOKENS = 10
+PREPARED = 65_537  # a prime: questions side by side never come round to their own steps again
+STEP_TEXT = "Step {:05d}: then x + {:05d} = {:05d}, which is less."
+CRITIC_VALUES = 997  # a prime too
+TARGET = 997  # of Countdown: a prime that few sets of small numbers reach
+
+
+class FreeText:
+    """Hands out steps of plain text that were made beforehand: `STEP_TOKENS` each, all different."""
+
+    def __init__(self) -> None:
+        self._steps = [[Step(STEP_TEXT.format(i, i % 977, i % 1013), STEP_TOKENS)] for i in range(PREPARED)]
+        self._next = 0
+
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
+        first, self._next = self._next, (self._next + len(states)) % PREPARED
+        steps = self._steps[first : first + len(states)]
+        return steps if len(steps) == len(states) else steps + self._steps[: self._next]
+
+
+class FreeCountdown:
+    """Replays legal steps of each state, one after the other; they are made the first time that a state is seen."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[list[Step]]] = {}
+
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
+        return [self._step(state, limit) for state, limit in zip(states, limits, strict=True)]
+
+    def _step(self, request: StepRequest, limit: int) -> list[Step]:
+        steps = self._steps.get(request.text)
+        if steps is None:
+            steps = self._steps[request.text] = [[step] for step in legal_steps(request.text)]
+        found = steps[len(request.tried) % len(steps)]
+        if found[0].tokens > limit:
+            return [Step("", limit, complete=False)]
+        return found
+
+
+def legal_steps(prompt: str) -> list[Step]:
+    """All steps from a state that the task shows as ``Target: 24 (left: 4 5 6 10)``, as the task writes them."""
+    numbers = [int(word) for word in prompt.rpartition("left: ")[2].strip().rstrip(")").split()]
+    texts: dict[str, int] = {}
+    for i, j in itertools.combinations(range(len(numbers)), 2):
+        b, a = numbers[i], numbers[j]  # ascending: a is the larger
+        rest = [number for place, number in enumerate(numbers) if place not in (i, j)]
+        results = [("+", a + b), ("-", a - b), ("*", a * b)] + ([("/", a // b)] if b and a % b == 0 else [])
+        for operator, result in results:
+            if result <= 999:
+                left = sorted([*rest, result])
+                texts[f"{a} {operator} {b} = {result} (left: {' '.join(map(str, left))})"] = 7 + len(left)
+    return [Step(text, tokens) for text, tokens in texts.items()]
+
+
+class FreeCritic:
+    """Values that were drawn beforehand."""
+
+    predicts = "value"
+
+    def __init__(self) -> None:
+        values = [0.05 + 0.9 * (i * 619 % CRITIC_VALUES) / CRITIC_VALUES for i in range(CRITIC_VALUES)]
+        self._values = itertools.cycle(values)
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        return list(itertools.islice(self._values, len(candidates)))
+
+
+class Watched:
+    """A generator and a critic whose time and steps are counted from then on."""
+
+    def __init__(self, generator: Any, critic: Any) -> None:
+        self.steps = 0
+        self._propose = generator.propose
+        generator.propose = self._counted
+        self._clocks = [Stopwatch(generator, "propose"), Stopwatch(critic, "score")]
+
+    def _counted(self, *arguments: Any) -> Any:
+        proposals = self._propose(*arguments)
+        self.steps += sum(map(len, proposals))
+        return proposals
+
+    def run(self, search: Callable[[], object]) -> tuple[float, float, int]:
+        """Seconds of a search, those of them outside generator and critic, and the steps proposed."""
+        inside_s, steps = sum(clock.seconds for clock in self._clocks), self.steps
+        total_s = elapsed_s(search)
+        return total_s, total_s - (sum(clock.seconds for clock in self._clocks) - inside_s), self.steps - steps
+
+
+GENERATORS = {"TextTask": FreeText, "Countdown": FreeCountdown}
+TASKS = {"TextTask": TextTask, "Countdown": Countdown}
+
+
+def searcher_of(task: str, wave: int) -> tuple[Searcher, Watched]:
+    """A searcher whose generator and critic are free, and watched."""
+    generator, critic = GENERATORS[task](), FreeCritic()
+    watched = Watched(generator, critic)
+    return Searcher(generator, critic, TASKS[task](), wave=wave), watched
+
+
+def questions_of(task: str, count: int) -> list[str]:
+    """Different questions. Those of Countdown have five numbers and no solution, so that no search ends early."""
+    if task == "TextTask":
+        return [f"Question {i}: which number comes next, and why?" for i in range(count)]
+    numbers = np.array(list(itertools.islice(itertools.combinations(range(1, 20), 5), 2 * count)), dtype=np.int32)
+    unsolvable = numbers[~countdown_solvable(numbers, np.full(len(numbers), TARGET, dtype=np.int32))]
+    return [f"{' '.join(map(str, row))} -> {TARGET}" for row in unsolvable[:count]]
+
+
+def budget_of(steps: int) -> Budget:
+    return Budget(tokens=steps * STEP_TOKENS)
+
+
+# ---- Verdicts ------------------------------------------------------------------------------------------------------
+
+
+class CountedVerdicts:
+    """A task that counts the terminal states that steps lead to, and the calls of the verifier."""
+
+    def __init__(self, task: str) -> None:
+        self._task = TextTask(max_depth=3) if task == "TextTask" else Countdown()
+        self.terminal_states = self.verify_calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def apply(self, state: Any, step: str) -> Any:
+        child = self._task.apply(state, step)
+        self.terminal_states += child is not None and self._task.is_terminal(child)
+        return child
+
+    def verify(self, state: Any) -> bool | None:
+        self.verify_calls += 1
+        return self._task.verify(state)
+
+
+def verify_calls_per_terminal_state(task: str, steps: int) -> float:
+    counted = CountedVerdicts(task)
+    question = "4 5 6 10" if task == "Countdown" else "question"
+    Searcher(GENERATORS[task](), FreeCritic(), counted).search(question, budget=budget_of(steps))
+    return counted.verify_calls / counted.terminal_states
+
+
+# ---- Memory --------------------------------------------------------------------------------------------------------
+
+
+class WeightlessTask:
+    """States, texts and keys that exist before the search: what grows during it is the engine's own."""
+
+    def __init__(self, states: int) -> None:
+        self._prepared = list(range(1_000, 1_000 + states))
+        self._new_state = iter(self._prepared).__next__  # the list keeps them
+
+    def initial_state(self, question: str) -> int:
+        return self._new_state()
+
+    def apply(self, state: int, step: str) -> int:
+        return self._new_state()
+
+    def prompt(self, state: int) -> str:
+        return "prompt"
+
+    def is_terminal(self, state: int) -> bool:
+        return False
+
+    def verify(self, state: int) -> None:
+        return None
+
+    def answer(self, state: int) -> str:
+        return ""
+
+    def key(self, state: int) -> int:
+        return state
+
+    def min_tokens(self, state: int) -> int:
+        return 1
+
+
+def weightless_search(steps: int, probe: Callable[[], int]) -> Callable[[], tuple[int, int]]:
+    """A search of one question for so many steps, for which all that is not the engine's is made beforehand.
+
+    It returns what `probe` says when the last step is asked for, while the search still holds all it needs, and the
+    nodes.
+    """
+    generator = FreeText()
+    searcher = Searcher(generator, FreeCritic(), WeightlessTask(steps + 2))
+    propose, budget, probed = generator.propose, budget_of(steps), [0]
+    calls = itertools.count(1)
+
+    def probing(*arguments: Any) -> Any:
+        if next(calls) == steps:
+            probed[0] = probe()
+        return propose(*arguments)
+
+    def search() -> tuple[int, int]:
+        result = searcher.search("question", budget=budget)
+        return probed[0], result.tree.num_nodes
+
+    generator.propose = probing
+    return search

@@ -11,7 +11,7 @@ import inspect
 import math
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bavt_fast._core import Engine
@@ -19,20 +19,37 @@ from bavt_fast.budget import Spent
 from bavt_fast.engine import Search
 from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
-from bavt_fast.waves import Pending, admit, cancel, checked_step, fail, grow, requests_of
+from bavt_fast.waves import (
+    Pending,
+    Settled,
+    admit,
+    call_describe,
+    cancel,
+    checked_step,
+    describe,
+    described_many,
+    fail,
+    grow,
+    new_states,
+    requests_of,
+    settle,
+)
 
 __all__ = ["AsyncDrive", "Drive"]
 
 
 class Asked(NamedTuple):
-    """Asks of a wave, in columns."""
+    """Asks of a wave, in columns; those of one that was answered need no limits and requests any more."""
 
     slots: Sequence[int]
     nodes: Sequence[int]
     counts: Sequence[int]
-    limits: Sequence[int]
     tickets: Sequence[int]
-    requests: Sequence[StepRequest]
+    limits: Sequence[int] = ()
+    requests: Sequence[StepRequest] = ()
+
+    def answered(self) -> Asked:
+        return Asked(self.slots, self.nodes, self.counts, self.tickets)
 
 
 class Base:
@@ -72,12 +89,13 @@ class Base:
                 slots = [slot] * len(out)
                 requests = requests_of(self.searches, slots, nodes, seeds)
                 tickets = [slot << 32 | number for number in numbers]
-                self.reopened.append(Asked(slots, nodes, counts, limits, tickets, requests))
+                self.reopened.append(Asked(slots, nodes, counts, tickets, limits, requests))
 
     def ask(self, room: int) -> tuple[Asked, list[int]]:
         """Up to ``room`` asks, and the slots that have stopped."""
         slots, nodes, counts, limits, seeds, tickets, stopped = self.engine.ask(room, self.clock())
-        return Asked(slots, nodes, counts, limits, tickets, requests_of(self.searches, slots, nodes, seeds)), stopped
+        requests = requests_of(self.searches, slots, nodes, seeds)
+        return Asked(slots, nodes, counts, tickets, limits, requests), stopped
 
     def finish(self, slot: int) -> tuple[int, Search]:
         """Takes a question that has stopped out of the engine."""
@@ -120,21 +138,25 @@ class Base:
 
     # ---- answers
 
-    def admit(self, asked: Asked, answers: Sequence[Any]) -> Pending:
-        """Answers into the engine; those that are none fail their ask alone."""
-        good: list[int] = []
+    def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
+        """The answers that can be used, and their asks; the others fail their ask alone."""
+        bad = None
         for i, steps in enumerate(answers):
-            if steps.__class__ is not list and steps.__class__ is not tuple:
-                steps = _as_answer(steps)
-            problem = steps if isinstance(steps, Exception) else _problem_of(steps, asked.counts[i])
-            if problem is None:
-                good.append(i)
-            else:
+            if steps.__class__ is list and len(steps) <= asked.counts[i]:
+                for step in steps:
+                    plain = step.__class__ is Step and step.tokens.__class__ is int and step.text.__class__ is str
+                    if not plain or step.tokens < 1 or step.finish_reason != "delimiter" or step.seconds:
+                        break
+                else:
+                    continue
+            problem = _problem_of(steps, asked.counts[i])
+            if problem is not None:
+                bad = [i] if bad is None else [*bad, i]
                 self.ask_failed(asked.slots[i], asked.tickets[i], problem, steps)
-        slots, nodes, tickets = asked.slots, asked.nodes, asked.tickets
-        if len(good) < len(answers):
-            slots, nodes, tickets, answers = ([column[i] for i in good] for column in (slots, nodes, tickets, answers))
-        return admit(self.engine, self.searches, slots, nodes, tickets, answers, self.clock())
+        if bad is None:
+            return asked, answers
+        good = [i for i in range(len(answers)) if i not in bad]
+        return Asked(*([column[i] for i in good] for column in asked)), [answers[i] for i in good]
 
     def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
         """What the ask took is charged; the question is tried again, or ends with the error."""
@@ -148,55 +170,43 @@ class Base:
 
     def grow(self, pending: Pending, outputs: Any) -> None:
         """The critic's numbers into the trees. A question for which it gave none that is good ends with an error."""
-        outputs, costs = (outputs.values, outputs.spent) if isinstance(outputs, Scores) else (outputs, None)
-        values = _flat(outputs)
-        if not isinstance(values, (list, tuple)):
-            raise TypeError(f"critic: expected a list of {len(pending.nodes)} numbers, got {outputs!r:.80}")
+        values, charged = outputs, None
+        if outputs.__class__ is not list:
+            if isinstance(outputs, Scores):
+                outputs, charged = outputs.values, _per_ask(pending, outputs.spent)
+            values = _flat(outputs)
         if len(values) != len(pending.nodes):
             raise ValueError(f"critic: expected {len(pending.nodes)} scores, one per node, got {len(values)}")
-        charged = None if costs is None else _per_ticket(pending, costs)
         try:
             grow(self.engine, self.searches, pending, values, self.clock(), self.residual, None, charged)
         except (TypeError, ValueError):
             self.grow_what_can(pending, values, charged)
-        if not self.warned and values and not self.residual:
-            self.warn_of_scale(values)
-
-    def grow_what_can(self, pending: Pending, values: Sequence[Any], charged: list[Any] | None) -> None:
-        """Some score is not a finite number: its question fails, the others grow."""
-        at = 0
-        for i, count in enumerate(pending.counts):
-            here = slice(at, at + count)
-            at += count
-            part = pending.part(slice(i, i + 1), here)
-            problem = next(filter(None, map(_score_problem, values[here], pending.nodes[here])), None)
-            if problem is not None:
-                self.state_failed(part, problem)
-                continue
-            costs = None if charged is None else charged[i : i + 1]
-            grow(self.engine, self.searches, part, values[here], self.clock(), self.residual, None, costs)
-
-    def state_failed(self, pending: Pending, error: Exception) -> None:
-        for slot, ticket in zip(pending.slots, pending.tickets, strict=True):
-            self.engine.cancel(ticket)
-            fail(self.engine, self.searches, slot, error)
-
-    def parts(self, pending: Pending) -> list[Pending]:
-        """The same, ticket by ticket."""
-        parts, at = [], 0
-        for i, count in enumerate(pending.counts):
-            parts.append(pending.part(slice(i, i + 1), slice(at, at + count)))
-            at += count
-        return parts
-
-    def warn_of_scale(self, values: Sequence[float]) -> None:
-        if min(values) < 0.0 or max(values) > 1.0:
+            return
+        if values and not self.warned and not self.residual and (min(values) < 0.0 or max(values) > 1.0):
             self.warned = True
             warnings.warn(
                 f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
                 "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
                 stacklevel=2,
             )
+
+    def grow_what_can(self, pending: Pending, values: Sequence[Any], charged: list[Any] | None) -> None:
+        """Some score is not a finite number: its question fails, the others grow."""
+        at = 0
+        for i, part in enumerate(pending.by_ask()):
+            own = values[at : at + len(part.nodes)]
+            at += len(own)
+            problem = next(filter(None, map(_score_problem, own, part.nodes)), None)
+            if problem is not None:
+                self.state_failed(part, problem)
+                continue
+            costs = None if charged is None else charged[i : i + 1]
+            grow(self.engine, self.searches, part, own, self.clock(), self.residual, None, costs)
+
+    def state_failed(self, pending: Pending, error: Exception) -> None:
+        for slot, ticket in zip(pending.slots, pending.tickets, strict=True):
+            self.engine.cancel(ticket)
+            fail(self.engine, self.searches, slot, error)
 
 
 class Drive(Base):
@@ -247,7 +257,9 @@ class Drive(Base):
         return [self.propose(Asked(*[column[i : i + 1] for column in asked]))[0] for i in range(size)]
 
     def tell(self, asked: Asked, answers: Sequence[Any]) -> None:
-        pending = self.admit(asked, answers)
+        asked, answers = self.good(asked.answered(), answers)
+        slots, nodes, tickets = asked.slots, asked.nodes, asked.tickets
+        pending = admit(self.engine, self.searches, slots, nodes, tickets, answers, self.clock())
         if pending.tickets:
             self.score(pending)
 
@@ -259,7 +271,7 @@ class Drive(Base):
             if len(pending.tickets) == 1:
                 self.state_failed(pending, _named(error, "critic"))
                 return
-            for part in self.parts(pending):
+            for part in pending.by_ask():
                 self.score(part)
 
     def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
@@ -314,7 +326,7 @@ class Drive(Base):
         columns = [(*out.pop(ticket), ticket) for ticket, _ in done]
         if columns:
             slots, nodes, counts, tickets = zip(*columns, strict=True)
-            self.tell(Asked(slots, nodes, counts, (), tickets, ()), [answer for _, answer in done])
+            self.tell(Asked(slots, nodes, counts, tickets), [answer for _, answer in done])
 
 
 class AsyncDrive(Base):
@@ -398,9 +410,25 @@ class AsyncDrive(Base):
             return
         rows.sort(key=lambda row: row[0])
         tickets, slots, nodes, counts, told = zip(*rows, strict=True)
-        pending = self.admit(Asked(slots, nodes, counts, (), tickets, ()), told)
+        asked, told = self.good(Asked(slots, nodes, counts, tickets), told)
+        now_s = self.clock()
+        settled = settle(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, now_s)
+        pending = describe(self.engine, self.searches, settled, await self.describe_all(settled))
         if pending.tickets:
             await self.score(pending)
+
+    async def describe_all(self, settled: Settled) -> Mapping[int, Any] | None:
+        """Descriptions from tasks that give them as coroutines, all at once; of the others too, where there are both."""
+        by_slot = new_states(self.searches, settled, "adescribe")
+        if not by_slot:
+            return described_many(self.searches, settled)
+        named = [(at, self.searches[slot].task.adescribe(state)) for slot, new in by_slot.items() for at, state in new]
+        abouts = await asyncio.gather(*[call for _, call in named], return_exceptions=True)
+        described = {at: about for (at, _), about in zip(named, abouts, strict=True)}
+        for slot, new in new_states(self.searches, settled, "describe").items():
+            if slot not in by_slot:
+                described |= {at: call_describe(self.searches[slot].task, state) for at, state in new}
+        return described
 
     async def score(self, pending: Pending) -> None:
         try:
@@ -410,30 +438,24 @@ class AsyncDrive(Base):
             if len(pending.tickets) == 1:
                 self.state_failed(pending, _named(error, "critic"))
                 return
-            for part in self.parts(pending):
+            for part in pending.by_ask():
                 await self.score(part)
 
 
 # ---- Checks
 
 
-def _as_answer(steps: Any) -> Any:
+def _problem_of(steps: Any, count: int) -> Exception | None:
+    """What is wrong with an answer; None where nothing is."""
     if isinstance(steps, Exception):
         return steps
     if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
         return TypeError(f"generator: expected a list of Step for each state, got {steps!r:.80}")
-    return list(steps)
-
-
-def _problem_of(steps: Sequence[Any], count: int) -> Exception | None:
-    """What is wrong with an answer; None where nothing is."""
     if len(steps) > count:
         return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
     try:
         for step in steps:
-            plain = step.__class__ is Step and step.tokens.__class__ is int and step.text.__class__ is str
-            if not plain or step.tokens < 1 or step.finish_reason != "delimiter" or step.seconds:
-                checked_step(step)
+            checked_step(step)
     except (TypeError, ValueError) as error:
         return error
     return None
@@ -446,14 +468,14 @@ def _spent_on(steps: Any) -> Spent | None:
     return Spent(sum(good)) if good else None
 
 
-def _flat(outputs: Any) -> Any:
-    """Numbers as a list: of an array or tensor, also of shape (n, 1)."""
-    if outputs.__class__ is list or outputs.__class__ is tuple:
-        return outputs
+def _flat(outputs: Any) -> list[Any]:
+    """A critic's numbers as a list: also of an array or tensor, and of shape (n, 1)."""
     values = outputs.tolist() if hasattr(outputs, "tolist") else outputs
-    if isinstance(values, list) and values and all(isinstance(v, list) and len(v) == 1 for v in values):
-        return [v[0] for v in values]
-    return values
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"critic: expected a list of numbers, one per node, got {outputs!r:.80}")
+    if values and all(isinstance(value, list) and len(value) == 1 for value in values):
+        return [value[0] for value in values]
+    return list(values)
 
 
 def _score_problem(score: Any, node: Node) -> Exception | None:
@@ -468,8 +490,8 @@ def _score_problem(score: Any, node: Node) -> Exception | None:
     return None
 
 
-def _per_ticket(pending: Pending, costs: Sequence[Any]) -> list[Any]:
-    """The critic's `Spent` per node as the engine's amounts per ticket."""
+def _per_ask(pending: Pending, costs: Sequence[Any]) -> list[Any]:
+    """The critic's `Spent` per node as the engine's amounts per ask."""
     if len(costs) != len(pending.nodes) or not all(isinstance(cost, Spent) for cost in costs):
         raise TypeError(f"critic: expected {len(pending.nodes)} Spent, one per node, got {costs!r:.80}")
     amounts, at = [], 0

@@ -116,7 +116,11 @@ class Search:
         self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Callable[[], float]
     ) -> None:
         self._native, self._clock = native, clock
-        self.nodes, self._keys = nodes, keys
+        self.nodes, self.keys = nodes, keys
+        task = self.task
+        self.apply, self.key, self.describe = task.apply, task.key, task.describe
+        self.describes_many = hasattr(task, "describe_many")
+        self.sampling, self.untimed = self.settings.sampling, self.budget.seconds is None
         self.refused: list[tuple[int, str, Step, int]] = []  # node, reason, step, number of its key or -1
         self.events: list[tuple[Any, ...]] | None = [] if self.settings.record else None
         self.error: Exception | None = None
@@ -345,6 +349,16 @@ class Search:
             engine = Engine(_ALL)
             self._home = engine, engine.add(self._native)
         return self._home
+
+    def seconds_left(self) -> float | None:
+        """Time to the deadline, by the last reading of the clock; None without one."""
+        limit_s = self.budget.seconds
+        return None if limit_s is None else max(0.0, limit_s - self._native.account.elapsed_s)
+
+    def refuse(self, node: int, step: Step, key: int) -> None:
+        """Keeps a step that led to no new state."""
+        reason = "duplicate" if key >= 0 else "limit" if step.finish_reason == "limit" else "invalid"
+        self.refused.append((node, reason, step, -1))
 
     def move_to(self, engine: Engine) -> int:
         """Puts the search into a driver's engine; its slot there."""

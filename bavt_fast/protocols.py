@@ -120,10 +120,9 @@ class Node:
         step: the step that led here; None for the root.
         value: V, in (0, 1]; None until it is scored.
         answer: what a terminal state commits to, else None.
-        tried: the steps that were proposed from here, in order.
     """
 
-    __slots__ = ("answer", "parent", "prompt", "state", "step", "tried", "value")
+    __slots__ = ("_tried", "answer", "parent", "prompt", "state", "step", "value")
 
     def __init__(
         self,
@@ -139,7 +138,25 @@ class Node:
         self.step = step
         self.value = value
         self.answer: str | None = None
-        self.tried: list[Step] | tuple[()] = ()
+        self._tried: Step | list[Step] | None = None  # most nodes have one or none
+
+    @property
+    def tried(self) -> tuple[Step, ...]:
+        """The steps that were proposed from here, in order."""
+        tried = self._tried
+        if tried is None:
+            return ()
+        return (tried,) if isinstance(tried, Step) else tuple(tried)
+
+    def add_try(self, step: Step) -> None:
+        """One more step that was proposed from here."""
+        tried = self._tried
+        if tried is None:
+            self._tried = step
+        elif isinstance(tried, Step):
+            self._tried = [tried, step]
+        else:
+            tried.append(step)
 
     @property
     def parent_value(self) -> float:

@@ -4,33 +4,51 @@
     grow    values -> nodes
 
 `searches` gives the `bavt_fast.engine.Search` of each slot of the engine. Where a question's task fails, that question
-stops with the error, and the others go on.
+stops with the error, and the others go on. The loops here are what a search costs beside its tree, its task and its
+models: they are written for speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast._core import Engine
 from bavt_fast.budget import Spent, cost_units
 from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
 
-__all__ = ["Pending", "admit", "cancel", "checked_description", "checked_step", "fail", "grow", "requests_of"]
+__all__ = [
+    "Pending",
+    "Settled",
+    "admit",
+    "call_describe",
+    "cancel",
+    "checked_description",
+    "checked_step",
+    "describe",
+    "described_many",
+    "fail",
+    "grow",
+    "new_states",
+    "requests_of",
+    "settle",
+]
 
 _NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
 
 
 class Pending:
-    """Admitted states on their way into their trees: new, described and not refuted.
+    """Admitted states on their way into their trees: new, described and not refuted. In columns.
 
     Attributes:
-        nodes: the nodes to be, of all tickets one after the other. They want a value each.
-        kept: the step of each as its parent keeps it, without the hidden state that the critic reads.
+        slots, tickets, parents, counts: by ask: its question, its ticket, the node's id, and its states.
+        nodes: the nodes to be, of all asks one after the other. They want a value each.
+        terminal, verified, least: what the task says of them.
+        slim: the step without its hidden state, of nodes whose critic reads one.
     """
 
-    __slots__ = ("counts", "kept", "least", "nodes", "parents", "slots", "terminal", "tickets", "verified")
+    __slots__ = ("counts", "least", "nodes", "parents", "slim", "slots", "terminal", "tickets", "verified")
 
     def __init__(self) -> None:
         self.slots: list[int] = []
@@ -38,19 +56,30 @@ class Pending:
         self.parents: list[int] = []
         self.counts: list[int] = []
         self.nodes: list[Node] = []
-        self.kept: list[Step] = []
         self.terminal: list[bool] = []
         self.verified: list[bool] = []
         self.least: list[int] = []
+        self.slim: dict[Node, Step] = {}
 
-    def part(self, tickets: slice, nodes: slice) -> Pending:
-        """Some of the tickets and what is theirs."""
-        part = Pending()
-        part.slots, part.tickets = self.slots[tickets], self.tickets[tickets]
-        part.parents, part.counts = self.parents[tickets], self.counts[tickets]
-        part.nodes, part.kept = self.nodes[nodes], self.kept[nodes]
-        part.terminal, part.verified, part.least = self.terminal[nodes], self.verified[nodes], self.least[nodes]
-        return part
+    def by_ask(self) -> list[Pending]:
+        """The same, each ask by itself."""
+        parts, at = [], 0
+        for i, count in enumerate(self.counts):
+            part, ask, states = Pending(), slice(i, i + 1), slice(at, at + count)
+            part.slots, part.tickets = self.slots[ask], self.tickets[ask]
+            part.parents, part.counts = self.parents[ask], self.counts[ask]
+            part.nodes, part.terminal = self.nodes[states], self.terminal[states]
+            part.verified, part.least = self.verified[states], self.least[states]
+            part.slim = {node: self.slim[node] for node in part.nodes if node in self.slim}
+            parts.append(part)
+            at += count
+        return parts
+
+    def drop_states(self, begin: int) -> None:
+        """Takes back all states from the given one on."""
+        for node in self.nodes[begin:]:
+            self.slim.pop(node, None)
+        del self.nodes[begin:], self.terminal[begin:], self.verified[begin:], self.least[begin:]
 
 
 def requests_of(
@@ -60,13 +89,25 @@ def requests_of(
     requests = []
     for slot, number, seed in zip(slots, nodes, seeds, strict=True):
         search = searches[slot]
-        node, settings = search.nodes[number], search.settings
-        limit_s = search.budget.seconds
-        left_s = None if limit_s is None else max(0.0, limit_s - search._native.account.elapsed_s)
-        requests.append(StepRequest(node, seed, tuple(node.tried), settings.sampling, left_s))
+        node = search.nodes[number]
+        requests.append(
+            StepRequest(node, seed, node.tried, search.sampling, None if search.untimed else search.seconds_left())
+        )
         if search.events is not None:
             search.note("ask", number, seed)
     return requests
+
+
+class Settled(NamedTuple):
+    """Answers whose cost is settled, and which of their steps led to a state that is new. The last four by step."""
+
+    slots: Sequence[int]
+    nodes: Sequence[int]
+    tickets: Sequence[int]
+    answers: Sequence[Sequence[Step]]
+    keys: Sequence[int]
+    states: Sequence[Any]
+    is_new: Sequence[bool]
 
 
 def admit(
@@ -78,114 +119,169 @@ def admit(
     answers: Sequence[Sequence[Step]],
     now_s: float,
 ) -> Pending:
-    """Settles answers and finds what is new in them. A question whose task fails stops with that error."""
+    """Settles answers, of checked steps, and finds what is new in them and not refuted."""
+    settled = settle(engine, searches, slots, nodes, tickets, answers, now_s)
+    return describe(engine, searches, settled, described_many(searches, settled))
+
+
+def settle(
+    engine: Engine,
+    searches: Mapping[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    tickets: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    now_s: float,
+) -> Settled:
+    """The first half of `admit`."""
     tokens: list[int] = []
     keys: list[int] = []
     states: list[Any] = []
-    others: list[Any] = []
-    priced = False
+    counts: list[int] = []
+    others: list[Any] | None = None
     failed: list[tuple[int, Exception]] = []
-    for i, steps in enumerate(answers):
-        search = searches[slots[i]]
-        state, apply, key_of, known = search.nodes[nodes[i]].state, search.task.apply, search.task.key, search._keys
-        start = len(tokens)
-        for step in steps:
-            tokens.append(step.tokens)
-            other = None
-            if step.cost is not None or step.tool_calls is not None or step.prompt_tokens or step.seconds:
-                other = _other_costs(step)
-                priced = True
-            others.append(other)
+    for slot, number, steps in zip(slots, nodes, answers, strict=True):
+        search = searches[slot]
+        begin = len(keys)
+        counts.append(len(steps))
         try:
             for step in steps:
-                after = None if step.finish_reason == "limit" else apply(state, step)
+                tokens.append(step.tokens)
+                if step.cost is not None or step.tool_calls is not None or step.prompt_tokens or step.seconds:
+                    others = [] if others is None else others
+                    others += [None] * (len(tokens) - 1 - len(others))
+                    others.append(_other_costs(step))
+                after = None if step.finish_reason == "limit" else search.apply(search.nodes[number].state, step)
                 states.append(after)
-                keys.append(-1 if after is None else known.setdefault(key_of(after), len(known)))
-        except Exception as error:
-            failed.append((i, error))
-            del keys[start:], states[start:]
-            keys += [-1] * len(steps)
-            states += [None] * len(steps)
-    is_new = engine.admit(now_s, tickets, [len(steps) for steps in answers], tokens, keys, others if priced else None)
-    for i, error in failed:
-        fail(engine, searches, slots[i], error)
+                keys.append(-1 if after is None else search.keys.setdefault(search.key(after), len(search.keys)))
+        except Exception as error:  # its steps are charged all the same, and lead nowhere
+            failed.append((slot, error))
+            tokens[begin:] = [step.tokens for step in steps]
+            states[begin:] = [None] * len(steps)
+            keys[begin:] = [-1] * len(steps)
+    if others is not None:
+        others += [None] * (len(tokens) - len(others))
+    is_new = engine.admit(now_s, tickets, counts, tokens, keys, others)
+    for slot, error in failed:
+        fail(engine, searches, slot, error)
+    return Settled(slots, nodes, tickets, answers, keys, states, is_new)
+
+
+def describe(
+    engine: Engine, searches: Mapping[int, Any], settled: Settled, described: Mapping[int, Any] | None
+) -> Pending:
+    """The second half of `admit`: asks the tasks about new states, and drops what they refute.
+
+    Args:
+        described: what is known already, by step; None for nothing. An exception in it fails its question.
+    """
+    slots, nodes, tickets, answers, keys, states, is_new = settled
     pending = Pending()
-    at = 0
-    fresh: list[Any] = []
+    known: Any = None  # a description that was checked: tasks may give the same one again and again
+    end = 0
     for slot, number, ticket, steps in zip(slots, nodes, tickets, answers, strict=True):
         search = searches[slot]
         parent = search.nodes[number]
-        count = 0
-        for step in steps:
-            kept = step if step.hidden is None else without_hidden(step)
-            if parent.tried:
-                parent.tried.append(kept)  # type: ignore[union-attr]
-            else:
-                parent.tried = [kept]
-            if is_new[at]:
-                fresh.append(states[at])
-                pending.nodes.append(Node(states[at], None, parent, step))
-                pending.kept.append(kept)
-                count += 1
-            else:
-                reason = "limit" if step.finish_reason == "limit" else "invalid" if keys[at] < 0 else "duplicate"
-                search.refused.append((number, reason, kept, -1))
-            at += 1
-        if search.events is not None:
-            search.note("admit", number, len(steps), count)
-        if count:
-            pending.slots.append(slot)
-            pending.tickets.append(ticket)
-            pending.parents.append(number)
-            pending.counts.append(count)
-    return _describe(engine, searches, pending, fresh) if fresh else pending
-
-
-def _describe(engine: Engine, searches: Mapping[int, Any], pending: Pending, states: list[Any]) -> Pending:
-    """Asks the tasks about new states, and drops what they refute."""
-    kept = Pending()
-    at = 0
-    for slot, ticket, number, count in zip(
-        pending.slots, pending.tickets, pending.parents, pending.counts, strict=True
-    ):
-        search = searches[slot]
-        here = slice(at, at + count)
-        at += count
+        begin, end = end, end + len(steps)
+        first = len(pending.nodes)
+        found = False
         try:
-            described = _descriptions(search.task, states[here])
+            for at, step in enumerate(steps, begin):
+                kept = step if step.hidden is None else without_hidden(step)
+                parent.add_try(kept)
+                if not is_new[at]:
+                    search.refuse(number, kept, keys[at])
+                    continue
+                found = True
+                about = search.describe(states[at]) if described is None else _known(described, at)
+                if about is not known:
+                    known = checked_description(about)
+                terminal, verdict, answer, prompt, least = about
+                if verdict is False:
+                    search.refused.append((number, "refuted", kept, keys[at]))
+                    continue
+                node = Node(states[at], prompt, parent, step)
+                if terminal:
+                    node.answer = answer or None
+                if kept is not step:
+                    pending.slim[node] = kept
+                pending.nodes.append(node)
+                pending.terminal.append(terminal)
+                pending.verified.append(verdict is True)
+                pending.least.append(least)
         except Exception as error:
+            pending.drop_states(first)
             engine.cancel(ticket)
             fail(engine, searches, slot, error)
             continue
-        remaining = 0
-        for node, step, about in zip(pending.nodes[here], pending.kept[here], described, strict=True):
-            terminal, verdict, answer, node.prompt, least = about
-            if terminal:
-                if verdict is False:  # known from now on, and no node
-                    search.refused.append((number, "refuted", step, search._keys[search.task.key(node.state)]))
-                    continue
-                node.answer = answer or None
-            kept.nodes.append(node)
-            kept.kept.append(step)
-            kept.terminal.append(terminal)
-            kept.verified.append(verdict is True)
-            kept.least.append(least)
-            remaining += 1
-        kept.slots.append(slot)
-        kept.tickets.append(ticket)
-        kept.parents.append(number)
-        kept.counts.append(remaining)
-    return kept
+        if search.events is not None:
+            search.note("admit", number, len(steps), len(pending.nodes) - first)
+        if found:
+            pending.slots.append(slot)
+            pending.tickets.append(ticket)
+            pending.parents.append(number)
+            pending.counts.append(len(pending.nodes) - first)
+    return pending
 
 
-def _descriptions(task: Any, states: list[Any]) -> list[Description]:
-    many = getattr(task, "describe_many", None)
-    if many is None:
-        return [checked_description(task.describe(state)) for state in states]
-    described = list(many(states))
-    if len(described) != len(states):
-        raise ValueError(f"describe_many: expected {len(states)} descriptions, one per state, got {len(described)}")
-    return [checked_description(about) for about in described]
+def _known(described: Mapping[int, Any], at: int) -> Any:
+    about = described[at]
+    if isinstance(about, Exception):
+        raise about
+    return about
+
+
+def new_states(searches: Mapping[int, Any], settled: Settled, offers: str) -> dict[int, list[tuple[int, Any]]]:
+    """(step, state) of what is new, by slot, of the questions whose task offers a method of that name."""
+    found: dict[int, list[tuple[int, Any]]] = {}
+    end = 0
+    for slot, steps in zip(settled.slots, settled.answers, strict=True):
+        begin, end = end, end + len(steps)
+        new = [(at, settled.states[at]) for at in range(begin, end) if settled.is_new[at]]
+        if new and hasattr(searches[slot].task, offers):
+            found.setdefault(slot, []).extend(new)
+    return found
+
+
+def described_many(searches: Mapping[int, Any], settled: Settled) -> dict[int, Any] | None:
+    """Descriptions of all new states from tasks that take many at once: one call for each task.
+
+    A call that fails is made again for each question, to find whose it is.
+    """
+    if not any(searches[slot].describes_many for slot in settled.slots):
+        return None
+    described: dict[int, Any] = {}
+    by_task: dict[int, list[tuple[int, Any]]] = {}
+    by_slot = new_states(searches, settled, "describe_many")
+    for slot, new in by_slot.items():
+        by_task.setdefault(id(searches[slot].task), []).extend(new)
+    for slot, new in by_slot.items():
+        task = searches[slot].task
+        whole = by_task.pop(id(task), None)
+        if whole is not None:
+            described |= _call_many(task, whole)
+        if any(isinstance(described.get(at), Exception) for at, _ in new):
+            described |= _call_many(task, new)
+    for slot, new in new_states(searches, settled, "describe").items():
+        described |= {at: call_describe(searches[slot].task, state) for at, state in new if at not in described}
+    return described
+
+
+def _call_many(task: Any, new: Sequence[tuple[int, Any]]) -> dict[int, Any]:
+    try:
+        abouts = list(task.describe_many([state for _, state in new]))
+        if len(abouts) != len(new):
+            raise ValueError(f"describe_many: expected {len(new)} descriptions, one per state, got {len(abouts)}")
+    except Exception as error:
+        return {at: error for at, _ in new}
+    return {at: about for (at, _), about in zip(new, abouts, strict=True)}
+
+
+def call_describe(task: Any, state: Any) -> Any:
+    try:
+        return task.describe(state)
+    except Exception as error:
+        return error
 
 
 def grow(
@@ -199,13 +295,17 @@ def grow(
     score_costs: Sequence[Any] | None = None,
 ) -> None:
     """Turns admitted states into nodes of their trees. Raises for values that are not finite; nothing has changed."""
+    nodes = pending.nodes
     at = 0
     for slot, count in zip(pending.slots, pending.counts, strict=True):
         # Before the trees grow: wherever Ctrl-C breaks in, each node of a tree has its entry (`Search.mend`).
-        searches[slot].nodes += pending.nodes[at : at + count]
+        if count == 1:
+            searches[slot].nodes.append(nodes[at])
+        else:
+            searches[slot].nodes += nodes[at : at + count]
         at += count
     try:
-        _, valued = engine.grow(
+        _, grown = engine.grow(
             now_s,
             pending.tickets,
             pending.counts,
@@ -221,13 +321,13 @@ def grow(
         for slot in pending.slots:
             searches[slot].mend()
         raise
-    for node, step, value in zip(pending.nodes, pending.kept, valued, strict=True):
+    for node, value in zip(nodes, grown, strict=True):
         node.value = value
+    for node, step in pending.slim.items():
         node.step = step
     for slot, number, count in zip(pending.slots, pending.parents, pending.counts, strict=True):
-        search = searches[slot]
-        if search.events is not None:
-            search.note("grow", number, count)
+        if searches[slot].events is not None:
+            searches[slot].note("grow", number, count)
 
 
 def cancel(engine: Engine, searches: Mapping[int, Any], slot: int, ticket: int, spent: Spent | None = None) -> None:
@@ -242,12 +342,12 @@ def cancel(engine: Engine, searches: Mapping[int, Any], slot: int, ticket: int, 
         search.note("cancel", ticket & _NUMBER)
 
 
-def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exception, reason: str = "error") -> None:
+def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exception) -> None:
     """Stops one question for an error; the others go on."""
     search = searches[slot]
     if search.error is None:
         search.error = error
-    engine.stop(slot, reason)
+    engine.stop(slot, "error")
 
 
 def _other_costs(step: Step) -> tuple[int, int | None, int | None, float]:
@@ -265,18 +365,18 @@ def checked_step(step: Any) -> Step:
         raise ValueError(
             f"generator: expected 'delimiter', 'end' or 'limit' as Step.finish_reason, got {step.finish_reason!r}"
         )
-    if type(step.tokens) is not int:
-        step.tokens = as_count("Step.tokens", step.tokens)
-    if step.tokens < 1:
-        raise ValueError(f"generator: expected at least 1 token in a step, got {step.tokens}")
-    if step.prompt_tokens or step.tool_calls is not None or step.seconds:
-        step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens)
-        step.tool_calls = None if step.tool_calls is None else as_count("Step.tool_calls", step.tool_calls)
-        step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)
+    step.tokens = as_count("Step.tokens", step.tokens, minimum=1)
+    step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens)
+    if step.tool_calls is not None:
+        step.tool_calls = as_count("Step.tool_calls", step.tool_calls)
+    step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)
+    if step.cost is not None:
+        step.cost = as_amount("Step.cost", step.cost, allow_zero=True)
     return step
 
 
 def checked_description(about: Any) -> Description:
+    """What a task said of a state, checked."""
     if type(about) is not Description:
         raise TypeError(f"describe: expected a Description, got {about!r:.80}")
     terminal, verdict, answer, prompt, least = about

@@ -143,8 +143,13 @@ class Spent:
     @classmethod
     def of(cls, amounts: tuple[int, int, int, int], seconds: float = 0.0) -> Spent:
         """What the native account counts, as a user reads it."""
-        tokens, prompt_tokens, tool_calls, units = amounts
-        return cls(tokens, tool_calls, seconds, units / _UNITS_PER_COST, prompt_tokens)
+        spent, put = cls.__new__(cls), object.__setattr__  # the account's amounts need no check
+        put(spent, "tokens", amounts[0])
+        put(spent, "prompt_tokens", amounts[1])
+        put(spent, "tool_calls", amounts[2])
+        put(spent, "seconds", seconds)
+        put(spent, "cost", amounts[3] / _UNITS_PER_COST)
+        return spent
 
 
 @dataclass(frozen=True, slots=True)

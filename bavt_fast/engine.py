@@ -7,15 +7,18 @@ come back the other: `bavt_fast.waves` takes them apart. This module knows no ge
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from bavt_fast._checks import as_count, as_number, as_seed
-from bavt_fast._core import Engine, Question, TicketError, Tree
+from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
 from bavt_fast.budget import MAX_COST, Budget, Spent
+from bavt_fast.checkpoint import checked, dump_step, load_step, read, write
 from bavt_fast.protocols import Node, Step, StepRequest, as_step
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
@@ -342,6 +345,91 @@ class Search:
     def __repr__(self) -> str:
         return f"Search({self.question!r:.60}, num_nodes={len(self.nodes)}, stop_reason={self.stop_reason!r})"
 
+    # ---- checkpoints
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the search as it stands, also with asks out: they stay reserved, and `open_asks` has them after a load.
+
+        Everything is kept but states (a load makes them again by `Task.apply`) and hidden states.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: states are admitted and not grown: `grow` or `cancel` them first.
+        """
+        with self._lock:
+            if self.stop_reason is None and self._native.in_flight:
+                self._native.set_time(self._clock())
+            native = self._native.to_bytes()
+            places = {id(node.step): number for number, node in enumerate(self.nodes) if number}
+            refusals = {id(step): ~i for i, (_, _, step, _) in enumerate(self.refused)}
+            record = {
+                "id": self.id,
+                "question": self.question,
+                "seed": self.seed,
+                "task": type(self.task).__qualname__,
+                "budget": asdict(self.budget),
+                "settings": asdict(self.settings),
+                "nodes": [self._dump_node(number) for number in range(len(self.nodes))],
+                "tried": [[places.get(id(s), refusals.get(id(s))) for s in node.tried] for node in self.nodes],
+                "refused": [[node, why, key, dump_step(step)] for node, why, step, key in self.refused],
+                "num_keys": len(self.keys),
+                "events": self.events,
+            }
+            write(path, record, native)
+
+    def _dump_node(self, number: int) -> list[Any]:
+        node = self.nodes[number]
+        step = None if node.step is None else dump_step(node.step)
+        return [self.keys[self.task.key(node.state)], node.prompt, node.answer, step]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], task: Any, *, clock: Callable[[], float] = time.monotonic) -> Search:
+        """The search that `save` wrote, to go on exactly as it would have: the same tree, account and random draws.
+
+        Args:
+            task: equal to the one that it was saved with.
+
+        Raises:
+            OSError: the file cannot be read.
+            SnapshotError: it is not a checkpoint, is damaged, of another version, or does not fit the task.
+        """
+        record, native = read(path)
+        return checked(lambda: cls._restored(record, Question.from_bytes(native), task, clock))
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any], native: Question, task: Any, clock: Callable[[], float]) -> Search:
+        search = cls.__new__(cls)
+        search.task, search.question, search.seed = task, record["question"], as_seed("seed", record["seed"])
+        settings = dict(record["settings"])
+        search.settings = Settings(**{**settings, "max_score": Spent(**settings["max_score"])})
+        search.budget = Budget(**record["budget"])
+        search.id = str(record["id"])
+        if native.seed != search.seed or native.num_nodes != len(record["nodes"]):
+            raise SnapshotError("checkpoint: its two halves are not of the same search")
+        parents, values = native.tree.parents.tolist(), native.tree.values.tolist()
+        nodes: list[Node] = []
+        keys: dict[int, Hashable] = {}
+        for (key, prompt, answer, fields), parent, value in zip(record["nodes"], parents, values, strict=True):
+            nodes.append(_restored_node(task, search.question, nodes, parent, prompt, fields, value))
+            nodes[-1].answer = answer
+            keys[key] = task.key(nodes[-1].state)
+        refused = [(node, why, checked_step(load_step(step)), key) for node, why, key, step in record["refused"]]
+        for node, _, step, key in refused:
+            if key >= 0:
+                keys[key] = task.key(_applied(task, nodes[node].state, step))
+        for node, tries in zip(nodes, record["tried"], strict=True):
+            for place in tries:
+                step = nodes[place].step if place >= 0 else refused[~place][2]
+                assert step is not None, "the root was not tried"
+                node.add_try(step)
+        # A key that belongs to no state any more keeps its number.
+        numbered = {keys.get(number, ("unused key", number)): number for number in range(record["num_keys"])}
+        search._begin(native, nodes, numbered, clock)
+        search.refused = refused
+        if record["events"] is not None:
+            search.events = [tuple(event) for event in record["events"]]
+        return search
+
     # ---- where it lies
 
     def _at_home(self) -> tuple[Engine, int]:
@@ -386,3 +474,26 @@ class Search:
         if self.events is not None:
             account = self._native.account
             self.events.append((kind, account.elapsed_s, account.spent[0], account.remaining_ratio, *about))
+
+
+def _restored_node(
+    task: Any, question: Any, nodes: Sequence[Node], parent: int, prompt: Any, fields: Any, value: float
+) -> Node:
+    """A node of a checkpoint, its state made again from its parent's."""
+    if prompt is not None and not isinstance(prompt, str):
+        raise SnapshotError(f"checkpoint: expected a str or None as prompt, got {prompt!r:.80}")
+    if parent < 0:
+        if prompt is None or nodes:
+            raise SnapshotError("checkpoint: expected one root, and with a prompt")
+        return Node(task.initial_state(question), prompt, value=value)
+    step = checked_step(load_step(fields))
+    return Node(_applied(task, nodes[parent].state, step), prompt, nodes[parent], step, value)
+
+
+def _applied(task: Any, state: Any, step: Step) -> Any:
+    after = task.apply(state, step)
+    if after is None:
+        raise SnapshotError(
+            f"checkpoint: the task takes no step {step.text[-60:]!r} here; was it saved with another task?"
+        )
+    return after

@@ -1,6 +1,7 @@
 """Native core: search trees and the exact Countdown solver."""
 
 import os
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,7 +14,10 @@ class CapacityError(RuntimeError):
     """A tree would need more nodes than it may hold, or a forest more trees. Nothing was changed."""
 
 class SnapshotError(ValueError):
-    """A snapshot that is none, is damaged or of an unknown version."""
+    """Not a snapshot, a damaged one, or one of an unknown version."""
+
+class TicketError(ValueError):
+    """A ticket that is not open, of another search, or not in the state that the call needs. Nothing was changed."""
 
 def countdown_solvable(numbers: npt.ArrayLike, targets: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Whether each state can reach its target by + - * / over integers 0..999.
@@ -187,6 +191,9 @@ class Tree:
     def flags(self) -> npt.NDArray[np.uint8]:
         """(num_nodes,) sum of TERMINAL, PRUNED, CLOSED and IN_FLIGHT."""
     @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """(num_nodes,) what the global policies choose by, before the decay; V where nothing else was given."""
+    @property
     def tries(self) -> npt.NDArray[np.uint8]:
         """(num_nodes,) calls of `penalize`, up to 255."""
 
@@ -327,3 +334,158 @@ class Forest:
     @property
     def threads(self) -> int:
         """Worker threads, the calling one included."""
+
+# The engine. `bavt_fast.Search` and `bavt_fast.Searcher` are made of it; an amount is (tokens, prompt_tokens, tool_calls,
+# cost in units of 1e-12). The twin with the same names, `bavt_fast.reference`, says in Python what each call does.
+
+_Amounts = tuple[int, int, int, int]
+_Limits = Sequence[int | None]
+# Beside the tokens of a step, where there is more to charge: prompt tokens, tool calls and cost (None: as the options
+# say), seconds.
+_Others = Sequence[tuple[int, int | None, int | None, float] | None]
+
+class SearchOptions:
+    """How to search; see `bavt_fast.Settings`. Prices are in units of 1e-18 a token."""
+
+    def __init__(
+        self,
+        *,
+        policy: _Policy,
+        exploration: float,
+        decay: float,
+        discount: float,
+        widening_scale: float,
+        widening_exponent: float,
+        candidates: int,
+        patience: int,
+        max_nodes: int | None,
+        max_step_tokens: int,
+        max_step_prompt_tokens: int,
+        step_tool_calls: int,
+        max_step_cost: int,
+        token_price: int,
+        prompt_token_price: int,
+        max_score: Sequence[int],
+    ) -> None: ...
+
+class Account:
+    """What may be spent, is spent and is reserved, in whole numbers; see `bavt_fast.Ledger`."""
+
+    def __init__(self, limits: _Limits, seconds: float | None) -> None: ...
+    def set_elapsed(self, seconds: float) -> None:
+        """The seconds that have passed; they never fall."""
+    def first_short(self, asked: Sequence[int]) -> int:
+        """The first resource that cannot hold an amount, 4 where the time is up, or 5 where all fits."""
+    def reserve(self, asked: Sequence[int]) -> None: ...
+    def settle(self, claim: Sequence[int], actual: Sequence[int]) -> None:
+        """Give a claim back and charge what was taken."""
+    @property
+    def spent(self) -> _Amounts: ...
+    @property
+    def reserved(self) -> _Amounts: ...
+    @property
+    def overrun(self) -> _Amounts: ...
+    @property
+    def left(self) -> tuple[int | None, int | None, int | None, int | None]: ...
+    @property
+    def elapsed_s(self) -> float: ...
+    @property
+    def remaining_ratio(self) -> float: ...
+    @property
+    def exhausted(self) -> bool: ...
+
+class Question:
+    """One question under search: account, tree, keys seen, open asks."""
+
+    def __init__(
+        self,
+        seed: int,
+        limits: _Limits,
+        seconds: float | None,
+        options: SearchOptions,
+        root_value: float,
+        min_tokens: int,
+        terminal: bool,
+        verified: bool,
+    ) -> None: ...
+    def set_time(self, now_s: float) -> None:
+        """A reading of the clock; the first one starts it."""
+    def best_path(self) -> list[int]:
+        """Ids from the root's child to the verified state, else to the best one so far."""
+    def knows_key(self, key: int) -> bool: ...
+    def see_key(self, key: int) -> None: ...
+    def open_asks(self) -> list[tuple[int, int, int, int, int]]:
+        """(number, node, count, limit, seed) of each ask that is out, oldest first."""
+    def to_bytes(self) -> bytes: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> Question: ...
+    @property
+    def account(self) -> Account:
+        """A copy."""
+    @property
+    def tree(self) -> Tree:
+        """A copy."""
+    @property
+    def num_nodes(self) -> int: ...
+    @property
+    def stop_reason(self) -> str | None: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def asks(self) -> int:
+        """Asks handed out so far."""
+    @property
+    def seed(self) -> int: ...
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Steps that were invalid, duplicate, refuted."""
+    @property
+    def memory_bytes(self) -> int:
+        """Of everything but the tree."""
+
+class Engine:
+    """Many questions worked on in waves, in columns. A ticket is (slot << 32) | the question's number of the ask.
+
+    Every call checks the whole wave before anything changes.
+
+    Raises:
+        TicketError: a ticket is not open, or not in the state that the call needs.
+        TypeError, ValueError: a column is of the wrong length, or holds what it should not.
+    """
+
+    def __init__(self, leaves: int) -> None: ...
+    def add(self, question: Question) -> int:
+        """The question's slot."""
+    def remove(self, slot: int) -> None: ...
+    def ask(
+        self, limit: int, now_s: float
+    ) -> tuple[list[int], list[int], list[int], list[int], list[int], list[int], list[int]]:
+        """Slots, nodes, counts, limits, seeds and tickets of up to ``limit`` asks; and slots that have stopped."""
+    def admit(
+        self,
+        now_s: float,
+        tickets: Sequence[int],
+        counts: Sequence[int],
+        tokens: Sequence[int],
+        keys: Sequence[int],
+        others: _Others | None = None,
+    ) -> list[bool]:
+        """Settles ``counts[i]`` steps for each ticket; whether each step's key (-1: invalid) is new."""
+    def grow(
+        self,
+        now_s: float,
+        tickets: Sequence[int],
+        counts: Sequence[int],
+        values: Sequence[float],
+        terminal: Sequence[bool],
+        verified: Sequence[bool],
+        min_tokens: Sequence[int],
+        weights: Sequence[float] | None = None,
+        residual: bool = False,
+        score_costs: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[list[int], list[float]]:
+        """The first child's id of each ticket (2^32 - 1 without children), and V of each child."""
+    def cancel(self, ticket: int, tokens: Sequence[int] = (), others: _Others | None = None) -> None: ...
+    def cancel_all(self, slot: int) -> None: ...
+    def stop(self, slot: int, reason: str) -> None: ...
+    def extend(self, slot: int, more: Sequence[int], seconds: float) -> None: ...

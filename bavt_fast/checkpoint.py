@@ -29,6 +29,7 @@ VERSION = 1
 _MAGIC = b"BAVTSRCH"
 _HEADER = struct.Struct("<8sIIQQ")
 _DIGEST_BYTES = 16
+_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def write(path: str | os.PathLike[str], record: dict[str, Any], native: bytes) -> None:
@@ -102,15 +103,7 @@ def checked(make: Callable[[], Any]) -> Any:
         return make()
     except SnapshotError:
         raise
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _FAULTS as error:
         raise SnapshotError(f"checkpoint: damaged ({type(error).__name__}: {error})") from error
 
 

@@ -1,17 +1,15 @@
 """The loops: asks out to a generator, answers back into the trees, until every question has stopped.
 
 `Drive` is for generators that block: it asks for a wave, waits for all of it (or, of a streaming generator, for what is
-done) and goes on. `AsyncDrive` has a task for every ask and handles together what came together.
+done) and goes on. `bavt_fast.async_drive` is for coroutines.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import math
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bavt_fast._core import Engine
@@ -21,21 +19,15 @@ from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.waves import (
     Pending,
-    Settled,
     admit,
-    call_describe,
     cancel,
     checked_step,
-    describe,
-    described_many,
     fail,
     grow,
-    new_states,
     requests_of,
-    settle,
 )
 
-__all__ = ["AsyncDrive", "Drive"]
+__all__ = ["Asked", "Base", "Drive"]
 
 
 class Asked(NamedTuple):
@@ -50,6 +42,11 @@ class Asked(NamedTuple):
 
     def answered(self) -> Asked:
         return Asked(self.slots, self.nodes, self.counts, self.tickets)
+
+    def take(self, places: Sequence[int]) -> Asked:
+        """Some of them."""
+        columns: list[Any] = [[column[i] for i in places] if column else () for column in self]
+        return Asked(*columns)
 
 
 class Base:
@@ -77,10 +74,11 @@ class Base:
             if self.extended:
                 place, search = self.extended.popleft()
             else:
-                place, search = self.taken, next(waiting, None)
+                new = next(waiting, None)
+                if new is None:
+                    return
+                place, search = self.taken, new
                 self.taken += 1
-            if search is None:
-                return
             slot = search.move_to(self.engine)
             self.searches[slot], self.indexes[slot] = search, place
             out = search._native.open_asks()
@@ -156,7 +154,7 @@ class Base:
         if bad is None:
             return asked, answers
         good = [i for i in range(len(answers)) if i not in bad]
-        return Asked(*([column[i] for i in good] for column in asked)), [answers[i] for i in good]
+        return asked.take(good), [answers[i] for i in good]
 
     def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
         """What the ask took is charged; the question is tried again, or ends with the error."""
@@ -230,10 +228,9 @@ class Drive(Base):
     def batches(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         while True:
             self.fill(waiting)
+            asked, stopped = self.ask(0 if self.reopened else self.wave)
             if self.reopened:
-                asked, stopped = self.reopened.pop(), []
-            else:
-                asked, stopped = self.ask(self.wave)
+                asked = self.reopened.pop()
             if asked.tickets:
                 self.tell(asked, self.propose(asked))
                 self.progress()
@@ -249,12 +246,12 @@ class Drive(Base):
         try:
             answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
             if len(answers) == size:
-                return answers  # type: ignore[no-any-return]
+                return answers
             raise ValueError(f"generator: expected {size} lists of steps, one per state, got {len(answers)}")
         except Exception as error:
             if size == 1:
-                return [_named(error, "generator")]
-        return [self.propose(Asked(*[column[i : i + 1] for column in asked]))[0] for i in range(size)]
+                return [named(error, "generator")]
+        return [self.propose(asked.take([i]))[0] for i in range(size)]
 
     def tell(self, asked: Asked, answers: Sequence[Any]) -> None:
         asked, answers = self.good(asked.answered(), answers)
@@ -269,7 +266,7 @@ class Drive(Base):
             self.grow(pending, self.critic.score(pending.nodes) if pending.nodes else [])
         except Exception as error:
             if len(pending.tickets) == 1:
-                self.state_failed(pending, _named(error, "critic"))
+                self.state_failed(pending, named(error, "critic"))
                 return
             for part in pending.by_ask():
                 self.score(part)
@@ -320,126 +317,13 @@ class Drive(Base):
                 raise ValueError(f"generator: expected answers to tickets that are out, got {unknown[0]}")
         except Exception as error:
             for ticket, (slot, _, _) in out.items():
-                self.ask_failed(slot, ticket, _named(error, "generator"))
+                self.ask_failed(slot, ticket, named(error, "generator"))
             out.clear()
             return
         columns = [(*out.pop(ticket), ticket) for ticket, _ in done]
         if columns:
             slots, nodes, counts, tickets = zip(*columns, strict=True)
             self.tell(Asked(slots, nodes, counts, tickets), [answer for _, answer in done])
-
-
-class AsyncDrive(Base):
-    """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
-
-    async def run(self, searches: Iterable[Search]) -> AsyncIterator[tuple[int, Search]]:
-        """(place, search) of each search as it stops. Cancelling stops them all."""
-        if not hasattr(self.generator, "propose"):
-            raise TypeError("generator: expected one with propose() for asyncio, got one that streams; use search()")
-        waiting = iter(searches)
-        out: dict[int, asyncio.Task[None]] = {}
-        done: deque[tuple[Asked, Any]] = deque()
-        came = asyncio.Event()
-        try:
-            while True:
-                self.fill(waiting)
-                asked, stopped = self.ask(self.wave - len(out))
-                for again in (*self.reopened, asked):
-                    self.begin(again, out, done, came)
-                self.reopened.clear()
-                for slot in stopped:
-                    if self.searches[slot].stop_reason is None:
-                        continue
-                    for ticket in [ticket for ticket in out if ticket >> 32 == slot]:
-                        out.pop(ticket).cancel()
-                    for place, search in self.hand_over(slot):
-                        yield place, search
-                if out:
-                    await came.wait()
-                    came.clear()
-                    await self.tell(out, done)
-                    self.progress()
-                elif not stopped and not asked.tickets:
-                    return
-        finally:
-            for task in out.values():
-                task.cancel()
-            self.break_off()
-
-    def begin(
-        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]], came: asyncio.Event
-    ) -> None:
-        """Asks that block go to a thread together; each coroutine is a task of its own."""
-        if not asked.tickets:
-            return
-        if inspect.iscoroutinefunction(getattr(self.generator, "propose", None)):
-            alone = [Asked(*([item] for item in row)) for row in zip(*asked, strict=True)]
-        else:
-            alone = [asked]
-        for part in alone:
-            task = asyncio.ensure_future(self.propose(part, done, came))
-            for ticket in part.tickets:
-                out[ticket] = task
-
-    async def propose(self, asked: Asked, done: deque[tuple[Asked, Any]], came: asyncio.Event) -> None:
-        try:
-            if inspect.iscoroutinefunction(self.generator.propose):
-                answers = await self.generator.propose(asked.requests, asked.counts, asked.limits)
-            else:
-                loop = asyncio.get_running_loop()
-                call = self.generator.propose
-                answers = await loop.run_in_executor(None, call, asked.requests, asked.counts, asked.limits)
-            if len(answers) != len(asked.tickets):
-                raise ValueError(
-                    f"generator: expected {len(asked.tickets)} lists of steps, one per state, got {len(answers)}"
-                )
-        except Exception as error:
-            answers = [_named(error, "generator")] * len(asked.tickets)
-        done.append((asked, answers))
-        came.set()
-
-    async def tell(self, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]]) -> None:
-        """What has come by now, in the order of its tickets."""
-        rows = []
-        while done:
-            asked, answers = done.popleft()
-            for row in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, answers, strict=True):
-                if out.pop(row[0], None) is not None:
-                    rows.append(row)
-        if not rows:
-            return
-        rows.sort(key=lambda row: row[0])
-        tickets, slots, nodes, counts, told = zip(*rows, strict=True)
-        asked, told = self.good(Asked(slots, nodes, counts, tickets), told)
-        now_s = self.clock()
-        settled = settle(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, now_s)
-        pending = describe(self.engine, self.searches, settled, await self.describe_all(settled))
-        if pending.tickets:
-            await self.score(pending)
-
-    async def describe_all(self, settled: Settled) -> Mapping[int, Any] | None:
-        """Descriptions from tasks that give them as coroutines, all at once; of the others too, where there are both."""
-        by_slot = new_states(self.searches, settled, "adescribe")
-        if not by_slot:
-            return described_many(self.searches, settled)
-        named = [(at, self.searches[slot].task.adescribe(state)) for slot, new in by_slot.items() for at, state in new]
-        abouts = await asyncio.gather(*[call for _, call in named], return_exceptions=True)
-        described = {at: about for (at, _), about in zip(named, abouts, strict=True)}
-        for slot, new in new_states(self.searches, settled, "describe").items():
-            if slot not in by_slot:
-                described |= {at: call_describe(self.searches[slot].task, state) for at, state in new}
-        return described
-
-    async def score(self, pending: Pending) -> None:
-        try:
-            outputs = self.critic.score(pending.nodes) if pending.nodes else []
-            self.grow(pending, await outputs if inspect.isawaitable(outputs) else outputs)
-        except Exception as error:
-            if len(pending.tickets) == 1:
-                self.state_failed(pending, _named(error, "critic"))
-                return
-            for part in pending.by_ask():
-                await self.score(part)
 
 
 # ---- Checks
@@ -502,7 +386,7 @@ def _per_ask(pending: Pending, costs: Sequence[Any]) -> list[Any]:
     return amounts
 
 
-def _named(error: Exception, who: str) -> Exception:
+def named(error: Exception, who: str) -> Exception:
     """The error, with a note on who raised it, where Python keeps notes."""
     if hasattr(error, "add_note"):
         error.add_note(f"raised by the {who}")

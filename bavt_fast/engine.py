@@ -12,8 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bavt_fast._checks import as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
@@ -29,7 +29,8 @@ __all__ = ["Ask", "Search"]
 _ALL = 2**32 - 1  # asks in flight in one tree, where nobody limits them
 
 
-class Ask(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ask:
     """One ask of a `Search`: propose at most ``count`` steps of at most ``limit`` tokens for ``request``.
 
     Small, and can be pickled: the work may be done in another process or on another machine.
@@ -184,7 +185,7 @@ class Search:
         with self._lock:
             pending = self.admit(ask, made)
             told = [by_step[id(node.step)] for node in pending.nodes]
-            own = None if weights is None else [weight for _, weight in told]
+            own = None if weights is None else [weight for _, weight in told if weight is not None]
             return self.grow(pending, [value for value, _ in told], weights=own)
 
     def admit(self, ask: Ask, steps: Sequence[Step | str]) -> Pending:
@@ -348,7 +349,7 @@ class Search:
     # ---- checkpoints
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the search as it stands, also with asks out: they stay reserved, and `open_asks` has them after a load.
+        """Writes the search as it stands, also with asks out: they stay reserved, and a load has them too.
 
         Everything is kept but states (a load makes them again by `Task.apply`) and hidden states.
 

@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import Any
 
 from bavt_fast._checks import as_count
+from bavt_fast.async_drive import AsyncDrive
 from bavt_fast.budget import Budget, Spent
 from bavt_fast.critics.functions import as_critic
-from bavt_fast.drive import AsyncDrive, Drive
+from bavt_fast.drive import Drive
 from bavt_fast.engine import Search
 from bavt_fast.generators.functions import as_generator
 from bavt_fast.result import SearchError, SearchResult

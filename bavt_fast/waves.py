@@ -162,8 +162,8 @@ def settle(
     if others is not None:
         others += [None] * (len(tokens) - len(others))
     is_new = engine.admit(now_s, tickets, counts, tokens, keys, others)
-    for slot, error in failed:
-        fail(engine, searches, slot, error)
+    for slot, failure in failed:
+        fail(engine, searches, slot, failure)
     return Settled(slots, nodes, tickets, answers, keys, states, is_new)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ class HiddenStateCritic:
         """One call of the head for all candidates. Raises TypeError where a step carries no hidden state."""
         if not candidates:
             return []
-        states = [None if node.step is None else node.step.hidden for node in candidates]
+        states: list[Any] = [None if node.step is None else node.step.hidden for node in candidates]
         if any(state is None for state in states):
             raise TypeError(
                 "critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator"

@@ -1,0 +1,131 @@
+"""The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one.
+
+What came together is handled together, in the order of the tickets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from bavt_fast.drive import Asked, Base, named
+from bavt_fast.engine import Search
+from bavt_fast.waves import Pending, Settled, call_describe, describe, described_many, new_states, settle
+
+__all__ = ["AsyncDrive"]
+
+
+class AsyncDrive(Base):
+    """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
+
+    async def run(self, searches: Iterable[Search]) -> AsyncIterator[tuple[int, Search]]:
+        """(place, search) of each search as it stops. Cancelling stops them all."""
+        if not hasattr(self.generator, "propose"):
+            raise TypeError("generator: expected one with propose() for asyncio, got one that streams; use search()")
+        waiting = iter(searches)
+        out: dict[int, asyncio.Task[None]] = {}
+        done: deque[tuple[Asked, Any]] = deque()
+        came = asyncio.Event()
+        try:
+            while True:
+                self.fill(waiting)
+                asked, stopped = self.ask(self.wave - len(out))
+                for again in (*self.reopened, asked):
+                    self.begin(again, out, done, came)
+                self.reopened.clear()
+                for slot in stopped:
+                    if self.searches[slot].stop_reason is None:
+                        continue
+                    for ticket in [ticket for ticket in out if ticket >> 32 == slot]:
+                        out.pop(ticket).cancel()
+                    for place, search in self.hand_over(slot):
+                        yield place, search
+                if out:
+                    await came.wait()
+                    came.clear()
+                    await self.tell(out, done)
+                    self.progress()
+                elif not stopped and not asked.tickets:
+                    return
+        finally:
+            for task in out.values():
+                task.cancel()
+            self.break_off()
+
+    def begin(
+        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]], came: asyncio.Event
+    ) -> None:
+        """Asks that block go to a thread together; each coroutine is a task of its own."""
+        if not asked.tickets:
+            return
+        if inspect.iscoroutinefunction(getattr(self.generator, "propose", None)):
+            alone = [asked.take([i]) for i in range(len(asked.tickets))]
+        else:
+            alone = [asked]
+        for part in alone:
+            task = asyncio.ensure_future(self.propose(part, done, came))
+            for ticket in part.tickets:
+                out[ticket] = task
+
+    async def propose(self, asked: Asked, done: deque[tuple[Asked, Any]], came: asyncio.Event) -> None:
+        try:
+            if inspect.iscoroutinefunction(self.generator.propose):
+                answers = await self.generator.propose(asked.requests, asked.counts, asked.limits)
+            else:
+                loop = asyncio.get_running_loop()
+                call = self.generator.propose
+                answers = await loop.run_in_executor(None, call, asked.requests, asked.counts, asked.limits)
+            if len(answers) != len(asked.tickets):
+                raise ValueError(
+                    f"generator: expected {len(asked.tickets)} lists of steps, one per state, got {len(answers)}"
+                )
+        except Exception as error:
+            answers = [named(error, "generator")] * len(asked.tickets)
+        done.append((asked, answers))
+        came.set()
+
+    async def tell(self, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]]) -> None:
+        """What has come by now, in the order of its tickets."""
+        rows = []
+        while done:
+            asked, answers = done.popleft()
+            for row in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, answers, strict=True):
+                if out.pop(row[0], None) is not None:
+                    rows.append(row)
+        if not rows:
+            return
+        rows.sort(key=lambda row: row[0])
+        tickets, slots, nodes, counts, answers = zip(*rows, strict=True)
+        asked, told = self.good(Asked(slots, nodes, counts, tickets), answers)
+        now_s = self.clock()
+        settled = settle(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, now_s)
+        pending = describe(self.engine, self.searches, settled, await self.describe_all(settled))
+        if pending.tickets:
+            await self.score(pending)
+
+    async def describe_all(self, settled: Settled) -> Mapping[int, Any] | None:
+        """Descriptions from tasks that give them as coroutines, all at once, and of the others beside them."""
+        by_slot = new_states(self.searches, settled, "adescribe")
+        if not by_slot:
+            return described_many(self.searches, settled)
+        named = [(at, self.searches[slot].task.adescribe(state)) for slot, new in by_slot.items() for at, state in new]
+        abouts = await asyncio.gather(*[call for _, call in named], return_exceptions=True)
+        described = {at: about for (at, _), about in zip(named, abouts, strict=True)}
+        for slot, new in new_states(self.searches, settled, "describe").items():
+            if slot not in by_slot:
+                described |= {at: call_describe(self.searches[slot].task, state) for at, state in new}
+        return described
+
+    async def score(self, pending: Pending) -> None:
+        try:
+            outputs = self.critic.score(pending.nodes) if pending.nodes else []
+            self.grow(pending, await outputs if inspect.isawaitable(outputs) else outputs)
+        except Exception as error:
+            if len(pending.tickets) == 1:
+                self.state_failed(pending, named(error, "critic"))
+                return
+            for part in pending.by_ask():
+                await self.score(part)

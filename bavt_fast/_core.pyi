@@ -335,8 +335,8 @@ class Forest:
     def threads(self) -> int:
         """Worker threads, the calling one included."""
 
-# The engine. `bavt_fast.Search` and `bavt_fast.Searcher` are made of it; an amount is (tokens, prompt_tokens, tool_calls,
-# cost in units of 1e-12). The twin with the same names, `bavt_fast.reference`, says in Python what each call does.
+# The engine. `bavt_fast.Search` and `bavt_fast.Searcher` are made of it; an amount is (tokens, prompt_tokens,
+# tool_calls, cost in units of 1e-12). `bavt_fast.reference` has twins of the same names that say what each call does.
 
 _Amounts = tuple[int, int, int, int]
 _Limits = Sequence[int | None]
@@ -460,7 +460,7 @@ class Engine:
     def ask(
         self, limit: int, now_s: float
     ) -> tuple[list[int], list[int], list[int], list[int], list[int], list[int], list[int]]:
-        """Slots, nodes, counts, limits, seeds and tickets of up to ``limit`` asks; and slots that have stopped."""
+        """Slots, nodes, counts, tickets, limits and seeds of up to ``limit`` asks; and slots that have stopped."""
     def admit(
         self,
         now_s: float,

@@ -13,7 +13,7 @@ from typing import Any
 
 from bavt_fast.drive import Asked, Base, named
 from bavt_fast.engine import Search
-from bavt_fast.waves import Pending, Settled, call_describe, describe, described_many, new_states, settle
+from bavt_fast.waves import Pending, Settled, call_describe, describe, new_states, settle
 
 __all__ = ["AsyncDrive"]
 
@@ -110,7 +110,7 @@ class AsyncDrive(Base):
         """Descriptions from tasks that give them as coroutines, all at once, and of the others beside them."""
         by_slot = new_states(self.searches, settled, "adescribe")
         if not by_slot:
-            return described_many(self.searches, settled)
+            return None
         named = [(at, self.searches[slot].task.adescribe(state)) for slot, new in by_slot.items() for at, state in new]
         abouts = await asyncio.gather(*[call for _, call in named], return_exceptions=True)
         described = {at: about for (at, _), about in zip(named, abouts, strict=True)}

@@ -31,7 +31,7 @@ __all__ = ["Asked", "Base", "Drive"]
 
 
 class Asked(NamedTuple):
-    """Asks of a wave, in columns; those of one that was answered need no limits and requests any more."""
+    """Asks of a wave, in columns. Once they are answered nobody needs their limits and requests."""
 
     slots: Sequence[int]
     nodes: Sequence[int]
@@ -39,9 +39,6 @@ class Asked(NamedTuple):
     tickets: Sequence[int]
     limits: Sequence[int] = ()
     requests: Sequence[StepRequest] = ()
-
-    def answered(self) -> Asked:
-        return Asked(self.slots, self.nodes, self.counts, self.tickets)
 
     def take(self, places: Sequence[int]) -> Asked:
         """Some of them."""
@@ -62,6 +59,7 @@ class Base:
         self.failures: dict[int, int] = {}
         self.extended: deque[tuple[int, Search]] = deque()  # given more budget after they had stopped
         self.reopened: list[Asked] = []  # asks that were out when their search came here
+        self.more = True  # questions to take, as far as is known
         self.taken = self.done = self.solved = 0
         self.residual = searcher.critic.predicts == "residual"
         self.warned = False
@@ -76,6 +74,7 @@ class Base:
             else:
                 new = next(waiting, None)
                 if new is None:
+                    self.more = False
                     return
                 place, search = self.taken, new
                 self.taken += 1
@@ -91,7 +90,7 @@ class Base:
 
     def ask(self, room: int) -> tuple[Asked, list[int]]:
         """Up to ``room`` asks, and the slots that have stopped."""
-        slots, nodes, counts, limits, seeds, tickets, stopped = self.engine.ask(room, self.clock())
+        slots, nodes, counts, tickets, limits, seeds, stopped = self.engine.ask(room, self.clock())
         requests = requests_of(self.searches, slots, nodes, seeds)
         return Asked(slots, nodes, counts, tickets, limits, requests), stopped
 
@@ -113,6 +112,7 @@ class Base:
         yield place, search
         if search.stop_reason is None:
             self.extended.append((place, search))
+            self.more = True
 
     def break_off(self) -> list[tuple[int, Search]]:
         """Ends every question where it stands: nothing stays in flight."""
@@ -136,23 +136,36 @@ class Base:
 
     # ---- answers
 
-    def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
-        """The answers that can be used, and their asks; the others fail their ask alone."""
+    def bad(self, counts: Sequence[int], answers: Sequence[Any]) -> dict[int, Exception] | None:
+        """What is wrong with the answers that cannot be used, by place; None where all can."""
         bad = None
-        for i, steps in enumerate(answers):
-            if steps.__class__ is list and len(steps) <= asked.counts[i]:
+        for i, (steps, count) in enumerate(zip(answers, counts, strict=True)):
+            if steps.__class__ is list and len(steps) <= count:
                 for step in steps:
-                    plain = step.__class__ is Step and step.tokens.__class__ is int and step.text.__class__ is str
-                    if not plain or step.tokens < 1 or step.finish_reason != "delimiter" or step.seconds:
+                    if (
+                        step.__class__ is not Step
+                        or step.tokens.__class__ is not int
+                        or step.tokens < 1
+                        or step.text.__class__ is not str
+                        or step.finish_reason != "delimiter"
+                        or step.seconds
+                    ):
                         break
                 else:
                     continue
-            problem = _problem_of(steps, asked.counts[i])
+            problem = _problem_of(steps, count)
             if problem is not None:
-                bad = [i] if bad is None else [*bad, i]
-                self.ask_failed(asked.slots[i], asked.tickets[i], problem, steps)
+                bad = bad or {}
+                bad[i] = problem
+        return bad
+
+    def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
+        """The answers that can be used, and their asks; the others fail their ask alone."""
+        bad = self.bad(asked.counts, answers)
         if bad is None:
             return asked, answers
+        for i, problem in bad.items():
+            self.ask_failed(asked.slots[i], asked.tickets[i], problem, answers[i])
         good = [i for i in range(len(answers)) if i not in bad]
         return asked.take(good), [answers[i] for i in good]
 
@@ -226,35 +239,57 @@ class Drive(Base):
             self.break_off()
 
     def batches(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
+        """A wave at a time. The calls here are what a step costs beside tree, task and models: as few as can be."""
+        engine, searches, clock, generator = self.engine, self.searches, self.clock, self.generator
         while True:
-            self.fill(waiting)
-            asked, stopped = self.ask(0 if self.reopened else self.wave)
-            if self.reopened:
+            if self.more and len(searches) < self.wave:
+                self.fill(waiting)
+            while self.reopened:
                 asked = self.reopened.pop()
-            if asked.tickets:
                 self.tell(asked, self.propose(asked))
-                self.progress()
+            slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(self.wave, clock())
+            if tickets:
+                requests = requests_of(searches, slots, nodes, seeds)
+                try:
+                    answers = generator.propose(requests, counts, limits)
+                    whole = len(answers) == len(tickets)
+                except Exception as error:
+                    answers, whole = error, False
+                if not whole:
+                    answers = self.propose_apart(Asked(slots, nodes, counts, tickets, limits, requests), answers)
+                if self.bad(counts, answers) is None:
+                    pending = admit(engine, searches, slots, nodes, tickets, answers, clock())
+                    if pending.tickets:
+                        self.score(pending)
+                else:
+                    self.tell(Asked(slots, nodes, counts, tickets), answers)
+                if self.on_progress is not None:
+                    self.progress()
             for slot in stopped:
-                if self.searches[slot].stop_reason is not None:
+                if searches[slot].stop_reason is not None:
                     yield from self.hand_over(slot)
-            if not asked.tickets and not stopped:
+            if not tickets and not stopped:
                 return
 
     def propose(self, asked: Asked) -> Sequence[Any]:
-        """The generator's answers, one per ask. A batch that fails is asked again one by one, to find whose it is."""
-        size = len(asked.tickets)
+        """The generator's answers, one per ask."""
         try:
             answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
-            if len(answers) == size:
-                return answers
-            raise ValueError(f"generator: expected {size} lists of steps, one per state, got {len(answers)}")
+            return answers if len(answers) == len(asked.tickets) else self.propose_apart(asked, answers)
         except Exception as error:
-            if size == 1:
-                return [named(error, "generator")]
-        return [self.propose(asked.take([i]))[0] for i in range(size)]
+            return self.propose_apart(asked, error)
+
+    def propose_apart(self, asked: Asked, failure: Any) -> Sequence[Any]:
+        """Answers to a batch that failed: asked again one by one, to find whose fault it is."""
+        size = len(asked.tickets)
+        if size > 1:
+            return [self.propose(asked.take([i]))[0] for i in range(size)]
+        if isinstance(failure, Exception):
+            return [named(failure, "generator")]
+        return [ValueError(f"generator: expected {size} lists of steps, one per state, got {len(failure)}")]
 
     def tell(self, asked: Asked, answers: Sequence[Any]) -> None:
-        asked, answers = self.good(asked.answered(), answers)
+        asked, answers = self.good(asked, answers)
         slots, nodes, tickets = asked.slots, asked.nodes, asked.tickets
         pending = admit(self.engine, self.searches, slots, nodes, tickets, answers, self.clock())
         if pending.tickets:

@@ -122,8 +122,9 @@ class Search:
         self._native, self._clock = native, clock
         self.nodes, self.keys = nodes, keys
         task = self.task
-        self.apply, self.key, self.describe = task.apply, task.key, task.describe
-        self.describes_many = hasattr(task, "describe_many")
+        self.apply, self.key = task.apply, task.key
+        # None where many are described at once (`waves.described_many`).
+        self.describe = None if hasattr(task, "describe_many") else task.describe
         self.sampling, self.untimed = self.settings.sampling, self.budget.seconds is None
         self.refused: list[tuple[int, str, Step, int]] = []  # node, reason, step, number of its key or -1
         self.events: list[tuple[Any, ...]] | None = [] if self.settings.record else None
@@ -137,7 +138,7 @@ class Search:
         """Up to ``limit`` asks. Each is paid for in advance, and stays so until it is told or cancelled."""
         with self._lock:
             engine, slot = self._at_home()
-            _, nodes, counts, limits, seeds, tickets, _ = engine.ask(as_count("limit", limit), self._clock())
+            _, nodes, counts, tickets, limits, seeds, _ = engine.ask(as_count("limit", limit), self._clock())
             requests = requests_of({slot: self}, [slot] * len(nodes), nodes, seeds)
             return [
                 Ask(ticket & _ALL, node, request, count, most, self.id)

@@ -193,7 +193,15 @@ class Sampling(NamedTuple):
     top_k: int | None = None
 
 
-class StepRequest:
+class _RequestFields(NamedTuple):
+    node: Node
+    seed: int
+    tried: tuple[Step, ...]
+    sampling: Sampling
+    seconds_left: float | None
+
+
+class StepRequest(_RequestFields):
     """A request for the next steps from one node. Small when it is pickled: the context and nothing of the tree.
 
     Attributes:
@@ -205,21 +213,18 @@ class StepRequest:
         seconds_left: time to the deadline; None without one.
     """
 
-    __slots__ = ("node", "sampling", "seconds_left", "seed", "tried")
+    __slots__ = ()
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         node: Node | str,
         seed: int = 0,
         tried: tuple[Step, ...] = (),
         sampling: Sampling = Sampling(),  # noqa: B008 (immutable)
         seconds_left: float | None = None,
-    ) -> None:
-        self.node = Node(None, node) if isinstance(node, str) else node
-        self.seed = seed
-        self.tried = tried
-        self.sampling = sampling
-        self.seconds_left = seconds_left
+    ) -> StepRequest:
+        ends = Node(None, node) if isinstance(node, str) else node
+        return super().__new__(cls, ends, seed, tried, sampling, seconds_left)
 
     @property
     def text(self) -> str:

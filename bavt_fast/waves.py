@@ -87,12 +87,13 @@ def requests_of(
 ) -> list[StepRequest]:
     """The requests of asks."""
     requests = []
+    new = tuple.__new__  # past the checks of a constructor that takes texts too
     for slot, number, seed in zip(slots, nodes, seeds, strict=True):
         search = searches[slot]
         node = search.nodes[number]
-        requests.append(
-            StepRequest(node, seed, node.tried, search.sampling, None if search.untimed else search.seconds_left())
-        )
+        tried = () if node._tried is None else node.tried
+        left_s = None if search.untimed else search.seconds_left()
+        requests.append(new(StepRequest, (node, seed, tried, search.sampling, left_s)))
         if search.events is not None:
             search.note("ask", number, seed)
     return requests
@@ -120,8 +121,7 @@ def admit(
     now_s: float,
 ) -> Pending:
     """Settles answers, of checked steps, and finds what is new in them and not refuted."""
-    settled = settle(engine, searches, slots, nodes, tickets, answers, now_s)
-    return describe(engine, searches, settled, described_many(searches, settled))
+    return describe(engine, searches, settle(engine, searches, slots, nodes, tickets, answers, now_s))
 
 
 def settle(
@@ -144,6 +144,7 @@ def settle(
         search = searches[slot]
         begin = len(keys)
         counts.append(len(steps))
+        state, apply, known = search.nodes[number].state, search.apply, search.keys
         try:
             for step in steps:
                 tokens.append(step.tokens)
@@ -151,9 +152,9 @@ def settle(
                     others = [] if others is None else others
                     others += [None] * (len(tokens) - 1 - len(others))
                     others.append(_other_costs(step))
-                after = None if step.finish_reason == "limit" else search.apply(search.nodes[number].state, step)
+                after = None if step.finish_reason == "limit" else apply(state, step)
                 states.append(after)
-                keys.append(-1 if after is None else search.keys.setdefault(search.key(after), len(search.keys)))
+                keys.append(-1 if after is None else known.setdefault(search.key(after), len(known)))
         except Exception as error:  # its steps are charged all the same, and lead nowhere
             failed.append((slot, error))
             tokens[begin:] = [step.tokens for step in steps]
@@ -168,7 +169,7 @@ def settle(
 
 
 def describe(
-    engine: Engine, searches: Mapping[int, Any], settled: Settled, described: Mapping[int, Any] | None
+    engine: Engine, searches: Mapping[int, Any], settled: Settled, described: Mapping[int, Any] | None = None
 ) -> Pending:
     """The second half of `admit`: asks the tasks about new states, and drops what they refute.
 
@@ -188,11 +189,16 @@ def describe(
         try:
             for at, step in enumerate(steps, begin):
                 kept = step if step.hidden is None else without_hidden(step)
-                parent.add_try(kept)
+                if parent._tried is None:
+                    parent._tried = kept
+                else:
+                    parent.add_try(kept)
                 if not is_new[at]:
                     search.refuse(number, kept, keys[at])
                     continue
                 found = True
+                if described is None and search.describe is None:
+                    described = described_many(searches, settled)
                 about = search.describe(states[at]) if described is None else _known(described, at)
                 if about is not known:
                     known = checked_description(about)
@@ -243,13 +249,11 @@ def new_states(searches: Mapping[int, Any], settled: Settled, offers: str) -> di
     return found
 
 
-def described_many(searches: Mapping[int, Any], settled: Settled) -> dict[int, Any] | None:
+def described_many(searches: Mapping[int, Any], settled: Settled) -> dict[int, Any]:
     """Descriptions of all new states from tasks that take many at once: one call for each task.
 
     A call that fails is made again for each question, to find whose it is.
     """
-    if not any(searches[slot].describes_many for slot in settled.slots):
-        return None
     described: dict[int, Any] = {}
     by_task: dict[int, list[tuple[int, Any]]] = {}
     by_slot = new_states(searches, settled, "describe_many")

@@ -203,9 +203,9 @@ py::tuple ask(Engine& engine, size_t limit, double now_s) {
     columns[0] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].slot); });
     columns[1] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.node); });
     columns[2] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.count); });
-    columns[3] = list_of(size, [&](size_t i) { return PyLong_FromLongLong(asks[i].ask.limit); });
-    columns[4] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ask.seed); });
-    columns[5] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ticket); });
+    columns[3] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ticket); });
+    columns[4] = list_of(size, [&](size_t i) { return PyLong_FromLongLong(asks[i].ask.limit); });
+    columns[5] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ask.seed); });
     columns[6] = list_of(stopped.size(), [&](size_t i) { return PyLong_FromUnsignedLong(stopped[i]); });
     return columns;
 }

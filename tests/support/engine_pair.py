@@ -76,7 +76,7 @@ class EnginePair:
     # ---- calls
 
     def ask(self, limit: int) -> int:
-        slots, nodes, counts, limits, seeds, tickets, stopped = self.native.ask(limit, self.now_s)
+        slots, nodes, counts, tickets, limits, seeds, stopped = self.native.ask(limit, self.now_s)
         asks, twin_stopped = self.twin.ask(limit, self.now_s)
         assert [(s << 32 | n) for s, n, _ in asks] == tickets
         assert slots == [s for s, _, _ in asks]

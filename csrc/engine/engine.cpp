@@ -4,6 +4,11 @@
 #include <stdexcept>
 
 namespace bavt {
+namespace {
+
+constexpr size_t kAhead = 3;  // questions that memory is fetched ahead of the work on them
+
+}  // namespace
 
 Engine::Entry& Engine::at(Slot slot) {
     if (slot < entries_.size() && entries_[slot].question) return entries_[slot];
@@ -56,6 +61,9 @@ void Engine::ask(size_t limit, double now_s, std::vector<WaveAsk>* asks, std::ve
         if (queue.empty()) break;
         const Slot slot = queue.front();
         Entry& entry = entries_[slot];
+        if (queue.size() > 3 * kAhead) entries_[queue[3 * kAhead]].question->prefetch();
+        if (queue.size() > 2 * kAhead) entries_[queue[2 * kAhead]].question->prefetch_parts();
+        if (queue.size() > kAhead) entries_[queue[kAhead]].question->prefetch_nodes();
         entry.question->set_time(now_s);
         WaveAsk out{slot, 0, {}};
         const Question::Outcome outcome = entry.question->ask(&out.ask);
@@ -104,6 +112,13 @@ void Engine::require_distinct(const TicketId* tickets, size_t size, const char* 
     throw TicketError(std::string(verb) + ": expected each ticket once, got " + std::to_string(*twice) + " twice");
 }
 
+// A wave over thousands of questions finds little of them in the cache.
+void Engine::fetch_ahead(const TicketId* tickets, size_t size, size_t at) {
+    if (at + 3 * kAhead < size) of(tickets[at + 3 * kAhead]).prefetch();
+    if (at + 2 * kAhead < size) of(tickets[at + 2 * kAhead]).prefetch_parts();
+    if (at + kAhead < size) of(tickets[at + kAhead]).prefetch_nodes();
+}
+
 void Engine::admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_t* found) {
     const std::lock_guard<std::mutex> lock(mutex_);
     require_distinct(wave.tickets, wave.size, "admit");
@@ -112,6 +127,7 @@ void Engine::admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_
     }
     for (size_t i = 0; i < wave.size; ++i) {
         const uint32_t begin = wave.offsets[i], steps = wave.offsets[i + 1] - begin;
+        fetch_ahead(wave.tickets, wave.size, i);
         Question& question = of(wave.tickets[i]);
         question.set_time(now_s);
         found[i] =
@@ -136,6 +152,7 @@ void Engine::grow(const WaveGrowth& wave, double now_s, NodeId* first, double* v
                             wave.min_tokens + begin,
                             wave.residual,
                             wave.score_costs == nullptr ? Amounts{} : wave.score_costs[i]};
+        fetch_ahead(wave.tickets, wave.size, i);
         Question& question = of(wave.tickets[i]);
         question.set_time(now_s);
         first[i] = question.grow(number_of(wave.tickets[i]), growth, values + begin);

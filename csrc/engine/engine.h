@@ -97,6 +97,7 @@ class Engine {
     Entry& at(Slot slot);
     Question& of(TicketId ticket);
     void require_distinct(const TicketId* tickets, size_t size, const char* verb);
+    void fetch_ahead(const TicketId* tickets, size_t size, size_t at);
     void answered(Slot slot);  // it may have more to ask for, or have stopped
 
     std::mutex mutex_;

@@ -21,23 +21,24 @@ int64_t times(int64_t left, int64_t each) { return each > 0 && left != kUnlimite
 
 }  // namespace
 
-Question::Question(uint64_t seed, const Limits& limits, const SearchOptions& options, const Root& root)
-    : seed_(seed), options_(options), account_(limits) {
+Question::Question(uint64_t seed, const Limits& limits, Options options, const Root& root)
+    : seed_(seed), options_(std::move(options)), account_(limits) {
     TreeOptions tree;
     tree.seed = seed;
-    tree.max_nodes = options.max_nodes;
-    tree.decay = options.decay;
+    tree.max_nodes = options_->max_nodes;
+    tree.decay = options_->decay;
+    tree.powers = options_->powers;
     tree.compact = true;
     tree.root_value = root.verified ? 1.0 : std::clamp(root.value, kMinValue, 1.0);
     tree_ = std::make_unique<Tree>(tree);
-    if (options.discount < 1.0) tree_->set_root_weight(weight_of(tree.root_value, root.min_tokens));
+    if (options_->discount < 1.0) tree_->set_root_weight(weight_of(tree.root_value, root.min_tokens));
     info_.push_back({root.min_tokens});
     if (root.terminal) tree_->mark_terminal(kRoot);
     if (root.verified) solved_node_ = kRoot, stop_reason_ = StopReason::kSolved;
 }
 
 double Question::weight_of(double value, int64_t min_tokens) const {
-    return std::max(kMinValue, value * std::pow(options_.discount, static_cast<double>(min_tokens)));
+    return std::max(kMinValue, value * std::pow(options_->discount, static_cast<double>(min_tokens)));
 }
 
 void Question::set_time(double now_s) {
@@ -50,11 +51,11 @@ void Question::set_time(double now_s) {
 NodeId Question::select() {
     const double ratio = account_.remaining_ratio();
     if (ratio <= 0.0) return kNone;
-    const SelectArgs args{ratio, 1.0, options_.exploration};
-    switch (options_.policy) {
+    const SelectArgs args{ratio, 1.0, options_->exploration};
+    switch (options_->policy) {
         case Policy::kPower:
         case Policy::kBestFirst:
-            return tree_->select(options_.policy, args);
+            return tree_->select(options_->policy, args);
         case Policy::kUcb:
             return descend(Ucb(args.exploration, args.total, args.remaining));
         case Policy::kUct:
@@ -71,7 +72,7 @@ NodeId Question::descend(Rule rule) const {
     for (NodeId node = kRoot;;) {
         const NodeInfo& info = info_[node];
         if (tree_->flags(node) == 0) {
-            const double room = options_.widening_scale * std::pow(tree_->visits(node), options_.widening_exponent);
+            const double room = options_->widening_scale * std::pow(tree_->visits(node), options_->widening_exponent);
             if (info.alive_children == 0 || static_cast<double>(info.children + info.in_flight) < room) return node;
         }
         node = best_child(node, rule.below(tree_->visits(node)));
@@ -108,18 +109,18 @@ int64_t Question::price(int64_t tokens, int64_t price) const {
 
 // The most that one step of so many tokens may take.
 Amounts Question::step_claim(int64_t limit) const {
-    const int64_t prompt = options_.max_step_prompt_tokens;
+    const int64_t prompt = options_->max_step_prompt_tokens;
     const int64_t tokens_cost =
-        saturated_sum(price(limit, options_.token_price), price(prompt, options_.prompt_token_price));
-    return {{limit, prompt, options_.step_tool_calls, saturated_sum(tokens_cost, options_.max_step_cost)}};
+        saturated_sum(price(limit, options_->token_price), price(prompt, options_->prompt_token_price));
+    return {{limit, prompt, options_->step_tool_calls, saturated_sum(tokens_cost, options_->max_step_cost)}};
 }
 
 Amounts Question::charge(const StepCost& step) const {
-    const int64_t tool_calls = step.tool_calls == kNotGiven ? options_.step_tool_calls : step.tool_calls;
+    const int64_t tool_calls = step.tool_calls == kNotGiven ? options_->step_tool_calls : step.tool_calls;
     int64_t cost = step.cost;
     if (cost == kNotGiven) {
-        cost = saturated_sum(price(step.tokens, options_.token_price),
-                             price(step.prompt_tokens, options_.prompt_token_price));
+        cost = saturated_sum(price(step.tokens, options_->token_price),
+                             price(step.prompt_tokens, options_->prompt_token_price));
     }
     return {{step.tokens, step.prompt_tokens, tool_calls, cost}};
 }
@@ -141,18 +142,18 @@ Amounts Question::charge_all(const StepCost* costs, uint32_t steps) {
 // where not one step fits, or the node's cheapest finish does not.
 bool Question::fit(NodeId node, uint32_t* count, int64_t* limit) const {
     if (account_.left(kTokens) < info_[node].min_tokens) return false;
-    const Amounts least = step_claim(0) + options_.max_score;  // what one step takes beside its tokens
+    const Amounts least = step_claim(0) + options_->max_score;  // what one step takes beside its tokens
     if (!account_.fits(least)) return false;
-    int64_t tokens = options_.max_step_tokens;
+    int64_t tokens = options_->max_step_tokens;
     if (account_.left(kTokens) != kUnlimited) tokens = std::min(tokens, account_.left(kTokens) - least[kTokens]);
-    if (account_.left(kCost) != kUnlimited && options_.token_price > 0) {
+    if (account_.left(kCost) != kUnlimited && options_->token_price > 0) {
         const __int128 left = account_.left(kCost) - least[kCost];
-        const __int128 affordable = left * kPriceUnits / options_.token_price;
+        const __int128 affordable = left * kPriceUnits / options_->token_price;
         if (affordable < tokens) tokens = static_cast<int64_t>(affordable);
     }
     if (tokens < 1) return false;
-    const Amounts each = step_claim(tokens) + options_.max_score;
-    int64_t steps = options_.candidates;
+    const Amounts each = step_claim(tokens) + options_->max_score;
+    int64_t steps = options_->candidates;
     for (size_t i = 0; i < kResources; ++i) steps = std::min(steps, times(account_.left(i), each[i]));
     *count = static_cast<uint32_t>(steps);
     *limit = tokens;
@@ -164,7 +165,7 @@ bool Question::fit(NodeId node, uint32_t* count, int64_t* limit) const {
 Question::Outcome Question::ask(Ask* ask) {
     while (stop_reason_ == StopReason::kNone) {
         const bool waits = !tickets_.empty();
-        const uint64_t room = options_.max_nodes - tree_->num_nodes() - promised_nodes_;
+        const uint64_t room = options_->max_nodes - tree_->num_nodes() - promised_nodes_;
         const NodeId node = room > 0 ? select() : kNone;
         if (node == kNone) {
             if (waits) return Outcome::kWait;
@@ -177,7 +178,7 @@ Question::Outcome Question::ask(Ask* ask) {
         const bool fits = fit(node, &count, &limit);
         // What the asks in flight have reserved and do not spend comes back, and may do for this node. And a step is not
         // cut shorter than it would be alone: its tokens would be lost.
-        if (waits && (!fits || limit < options_.max_step_tokens)) return Outcome::kWait;
+        if (waits && (!fits || limit < options_->max_step_tokens)) return Outcome::kWait;
         if (fits) {
             hand_out(node, static_cast<uint32_t>(std::min<uint64_t>(count, room)), limit, ask);
             return Outcome::kAsked;
@@ -195,7 +196,7 @@ void Question::hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask) {
     ticket.limit = limit;
     ticket.seed = ask_seed(seed_, node, info_[node].asked);
     ticket.claim = step_claim(limit).times(count);
-    ticket.score_claim = options_.max_score.times(count);
+    ticket.score_claim = options_->max_score.times(count);
     *ask = {node, count, limit, ticket.seed, next_ticket_};
     Ticket& kept = tickets_.emplace(next_ticket_, std::move(ticket)).first->second;  // may throw: nothing has changed
     ++next_ticket_;
@@ -289,7 +290,7 @@ uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* 
     account_.settle(claim.claim, charge_all(costs, steps));
     claim.claim = Amounts{};
     const auto found = static_cast<uint32_t>(claim.keys.size());
-    const Amounts still = options_.max_score.times(found);
+    const Amounts still = options_->max_score.times(found);
     account_.release(claim.score_claim);
     account_.reserve(still);
     claim.score_claim = still;
@@ -304,7 +305,7 @@ NodeId Question::grow(uint32_t ticket, const Growth& growth, double* values) {
     const NodeId node = claim.node;
     const double parent_value = tree_->values()[node];
     std::vector<double> weights(growth.count);
-    const bool weighs = growth.weights != nullptr || options_.discount < 1.0 || tree_->has_weights();
+    const bool weighs = growth.weights != nullptr || options_->discount < 1.0 || tree_->has_weights();
     for (uint32_t i = 0; i < growth.count; ++i) {
         const double value = growth.outputs[i] + (growth.residual ? parent_value : 0.0);
         values[i] = growth.verified[i] ? 1.0 : std::clamp(value, kMinValue, 1.0);
@@ -377,7 +378,7 @@ void Question::end(uint32_t ticket, const Ticket& claim, bool fruitless, bool un
         ++info.fruitless;
     }
     tickets_.erase(ticket);
-    if (undo_try || info.fruitless >= options_.patience) close(node);
+    if (undo_try || info.fruitless >= options_->patience) close(node);
 }
 
 // ---- What is open --------------------------------------------------------------------------------------------------
@@ -441,6 +442,12 @@ std::vector<Ask> Question::open_asks() const {
     }
     std::sort(asks.begin(), asks.end(), [](const Ask& a, const Ask& b) { return a.ticket < b.ticket; });
     return asks;
+}
+
+void Question::prefetch_parts() const {
+    tree_->prefetch();
+    __builtin_prefetch(info_.data());
+    __builtin_prefetch(seen_.data());
 }
 
 size_t Question::memory_bytes() const {

@@ -69,10 +69,11 @@ struct SearchOptions {
     int64_t max_step_tokens = 64;
     int64_t max_step_prompt_tokens = 0;
     int64_t step_tool_calls = 0;
-    int64_t max_step_cost = 0;       // units of 1e-12, on top of what the tokens cost
-    int64_t token_price = 0;         // 1e-18 of the currency a token
-    int64_t prompt_token_price = 0;  // likewise
-    Amounts max_score;               // the most that the critic takes for one state
+    int64_t max_step_cost = 0;                  // units of 1e-12, on top of what the tokens cost
+    int64_t token_price = 0;                    // 1e-18 of the currency a token
+    int64_t prompt_token_price = 0;             // likewise
+    Amounts max_score;                          // the most that the critic takes for one state
+    std::shared_ptr<const DecayPowers> powers;  // of `decay`, or none: every tree makes its own
 };
 
 struct Ask {
@@ -110,7 +111,9 @@ class Question {
         bool terminal = false, verified = false;
     };
 
-    Question(uint64_t seed, const Limits& limits, const SearchOptions& options, const Root& root);
+    // Questions of one searcher share their options: what lies in one place stays in the cache.
+    using Options = std::shared_ptr<const SearchOptions>;
+    Question(uint64_t seed, const Limits& limits, Options options, const Root& root);
 
     // The clock starts at the first `set_time`; readings are seconds of any clock that does not run backwards.
     void set_time(double now_s);
@@ -143,7 +146,7 @@ class Question {
 
     const Tree& tree() const { return *tree_; }
     const Account& account() const { return account_; }
-    const SearchOptions& options() const { return options_; }
+    const SearchOptions& options() const { return *options_; }
     StopReason stop_reason() const { return stop_reason_; }
     NodeId solved_node() const { return solved_node_; }
     uint32_t in_flight() const { return static_cast<uint32_t>(tickets_.size()); }
@@ -167,6 +170,13 @@ class Question {
     static std::unique_ptr<Question> from_bytes(const char* data, size_t size);
 
     size_t memory_bytes() const;  // of everything but the tree
+
+    // Fetch what a call will touch, while other questions of a wave are worked on: the object, then what it points to.
+    void prefetch() const {
+        for (size_t line = 0; line < 6; ++line) __builtin_prefetch(reinterpret_cast<const char*>(this) + 64 * line);
+    }
+    void prefetch_parts() const;
+    void prefetch_nodes() const { tree_->prefetch_expand(tree_->num_nodes() - 1); }
 
    private:
     struct NodeInfo {
@@ -214,7 +224,7 @@ class Question {
     void see(int64_t key, bool seen);
 
     uint64_t seed_ = 0;
-    SearchOptions options_;
+    Options options_;
     Account account_;
     std::unique_ptr<Tree> tree_;
     std::vector<NodeInfo> info_;

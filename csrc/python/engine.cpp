@@ -139,13 +139,15 @@ py::object list_of(size_t size, Make make) {
 
 // ---- Options, account, question ------------------------------------------------------------------------------------
 
-SearchOptions make_options(py::handle policy, double exploration, double decay, double discount, double widening_scale,
-                           double widening_exponent, py::handle candidates, py::handle patience, py::handle max_nodes,
-                           py::handle max_step_tokens, py::handle max_step_prompt_tokens, py::handle step_tool_calls,
-                           py::handle max_step_cost, py::handle token_price, py::handle prompt_token_price,
-                           py::handle max_score) {
+std::shared_ptr<SearchOptions> make_options(py::handle policy, double exploration, double decay, double discount,
+                                            double widening_scale, double widening_exponent, py::handle candidates,
+                                            py::handle patience, py::handle max_nodes, py::handle max_step_tokens,
+                                            py::handle max_step_prompt_tokens, py::handle step_tool_calls,
+                                            py::handle max_step_cost, py::handle token_price,
+                                            py::handle prompt_token_price, py::handle max_score) {
     const char* from_1 = "an int >= 1";
-    SearchOptions options;
+    auto made = std::make_shared<SearchOptions>();
+    SearchOptions& options = *made;
     options.policy = checks::policy(policy);
     options.exploration = exploration, options.decay = decay, options.discount = discount;
     options.widening_scale = widening_scale, options.widening_exponent = widening_exponent;
@@ -160,7 +162,8 @@ SearchOptions make_options(py::handle policy, double exploration, double decay, 
     options.token_price = count("token_price", token_price);
     options.prompt_token_price = count("prompt_token_price", prompt_token_price);
     options.max_score = amounts_of("max_score", max_score, 0);
-    return options;
+    options.powers = std::make_shared<const bavt::DecayPowers>(decay);
+    return made;
 }
 
 bavt::Limits limits_of(py::handle limits, py::handle seconds) {
@@ -171,8 +174,8 @@ bavt::Limits limits_of(py::handle limits, py::handle seconds) {
 }
 
 std::shared_ptr<Question> make_question(py::handle seed, py::handle limits, py::handle seconds,
-                                        const SearchOptions& options, double root_value, py::handle min_tokens,
-                                        bool terminal, bool verified) {
+                                        const std::shared_ptr<SearchOptions>& options, double root_value,
+                                        py::handle min_tokens, bool terminal, bool verified) {
     const Question::Root root{root_value, count("min_tokens", min_tokens), terminal, verified};
     return std::make_shared<Question>(checks::seed(seed), limits_of(limits, seconds), options, root);
 }
@@ -304,7 +307,7 @@ py::list open_asks(const Question& question) {
 }
 
 void bind_options(py::module_& m) {
-    py::class_<SearchOptions>(m, "SearchOptions")
+    py::class_<SearchOptions, std::shared_ptr<SearchOptions>>(m, "SearchOptions")
         .def(py::init(&make_options), py::kw_only(), "policy"_a, "exploration"_a, "decay"_a, "discount"_a,
              "widening_scale"_a, "widening_exponent"_a, "candidates"_a, "patience"_a, "max_nodes"_a,
              "max_step_tokens"_a, "max_step_prompt_tokens"_a, "step_tool_calls"_a, "max_step_cost"_a, "token_price"_a,

@@ -102,7 +102,8 @@ class AsyncDrive(Base):
         asked, told = self.good(Asked(slots, nodes, counts, tickets), answers)
         now_s = self.clock()
         settled = settle(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, now_s)
-        pending = describe(self.engine, self.searches, settled, await self.describe_all(settled))
+        pending = Pending()
+        describe(self.engine, self.searches, settled, pending, await self.describe_all(settled))
         if pending.tickets:
             await self.score(pending)
 

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
         name="bavt_fast._core",
     ) from error
 import bavt_fast._optional as _optional
-from bavt_fast._version import __version__
+from bavt_fast._version import __version__ as __version__
 from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_needed
 from bavt_fast.engine import Ask, Search
 from bavt_fast.protocols import (
@@ -84,7 +84,6 @@ __all__ = [
     "TicketError",
     "Tree",
     "TreeNode",
-    "__version__",
     "iterations_needed",
     "kernels",
     "search",

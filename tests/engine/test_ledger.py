@@ -9,11 +9,11 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from bavt_fast.ledger import BudgetExceeded, Ledger, Reservation, ReservationClosed, ReservationOverrun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bavt_fast.budget import Budget, Remaining, Spent
-from bavt_fast.ledger import BudgetExceeded, Ledger, Reservation, ReservationClosed, ReservationOverrun
 
 PROGRAMS = int(os.environ.get("BAVT_LEDGER_PROGRAMS", "300"))
 

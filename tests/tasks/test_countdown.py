@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bavt_fast import _core
 from bavt_fast.protocols import Candidate, Step
-from bavt_fast.tasks.countdown.task import (
+from bavt_fast.tasks.countdown import (
     GAME24_TEST_RANKS,
     Countdown,
     CountdownOracle,
@@ -382,7 +382,7 @@ def test_min_tokens_is_what_a_finishing_path_takes(numbers: list[int], seed: int
 
 @lru_cache(maxsize=1)
 def embedded_tokenizer() -> Any:
-    from bavt_fast.training.model import build_tokenizer
+    from bavt_fast.tasks.countdown.training.model import build_tokenizer
 
     return build_tokenizer()
 

@@ -1,0 +1,172 @@
+"""The half of the training that knows no task, on a task made up for these tests."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tiny_course import CountingCourse  # noqa: E402
+
+from bavt_fast.model_folder import load_folder  # noqa: E402
+from bavt_fast.training.checkpoints import export, load_checkpoint  # noqa: E402
+from bavt_fast.training.figures import auc  # noqa: E402
+from bavt_fast.training.trainer import Replay, TrainConfig, Trainer, joint_loss, prepare_out  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny_config(out: Path | str, **changes: Any) -> TrainConfig:
+    sizes = {"hidden_size": 32, "layers": 1, "mlp_size": 64, "heads": 2}
+    return replace(TrainConfig(out=str(out), **sizes, rollout_problems=64, compile=False, threads=1), **changes)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trainer]:
+    out = tmp_path_factory.mktemp("run") / "made" / "by the run"
+    trainer = Trainer(tiny_config(out, minutes=0.03, rollouts_from=0.0, rollout_every=2), CountingCourse())
+    trainer.run()
+    return out, trainer
+
+
+def test_the_generic_half_imports_no_task() -> None:
+    code = (
+        "import sys, bavt_fast.training.trainer, bavt_fast.training.checkpoints\n"
+        "print([m for m in sys.modules if m.startswith('bavt_fast.tasks.') and m != 'bavt_fast.tasks.text'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_run_learns_reports_and_writes_a_checkpoint(short_run: tuple[Path, Trainer]) -> None:
+    out, trainer = short_run
+    written = json.loads((out / "config.json").read_text())
+    assert written.pop("task") == "text"
+    assert written == asdict(trainer.config)
+    figures = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert figures["step"] == trainer.step >= 1
+    assert figures["progress"] == 1.0
+    assert 0.0 <= figures["right"] <= 1.0
+    assert all(math.isfinite(loss) for loss in figures["losses"])
+    assert trainer.course.visits >= 1  # type: ignore[attr-defined]
+    assert not (out / "checkpoint.pt.new").exists()
+
+
+def test_updates_bring_the_losses_down() -> None:
+    trainer = Trainer(tiny_config(""), CountingCourse())
+    losses = np.array([trainer.train_step(trainer.fresh_batches(), 0.2) for _ in range(60)])
+    assert (losses[-10:].mean(axis=0) < 0.7 * losses[:5].mean(axis=0)).all()
+
+
+def test_only_steps_to_imitate_count_for_the_choice() -> None:
+    course = CountingCourse()
+    model = course.new_model(tiny_config("").sizes)
+    batch = course.batch(np.random.default_rng(0), 2, 5)
+    choice, rest, value = joint_loss(model, batch)
+    nothing = replace(batch, imitate=torch.zeros(5, dtype=torch.bool))
+    assert joint_loss(model, nothing)[0] == 0.0
+    assert joint_loss(model, nothing)[1:] == (rest, value)
+    parts = [joint_loss(model, batch.rows(rows))[0].item() for rows in (torch.tensor([0]), torch.arange(1, 5))]
+    assert sum(parts) == pytest.approx(choice.item(), rel=0.02)
+
+
+def test_the_checkpoint_exports_to_a_folder_that_loads(short_run: tuple[Path, Trainer], tmp_path: Path) -> None:
+    out, trainer = short_run
+    export(out / "checkpoint.pt", tmp_path, trainer.course, trainer.config.sizes)
+    folder = load_folder(tmp_path)
+    assert folder.settings == trainer.course.settings
+    assert folder.task.max_depth == 3  # type: ignore[attr-defined]
+    trained = load_checkpoint(out / "checkpoint.pt", trainer.course, trainer.config.sizes)
+    hidden = torch.randn(3, 32)
+    torch.testing.assert_close(folder.critic.head(hidden), trained.head(hidden), rtol=1e-2, atol=1e-2)
+
+
+def test_what_training_cannot_go_on_from_is_refused(short_run: tuple[Path, Trainer], tmp_path: Path) -> None:
+    _, trainer = short_run
+    (tmp_path / "text").write_text("not a model")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for source, error, match in (
+        (tmp_path / "nowhere.pt", FileNotFoundError, "nowhere.pt"),
+        (tmp_path, FileNotFoundError, "has no config.json"),
+        (tmp_path / "text", ValueError, "is neither a checkpoint nor a model folder"),
+        (tmp_path / "list.pt", ValueError, "does not fit the model to train"),
+    ):
+        with pytest.raises(error, match=match):
+            Trainer(replace(trainer.config, init=str(source)), trainer.course)
+
+
+def test_the_replay_keeps_the_latest() -> None:
+    replay, rng = Replay(capacity=10), np.random.default_rng(0)
+    old, new = CountingCourse.batch(rng, 1, 8), CountingCourse.batch(rng, 1, 8)
+    replay.add(old)
+    assert replay.draw(rng, 1, 3) is None
+    assert replay.draw(rng, 2, 1) is None
+    replay.add(new)
+    drawn = replay.draw(rng, 1, 2)
+    assert drawn is not None
+    kept = torch.cat([new.ids, old.ids[:2]])
+    assert all((row == kept).all(1).any() for row in drawn.ids)
+    assert replay.draw(rng, 1, 3) is None
+
+
+def test_area_under_the_curve() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, labels = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
+        pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels] for n in scores[~labels]]
+        assert auc(scores, labels) == pytest.approx(np.mean(pairs))
+    assert math.isnan(auc(np.ones(3), np.array([True, True, True])))
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
+    trainer: Any = Trainer.__new__(Trainer)
+    trainer.config = TrainConfig(out="", warmup=0.1, decay_from=0.5)
+    assert [round(trainer.rate(p), 6) for p in (0.0, 0.05, 0.1, 0.5, 0.75, 1.0)] == [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        *[("minutes", value, ValueError) for value in (-1.0, 0.0, math.nan, math.inf)],
+        *[("minutes", "5", TypeError), ("seed", -1, ValueError), ("seed", 2**63, ValueError), ("seed", 1.5, TypeError)],
+        *[("threads", 0, ValueError), ("threads", True, TypeError), ("layers", 0, ValueError)],
+    ],
+)
+def test_a_bad_configuration_is_refused(name: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{name}: expected .*, got "):
+        TrainConfig(out="", **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_configuration_takes_numpy_scalars() -> None:
+    config = TrainConfig(out="", minutes=np.float32(0.5), seed=np.int64(3), threads=np.uint8(2))  # type: ignore[arg-type]
+    assert (config.minutes, config.seed, config.threads) == (0.5, 3, 2)
+    assert {type(config.minutes), type(config.seed), type(config.threads)} == {float, int}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/dev/full/below")):
+        with pytest.raises(ValueError, match=r"^out: expected a folder that can be written, got .* \("):
+            prepare_out(out)
+    trainer = Trainer(tiny_config(tmp_path / "file"), CountingCourse())
+    with pytest.raises(ValueError, match=r"^out: expected"):
+        trainer.run()
+    assert trainer.step == 0
+    assert list(prepare_out(tmp_path / "new" / "folder").iterdir()) == []

@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bavt_fast"
-ENGINE = ("searcher", "run", "engine", "ledger", "reference")
+ENGINE = ("searcher", "engine", "drive", "waves", "result", "settings", "reference")
 HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "triton")
 # Only these join what the others keep apart.
-JOINERS = ("__init__", "__main__", "cli", "model_folder", "searcher", "training")
+JOINERS = ("__init__", "cli", "model_folder", "searcher", "training")
 
 
 def imports(source: str, at_import_time: bool = False) -> set[str]:

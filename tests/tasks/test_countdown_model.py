@@ -88,11 +88,11 @@ def test_its_steps_are_valid_and_its_values_tell_solvable_states_apart(shipped: 
     generator, critic, task = shipped.generator, shipped.critic, shipped.task
     puzzles = [numbers for rank, numbers in load_game24() if rank in GAME24_TEST_RANKS][:30]
     states = [task.initial_state(" ".join(map(str, numbers))) for numbers in puzzles]
-    requests = [bavt.StepRequest(task.prompt(state), seed) for seed, state in enumerate(states)]
+    requests = [bavt.StepRequest(task.describe(state).prompt, seed) for seed, state in enumerate(states)]
     rows = generator.propose(requests, [4] * len(states), [32] * len(states))
     steps = [(state, step) for state, row in zip(states, rows, strict=True) for step in row]
-    after = [(task.apply(state, step.text), step) for state, step in steps]
-    candidates = [bavt.Candidate(state, "", step, 1.0) for state, step in after if state is not None]
+    after = [(task.apply(state, step), step) for state, step in steps]
+    candidates = [bavt.Node(state, None, step=step) for state, step in after if state is not None]
     assert len(candidates) > 0.85 * len(steps)
     labels = [value == 1.0 for value in CountdownOracle().score(candidates)]
     assert auc(np.array(critic.score(candidates)), np.array(labels)) > 0.6

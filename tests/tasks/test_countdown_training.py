@@ -15,10 +15,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from test_countdown import brute_force_solvable, brute_force_steps, text_of  # noqa: E402
+from countdown_rules import brute_force_solvable, brute_force_steps, text_of  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.model_folder import embedded_folder, load_folder  # noqa: E402
+from bavt_fast.protocols import Step  # noqa: E402
 from bavt_fast.tasks.countdown import Countdown, CountdownState, load_game24  # noqa: E402
 from bavt_fast.tasks.countdown.training import make_course  # noqa: E402
 from bavt_fast.tasks.countdown.training.batches import encode, layout_of, make_batch, walk  # noqa: E402
@@ -148,7 +149,7 @@ def test_every_random_step_is_legal(k: int) -> None:
     children = apply_steps(numbers, steps)
     for state, (a, op, b, result), child in zip(numbers.tolist(), steps.tolist(), children.tolist(), strict=True):
         text = text_of(a, OPERATORS[op], b, result, child)
-        after = task.apply(CountdownState(tuple(state), 24, tuple(map(str, state))), text)
+        after = task.apply(CountdownState(tuple(state), 24, tuple(map(str, state))), Step(text, tokens=1))
         assert after is not None, (state, text)
         assert after.numbers == tuple(child)
 
@@ -197,12 +198,14 @@ def test_encoded_rows_are_the_tokens_of_their_text(k: int) -> None:
         state = CountdownState(tuple(numbers[i].tolist()), int(targets[i]), ())
         a, op, b, result = steps[i].tolist()
         step = text_of(a, OPERATORS[op], b, result, children[i].tolist())
-        assert row == tokenizer(task.prompt(state) + step)["input_ids"]
-        assert row[: layout.step_start] == tokenizer(task.prompt(state))["input_ids"]
+        assert row == tokenizer(task.describe(state).prompt + step)["input_ids"]
+        assert row[: layout.step_start] == tokenizer(task.describe(state).prompt)["input_ids"]
         assert tokenizer.decode(row[layout.step_start :]) == step
         closing = tokenizer.convert_tokens_to_ids("##)")
         assert [row[at + 1] for at in layout.value_positions] == [closing, closing]
-        assert layout.length - layout.step_start == task.min_tokens(state) - sum(7 + m for m in range(1, k - 1))
+        assert layout.length - layout.step_start == task.describe(state).min_tokens - sum(
+            7 + m for m in range(1, k - 1)
+        )
 
 
 def test_problems_are_in_range_and_solvable() -> None:
@@ -331,5 +334,5 @@ def test_rollouts_grade_their_own_steps(short_run: tuple[Path, TrainConfig]) -> 
         ):
             a, op, b, result = step
             text = text_of(a, OPERATORS[op], b, result, child)
-            assert task.apply(CountdownState(tuple(state), 1, tuple(map(str, state))), text) is not None
+            assert task.apply(CountdownState(tuple(state), 1, tuple(map(str, state))), Step(text, tokens=1)) is not None
     assert 0.0 <= solved_share(visits) <= 1.0

@@ -5,6 +5,7 @@
     result = bavt.search(question, generator=g, critic=c, task=k, budget=bavt.Budget(tokens=500))
 
 Importing this package imports neither torch nor transformers nor triton; the names that need them load them when used.
+Where torch is not installed those names are absent, also from ``*`` and ``dir``; asking for one says what to install.
 """
 
 from __future__ import annotations
@@ -12,7 +13,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bavt_fast._core import CapacityError, Forest, SnapshotError, TicketError, Tree
+try:
+    from bavt_fast._core import CapacityError, Forest, SnapshotError, TicketError, Tree
+except ModuleNotFoundError as error:
+    if error.name != "bavt_fast._core":
+        raise
+    raise ImportError(
+        f"bavt_fast: expected a built package, got the source tree {__path__[0]} without a native module for this "
+        "Python; build it in the folder of its setup.py with `pip install -e .` (or `make run`, which sets up all else "
+        "too), or start Python in another folder to import a bavt_fast that is installed",
+        name="bavt_fast._core",
+    ) from error
+import bavt_fast._optional as _optional
+from bavt_fast._version import __version__ as __version__
 from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_needed
 from bavt_fast.engine import Ask, Search
 from bavt_fast.protocols import (
@@ -33,7 +46,7 @@ from bavt_fast.searcher import Searcher, search
 from bavt_fast.settings import Settings
 
 if TYPE_CHECKING:
-    from bavt_fast import kernels
+    import bavt_fast.kernels as kernels
     from bavt_fast.critics.value_head import HiddenStateCritic
     from bavt_fast.generators.torch_model import TorchGenerator
     from bavt_fast.recipe.heads import CriticHead, ResidualValuePredictor
@@ -47,18 +60,14 @@ __all__ = [
     "BudgetExceeded",
     "CapacityError",
     "Critic",
-    "CriticHead",
     "Description",
-    "DualRoleLLMAgent",
     "Forest",
     "GenerationError",
-    "HiddenStateCritic",
     "Ledger",
     "ManyProgress",
     "Node",
     "Progress",
     "Refusal",
-    "ResidualValuePredictor",
     "Sampling",
     "Scores",
     "Search",
@@ -73,7 +82,6 @@ __all__ = [
     "StepRequest",
     "Task",
     "TicketError",
-    "TorchGenerator",
     "Tree",
     "TreeNode",
     "iterations_needed",
@@ -89,22 +97,18 @@ _NEEDS_TORCH = {
     "TorchGenerator": "bavt_fast.generators.torch_model",
 }
 
+if TYPE_CHECKING or _optional.has_torch():
+    __all__ += ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ResidualValuePredictor", "TorchGenerator"]
+
 
 def __getattr__(name: str) -> Any:
     """Loads the names that need torch when they are first used."""
     if name == "kernels":
         return importlib.import_module("bavt_fast.kernels")
-    if name not in _NEEDS_TORCH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name in ("torch", "transformers", "triton", "safetensors"):
-            raise ImportError(f"{name} needs {error.name}; install it with: pip install 'bavt_fast[torch]'") from error
-        raise
+    value = _optional.load(__name__, name, _NEEDS_TORCH)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_NEEDS_TORCH, "kernels"])
+    return sorted({*globals(), *__all__})

@@ -1,15 +1,16 @@
-"""Model folders: language model, tokenizer and value head. The package ships one, made by ``bavt-fast train``.
+"""Model folders: a language model, its value head, and the task they were trained for. See `bavt_fast.folder_settings`.
 
-A folder holds ``config.json``, ``model.safetensors``, ``tokenizer.json`` (as transformers saves them) and
-``value_head.safetensors`` with the weights of a `ResidualValuePredictor` that predicts the value's logit.
+Python code that a folder brings (``auto_map``) runs only where the caller says so.
 """
 
 from __future__ import annotations
 
 import copy
-from importlib import resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,57 +18,171 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from bavt_fast.critics.value_head import HiddenStateCritic
+from bavt_fast.folder_settings import HEAD_FILE, SETTINGS_FILE, FolderSettings, embedded_folder, read_settings
 from bavt_fast.generators.torch_model import TorchGenerator
+from bavt_fast.protocols import Task
 from bavt_fast.recipe.heads import ResidualValuePredictor
+from bavt_fast.settings import Settings
+from bavt_fast.tasks import task_module
 
-__all__ = ["DELIMITER", "SEARCH_SETTINGS", "embedded_folder", "load_folder", "save_folder"]
+__all__ = ["FolderSettings", "ModelFolder", "embedded_folder", "load_folder", "save_folder"]
 
-DELIMITER = ")"
-SEARCH_SETTINGS: dict[str, Any] = {"decay": 0.7, "discount": 0.97}
-"""What did best for the embedded model on validation problems (`python -m benchmarks.budget`), for `Searcher`."""
-_HEAD_FILE = "value_head.safetensors"
+_CODE_FILES = ("config.json", "tokenizer_config.json")  # where a folder can name Python code of its own
+_SEARCH_OPTIONS = {"wave", "leaves", "retries", *(option.name for option in fields(Settings))}
 
 
-def embedded_folder() -> Path:
-    """The folder of the model that the package ships."""
-    return Path(str(resources.files("bavt_fast").joinpath("tasks/countdown/model")))
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a search takes: ``Searcher(f.generator, f.critic, f.task, **f.settings.search)``."""
+
+    generator: TorchGenerator
+    critic: HiddenStateCritic
+    task: Task[Any]
+    settings: FolderSettings
 
 
 def load_folder(
-    folder: str | Path | None = None, *, temperature: float = 0.7, without_replacement: bool = True
-) -> tuple[TorchGenerator, HiddenStateCritic]:
-    """Generator and critic of a model folder, in float32; of the embedded model for None. Reads local files only.
+    folder: str | Path | None = None,
+    *,
+    temperature: float | None = None,
+    without_replacement: bool = True,
+    task_options: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> ModelFolder:
+    """Generator, critic and task of a model folder, in float32; of the embedded model for None. Reads local files only.
+
+    Args:
+        folder: the folder.
+        temperature: softmax temperature; None for the folder's own.
+        without_replacement: see `TorchGenerator`.
+        task_options: arguments of the task, which win over those of the folder.
+        trust_remote_code: run the Python code that the folder brings, if it brings any.
 
     Raises:
         FileNotFoundError: the folder, or one of its files, is missing.
-        ValueError: the folder does not hold a model that fits together.
+        ValueError: the folder does not hold a model that fits together, has the layout of an older version, or brings
+            code that was not allowed to run; or a bad temperature.
+        TypeError: an argument that the task does not know, or of the wrong type.
     """
     path = embedded_folder() if folder is None else Path(folder)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", _HEAD_FILE):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"model: {path} has no {name}; train one with `bavt-fast train --out {path}`")
+    settings = read_settings(path)
+    task = settings.make_task(task_options)
+    _check_code(path, trust_remote_code)
     try:
-        model = _load_model(path)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        head = ResidualValuePredictor(model.config.hidden_size)
-        weights = load_file(path / _HEAD_FILE)
-        head.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        if unknown := sorted(set(settings.search) - _SEARCH_OPTIONS):
+            raise ValueError(f"{SETTINGS_FILE}: search: expected arguments of Searcher, got {', '.join(unknown):.80}")
+        head = _load_head(path)
+        model = _load_model(path, trust_remote_code)
+        _check_width(head, model)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ValueError(f"model: {path} is not a model folder of bavt-fast ({error})") from error
     generator = TorchGenerator(
-        model, tokenizer, delimiter=DELIMITER, temperature=temperature, without_replacement=without_replacement
+        model,
+        tokenizer,
+        delimiter=settings.delimiter,
+        temperature=settings.temperature if temperature is None else temperature,
+        without_replacement=without_replacement,
     )
-    return generator, HiddenStateCritic(head, predicts="logit")
+    return ModelFolder(generator, HiddenStateCritic(head, predicts=cast(Any, settings.head)), task, settings)
 
 
-def _load_model(path: Path) -> Any:
+def save_folder(
+    folder: str | Path, model: torch.nn.Module, tokenizer: object, head: torch.nn.Module, settings: FolderSettings
+) -> None:
+    """Writes a model folder with half-precision weights. `model` and `head` stay as they are.
+
+    Args:
+        folder: made where it is missing.
+        model: a transformers causal language model.
+        tokenizer: its tokenizer.
+        head: a `ResidualValuePredictor`, or the ``nn.Sequential`` inside it.
+        settings: what `load_folder` needs besides.
+
+    Raises:
+        ValueError: the head does not fit the model, a weight is not finite in half precision, or there is no such task.
+            Nothing has been written then.
+    """
+    task_module(settings.task)
+    half = copy.deepcopy(model).half()
+    weights = {
+        f"predictor.{name.removeprefix('predictor.')}": weight.detach().half().contiguous()
+        for name, weight in head.state_dict().items()
+    }
+    _check_width(_head_of(weights), model)
+    for name, weight in half.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise ValueError(f"model: expected weights that half precision can hold, got infinity or NaN in {name}")
+    path = Path(folder)
+    (path / HEAD_FILE).parent.mkdir(parents=True, exist_ok=True)
+    (path / SETTINGS_FILE).unlink(missing_ok=True)  # written last: a folder without it is not taken for a whole one
+    half.save_pretrained(path)  # type: ignore[operator]
+    tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
+    save_file(weights, path / HEAD_FILE)
+    (path / SETTINGS_FILE).write_text(settings.to_json(), encoding="utf-8")
+
+
+def _check_code(path: Path, trust_remote_code: bool) -> None:
+    for name in _CODE_FILES:
+        if trust_remote_code or not (path / name).is_file():
+            continue
+        try:
+            config = json.loads((path / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"model: {path} is not a model folder of bavt-fast ({name}: {error})") from error
+        if isinstance(config, dict) and "auto_map" in config:
+            raise ValueError(
+                f"model: {path / name} names Python code of the folder's own (auto_map), which does not run unasked; "
+                "if you trust it, pass trust_remote_code=True (--trust-remote-code)"
+            )
+
+
+def _load_head(path: Path) -> ResidualValuePredictor:
+    try:
+        return _head_of(load_file(path / HEAD_FILE))
+    except Exception as error:
+        raise ValueError(f"{HEAD_FILE}: {error}") from error
+
+
+def _head_of(weights: Mapping[str, torch.Tensor]) -> ResidualValuePredictor:
+    """The head with these weights, in float32; ValueError where they are not those of a `ResidualValuePredictor`."""
+    first = weights.get("predictor.0.weight")
+    width = first.shape[1] if first is not None and first.dim() == 2 else 1
+    head = ResidualValuePredictor(width)
+    expected = {name: tuple(weight.shape) for name, weight in head.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if found != expected:
+        raise ValueError(f"expected a head of {_shapes(expected)}, got {_shapes(found)}")
+    head.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    for name, weight in head.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(f"expected finite weights, got infinity or NaN in {name}")
+    return head
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items()))[:300]
+
+
+def _check_width(head: ResidualValuePredictor, model: Any) -> None:
+    width = model.config.get_text_config().hidden_size
+    if head.hidden_dim != width:
+        raise ValueError(f"head: expected the model's width of {width}, got a head of width {head.hidden_dim}")
+
+
+def _load_model(path: Path, trust_remote_code: bool) -> Any:
     """The language model, loaded without a word. Weights that are missing are an error, not random numbers."""
     verbosity, shows_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            path,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -75,15 +190,5 @@ def _load_model(path: Path) -> Any:
             transformers_logging.enable_progress_bar()
     model, report = loaded
     if report["missing_keys"]:
-        raise ValueError(f"model.safetensors lacks {sorted(report['missing_keys'])[0]}")
+        raise ValueError(f"model.safetensors: expected {sorted(report['missing_keys'])[0]}, got no such weight")
     return model
-
-
-def save_folder(folder: str | Path, model: torch.nn.Module, tokenizer: object, head: torch.nn.Module) -> None:
-    """Writes a model folder with half-precision weights, the head with the keys of `ResidualValuePredictor`."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).half().save_pretrained(path)  # type: ignore[operator]
-    tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
-    weights = {f"predictor.{name}": weight.detach().half().contiguous() for name, weight in head.state_dict().items()}
-    save_file(weights, path / _HEAD_FILE)

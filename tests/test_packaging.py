@@ -106,7 +106,9 @@ def test_wheel_has_every_file_of_the_embedded_models(wheel: Path) -> None:
         name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("bavt_fast/tasks/countdown/model/")
     }
     assert models == shipped
-    assert {Path(name).name for name in models} >= {"config.json", "tokenizer.json", "model.safetensors"}
+    folder = "bavt_fast/tasks/countdown/model"
+    assert models >= {f"{folder}/{name}" for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    assert models >= {f"{folder}/bavt_fast/{name}" for name in ("value_head.safetensors", "settings.json")}
 
 
 def test_wheel_requires_numpy_alone(metadata: email.message.Message) -> None:
@@ -120,6 +122,7 @@ def test_version_is_the_changelogs_newest(metadata: email.message.Message) -> No
     newest = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert metadata["Version"] == newest.group(1)
+    assert python("import bavt_fast; print(bavt_fast.__version__)").strip() == newest.group(1)
 
 
 def test_installed_wheel_searches_without_torch(installed: Path, tmp_path: Path) -> None:
@@ -144,18 +147,31 @@ def test_import_loads_no_optional_dependency() -> None:
     assert python(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["ResidualValuePredictor", "CriticHead", "HiddenStateCritic", "TorchGenerator"])
-def test_names_that_need_torch_say_what_to_install(name: str) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "import bavt_fast\n"
-        f"try: bavt_fast.{name}\n"
-        "except ImportError as error: print(error)\n"
-    )
-    assert "pip install 'bavt_fast[torch]'" in python(code)
-
-
 def test_every_public_name_exists() -> None:
     pytest.importorskip("torch")
     code = "import bavt_fast\nfor name in bavt_fast.__all__: getattr(bavt_fast, name); assert name in dir(bavt_fast)"
     python(code)
+
+
+def test_a_tree_that_is_not_built_says_so(tmp_path: Path) -> None:
+    """And how to build it, instead of naming a module that nobody knows."""
+    ignore = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    shutil.copytree(ROOT / "bavt_fast", tmp_path / "bavt_fast", ignore=ignore)
+    code = (
+        "try: import bavt_fast\n"
+        "except ImportError as error: print(type(error).__name__, error.name, error)\n"
+        "import sys; assert 'bavt_fast' not in sys.modules\n"
+    )
+    # Without site-packages: an editable install lends its native module to any tree.
+    said = run(sys.executable, "-S", "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert said.startswith("ImportError bavt_fast._core bavt_fast: expected a built package")
+    assert f"{tmp_path / 'bavt_fast'}" in said
+    assert "pip install" in said
+    assert "make run" in said
+
+
+def test_an_import_error_inside_the_native_module_is_not_taken_for_an_unbuilt_tree(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "bavt_fast", tmp_path / "bavt_fast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "bavt_fast" / "_core.py").write_text("import a_module_that_is_missing\n")
+    code = "try: import bavt_fast\nexcept ModuleNotFoundError as error: print(error.name)\n"
+    assert python(code, cwd=tmp_path, PYTHONPATH=str(tmp_path)).strip() == "a_module_that_is_missing"

@@ -11,14 +11,17 @@ Importing this package imports neither torch nor triton; the names below do, whe
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+import bavt_fast._optional as _optional
 
 if TYPE_CHECKING:
     from bavt_fast.kernels.critic import critic_mlp, warmup
     from bavt_fast.kernels.critic_reference import critic_mlp_reference, quantize_w1
 
-__all__ = ["critic_mlp", "critic_mlp_reference", "quantize_w1", "warmup"]
+__all__: list[str] = []
+if TYPE_CHECKING or _optional.has_torch():
+    __all__ += ["critic_mlp", "critic_mlp_reference", "quantize_w1", "warmup"]
 
 # No module here is called critic_mlp: importing it would replace the function of that name.
 _HOME = {
@@ -30,12 +33,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = _optional.load(__name__, name, _HOME)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,52 @@
-"""Tasks: what a state, a step, validity and an answer are."""
+"""Tasks: what a state, a step, validity and an answer are.
+
+A module of this package that a model folder or the command line may name, such as ``text``, has
+
+- ``make_task(**options) -> Task``;
+- where a model of its own ships, a folder ``model`` beside it;
+- where one can be trained, a submodule ``training`` with ``make_course() -> Course`` (`bavt_fast.training.course`).
+
+A task may have ``check_answer(question, answer) -> bool``, which works an answer out anew, apart from the search.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import keyword
+from types import ModuleType
+
+__all__ = ["task_module", "training_module"]
+
+
+def task_module(name: str) -> ModuleType:
+    """The module of a task, by its name inside this package. Nothing outside the package is ever imported.
+
+    Raises:
+        TypeError: `name` is not a str.
+        ValueError: there is no such module here, or it cannot make a task.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"task: expected a str such as 'text', got {name!r:.80}")
+    module = importlib.import_module(f"{__name__}.{name}") if _is_module(name) else None
+    if module is None or not hasattr(module, "make_task"):
+        raise ValueError(f"task: expected the name of a module in {__name__} that has make_task(), got {name!r:.80}")
+    return module
+
+
+def training_module(name: str) -> ModuleType:
+    """The module ``training`` of a task.
+
+    Raises:
+        TypeError, ValueError: as `task_module`, and ValueError where the task has no training.
+    """
+    task = task_module(name)
+    if not hasattr(task, "__path__") or importlib.util.find_spec(f"{task.__name__}.training") is None:
+        raise ValueError(f"task: expected a task that has a module training, got {name!r}")
+    return importlib.import_module(f"{task.__name__}.training")
+
+
+def _is_module(name: str) -> bool:
+    # ASCII letters without a dot: the name can neither leave this package nor be another spelling of one in it.
+    is_plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
+    return is_plain and importlib.util.find_spec(f"{__name__}.{name}") is not None

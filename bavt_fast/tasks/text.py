@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bavt_fast._checks import as_count
 from bavt_fast.protocols import Description, Step
 
-__all__ = ["TextState", "TextTask"]
+__all__ = ["TextState", "TextTask", "make_task"]
 
 _OPEN = Description(min_tokens=1)
 
@@ -77,6 +77,10 @@ class TextTask:
             return _plain(_first_line(text)) if awaited else None
         last = announced[-1]
         return _plain(last[1]) or _plain(_first_line(text[last.end() :]))
+
+
+make_task = TextTask
+"""What a model folder that names this module is given."""
 
 
 def _plain(text: str) -> str:

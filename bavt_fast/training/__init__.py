@@ -1,1 +1,1 @@
-"""Training of the embedded model and its critic on Countdown and the Game of 24."""
+"""Training of a small language model and its critic together. It knows no task: a `Course` brings that."""

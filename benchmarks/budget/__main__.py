@@ -24,10 +24,10 @@ import numpy as np
 
 from bavt_fast import Budget, Searcher
 from bavt_fast.model_folder import load_folder
-from bavt_fast.protocols import Candidate
-from bavt_fast.tasks.countdown.task import Countdown, CountdownOracle
-from bavt_fast.training.evaluate import auc
-from bavt_fast.training.states import TEST, VALIDATION
+from bavt_fast.protocols import Node
+from bavt_fast.tasks.countdown import CountdownOracle
+from bavt_fast.tasks.countdown.training.states import TEST, VALIDATION
+from bavt_fast.training.figures import auc
 from benchmarks.budget.parallel_sampling import sample_paths, success_at, tokens_for
 from benchmarks.budget.problems import countdown_questions, game24_questions
 from benchmarks.harness import (
@@ -74,8 +74,9 @@ class Bench:
     """The model and what both sides share."""
 
     def __init__(self, model: Path | None, seed: int, wave: int) -> None:
-        self.generator, self.critic = load_folder(model)
-        self.task, self.seed, self.wave = Countdown(), seed, wave
+        folder = load_folder(model)
+        self.generator, self.critic, self.task = folder.generator, folder.critic, folder.task
+        self.seed, self.wave = seed, wave
 
     def searched(self, questions: Sequence[str], setting: Setting, budget: int) -> list[Any]:
         critic = {"ours": self.critic, "V = 1": None, "exact solver": CountdownOracle()}[setting.critic]
@@ -120,7 +121,7 @@ class Bench:
 
 
 def _candidate(state: Any, step: Any) -> Any:
-    return Candidate(state, "", step, 1.0)
+    return Node(state, None, step=step)
 
 
 def tune(bench: Bench, questions: Sequence[str], critic: str) -> Setting:

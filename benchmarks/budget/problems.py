@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bavt_fast.tasks.countdown.task import GAME24_TEST_RANKS, load_game24
-from bavt_fast.training.evaluate import held_out_problems
+from bavt_fast.tasks.countdown import GAME24_TEST_RANKS, load_game24
+from bavt_fast.tasks.countdown.training.figures import held_out_problems
 
 
 def countdown_questions(residue: int, count: int, seed: int) -> list[str]:

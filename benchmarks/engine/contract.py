@@ -14,7 +14,7 @@ import numpy as np
 from bavt_fast import Budget, Searcher
 from bavt_fast._core import countdown_solvable
 from bavt_fast.protocols import Candidate, Step, StepRequest
-from bavt_fast.tasks.countdown.task import Countdown
+from bavt_fast.tasks.countdown import Countdown
 from bavt_fast.tasks.text import TextTask
 from benchmarks.harness import Stopwatch, elapsed_s
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from bavt_fast import Budget, Searcher
-from bavt_fast.tasks.countdown.task import Countdown
 from benchmarks.engine import contract, rows
 from benchmarks.harness import Case, LeftOut, Row, row_of
 
@@ -33,14 +32,14 @@ def with_the_embedded_model(questions: int, rounds: int) -> Iterator[Row]:
     try:
         asked = game24_questions()[:questions]
         for wave in WAVES:
-            yield from _measured(*load_folder(), asked, wave, rounds)
+            yield from _measured(load_folder(), asked, wave, rounds)
     finally:
         torch.set_num_threads(threads)
 
 
-def _measured(generator: Any, critic: Any, questions: list[str], wave: int, rounds: int) -> Iterator[Row]:
-    watched = contract.Watched(generator, critic)
-    searcher = Searcher(generator, critic, Countdown(), wave=wave)
+def _measured(model: Any, questions: list[str], wave: int, rounds: int) -> Iterator[Row]:
+    watched = contract.Watched(model.generator, model.critic)
+    searcher = Searcher(model.generator, model.critic, model.task, wave=wave)
     searcher.search_many(questions[:2], budget=Budget(tokens=60))  # warm up
     budget = Budget(tokens=BUDGET_TOKENS)
     shares, seconds = [], []

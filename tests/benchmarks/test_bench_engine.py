@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bavt_fast.tasks.countdown.task import Countdown
+from bavt_fast.tasks.countdown import Countdown
 from benchmarks.engine import __main__ as engine
 from benchmarks.engine import contract, plain_loop, rows, searches
 from benchmarks.engine.targets import targets_of

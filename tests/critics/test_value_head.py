@@ -102,8 +102,8 @@ def test_a_search_with_a_tiny_model_end_to_end() -> None:
     from tiny_models import tiny_model
 
     from bavt_fast.generators.torch_model import TorchGenerator
+    from bavt_fast.tasks.countdown.training.model import build_tokenizer
     from bavt_fast.tasks.text import TextTask
-    from bavt_fast.training.model import build_tokenizer
 
     torch.manual_seed(3)
     generated: list[int] = []

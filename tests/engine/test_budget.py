@@ -41,28 +41,28 @@ def test_a_budget_without_limits_is_refused() -> None:
 @pytest.mark.parametrize("name", RESOURCES)
 @pytest.mark.parametrize("value", [0, -1, -(10**400)])
 def test_zero_and_negative_limits_are_refused(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"^{name} must be"):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
         Budget(**{name: value})
 
 
 @pytest.mark.parametrize("name", RESOURCES)
 @pytest.mark.parametrize("value", [True, False, np.bool_(True), "500", b"5", [5], 1j, object()])
 def test_limits_of_the_wrong_type_are_refused(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=f"^{name} must be"):
+    with pytest.raises(TypeError, match=f"^{name}: expected"):
         Budget(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [5.0, 0.5, float("nan"), float("inf")])
 def test_floats_are_no_counts(name: str, value: float) -> None:
-    with pytest.raises(TypeError, match=rf"^{name} must be an integer.*{name}=int\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=rf"^{name}: expected an integer.*, got .*{name}=int\(\.\.\.\)"):
         Budget(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", AMOUNTS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400, -0.0])
 def test_amounts_that_are_not_finite_and_positive_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"^{name} must be"):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
         Budget(**{name: value})
 
 
@@ -104,5 +104,5 @@ def test_costs_add_as_the_decimals_they_are_written_as(cents: list[int]) -> None
 @pytest.mark.parametrize("name", RESOURCES)
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "1"])
 def test_spent_refuses_what_cannot_be_spent(name: str, value: object) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
         Spent(**{name: value})  # type: ignore[arg-type]

@@ -9,11 +9,11 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from bavt_fast.ledger import BudgetExceeded, Ledger, Reservation, ReservationClosed, ReservationOverrun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bavt_fast.budget import Budget, Remaining, Spent
-from bavt_fast.ledger import BudgetExceeded, Ledger, Reservation, ReservationClosed, ReservationOverrun
 
 PROGRAMS = int(os.environ.get("BAVT_LEDGER_PROGRAMS", "300"))
 
@@ -110,7 +110,7 @@ def test_wrong_types_are_named() -> None:
 def test_adversarial_requests_are_refused_and_change_nothing(name: str, value: object) -> None:
     ledger, _ = make_ledger(tokens=100, tool_calls=100, cost=100.0)
     for ask in (ledger.reserve, ledger.try_reserve):
-        with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
             ask(**{name: value})  # type: ignore[arg-type]
     assert ledger.reserved == Spent()
 

@@ -124,7 +124,7 @@ def test_the_package_and_a_search_load_no_torch() -> None:
     """A search with a function for a generator runs on numpy alone."""
     script = (
         "import sys, bavt_fast as bavt\n"
-        "from bavt_fast.tasks.countdown.task import Countdown, CountdownOracle\n"
+        "from bavt_fast.tasks.countdown import Countdown, CountdownOracle\n"
         "generator = lambda text, count: ['3 * 2 = 6 (left: 6)']\n"
         "searcher = bavt.Searcher(generator, CountdownOracle(), Countdown())\n"
         "result = searcher.search('2 3 -> 6', budget=bavt.Budget(tokens=50))\n"

@@ -127,13 +127,13 @@ def make_search(**answers: Any) -> compat.BudgetAwareValueTreeSearch:
 
 @pytest.mark.parametrize("budget", [0, -1])
 def test_budgets_below_one_are_refused(budget: int) -> None:
-    with pytest.raises(ValueError, match=f"^budget must be at least 1, got {budget}"):
+    with pytest.raises(ValueError, match=f"^budget: expected an integer of at least 1, got {budget}"):
         make_search(budget=budget)
 
 
 @pytest.mark.parametrize("budget", [True, 10.0, float("nan"), "10", None])
 def test_budgets_that_are_no_integers_are_refused(budget: Any) -> None:
-    with pytest.raises(TypeError, match=r"^budget must be an integer"):
+    with pytest.raises(TypeError, match=r"^budget: expected an integer"):
         make_search(budget=budget)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from bavt_fast.training.model import build_config
+from bavt_fast.tasks.countdown.training.model import build_config
 
 
 def tiny_model(spread: float = 0.3, seed: int = 0) -> Any:

@@ -6,18 +6,18 @@ import itertools
 import random
 import time
 from collections import Counter
-from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
+from countdown_rules import Numbers, brute_force_solvable, brute_force_steps, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bavt_fast import _core
-from bavt_fast.protocols import Candidate, Step
-from bavt_fast.tasks.countdown.task import (
+from bavt_fast.protocols import Node, Step
+from bavt_fast.tasks.countdown import (
     GAME24_TEST_RANKS,
     Countdown,
     CountdownOracle,
@@ -27,38 +27,15 @@ from bavt_fast.tasks.countdown.task import (
 )
 
 TASK = Countdown()
-Numbers = tuple[int, ...]
 states = st.lists(st.integers(1, 999) | st.integers(1, 13), min_size=2, max_size=6)
+
+
+def applied(state: CountdownState, text: str) -> CountdownState | None:
+    return TASK.apply(state, Step(text, tokens=1))
 
 
 def state_of(numbers: list[int] | Numbers, target: int = 24) -> CountdownState:
     return TASK.initial_state(" ".join(map(str, numbers)) + f" -> {target}")
-
-
-def brute_force_steps(numbers: Numbers) -> set[tuple[int, str, int, int, Numbers]]:
-    """Every legal step (a, operator, b, result, numbers left), from the rules and in exact fractions."""
-    found = set()
-    for i, j in itertools.permutations(range(len(numbers)), 2):
-        a, b = numbers[i], numbers[j]
-        rest = [n for k, n in enumerate(numbers) if k not in (i, j)]
-        results = {"+": Fraction(a + b), "-": Fraction(a - b), "*": Fraction(a * b)}
-        if b != 0:
-            results["/"] = Fraction(a, b)
-        for operator, result in results.items():
-            if result.denominator == 1 and 0 <= result <= 999:
-                found.add((a, operator, b, int(result), tuple(sorted([*rest, int(result)]))))
-    return found
-
-
-@cache
-def brute_force_solvable(numbers: Numbers, target: int) -> bool:
-    if len(numbers) == 1:
-        return numbers[0] == target
-    return any(brute_force_solvable(left, target) for *_, left in brute_force_steps(numbers))
-
-
-def text_of(a: int, operator: str, b: int, result: int, left: Numbers) -> str:
-    return f"{a} {operator} {b} = {result} (left: {' '.join(map(str, left))})"
 
 
 # --- questions
@@ -79,7 +56,7 @@ def test_questions(question: str, numbers: Numbers, target: int) -> None:
     state = TASK.initial_state(question)
     assert (state.numbers, state.target) == (numbers, target)
     assert state.expressions == tuple(map(str, numbers))
-    assert TASK.prompt(state) == f"Target: {target} (left: {' '.join(map(str, numbers))})\n"
+    assert TASK.describe(state).prompt == f"Target: {target} (left: {' '.join(map(str, numbers))})\n"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +92,20 @@ def test_questions_that_are_no_text(question: Any) -> None:
         TASK.initial_state(question)
 
 
+def test_a_target_may_be_a_numpy_integer() -> None:
+    assert type(Countdown(np.int64(10)).target) is int  # type: ignore[arg-type]
+
+
+def test_an_answer_is_checked_against_its_question() -> None:
+    task = Countdown(10)
+    assert task.check_answer("4 6", "6 + 4")
+    assert task.check_answer("4 6 -> 24", "6 * 4")
+    assert not task.check_answer("4 6", "6 * 4")
+    assert not task.check_answer("4 6", "5 + 5")
+    with pytest.raises(ValueError, match="question: expected"):
+        task.check_answer("4", "4")
+
+
 @pytest.mark.parametrize(
     ("target", "error"), [(-1, ValueError), (1000, ValueError), (2.0, TypeError), (True, TypeError)]
 )
@@ -138,7 +129,7 @@ def test_the_legal_steps_are_those_of_brute_force(numbers: list[int]) -> None:
         results = {a + b, a - b, b - a, a * b, a // b, -(-a // b), b // a, a + b + 1, 0, 1}
         for operator, result in itertools.product("+-*/", results):
             left = tuple(sorted([*rest, result]))
-            after = TASK.apply(state, text_of(a, operator, b, result, left))
+            after = applied(state, text_of(a, operator, b, result, left))
             legal = (a, operator, b, result, left) in expected
             assert (after is not None) == legal, (a, operator, b, result)
             assert after is None or (after.numbers, after.target) == (left, state.target)
@@ -156,24 +147,24 @@ def test_the_legal_steps_are_those_of_brute_force(numbers: list[int]) -> None:
     ],
 )
 def test_illegal_steps(step: str) -> None:
-    assert TASK.apply(state_of((4, 5, 6, 10)), step) is None
+    assert applied(state_of((4, 5, 6, 10)), step) is None
 
 
 def test_a_number_is_used_once_unless_it_is_there_twice() -> None:
-    assert TASK.apply(state_of((5, 6)), "5 + 5 = 10 (left: 6 10)") is None
-    assert TASK.apply(state_of((5, 5, 6)), "5 + 5 = 10 (left: 6 10)") is not None
+    assert applied(state_of((5, 6)), "5 + 5 = 10 (left: 6 10)") is None
+    assert applied(state_of((5, 5, 6)), "5 + 5 = 10 (left: 6 10)") is not None
 
 
 def test_zero_is_a_number_but_not_a_divisor() -> None:
-    state = TASK.apply(state_of((5, 5, 6)), "5 - 5 = 0 (left: 0 6)")
+    state = applied(state_of((5, 5, 6)), "5 - 5 = 0 (left: 0 6)")
     assert state is not None
-    assert TASK.apply(state, "6 / 0 = 0 (left: 0)") is None
-    assert TASK.apply(state, "0 / 6 = 0 (left: 0)") is not None
+    assert applied(state, "6 / 0 = 0 (left: 0)") is None
+    assert applied(state, "0 / 6 = 0 (left: 0)") is not None
 
 
 def test_results_above_999_are_refused() -> None:
-    assert TASK.apply(state_of((37, 27)), "37 * 27 = 999 (left: 999)") is not None
-    assert TASK.apply(state_of((40, 25)), "40 * 25 = 1000 (left: 1000)") is None
+    assert applied(state_of((37, 27)), "37 * 27 = 999 (left: 999)") is not None
+    assert applied(state_of((40, 25)), "40 * 25 = 1000 (left: 1000)") is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -181,22 +172,24 @@ def test_results_above_999_are_refused() -> None:
 def test_answers_on_random_paths_are_right(numbers: list[int], seed: int) -> None:
     """The expression of whatever number a path ends on gives it, by the independent checker."""
     random_, state = random.Random(seed), state_of(numbers)
-    while not TASK.is_terminal(state):
-        assert not TASK.verify(state)
+    while not TASK.describe(state).terminal:
+        assert TASK.describe(state).verdict is None
+        assert TASK.describe(state).answer is None
         step = text_of(*random_.choice(sorted(brute_force_steps(state.numbers))))
-        after = TASK.apply(state, step)
+        after = applied(state, step)
         assert after is not None
         state = after
-    answer = TASK.answer(state)
+    _, verdict, answer, *_ = TASK.describe(state)
+    assert answer is not None
     assert check_expression(answer, numbers, state.numbers[0])
     assert not check_expression(answer, numbers, state.numbers[0] + 1)
     assert not check_expression(answer, [*numbers, 1], state.numbers[0])
-    assert TASK.verify(state) == (state.numbers[0] == 24)
+    assert verdict == (state.numbers[0] == 24)
 
 
 def test_states_with_the_same_numbers_are_the_same() -> None:
-    a = TASK.apply(state_of((2, 2, 3)), "2 + 2 = 4 (left: 3 4)")
-    b = TASK.apply(state_of((2, 2, 3)), "2 * 2 = 4 (left: 3 4)")
+    a = applied(state_of((2, 2, 3)), "2 + 2 = 4 (left: 3 4)")
+    b = applied(state_of((2, 2, 3)), "2 * 2 = 4 (left: 3 4)")
     assert a is not None
     assert b is not None
     assert TASK.key(a) == TASK.key(b)
@@ -338,8 +331,8 @@ def test_targets_out_of_range_are_not_reachable() -> None:
 
 
 def test_the_oracle_scores_by_the_solver() -> None:
-    def candidate(numbers: Numbers, target: int) -> Candidate:
-        return Candidate(CountdownState(numbers, target, ()), "", Step("", 1), 1.0)
+    def candidate(numbers: Numbers, target: int) -> Node:
+        return Node(CountdownState(numbers, target, ()), None)
 
     oracle = CountdownOracle(unsolvable_value=0.125)
     assert oracle.predicts == "value"
@@ -368,21 +361,21 @@ def test_min_tokens_is_what_a_finishing_path_takes(numbers: list[int], seed: int
     pytest.importorskip("transformers")
     tokenizer = embedded_tokenizer()
     random_, state = random.Random(seed), state_of(numbers)
-    bound, tokens = TASK.min_tokens(state), 0
-    while not TASK.is_terminal(state):
+    bound, tokens = TASK.describe(state).min_tokens, 0
+    while not TASK.describe(state).terminal:
         step = text_of(*random_.choice(sorted(brute_force_steps(state.numbers))))
         used = len(tokenizer(step)["input_ids"])
-        after = TASK.apply(state, step)
+        after = applied(state, step)
         assert after is not None
-        assert TASK.min_tokens(state) == used + TASK.min_tokens(after)
+        assert TASK.describe(state).min_tokens == used + TASK.describe(after).min_tokens
         tokens, state = tokens + used, after
     assert tokens == bound
-    assert TASK.min_tokens(state) == 0
+    assert TASK.describe(state).min_tokens == 0
 
 
 @lru_cache(maxsize=1)
 def embedded_tokenizer() -> Any:
-    from bavt_fast.training.model import build_tokenizer
+    from bavt_fast.tasks.countdown.training.model import build_tokenizer
 
     return build_tokenizer()
 

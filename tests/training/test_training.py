@@ -1,12 +1,13 @@
-"""Training data: what is held out stays out, labels are the solver's, and a short run leads to a model that loads."""
+"""The half of the training that knows no task, on a task made up for these tests."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from test_countdown import brute_force_solvable, brute_force_steps, text_of  # noqa: E402
+from tiny_course import CountingCourse  # noqa: E402
 
-import bavt_fast as bavt  # noqa: E402
-from bavt_fast.model_folder import embedded_folder, load_folder  # noqa: E402
-from bavt_fast.tasks.countdown.task import Countdown, CountdownState, load_game24  # noqa: E402
-from bavt_fast.training.batches import Batch, Layout, encode, make_batch, walk  # noqa: E402
-from bavt_fast.training.evaluate import auc, evaluate, held_out_problems  # noqa: E402
-from bavt_fast.training.export import export, load_checkpoint  # noqa: E402
-from bavt_fast.training.model import build_tokenizer  # noqa: E402
-from bavt_fast.training.rollouts import rollout, solved_share  # noqa: E402
-from bavt_fast.training.states import (  # noqa: E402
-    TEST,
-    VALIDATION,
-    apply_steps,
-    good_steps,
-    held_out,
-    random_problems,
-    random_steps,
-    solvable,
-    split_residue,
-)
-from bavt_fast.training.trainer import TrainConfig, Trainer  # noqa: E402
-
-OPERATORS = "+-*/"
-STARTS = {6: 30, 5: 300, 4: 600, 3: 400}
-TEST_PUZZLES = {tuple(sorted(numbers)) for rank, numbers in load_game24() if 901 <= rank <= 1000}
+from bavt_fast.model_folder import load_folder  # noqa: E402
+from bavt_fast.training.checkpoints import export, load_checkpoint  # noqa: E402
+from bavt_fast.training.figures import auc  # noqa: E402
+from bavt_fast.training.trainer import Replay, TrainConfig, Trainer, joint_loss, prepare_out  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -52,166 +33,97 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def row_states(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """The states and children of a batch, read from its token ids by the layout that the docstring draws."""
-    ids, k = batch.ids.numpy(), batch.k
-    return ids[:, 3 : 3 + k], ids[:, 10 + k : 9 + 2 * k]
+def tiny_config(out: Path | str, **changes: Any) -> TrainConfig:
+    sizes = {"hidden_size": 32, "layers": 1, "mlp_size": 64, "heads": 2}
+    return replace(TrainConfig(out=str(out), **sizes, rollout_problems=64, compile=False, threads=1), **changes)
 
 
-def is_forbidden(numbers: np.ndarray) -> np.ndarray:
-    """What issue and docstring say must not be trained on, by a second way to say it."""
-    rows = np.sort(numbers.astype(np.int32), axis=1)
-    puzzle = np.array([tuple(row) in TEST_PUZZLES for row in rows.tolist()], dtype=bool)
-    return np.isin(split_residue(rows), (TEST, VALIDATION)) | puzzle
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trainer]:
+    out = tmp_path_factory.mktemp("run") / "made" / "by the run"
+    trainer = Trainer(tiny_config(out, minutes=0.03, rollouts_from=0.0, rollout_every=2), CountingCourse())
+    trainer.run()
+    return out, trainer
 
 
-# --- the held-out split
+def test_the_generic_half_imports_no_task() -> None:
+    code = (
+        "import sys, bavt_fast.training.trainer, bavt_fast.training.checkpoints\n"
+        "print([m for m in sys.modules if m.startswith('bavt_fast.tasks.') and m != 'bavt_fast.tasks.text'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
-def test_nothing_held_out_is_ever_in_a_batch() -> None:
-    """No state and no child with three numbers or more, in hundreds of thousands of both."""
-    seen = dict.fromkeys(range(2, 7), 0)
-    for seed in range(12):
-        for k, batch in walk(np.random.default_rng(seed), STARTS).items():
-            parents, children = row_states(batch)
-            assert parents.shape[1] == k
-            for numbers in (parents, children):
-                if numbers.shape[1] >= 3:
-                    assert not is_forbidden(numbers).any()
-                    seen[k] += len(numbers)
-    assert min(seen[k] for k in (3, 4, 5, 6)) > 300
-    assert sum(seen.values()) > 30_000
+def test_a_run_learns_reports_and_writes_a_checkpoint(short_run: tuple[Path, Trainer]) -> None:
+    out, trainer = short_run
+    written = json.loads((out / "config.json").read_text())
+    assert written.pop("task") == "text"
+    assert written == asdict(trainer.config)
+    figures = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert figures["step"] == trainer.step >= 1
+    assert figures["progress"] == 1.0
+    assert 0.0 <= figures["right"] <= 1.0
+    assert all(math.isfinite(loss) for loss in figures["losses"])
+    assert trainer.course.visits >= 1  # type: ignore[attr-defined]
+    assert not (out / "checkpoint.pt.new").exists()
 
 
-def test_the_test_puzzles_would_turn_up_were_they_not_held_out() -> None:
-    """The check above can fail: the problems that the walks start from do hold them."""
-    numbers, _ = random_problems(np.random.default_rng(0), 20_000, 4, game24=1.0)
-    assert is_forbidden(numbers).mean() > 0.05
-    found = {tuple(row) for row in numbers.tolist()} & TEST_PUZZLES
-    assert len(found) > 90
+def test_updates_bring_the_losses_down() -> None:
+    trainer = Trainer(tiny_config(""), CountingCourse())
+    losses = np.array([trainer.train_step(trainer.fresh_batches(), 0.2) for _ in range(60)])
+    assert (losses[-10:].mean(axis=0) < 0.7 * losses[:5].mean(axis=0)).all()
 
 
-def test_held_out_is_what_it_says() -> None:
-    rng = np.random.default_rng(1)
-    for k in (3, 4, 5, 6):
-        numbers, _ = random_problems(rng, 3000, k, game24=0.5 if k == 4 else 0.0)
-        assert held_out(numbers).tolist() == is_forbidden(numbers).tolist()
-        assert 0.01 < held_out(numbers).mean() < 0.15
-    puzzles = np.array(sorted(TEST_PUZZLES), dtype=np.int32)
-    assert held_out(puzzles).all()
-    assert not held_out(np.array([[4, 6]], dtype=np.int32)).any()
+def test_only_steps_to_imitate_count_for_the_choice() -> None:
+    course = CountingCourse()
+    model = course.new_model(tiny_config("").sizes)
+    batch = course.batch(np.random.default_rng(0), 2, 5)
+    choice, rest, value = joint_loss(model, batch)
+    nothing = replace(batch, imitate=torch.zeros(5, dtype=torch.bool))
+    assert joint_loss(model, nothing)[0] == 0.0
+    assert joint_loss(model, nothing)[1:] == (rest, value)
+    parts = [joint_loss(model, batch.rows(rows))[0].item() for rows in (torch.tensor([0]), torch.arange(1, 5))]
+    assert sum(parts) == pytest.approx(choice.item(), rel=0.02)
 
 
-def test_make_batch_drops_states_and_children_that_are_held_out() -> None:
-    """Every way into a test puzzle from five numbers, and the puzzle itself."""
-    inside = np.array([[4, 5, 6, 10]], dtype=np.int32)
-    batch = make_batch(inside, np.array([24], np.int32), np.array([[10, 0, 4, 14]], np.int32))
-    assert len(batch.ids) == 0
-    above = np.array([[2, 2, 5, 6, 10]], dtype=np.int32)
-    batch = make_batch(above, np.array([24], np.int32), np.array([[2, 0, 2, 4]], np.int32))
-    assert len(batch.ids) == 0
+def test_the_checkpoint_exports_to_a_folder_that_loads(short_run: tuple[Path, Trainer], tmp_path: Path) -> None:
+    out, trainer = short_run
+    export(out / "checkpoint.pt", tmp_path, trainer.course, trainer.config.sizes)
+    folder = load_folder(tmp_path)
+    assert folder.settings == trainer.course.settings
+    assert folder.task.max_depth == 3  # type: ignore[attr-defined]
+    trained = load_checkpoint(out / "checkpoint.pt", trainer.course, trainer.config.sizes)
+    hidden = torch.randn(3, 32)
+    torch.testing.assert_close(folder.critic.head(hidden), trained.head(hidden), rtol=1e-2, atol=1e-2)
 
 
-def test_the_split_depends_on_the_numbers_alone() -> None:
-    rng = np.random.default_rng(2)
-    numbers, _ = random_problems(rng, 2000, 5)
-    residues = split_residue(numbers)
-    assert residues.min() >= 0
-    assert residues.max() < 64
-    assert len(set(residues.tolist())) == 64
-    assert (split_residue(numbers.astype(np.int64)) == residues).all()
-    shares = np.bincount(residues, minlength=64) / len(residues)
-    assert shares.max() < 4 / 64
+def test_what_training_cannot_go_on_from_is_refused(short_run: tuple[Path, Trainer], tmp_path: Path) -> None:
+    _, trainer = short_run
+    (tmp_path / "text").write_text("not a model")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for source, error, match in (
+        (tmp_path / "nowhere.pt", FileNotFoundError, "nowhere.pt"),
+        (tmp_path, FileNotFoundError, "has no config.json"),
+        (tmp_path / "text", ValueError, "is neither a checkpoint nor a model folder"),
+        (tmp_path / "list.pt", ValueError, "does not fit the model to train"),
+    ):
+        with pytest.raises(error, match=match):
+            Trainer(replace(trainer.config, init=str(source)), trainer.course)
 
 
-def test_problems_for_the_report_are_held_out_and_solvable() -> None:
-    for residue in (TEST, VALIDATION):
-        numbers, targets = held_out_problems(residue, 60, 4, seed=3)
-        assert numbers.shape == (60, 4)
-        assert (split_residue(numbers) == residue).all()
-        assert all(brute_force_solvable(tuple(n), t) for n, t in zip(numbers.tolist(), targets.tolist(), strict=True))
-        again, _ = held_out_problems(residue, 60, 4, seed=3)
-        assert (again == numbers).all()
-
-
-# --- steps and labels
-
-
-@pytest.mark.parametrize("k", [2, 3, 4, 5, 6])
-def test_every_random_step_is_legal(k: int) -> None:
-    """Against Countdown.apply, with zeros, ones and equal numbers among them."""
-    rng, task = np.random.default_rng(k), Countdown()
-    numbers = np.sort(rng.choice([0, 1, 1, 2, 3, 6, 12, 50, 500, 999], (400, k)), axis=1).astype(np.int32)
-    steps = random_steps(rng, numbers)
-    children = apply_steps(numbers, steps)
-    for state, (a, op, b, result), child in zip(numbers.tolist(), steps.tolist(), children.tolist(), strict=True):
-        text = text_of(a, OPERATORS[op], b, result, child)
-        after = task.apply(CountdownState(tuple(state), 24, tuple(map(str, state))), text)
-        assert after is not None, (state, text)
-        assert after.numbers == tuple(child)
-
-
-def test_random_steps_reach_every_child() -> None:
-    """What is left out as a repetition leads to no state that another step does not reach."""
-    for state in itertools.combinations_with_replacement([0, 1, 2, 4, 12], 3):
-        rows = np.tile(np.array(state, dtype=np.int32), (600, 1))
-        reached = {tuple(row) for row in apply_steps(rows, random_steps(np.random.default_rng(0), rows)).tolist()}
-        assert reached == {left for *_, left in brute_force_steps(state)}
-
-
-def test_good_steps_keep_the_target_within_reach() -> None:
-    rng = np.random.default_rng(5)
-    numbers, targets = random_problems(rng, 300, 4, game24=0.5)
-    steps, found = good_steps(rng, numbers, targets)
-    children = apply_steps(numbers, steps)
-    for child, target, flag in zip(children.tolist(), targets.tolist(), found.tolist(), strict=True):
-        assert brute_force_solvable(tuple(child), target) == flag
-    assert found.mean() > 0.9
-
-
-def test_labels_are_brute_force() -> None:
-    batches = walk(np.random.default_rng(6), {5: 20, 4: 80, 3: 80})
-    for k in (2, 3, 4):
-        parents, children = row_states(batches[k])
-        targets, labels = batches[k].ids[:, 1].tolist(), batches[k].labels.numpy()
-        assert labels.shape == (len(parents), 2)
-        for parent, child, target, label in zip(parents.tolist(), children.tolist(), targets, labels, strict=True):
-            assert bool(label[0]) == brute_force_solvable(tuple(parent), target)
-            assert bool(label[1]) == brute_force_solvable(tuple(child), target)
-        assert (batches[k].imitate.numpy() == (labels[:, 1] == 1)).all()
-        assert 0.1 < labels[:, 1].mean() < 0.95
-
-
-@pytest.mark.parametrize("k", [2, 3, 4, 5, 6])
-def test_encoded_rows_are_the_tokens_of_their_text(k: int) -> None:
-    """The ids of a row are what the shipped tokenizer makes of prompt and step, and decode to them."""
-    rng, task, tokenizer = np.random.default_rng(k), Countdown(), build_tokenizer()
-    numbers, targets = random_problems(rng, 20, k)
-    steps = random_steps(rng, numbers)
-    children = apply_steps(numbers, steps)
-    ids, layout = encode(numbers, targets, steps), Layout(k)
-    assert ids.shape == (20, layout.length)
-    for i, row in enumerate(ids.tolist()):
-        state = CountdownState(tuple(numbers[i].tolist()), int(targets[i]), ())
-        a, op, b, result = steps[i].tolist()
-        step = text_of(a, OPERATORS[op], b, result, children[i].tolist())
-        assert row == tokenizer(task.prompt(state) + step)["input_ids"]
-        assert row[: layout.step_start] == tokenizer(task.prompt(state))["input_ids"]
-        assert tokenizer.decode(row[layout.step_start :]) == step
-        closing = tokenizer.convert_tokens_to_ids("##)")
-        assert [row[at + 1] for at in layout.value_positions] == [closing, closing]
-        assert layout.length - layout.step_start == task.min_tokens(state) - sum(7 + m for m in range(1, k - 1))
-
-
-def test_problems_are_in_range_and_solvable() -> None:
-    numbers, targets = random_problems(np.random.default_rng(0), 500, 4, game24=0.5)
-    assert numbers.min() >= 1
-    assert numbers.max() <= 50
-    assert targets.min() >= 1
-    assert targets.max() <= 100
-    assert (np.diff(numbers, axis=1) >= 0).all()
-    assert solvable(numbers, targets).all()
-    assert ((targets == 24) & (numbers.max(axis=1) <= 13)).mean() > 0.4
+def test_the_replay_keeps_the_latest() -> None:
+    replay, rng = Replay(capacity=10), np.random.default_rng(0)
+    old, new = CountingCourse.batch(rng, 1, 8), CountingCourse.batch(rng, 1, 8)
+    replay.add(old)
+    assert replay.draw(rng, 1, 3) is None
+    assert replay.draw(rng, 2, 1) is None
+    replay.add(new)
+    drawn = replay.draw(rng, 1, 2)
+    assert drawn is not None
+    kept = torch.cat([new.ids, old.ids[:2]])
+    assert all((row == kept).all(1).any() for row in drawn.ids)
+    assert replay.draw(rng, 1, 3) is None
 
 
 def test_area_under_the_curve() -> None:
@@ -223,127 +135,38 @@ def test_area_under_the_curve() -> None:
     assert math.isnan(auc(np.ones(3), np.array([True, True, True])))
 
 
-# --- a short run
-
-
-@pytest.fixture(scope="module")
-def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainConfig]:
-    out = tmp_path_factory.mktemp("run")
-    config = TrainConfig(
-        out=str(out),
-        minutes=0.05,
-        hidden_size=32,
-        layers=2,
-        mlp_size=64,
-        heads=2,
-        sizes={6: 4, 5: 8, 4: 16, 3: 16, 2: 16},
-        rollouts_from=0.0,
-        rollout_every=2,
-        rollout_problems=32,
-        compile=False,
-        threads=1,
-    )
-    Trainer(config).run()
-    return out, config
-
-
-def test_a_short_run_reports_and_writes_a_checkpoint(short_run: tuple[Path, TrainConfig]) -> None:
-    out, _ = short_run
-    assert json.loads((out / "config.json").read_text())["hidden_size"] == 32
-    figures = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
-    assert figures["step"] >= 1
-    assert figures["progress"] == 1.0
-    assert 0.0 <= figures["invalid"] <= 1.0
-    assert 0.0 <= figures["pass1"] <= 1.0
-    assert all(math.isfinite(loss) for loss in figures["losses"])
-    assert not (out / "checkpoint.pt.new").exists()
-
-
-def test_the_checkpoint_exports_to_a_folder_that_loads_and_searches(
-    short_run: tuple[Path, TrainConfig], tmp_path: Path
-) -> None:
-    out, config = short_run
-    export(out / "checkpoint.pt", tmp_path / "model", config)
-    generator, critic = load_folder(tmp_path / "model")
-    trained = load_checkpoint(out / "checkpoint.pt", config)
-    weight = trained.lm.get_input_embeddings().weight
-    torch.testing.assert_close(generator.model.get_input_embeddings().weight, weight, rtol=1e-3, atol=1e-3)
-    assert all(parameter.dtype == torch.float32 for parameter in generator.model.parameters())
-    hidden = torch.randn(3, 32)
-    torch.testing.assert_close(critic.head(hidden), trained.head(hidden), rtol=1e-2, atol=1e-2)
-    searcher = bavt.Searcher(generator, critic, Countdown(), wave=4)
-    result = searcher.search("4 5 6 10", budget=bavt.Budget(tokens=120))
-    assert result.spent.tokens <= 120
-    assert result.stop_reason in ("solved", "budget", "exhausted")
-
-
-def test_training_goes_on_from_a_checkpoint_and_from_a_folder(
-    short_run: tuple[Path, TrainConfig], tmp_path: Path
-) -> None:
-    """A folder holds half precision: it gives the checkpoint's weights, rounded."""
-    out, config = short_run
-    export(out / "checkpoint.pt", tmp_path, config)
-    trained = load_checkpoint(out / "checkpoint.pt", config).state_dict()
-    for source in (out / "checkpoint.pt", tmp_path):
-        found = Trainer(replace(config, init=str(source))).model.state_dict()
-        assert found.keys() == trained.keys()
-        for name, weight in trained.items():
-            rounded = weight.half().float() if source == tmp_path else weight
-            assert found[name].dtype == torch.float32
-            assert found[name].equal(rounded), name
-
-
-def test_training_goes_on_from_the_model_that_ships() -> None:
-    """Its sizes are the defaults, and it knows its problems: most steps are legal, near the end the critic is right."""
-    model = Trainer(TrainConfig(out="", init=str(embedded_folder()), compile=False, threads=1)).model
-    figures = evaluate(model, problems=100, seed=0)
-    assert figures["invalid"] < 0.15
-    assert figures["auc2"] > 0.9
-
-
-def test_what_training_cannot_go_on_from_is_refused(short_run: tuple[Path, TrainConfig], tmp_path: Path) -> None:
-    _, config = short_run
-    (tmp_path / "text").write_text("not a model")
-    torch.save([1, 2], tmp_path / "list.pt")
-    for source, error, match in (
-        (tmp_path / "nowhere.pt", FileNotFoundError, "nowhere.pt"),
-        (tmp_path, FileNotFoundError, "has no config.json"),
-        (tmp_path / "text", ValueError, "is neither a checkpoint nor a model folder"),
-        (tmp_path / "list.pt", ValueError, "does not fit the model to train"),
-        (embedded_folder(), ValueError, "does not fit the model to train"),  # wider than this run's model
-    ):
-        with pytest.raises(error, match=match):
-            Trainer(replace(config, init=str(source)))
-
-
-def test_the_command_refuses_what_it_cannot_go_on_from(tmp_path: Path) -> None:
-    testing, cli = pytest.importorskip("typer.testing"), pytest.importorskip("bavt_fast.cli")
-    result = testing.CliRunner().invoke(cli.app, ["train", "--out", str(tmp_path), "--init", str(tmp_path / "nowhere")])
-    assert result.exit_code == 2
-    assert "nowhere" in result.stderr
-
-
-def test_rollouts_grade_their_own_steps(short_run: tuple[Path, TrainConfig]) -> None:
-    """What a rollout calls legal is what Countdown accepts; what it goes on with is what follows."""
-    out, config = short_run
-    model = load_checkpoint(out / "checkpoint.pt", config).eval()
-    numbers, targets = random_problems(np.random.default_rng(0), 200, 3)
-    visits = rollout(model, numbers, targets, temperature=1.0, seed=1)
-    task = Countdown()
-    for visit in visits:
-        assert visit.child_logits.shape == (len(visit.numbers),)
-        legal = visit.legal
-        children = apply_steps(visit.numbers[legal], visit.steps[legal])
-        for state, step, child in zip(
-            visit.numbers[legal].tolist(), visit.steps[legal].tolist(), children.tolist(), strict=True
-        ):
-            a, op, b, result = step
-            text = text_of(a, OPERATORS[op], b, result, child)
-            assert task.apply(CountdownState(tuple(state), 1, tuple(map(str, state))), text) is not None
-    assert 0.0 <= solved_share(visits) <= 1.0
-
-
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
     trainer: Any = Trainer.__new__(Trainer)
     trainer.config = TrainConfig(out="", warmup=0.1, decay_from=0.5)
     assert [round(trainer.rate(p), 6) for p in (0.0, 0.05, 0.1, 0.5, 0.75, 1.0)] == [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        *[("minutes", value, ValueError) for value in (-1.0, 0.0, math.nan, math.inf)],
+        *[("minutes", "5", TypeError), ("seed", -1, ValueError), ("seed", 2**63, ValueError), ("seed", 1.5, TypeError)],
+        *[("threads", 0, ValueError), ("threads", True, TypeError), ("layers", 0, ValueError)],
+    ],
+)
+def test_a_bad_configuration_is_refused(name: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{name}: expected .*, got "):
+        TrainConfig(out="", **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_configuration_takes_numpy_scalars() -> None:
+    config = TrainConfig(out="", minutes=np.float32(0.5), seed=np.int64(3), threads=np.uint8(2))  # type: ignore[arg-type]
+    assert (config.minutes, config.seed, config.threads) == (0.5, 3, 2)
+    assert {type(config.minutes), type(config.seed), type(config.threads)} == {float, int}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/dev/full/below")):
+        with pytest.raises(ValueError, match=r"^out: expected a folder that can be written, got .* \("):
+            prepare_out(out)
+    trainer = Trainer(tiny_config(tmp_path / "file"), CountingCourse())
+    with pytest.raises(ValueError, match=r"^out: expected"):
+        trainer.run()
+    assert trainer.step == 0
+    assert list(prepare_out(tmp_path / "new" / "folder").iterdir()) == []

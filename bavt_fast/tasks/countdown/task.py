@@ -12,26 +12,20 @@ Games of 24, such as 1 5 5 5, need a fraction: they count as unsolvable here.)
 from __future__ import annotations
 
 import ast
-import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib import resources
-from typing import Literal
 
-import numpy as np
+from bavt_fast._checks import as_count
+from bavt_fast.protocols import Description, Step
 
-import bavt_fast._core as _core
-from bavt_fast.protocols import Description, Node, Step
-
-__all__ = ["Countdown", "CountdownOracle", "CountdownState", "check_expression", "load_game24"]
+__all__ = ["Countdown", "CountdownState", "check_expression"]
 
 MAX_VALUE = 999
 MIN_NUMBERS, MAX_NUMBERS = 2, 6
-GAME24_TEST_RANKS = range(901, 1001)
-"""The ranks of the public test set, as the Tree-of-Thoughts paper uses them."""
+OPERATORS = "+-*/"
 
 _STEP = re.compile(r"\s*(\d{1,3}) ([-+*/]) (\d{1,3}) = (\d{1,3}) \(left: (\d{1,3}(?: \d{1,3})*)\)\s*", re.ASCII)
 _QUESTION = re.compile(r"\s*(\d+(?:[\s,]+\d+)*)\s*(?:(?:->|=)\s*(\d+)\s*)?")
@@ -107,31 +101,21 @@ class Countdown:
             return Description(True, numbers[0] == state.target, answer, _prompt(state))
         return Description(False, None, None, _prompt(state), _LEAST_TOKENS[len(numbers)])
 
+    def check_answer(self, question: str, answer: str) -> bool:
+        """Whether `answer` is an expression that solves `question`. Independent of the search: see `check_expression`.
+
+        Raises:
+            TypeError, ValueError: a bad question, as `initial_state`.
+        """
+        state = self.initial_state(question)
+        return check_expression(answer, state.numbers, state.target)
+
 
 def _prompt(state: CountdownState) -> str:
     return f"Target: {state.target} (left: {' '.join(map(str, state.numbers))})\n"
 
 
 _LEAST_TOKENS = [sum(7 + left for left in range(1, count)) for count in range(MAX_NUMBERS + 1)]
-
-
-class CountdownOracle:
-    """The perfect critic: V = 1 where exact search reaches the target, ``unsolvable_value`` elsewhere."""
-
-    predicts: Literal["value", "residual"] = "value"
-
-    def __init__(self, unsolvable_value: float = 1e-6) -> None:
-        self._unsolvable_value = unsolvable_value
-
-    def score(self, candidates: Sequence[Node]) -> list[float]:
-        if not candidates:
-            return []
-        numbers = np.full((len(candidates), MAX_NUMBERS), -1, dtype=np.int32)
-        for row, candidate in zip(numbers, candidates, strict=True):
-            row[: len(candidate.state.numbers)] = candidate.state.numbers
-        targets = np.array([candidate.state.target for candidate in candidates], dtype=np.int32)
-        reachable = _core.countdown_solvable(numbers, targets)
-        return [1.0 if yes else self._unsolvable_value for yes in reachable]
 
 
 def check_expression(expression: str, numbers: Sequence[int], target: int) -> bool:
@@ -147,19 +131,8 @@ def check_expression(expression: str, numbers: Sequence[int], target: int) -> bo
     return value == target and Counter(used) == Counter(numbers)
 
 
-def load_game24() -> list[tuple[int, tuple[int, ...]]]:
-    """The 1,362 Game of 24 puzzles of the Tree-of-Thoughts paper: (rank, numbers), in its order."""
-    text = resources.files("bavt_fast.tasks.countdown").joinpath("data/game24.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return [(int(row["rank"]), tuple(int(n) for n in row["numbers"].split())) for row in rows]
-
-
 def _checked(name: str, value: object, low: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if not low <= value <= MAX_VALUE:
-        raise ValueError(f"{name}: expected integers from {low} to {MAX_VALUE}, got {value}")
-    return value
+    return as_count(name, value, minimum=low, maximum=MAX_VALUE)
 
 
 def _equals(a: int, operator: str, b: int, result: int) -> bool:

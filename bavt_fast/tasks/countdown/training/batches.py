@@ -1,15 +1,12 @@
-"""Training batches: sequences of one state and one step, with value labels, every sequence of a batch of one length."""
+"""Training batches: sequences of one state and one step, with value labels. The kind of a batch is k, the numbers in
+each of its states."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from bavt_fast.tasks.countdown.task import MAX_VALUE
-from bavt_fast.training.states import (
-    OPERATORS,
+from bavt_fast.tasks.countdown.training.states import (
     Ints,
     apply_steps,
     good_steps,
@@ -18,55 +15,30 @@ from bavt_fast.training.states import (
     random_steps,
     solvable,
 )
-
-_SPECIAL = MAX_VALUE + 1 + len(OPERATORS)
-EQUALS_ID, TARGET_ID, LEFT_ID, CLOSE_ID = range(_SPECIAL, _SPECIAL + 4)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Token positions in ``Target: T (left: n1 .. nk) a op b = c (left: m1 .. m(k-1))`` for k numbers."""
-
-    k: int
-
-    @property
-    def step_start(self) -> int:
-        return self.k + 4
-
-    @property
-    def length(self) -> int:
-        return 2 * self.k + 10
-
-    @property
-    def value_positions(self) -> list[int]:
-        """The last number of the prompt and of the step: the token before each closing bracket."""
-        return [self.k + 2, self.length - 2]
-
-    @property
-    def choice_length(self) -> int:
-        """Tokens of a step that choose (``a op b``); those behind them follow from the choice."""
-        return 3
+from bavt_fast.tasks.countdown.training.vocabulary import CLOSE_ID, EQUALS_ID, FIRST_OPERATOR_ID, LEFT_ID, TARGET_ID
+from bavt_fast.training.course import Batch, Layout
 
 
-@dataclass(frozen=True)
-class Batch:
-    """ids int64 (batch, length); labels float32 (batch, 2): prompt and child solvable; imitate bool (batch,)."""
+def layout_of(k: int) -> Layout:
+    """Token positions in ``Target: T (left: n1 .. nk) a op b = c (left: m1 .. m(k-1))`` for k numbers.
 
-    k: int
-    ids: torch.Tensor
-    labels: torch.Tensor
-    imitate: torch.Tensor
+    ``a op b`` chooses. The values are read at the last number of the state and of the step: the token before each
+    closing bracket.
+    """
+    length = 2 * k + 10
+    return Layout(length, step_start=k + 4, choice_length=3, value_positions=(k + 2, length - 2))
 
 
 def encode(numbers: Ints, targets: Ints, steps: Ints) -> torch.Tensor:
     """Token ids of state and step, in the layout above."""
     count, k = numbers.shape
     children = apply_steps(numbers, steps)
-    ids = np.empty((count, Layout(k).length), dtype=np.int64)
+    ids = np.empty((count, layout_of(k).length), dtype=np.int64)
     ids[:, 0], ids[:, 1], ids[:, 2] = TARGET_ID, targets, LEFT_ID
     ids[:, 3 : 3 + k], ids[:, 3 + k] = numbers, CLOSE_ID
     step = ids[:, 4 + k :]
-    step[:, 0], step[:, 1], step[:, 2], step[:, 3] = steps[:, 0], MAX_VALUE + 1 + steps[:, 1], steps[:, 2], EQUALS_ID
+    step[:, 0], step[:, 1], step[:, 2] = steps[:, 0], FIRST_OPERATOR_ID + steps[:, 1], steps[:, 2]
+    step[:, 3] = EQUALS_ID
     step[:, 4], step[:, 5], step[:, 6:-1], step[:, -1] = steps[:, 3], LEFT_ID, children, CLOSE_ID
     return torch.from_numpy(ids)
 
@@ -82,7 +54,8 @@ def make_batch(numbers: Ints, targets: Ints, steps: Ints) -> Batch:
     after = solvable(children, targets)
     before = after | solvable(numbers, targets)
     labels = torch.from_numpy(np.stack([before, after], axis=1).astype(np.float32))
-    return Batch(numbers.shape[1], encode(numbers, targets, steps), labels, torch.from_numpy(after))
+    k = numbers.shape[1]
+    return Batch(k, layout_of(k), encode(numbers, targets, steps), labels, torch.from_numpy(after))
 
 
 def walk(rng: np.random.Generator, starts: dict[int, int], good: float = 0.6) -> dict[int, Batch]:

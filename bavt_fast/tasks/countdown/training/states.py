@@ -1,7 +1,8 @@
 """Countdown states in bulk: random problems, steps, and the held-out split. Arrays only, no text and no torch.
 
 A batch of states is ``numbers`` (int32, ``(states, k)``, each row ascending) with ``targets`` (int32, ``(states,)``).
-A step is ``(first, op, second, result)``, int32 ``(states, 4)``, with ``op`` an index into :data:`OPERATORS`.
+A step is ``(first, op, second, result)``, int32 ``(states, 4)``, with ``op`` an index into
+:data:`~bavt_fast.tasks.countdown.task.OPERATORS`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bavt_fast._core as _core
-from bavt_fast.tasks.countdown.task import GAME24_TEST_RANKS, MAX_VALUE, load_game24
+from bavt_fast.tasks.countdown.puzzles import GAME24_TEST_RANKS, load_game24
+from bavt_fast.tasks.countdown.task import MAX_VALUE
 
-OPERATORS = "+-*/"
 SPLITS = 64  # one residue of the hash is the test set, one the validation set, the others are for training
 TEST, VALIDATION = 0, 1
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from bavt_fast.tasks.countdown.training.rollouts import rollout, solved_share
+from bavt_fast.tasks.countdown.training.states import (
+    VALIDATION,
+    Ints,
+    apply_steps,
+    random_problems,
+    solvable,
+    split_residue,
+)
+from bavt_fast.training.figures import auc
 from bavt_fast.training.model import JointModel
-from bavt_fast.training.rollouts import rollout, solved_share
-from bavt_fast.training.states import VALIDATION, Ints, apply_steps, random_problems, solvable, split_residue
-
-
-def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve by the rank sum of Mann and Whitney, ties counted half; NaN with one class only."""
-    positives, negatives = int(labels.sum()), int((~labels).sum())
-    if not positives or not negatives:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def held_out_problems(residue: int, count: int, k: int, seed: int) -> tuple[Ints, Ints]:
@@ -38,10 +36,8 @@ def evaluate(
     Returns ``invalid`` (share of sampled steps), ``pass1``, and for n numbers left after a step ``auc<n>``,
     ``good<n>`` (share of the children still solvable) and ``keep<n>`` (the same among children of solvable states).
     """
-    model.eval()
     numbers, targets = held_out_problems(residue, problems, k, seed)
     visits = rollout(model, numbers, targets, temperature, seed)
-    model.train()
     steps = sum(len(v.legal) for v in visits)
     figures = {
         "invalid": round(1 - sum(int(v.legal.sum()) for v in visits) / steps, 4),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bavt_fast.tasks.countdown.task import MAX_VALUE
-from bavt_fast.training.batches import CLOSE_ID, EQUALS_ID, LEFT_ID, Layout, encode
+from bavt_fast.tasks.countdown.task import MAX_VALUE, OPERATORS
+from bavt_fast.tasks.countdown.training.batches import encode, layout_of
+from bavt_fast.tasks.countdown.training.states import Bools, Ints, apply_steps
+from bavt_fast.tasks.countdown.training.vocabulary import CLOSE_ID, EQUALS_ID, FIRST_OPERATOR_ID, LEFT_ID
 from bavt_fast.training.model import JointModel
-from bavt_fast.training.states import OPERATORS, Bools, Ints, apply_steps
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Visit:
 def sample_steps(model: JointModel, numbers: Ints, targets: Ints, temperature: float, seed: int) -> Visit:
     """One sampled step per state, decoded in one batch with a key-value cache."""
     count, k = numbers.shape
-    layout = Layout(k)
+    layout = layout_of(k)
     no_step = np.stack([numbers[:, 0], np.zeros(count), numbers[:, 1], np.zeros(count)], axis=1).astype(np.int32)
     ids = encode(numbers, targets, no_step)[:, : layout.step_start]
     generator = torch.Generator().manual_seed(seed)
@@ -43,7 +44,7 @@ def sample_steps(model: JointModel, numbers: Ints, targets: Ints, temperature: f
             sampled.append(inputs)
         values = model.head(hidden).squeeze(-1).float()
     tokens = torch.cat(sampled, dim=1).numpy().astype(np.int32)
-    steps = np.stack([tokens[:, 0], tokens[:, 1] - MAX_VALUE - 1, tokens[:, 2], tokens[:, 4]], axis=1)
+    steps = np.stack([tokens[:, 0], tokens[:, 1] - FIRST_OPERATOR_ID, tokens[:, 2], tokens[:, 4]], axis=1)
     return Visit(numbers, targets, steps, _legal(numbers, steps, tokens), values.numpy())
 
 

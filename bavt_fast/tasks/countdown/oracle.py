@@ -1,0 +1,33 @@
+"""The exact solver as a critic: what a search with perfect values does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+import bavt_fast._core as _core
+from bavt_fast.protocols import Node
+from bavt_fast.tasks.countdown.task import MAX_NUMBERS
+
+__all__ = ["CountdownOracle"]
+
+
+class CountdownOracle:
+    """The perfect critic: V = 1 where exact search reaches the target, ``unsolvable_value`` elsewhere."""
+
+    predicts: Literal["value", "residual"] = "value"
+
+    def __init__(self, unsolvable_value: float = 1e-6) -> None:
+        self._unsolvable_value = unsolvable_value
+
+    def score(self, candidates: Sequence[Node]) -> list[float]:
+        if not candidates:
+            return []
+        numbers = np.full((len(candidates), MAX_NUMBERS), -1, dtype=np.int32)
+        for row, candidate in zip(numbers, candidates, strict=True):
+            row[: len(candidate.state.numbers)] = candidate.state.numbers
+        targets = np.array([candidate.state.target for candidate in candidates], dtype=np.int32)
+        reachable = _core.countdown_solvable(numbers, targets)
+        return [1.0 if yes else self._unsolvable_value for yes in reachable]

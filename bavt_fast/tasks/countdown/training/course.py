@@ -1,0 +1,57 @@
+"""Countdown and the Game of 24 as a `Course`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bavt_fast.folder_settings import FolderSettings
+from bavt_fast.tasks.countdown.training.batches import make_batch, walk
+from bavt_fast.tasks.countdown.training.figures import evaluate
+from bavt_fast.tasks.countdown.training.model import build_tokenizer, new_model
+from bavt_fast.tasks.countdown.training.rollouts import rollout
+from bavt_fast.tasks.countdown.training.states import random_problems
+from bavt_fast.training.course import Batch, Sizes
+from bavt_fast.training.model import JointModel
+
+__all__ = ["CountdownCourse"]
+
+VISITED = ((5, 0.7, 0.0), (6, 0.15, 0.0), (4, 0.4, 0.6))
+"""Of the problems that the model visits: numbers, the share of the problems asked for, the share of Games of 24."""
+
+
+class CountdownCourse:
+    """What `bavt-fast train` trains the embedded model on. A batch's kind is the numbers in its states."""
+
+    # Decay and discount did best on validation problems: python -m benchmarks.budget.
+    settings = FolderSettings(
+        task="countdown", delimiter=")", head="logit", temperature=0.7, search={"decay": 0.7, "discount": 0.97}
+    )
+    batch_sizes: Mapping[int, int] = {6: 8, 5: 80, 4: 144, 3: 128, 2: 96}
+
+    def tokenizer(self) -> Any:
+        return build_tokenizer()
+
+    def new_model(self, sizes: Sizes) -> JointModel:
+        return new_model(sizes)
+
+    def fresh_batches(self, rng: np.random.Generator, wanted: Mapping[int, int]) -> dict[int, Batch]:
+        starts, running = {}, 0
+        for k in sorted(wanted, reverse=True):  # top up each level's walkers to what its batch needs
+            need = int(wanted[k] * 1.25) + 8
+            starts[k] = max(need - running, 8) if k > 2 else 0
+            running += starts[k]
+        return walk(rng, starts)
+
+    def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
+        for k, share, game24 in VISITED:
+            numbers, targets = random_problems(rng, int(problems * share), k, game24=game24)
+            for visit in rollout(model, numbers, targets, 1.0, seed=seed):
+                legal = visit.legal
+                if legal.any():
+                    yield make_batch(visit.numbers[legal], visit.targets[legal], visit.steps[legal])
+
+    def figures(self, model: JointModel) -> dict[str, float]:
+        return evaluate(model, problems=600, seed=7)

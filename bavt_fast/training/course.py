@@ -1,0 +1,98 @@
+"""What a task brings to its training, and the shape of the batches that it hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from bavt_fast.folder_settings import FolderSettings
+from bavt_fast.training.model import JointModel
+
+__all__ = ["Batch", "Course", "Layout", "Sizes", "concatenate"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a model: width, layers, width inside a layer's MLP, attention heads."""
+
+    hidden_size: int
+    layers: int
+    mlp_size: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things stand in the sequences of a batch, all of one length: a state, then one step from it.
+
+    The step begins at `step_start`. Its first `choice_length` tokens choose; those behind them follow from the choice.
+    The value head is read at `value_positions`: first the state's, then the step's.
+    """
+
+    length: int
+    step_start: int
+    choice_length: int
+    value_positions: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of one kind, which is a key of `Course.batch_sizes`.
+
+    ids int64 (batch, length); labels float32 (batch, 2): whether an answer can be reached from the state and after the
+    step; imitate bool (batch,): whether the step is one to imitate.
+    """
+
+    kind: int
+    layout: Layout
+    ids: torch.Tensor
+    labels: torch.Tensor
+    imitate: torch.Tensor
+
+    def rows(self, rows: torch.Tensor) -> Batch:
+        return Batch(self.kind, self.layout, self.ids[rows], self.labels[rows], self.imitate[rows])
+
+
+def concatenate(batches: list[Batch], limit: int) -> Batch:
+    """One batch of the first ``limit`` sequences of several of one kind."""
+    return Batch(
+        batches[0].kind,
+        batches[0].layout,
+        torch.cat([b.ids for b in batches])[:limit],
+        torch.cat([b.labels for b in batches])[:limit],
+        torch.cat([b.imitate for b in batches])[:limit],
+    )
+
+
+class Course(Protocol):
+    """A task's half of the training."""
+
+    @property
+    def settings(self) -> FolderSettings:
+        """What the model folder will say besides its weights."""
+
+    @property
+    def batch_sizes(self) -> Mapping[int, int]:
+        """Sequences of an update by kind, unless the run's configuration has other numbers."""
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model, as transformers knows it."""
+
+    def new_model(self, sizes: Sizes) -> JointModel:
+        """An untrained model that fits the tokenizer."""
+
+    def fresh_batches(self, rng: np.random.Generator, wanted: Mapping[int, int]) -> dict[int, Batch]:
+        """New sequences, by kind: about as many as wanted of each, seldom fewer. Nothing held out is among them.
+
+        Called from a thread of its own, beside `visited_batches`.
+        """
+
+    def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
+        """Sequences of the states that the model, in evaluation mode, comes to by itself from so many problems."""
+
+    def figures(self, model: JointModel) -> dict[str, float]:
+        """How good the model, in evaluation mode, is on the same held-out problems each time, for the log."""

@@ -1,0 +1,74 @@
+"""A task of a few lines to train on, which has nothing to do with any that ships: counting on by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from bavt_fast.folder_settings import FolderSettings
+from bavt_fast.training.course import Batch, Layout, Sizes
+from bavt_fast.training.model import JointModel
+
+LARGEST = 20
+DOT = LARGEST + 1
+WORDS = [*map(str, range(LARGEST + 1)), ".", "[PAD]"]
+
+
+class CountingCourse:
+    """States "n n+1 ..." of `kind` numbers; the step is the number that follows, then a dot. Large numbers are dead."""
+
+    settings = FolderSettings(task="text", delimiter=".", head="value", task_options={"max_depth": 3})
+    batch_sizes: Mapping[int, int] = {1: 8, 2: 4}
+
+    def __init__(self) -> None:
+        self.visits = 0
+
+    def tokenizer(self) -> Any:
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[PAD]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[PAD]")
+
+    def new_model(self, sizes: Sizes) -> JointModel:
+        return JointModel(
+            LlamaConfig(
+                vocab_size=len(WORDS),
+                hidden_size=sizes.hidden_size,
+                intermediate_size=sizes.mlp_size,
+                num_hidden_layers=sizes.layers,
+                num_attention_heads=sizes.heads,
+                max_position_embeddings=32,
+                bos_token_id=None,
+                eos_token_id=None,
+                pad_token_id=len(WORDS) - 1,
+                dtype="float32",
+            )
+        )
+
+    def fresh_batches(self, rng: np.random.Generator, wanted: Mapping[int, int]) -> dict[int, Batch]:
+        return {kind: self.batch(rng, kind, count) for kind, count in wanted.items()}
+
+    def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
+        assert not model.training
+        self.visits += 1
+        yield self.batch(rng, 1, problems)
+
+    def figures(self, model: JointModel) -> dict[str, float]:
+        assert not model.training
+        batch = self.batch(np.random.default_rng(0), 1, 64)
+        with torch.no_grad():
+            logits, _ = model(batch.ids, batch.layout.value_positions, batch.layout.step_start)
+        return {"right": float((logits[:, 0].argmax(-1) == batch.ids[:, 1]).float().mean())}
+
+    @staticmethod
+    def batch(rng: np.random.Generator, kind: int, count: int) -> Batch:
+        first = rng.integers(0, LARGEST - kind, count)
+        numbers = torch.from_numpy(first[:, None] + np.arange(kind + 1))
+        ids = torch.cat([numbers, torch.full((count, 1), DOT)], dim=1)
+        alive = (numbers[:, [kind - 1, kind]] < LARGEST // 2).float()
+        layout = Layout(length=kind + 2, step_start=kind, choice_length=1, value_positions=(kind - 1, kind))
+        return Batch(kind, layout, ids, alive, torch.ones(count, dtype=torch.bool))

@@ -128,5 +128,5 @@ class AsyncDrive(Base):
             if len(pending.tickets) == 1:
                 self.state_failed(pending, named(error, "critic"))
                 return
-            for part in pending.by_ask():
+            for part in pending.parts():
                 await self.score(part)

@@ -1,4 +1,4 @@
-"""The native engine against its twin over random programs: asks, answers out of order, cancels, failures, more budget."""
+"""The native engine against its twin over random programs: asks, answers out of order, cancels, more budget."""
 
 from __future__ import annotations
 

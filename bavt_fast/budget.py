@@ -11,8 +11,8 @@
 For tokens, prompt tokens, tool calls and cost, work is reserved before it starts, at the most that it can take, and
 settled after it ended: what is reserved and what is spent together never exceed the limit. Wall-clock time cannot be
 reserved, for it passes whatever the caller does: it is read from the clock, and nothing is handed out once the deadline
-has passed. Work that took more than was reserved is charged in full; the excess is the *overrun*, and from then on
-nothing more is handed out of that budget.
+has passed. Work that took more of a limited resource than was reserved is charged in full; the excess is the *overrun*,
+and from then on nothing more is handed out of that budget.
 
 Cost is counted in whole units of 1e-12. Each cost is read as the decimal number it prints as; the budget is rounded
 down to a unit and every charge up. Integers add without error, so three charges of 0.1 fill a budget of 0.3 exactly,
@@ -237,7 +237,8 @@ class Ledger:
     def settle(self, reservation: Reservation, actual: Spent) -> None:
         """Replace a reservation by what the step really took; the rest is free again.
 
-        What it took above the reservation is charged too and added to `overrun`; nothing more is handed out then.
+        What it took above the reservation is charged too. Of a limited resource it is added to `overrun`, and nothing
+        more is handed out then.
         `actual.seconds` is ignored: the ledger has its own clock.
 
         Raises:

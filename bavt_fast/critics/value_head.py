@@ -39,6 +39,6 @@ class HiddenStateCritic:
                 "critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator"
             )
         hidden = torch.stack(states)
-        weight = next(self.head.parameters())
-        outputs = self.head(hidden.to(weight.device, weight.dtype)).float().squeeze(-1)
+        weight = next(self.head.parameters(), None)  # a head without parameters takes the states as they are
+        outputs = self.head(hidden if weight is None else hidden.to(weight.device, weight.dtype)).float().squeeze(-1)
         return (outputs.sigmoid() if self._sigmoid else outputs).tolist()

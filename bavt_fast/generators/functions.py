@@ -29,9 +29,17 @@ class FunctionGenerator:
         self._count_tokens = count_tokens
         self._takes_limit = _takes_limit(function)
 
-    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
-        calls = zip(states, counts, limits, strict=True)
-        return [self._steps(self._function(*self._arguments(*call))) for call in calls]
+    def propose(
+        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> list[list[Step] | Exception]:
+        """See `StepGenerator.propose`. A call that raises fails its own ask; what the others returned is kept."""
+        answers: list[list[Step] | Exception] = []
+        for call in zip(states, counts, limits, strict=True):
+            try:
+                answers.append(self._steps(self._function(*self._arguments(*call))))
+            except Exception as error:
+                answers.append(error)
+        return answers
 
     def _arguments(self, request: StepRequest, count: int, limit: int) -> tuple[Any, ...]:
         return (request.text, count, limit) if self._takes_limit else (request.text, count)
@@ -47,9 +55,14 @@ class AsyncFunctionGenerator(FunctionGenerator):
 
     async def propose(  # type: ignore[override]
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
-    ) -> list[list[Step]]:
-        calls = zip(states, counts, limits, strict=True)
-        return [self._steps(await self._function(*self._arguments(*call))) for call in calls]  # type: ignore[misc]
+    ) -> list[list[Step] | Exception]:
+        answers: list[list[Step] | Exception] = []
+        for call in zip(states, counts, limits, strict=True):
+            try:
+                answers.append(self._steps(await self._function(*self._arguments(*call))))  # type: ignore[misc]
+            except Exception as error:
+                answers.append(error)
+        return answers
 
 
 def as_generator(generator: Any) -> Any:

@@ -75,10 +75,11 @@ class Account:
         return not self.out_of_time and not self.overran and all(a <= self.left(i) for i, a in enumerate(asked))
 
     def settle(self, claim: Sequence[int], actual: Sequence[int]) -> None:
-        """Give a claim back and charge what was taken; what was too much is the overrun."""
+        """Give a claim back and charge what was taken; what was too much of a limited resource is the overrun."""
         self.reserved = [r - c for r, c in zip(self.reserved, claim, strict=True)]
         self.spent = _sum(self.spent, actual)
-        excess = [max(0, a - c) for a, c in zip(actual, claim, strict=True)]
+        limited = [limit is not None for limit in self.limits]
+        excess = [max(0, a - c) * has for a, c, has in zip(actual, claim, limited, strict=True)]
         self.overrun = _sum(self.overrun, excess)
         self.overran = self.overran or any(excess)
 

@@ -8,8 +8,9 @@
 //     seconds         clock           Budget.seconds, read by the caller and passed in
 //
 // For the first four, spent + reserved <= limit holds after every `reserve`: work is reserved before it starts at the most
-// that it can take, and settled at what it took. Who takes more than was reserved is charged in full; what was too much
-// is kept as the overrun, and from then on nothing fits (`extend` makes room again). Sums saturate at 2^63 - 1.
+// that it can take, and settled at what it took. Who takes more of a limited resource than was reserved is charged in full;
+// what was too much is kept as the overrun, and from then on nothing fits (`extend` makes room again). Sums saturate at
+// 2^63 - 1.
 #pragma once
 
 #include <algorithm>
@@ -109,7 +110,7 @@ class Account {
         reserved_ -= claim;
         spent_ += actual;
         for (size_t i = 0; i < kResources; ++i) {
-            if (actual[i] <= claim[i]) continue;
+            if (limits_.amounts[i] == kUnlimited || actual[i] <= claim[i]) continue;
             overrun_[i] = saturated_sum(overrun_[i], actual[i] - claim[i]);
             overran_ = true;
         }

@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from bavt_fast.critics.value_head import HiddenStateCritic
+from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
 from bavt_fast.generators.torch_model import TorchGenerator
-from bavt_fast.recipe.heads import ResidualValuePredictor
 
 __all__ = ["DELIMITER", "SEARCH_SETTINGS", "embedded_folder", "load_folder", "save_folder"]
 

@@ -9,7 +9,7 @@ OLDEST_TRITON := build/triton-3.6.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton bench bench-quick bench-critic bench-engine bench-budget bench-compat train lint format sanitize fuzz package clean
+.PHONY: help run test test-triton bench bench-quick bench-critic bench-engine bench-budget bench-recipe train lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,8 +38,8 @@ bench-engine: $(VENV)/.rivals  ## time a search's steps beside its model, three 
 bench-budget: $(VENV)/.built  ## success within a budget against parallel sampling
 	$(PY) -m benchmarks.budget
 
-bench-compat: $(VENV)/.built  ## the drop-in search against the recipe
-	$(PY) benchmarks/compat.py
+bench-recipe: $(VENV)/.built  ## our search against the recipe as it circulates
+	$(PY) -m benchmarks.recipe
 
 train: $(VENV)/.built  ## train the embedded model anew, into runs/
 	$(VENV)/bin/bavt-fast train --out runs/countdown

@@ -47,9 +47,9 @@ from bavt_fast.settings import Settings
 
 if TYPE_CHECKING:
     import bavt_fast.kernels as kernels
-    from bavt_fast.critics.value_head import HiddenStateCritic
+    from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
     from bavt_fast.generators.torch_model import TorchGenerator
-    from bavt_fast.recipe.heads import CriticHead, ResidualValuePredictor
+    from bavt_fast.recipe.heads import CriticHead
     from bavt_fast.recipe.search import DualRoleLLMAgent
 
 __all__ = [
@@ -93,7 +93,7 @@ _NEEDS_TORCH = {
     "CriticHead": "bavt_fast.recipe.heads",
     "DualRoleLLMAgent": "bavt_fast.recipe.search",
     "HiddenStateCritic": "bavt_fast.critics.value_head",
-    "ResidualValuePredictor": "bavt_fast.recipe.heads",
+    "ResidualValuePredictor": "bavt_fast.critics.value_head",
     "TorchGenerator": "bavt_fast.generators.torch_model",
 }
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -196,6 +196,47 @@ class Tree:
     @property
     def tries(self) -> npt.NDArray[np.uint8]:
         """(num_nodes,) calls of `penalize`, up to 255."""
+
+class RecipeTree:
+    """The tree behind `bavt_fast.BudgetAwareValueTreeSearch`: nodes with texts, on the native tree.
+
+    It computes what Python would, to the last bit, and declines the rest; then nothing has changed.
+
+    Args:
+        question: the root's text.
+        max_depth: where a selection ends.
+        score: `BudgetAwareUCB.compute_ucb_score`,
+        best_child: and `BudgetAwareUCB.select_best_child`, the functions that the native rule stands in for.
+    """
+
+    def __init__(self, question: str, max_depth: int, score: object, best_child: object) -> None: ...
+    def select(self, rule: object, remaining: int, total: int) -> Any:
+        """Descend by the recipe's rule; the text of the node to expand, or None at the depth limit.
+
+        NotImplemented where a method of `rule` is not the stock one, or a number is not plain.
+        """
+
+    def expand(self, steps: Sequence[str]) -> str | None:
+        """Append a child per step to the selected node; the first child's text.
+
+        None, and no children, where `steps` is not a list or a tuple of at least one plain str.
+        """
+
+    def backup(self, value: object) -> bool:
+        """Add `value` and a visit to the newest first child and all its ancestors.
+
+        False where `value` is not an int or a float64, or so large that a sum may overflow.
+        """
+
+    def best_texts(self) -> list[str]:
+        """The texts along the descent from the root by the highest mean value, the first child on ties."""
+
+    def nodes(self) -> list[tuple[int | None, str, int, float, float]]:
+        """(parent's id, text, visit count, value sum, residual value) of every node, in the order of their ids."""
+
+    @property
+    def leaf(self) -> int:
+        """The id of the selected node."""
 
 class Forest:
     """Many trees, worked on in waves: arrays of tree ids and of node ids in and out, one call for a whole wave.

@@ -17,11 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from bavt_fast.critics.value_head import HiddenStateCritic
+from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
 from bavt_fast.folder_settings import HEAD_FILE, SETTINGS_FILE, FolderSettings, embedded_folder, read_settings
 from bavt_fast.generators.torch_model import TorchGenerator
 from bavt_fast.protocols import Task
-from bavt_fast.recipe.heads import ResidualValuePredictor
 from bavt_fast.settings import Settings
 from bavt_fast.tasks import task_module
 

@@ -1,4 +1,4 @@
-"""Critics that read hidden states."""
+"""The value head, and a critic that puts one on hidden states."""
 
 from __future__ import annotations
 
@@ -6,11 +6,74 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bavt_fast.protocols import Node
 
-__all__ = ["HiddenStateCritic"]
+__all__ = ["HiddenStateCritic", "ResidualValuePredictor"]
+
+
+class ResidualValuePredictor(nn.Module):
+    """The critic MLP, Linear(H, 2H) -> ReLU -> Linear(2H, 1), in an ``nn.Sequential`` called `predictor`.
+
+    State-dict keys: ``predictor.0.weight`` (2H, H), ``predictor.0.bias`` (2H,), ``predictor.2.weight``
+    (1, 2H), ``predictor.2.bias`` (1,). Parameters are drawn in that order, so a seeded construction gives the
+    recipe's weights.
+
+    On CUDA, in eval mode and with gradients off, `forward` runs the fused kernel
+    `bavt_fast.kernels.critic_mlp`; everywhere else plain torch, with the same result up to rounding.
+
+    Quirk: a module starts in training mode, as every ``nn.Module`` does, and the fused kernel waits for
+    ``.eval()``. The critics of `bavt_fast.searcher` score a whole wave in one call and need no such switch.
+
+    Args:
+        hidden_dim: H, the width of the embeddings.
+    """
+
+    def __init__(self, hidden_dim: int = 768) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.predictor = nn.Sequential(nn.Linear(hidden_dim, hidden_dim * 2), nn.ReLU(), nn.Linear(hidden_dim * 2, 1))
+
+    def forward(self, context_embeddings: Tensor) -> Tensor:
+        """(batch, H) -> (batch, 1), in the dtype of the embeddings.
+
+        Raises:
+            ValueError: the last dimension of `context_embeddings` is not H.
+        """
+        if context_embeddings.shape[-1:] != (self.hidden_dim,):
+            raise ValueError(
+                f"context_embeddings: expected shape (batch, {self.hidden_dim}), got "
+                f"{tuple(context_embeddings.shape)}; build the head with hidden_dim set to the model's width"
+            )
+        weights = self._fused_weights(context_embeddings)
+        if weights is not None:
+            from bavt_fast.kernels import critic_mlp
+
+            return critic_mlp(context_embeddings, *weights)
+        result: Tensor = self.predictor(context_embeddings)
+        return result
+
+    def _fused_weights(self, context_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """The kernel's weights where it does what the layers would: no gradients or autocast, layers as built and
+        without hooks, which pruning uses. None elsewhere."""
+        if (
+            not context_embeddings.is_cuda
+            or context_embeddings.dim() != 2
+            or self.training
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled()
+        ):
+            return None
+        layers: list[Any] = list(self.predictor)
+        if [type(layer) for layer in layers] != [nn.Linear, nn.ReLU, nn.Linear]:
+            return None
+        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            return None
+        first, _, last = layers
+        if first.bias is None or last.bias is None:
+            return None
+        return first.weight, first.bias, last.weight, last.bias
 
 
 class HiddenStateCritic:

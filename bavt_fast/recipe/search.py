@@ -1,4 +1,4 @@
-"""The drop-in surface: the BAVT recipe's classes with the recipe's exact behaviour, on the fast tree.
+"""The BAVT recipe's classes, with the recipe's exact behaviour, on the fast tree.
 
 Change the import and the numbers, the order of calls to the model and the returned string stay the same. The
 recipe's quirks stay with it; each class says what they are and what the engine, `bavt_fast.searcher`, does
@@ -16,17 +16,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from bavt_fast._checks import as_count
-from bavt_fast.recipe.text_tree import MAX_DEPTH, VISIT_EPSILON, TextTree, child_texts, fits_native
+from bavt_fast._core import RecipeTree
 
 __all__ = ["BudgetAwareUCB", "BudgetAwareValueTreeSearch", "DualRoleLLMAgent", "TreeNode"]
 
 NUM_CANDIDATES = 3
 """Steps the search asks for at every expansion."""
 
-MIN_NATIVE_BUDGET = 24
-"""Below this many iterations, making a native tree costs more time than it saves."""
+VISIT_EPSILON = BUDGET_EPSILON = 1e-8
+"""What the recipe adds to every visit count and to every budget that it divides by."""
 
-_BUDGET_EPSILON = 1e-8
+_NO_DEPTH_LIMIT = 2**32 - 1  # the largest that the native tree takes; no tree is so deep
 
 
 class StepModel(Protocol):
@@ -90,8 +90,9 @@ class BudgetAwareUCB:
             ValueError: `visit_count` or `total_budget` is negative.
         """
         if visit_count < 0:
-            raise ValueError(f"visit_count must be at least 0, got {visit_count}")
-        return _score(node_value, visit_count, *self._bonus_terms(total_budget, remaining_budget))
+            raise ValueError(f"visit_count: expected at least 0, got {visit_count}")
+        weight, log_total = _bonus_terms(self.exploration_constant, total_budget, remaining_budget)
+        return _score(node_value, visit_count, weight, log_total)
 
     def select_best_child(self, node: TreeNode, remaining_budget: float, total_budget: float) -> TreeNode | None:
         """The child with the highest score, the first of them on ties; None where there are no children.
@@ -100,21 +101,22 @@ class BudgetAwareUCB:
         """
         if not node.children:
             return None
-        if not _is_unpatched(self, "compute_ucb_score", _STOCK_SCORE):
+        if not _has_method(self, "compute_ucb_score", _STOCK_SCORE):
             return max(
                 node.children,
                 key=lambda child: self.compute_ucb_score(
                     child.value_sum, child.visit_count, total_budget, remaining_budget
                 ),
             )
-        weight, log_total = self._bonus_terms(total_budget, remaining_budget)
+        weight, log_total = _bonus_terms(self.exploration_constant, total_budget, remaining_budget)
         return max(node.children, key=lambda child: _score(child.value_sum, child.visit_count, weight, log_total))
 
-    def _bonus_terms(self, total_budget: float, remaining_budget: float) -> tuple[float, float]:
-        """c / (remaining + 1e-8) and ln(total + 1), which siblings share."""
-        if total_budget < 0:
-            raise ValueError(f"total_budget must be at least 0, got {total_budget}")
-        return self.exploration_constant / (remaining_budget + _BUDGET_EPSILON), math.log(total_budget + 1)
+
+def _bonus_terms(exploration: float, total_budget: float, remaining_budget: float) -> tuple[float, float]:
+    """c / (remaining + 1e-8) and ln(total + 1), which siblings share."""
+    if total_budget < 0:
+        raise ValueError(f"total_budget: expected at least 0, got {total_budget}")
+    return exploration / (remaining_budget + BUDGET_EPSILON), math.log(total_budget + 1)
 
 
 def _score(value_sum: float, visit_count: int, bonus_weight: float, log_total: float) -> float:
@@ -123,7 +125,13 @@ def _score(value_sum: float, visit_count: int, bonus_weight: float, log_total: f
 
 
 _STOCK_SCORE = BudgetAwareUCB.compute_ucb_score
-_STOCK_SELECT = BudgetAwareUCB.select_best_child
+_STOCK_BEST_CHILD = BudgetAwareUCB.select_best_child
+
+
+def _has_method(owner: object, name: str, function: object) -> bool:
+    """Whether a method is still this module's `function`: neither a subclass nor a patch has replaced it."""
+    method = getattr(owner, name)
+    return getattr(method, "__func__", None) is function and method.__self__ is owner
 
 
 class BudgetAwareValueTreeSearch:
@@ -142,6 +150,10 @@ class BudgetAwareValueTreeSearch:
     - Only the first of the new children is scored; its siblings wait unscored. The engine scores every node.
     - The answer repeats every prefix, for each node's text holds that of its ancestors, and follows the mean
       value, so it can end in children that were never visited where all visited ones are below 0.
+
+    The search runs on the native tree and makes no `TreeNode`. Where `select_leaf`, `backpropagate` or
+    `extract_answer` are overridden when it starts, and from when `ucb` is anything but an unchanged
+    `BudgetAwareUCB`, it runs on objects, calls what it should, and is no faster than the recipe.
 
     Args:
         model: has ``generate_next_steps(text, num_candidates=3) -> list[str]``.
@@ -171,58 +183,89 @@ class BudgetAwareValueTreeSearch:
         """
         _check_question(question, max_depth)
         iterations = range(self.total_budget)
-        if len(iterations) >= MIN_NATIVE_BUDGET and _is_stock(self.ucb):
+        if type(question) is str and all(_has_method(self, name, stock) for name, stock in _STOCK_SEARCH):
             return self._search_native(question, iterations, max_depth)
         return self._search_nodes(TreeNode(question), iterations, max_depth)
 
-    def _search_native(self, question: str, iterations: range, max_depth: int) -> str:
-        """The search on the native tree, for the stock rule."""
-        tree = TextTree(question)
-        node, text, depth = 0, question, 0
+    def _search_native(self, question: str, iterations: range, max_depth: float) -> str:
+        """The search on the native tree; on objects from where that declines what only Python computes exactly."""
+        tree = RecipeTree(question, _depth_limit(max_depth), _STOCK_SCORE, _STOCK_BEST_CHILD)
         for t in iterations:
             self.remaining_budget = self.total_budget - t
-            if t > 0:
-                node, text, depth = tree.select(self.remaining_budget, self.total_budget, self.ucb.exploration_constant)
-            if depth >= max_depth:
+            text = tree.select(self.ucb, self.remaining_budget, self.total_budget)
+            if text is None:
                 break
-            if depth == MAX_DEPTH:  # the native tree goes no deeper; the recipe does
+            if text is NotImplemented:
                 return self._search_nodes(_as_nodes(tree)[0], iterations[t:], max_depth)
-            leaf = tree.expand(node, text, depth, self.model.generate_next_steps(text, num_candidates=NUM_CANDIDATES))
-            if leaf is None:
-                break
-            value = self.critic_head.estimate_residual_value(leaf[1])
-            if not fits_native(value):
+            steps = self.model.generate_next_steps(text, num_candidates=NUM_CANDIDATES)
+            if type(steps) is not list:
+                steps = _as_tuple(steps)
+            leaf_text = tree.expand(steps)
+            if leaf_text is None:
+                if not steps:
+                    break
                 nodes = _as_nodes(tree)
-                _backup(nodes[leaf[0]], value)
+                _append_children(nodes[tree.leaf], steps)
+                self._score_leaf(nodes[tree.leaf].children[0])
                 return self._search_nodes(nodes[0], iterations[t + 1 :], max_depth)
-            tree.backup(leaf[0], float(value))
+            value = self.critic_head.estimate_residual_value(leaf_text)
+            if not tree.backup(value):
+                nodes = _as_nodes(tree)
+                self._learn(nodes[tree.leaf].children[0], value)
+                return self._search_nodes(nodes[0], iterations[t + 1 :], max_depth)
         return "\n".join(tree.best_texts())
 
-    def _search_nodes(self, root: TreeNode, iterations: range, max_depth: int) -> str:
-        """The search on `TreeNode` objects: small ones, rules of the user's, values of other kinds."""
+    def _search_nodes(self, root: TreeNode, iterations: range, max_depth: float) -> str:
+        """The search on objects, step by step as the recipe has it."""
         for t in iterations:
             self.remaining_budget = self.total_budget - t
-            leaf = self._grow(root, max_depth)
+            leaf = self.select_leaf(root, max_depth)
             if leaf is None:
                 break
-            _backup(leaf, self.critic_head.estimate_residual_value(leaf.text))
-        return _answer(root)
+            self._score_leaf(leaf)
+        return self.extract_answer(root)
 
-    def _grow(self, root: TreeNode, max_depth: int) -> TreeNode | None:
-        """Descend, expand, and return the first new child; None ends the search."""
+    def _score_leaf(self, leaf: TreeNode) -> None:
+        self._learn(leaf, self.critic_head.estimate_residual_value(leaf.text))
+
+    def _learn(self, leaf: TreeNode, value: float) -> None:
+        _check_value(value)
+        leaf.residual_value = value
+        self.backpropagate(leaf, value)
+
+    def select_leaf(self, root: TreeNode, max_depth: float) -> TreeNode | None:
+        """Descend from `root`, expand, and return the first new child; None ends the search."""
         node, depth = root, 0
         while node.children and depth < max_depth:
             best = self.ucb.select_best_child(node, self.remaining_budget, self.total_budget)
             if best is None:
-                raise TypeError("select_best_child returned None for a node that has children")
+                raise TypeError("ucb.select_best_child: expected a child of a node that has children, got None")
             node = best
             depth += 1
         if depth >= max_depth:
             return None
-        steps = self.model.generate_next_steps(node.text, num_candidates=NUM_CANDIDATES)
-        prefix, endings = child_texts(node.text, steps)
-        node.children = [TreeNode(prefix + ending, node) for ending in endings]
+        _append_children(node, self.model.generate_next_steps(node.text, num_candidates=NUM_CANDIDATES))
         return node.children[0] if node.children else None
+
+    def backpropagate(self, node: TreeNode | None, value: float) -> None:
+        """Add `value` and a visit to `node` and all its ancestors."""
+        while node is not None:
+            node.visit_count += 1
+            node.value_sum += value
+            node = node.parent
+
+    def extract_answer(self, root: TreeNode) -> str:
+        """The texts along the descent from `root` by the highest mean value, the first child on ties."""
+        texts, node = [], root
+        while node.children:
+            node = max(node.children, key=lambda child: child.value_sum / (child.visit_count + VISIT_EPSILON))
+            texts.append(node.text)
+        return "\n".join(texts)
+
+
+_STOCK_SEARCH = [
+    (name, getattr(BudgetAwareValueTreeSearch, name)) for name in ("select_leaf", "backpropagate", "extract_answer")
+]
 
 
 class DualRoleLLMAgent:
@@ -266,7 +309,7 @@ class DualRoleLLMAgent:
         """
         if not callable(getattr(self, "evaluate", None)):
             raise AttributeError(
-                f"{type(self).__name__} has no evaluate(reasoning, question), which compare_budgets calls; "
+                f"evaluate: expected a method evaluate(reasoning, question) of {type(self).__name__}, got none; "
                 "define it in a subclass"
             )
         for budget in budgets:
@@ -280,60 +323,54 @@ class DualRoleLLMAgent:
 
 def _check_question(question: object, max_depth: object) -> None:
     if not isinstance(question, str):
-        raise TypeError(f"question must be a str, got {type(question).__name__}")
-    if not isinstance(max_depth, numbers.Real):
-        raise TypeError(f"max_depth must be an integer, got {type(max_depth).__name__}")
+        raise TypeError(f"question: expected a str, got {type(question).__name__}")
+    if type(max_depth) is not int and not isinstance(max_depth, numbers.Real):
+        raise TypeError(f"max_depth: expected a number, got {type(max_depth).__name__}")
     if max_depth != max_depth:
-        raise ValueError("max_depth must be an integer, got nan")
+        raise ValueError("max_depth: expected a number, got nan")
 
 
-def _is_stock(ucb: object) -> bool:
-    """Whether no part of the rule is overridden or patched, so that the native core may compute it."""
-    return (
-        isinstance(ucb, BudgetAwareUCB)
-        and _is_unpatched(ucb, "compute_ucb_score", _STOCK_SCORE)
-        and _is_unpatched(ucb, "select_best_child", _STOCK_SELECT)
-        and fits_native(ucb.exploration_constant)
-    )
+def _check_value(value: object) -> None:
+    try:
+        0.0 + value  # type: ignore[operator]
+    except TypeError:
+        raise TypeError(
+            f"critic_head.estimate_residual_value: expected a number, got {type(value).__name__}; "
+            "return a float, e.g. tensor.item()"
+        ) from None
 
 
-def _is_unpatched(ucb: BudgetAwareUCB, method: str, stock: object) -> bool:
-    """Whether `method` is still this module's own: neither subclass nor patch replaced it."""
-    return getattr(getattr(ucb, method), "__func__", None) is stock
+def _depth_limit(max_depth: float) -> int:
+    """The smallest whole depth that is not below `max_depth`."""
+    if max_depth <= 0:
+        return 0
+    return _NO_DEPTH_LIMIT if max_depth >= _NO_DEPTH_LIMIT else math.ceil(max_depth)
 
 
-def _as_nodes(tree: TextTree) -> list[TreeNode]:
+def _as_tuple(steps: Iterable[str]) -> tuple[str, ...]:
+    """What the user's model returned, an iterable of str."""
+    if isinstance(steps, (str, bytes)) or not hasattr(steps, "__iter__"):
+        raise TypeError(
+            f"model.generate_next_steps: expected a list of str, got {type(steps).__name__}; "
+            "return [] where there is no next step"
+        )
+    return tuple(steps)
+
+
+def _append_children(node: TreeNode, steps: Iterable[str]) -> None:
+    for step in _as_tuple(steps):
+        if not isinstance(step, str):
+            raise TypeError(f"model.generate_next_steps: expected a list of str, got {type(step).__name__} in it")
+        node.children.append(TreeNode(node.text + "\n" + step, node))
+
+
+def _as_nodes(tree: RecipeTree) -> list[TreeNode]:
     """The nodes of a native tree as objects, in the order of their ids."""
     nodes: list[TreeNode] = []
-    for parent_id, text, visit_count, value_sum in tree.nodes():
-        node = TreeNode(text, nodes[parent_id] if parent_id >= 0 else None)
-        node.visit_count, node.value_sum = visit_count, value_sum
+    for parent, text, visit_count, value_sum, residual_value in tree.nodes():
+        node = TreeNode(text, None if parent is None else nodes[parent])
+        node.visit_count, node.value_sum, node.residual_value = visit_count, value_sum, residual_value
         if node.parent is not None:
             node.parent.children.append(node)
         nodes.append(node)
     return nodes
-
-
-def _backup(leaf: TreeNode, value: float) -> None:
-    """Add `value` and a visit to the leaf and all its ancestors."""
-    try:
-        0.0 + value
-    except TypeError:
-        raise TypeError(
-            f"critic_head.estimate_residual_value must return a number, got {type(value).__name__}; "
-            "return a float, e.g. tensor.item()"
-        ) from None
-    leaf.residual_value = value
-    node: TreeNode | None = leaf
-    while node is not None:
-        node.visit_count += 1
-        node.value_sum += value
-        node = node.parent
-
-
-def _answer(root: TreeNode) -> str:
-    texts, node = [], root
-    while node.children:
-        node = max(node.children, key=lambda child: child.value_sum / (child.visit_count + VISIT_EPSILON))
-        texts.append(node.text)
-    return "\n".join(texts)

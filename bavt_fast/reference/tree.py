@@ -172,7 +172,7 @@ class Tree:
         return enterable
 
     def _ucb(self, remaining: float, total: float, exploration: float) -> Callable[[Node, Node], float]:
-        """The drop-in recipe's rule, whose bonus is divided by the budget that remains."""
+        """The recipe's rule, whose bonus is divided by the budget that remains."""
         bonus, log_total = exploration / (remaining + 1e-8), math.log(total + 1.0)
 
         def score(parent: Node, child: Node) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.compat import FreeModel, recipe
+from bavt_fast.recipe import reference
+from benchmarks.recipe.free_model import FreeModel
 from benchmarks.tree import plain_uct, rows
 from benchmarks.tree.conftest import Measure
 from benchmarks.tree.effort import BRANCHING, effort
@@ -22,13 +23,13 @@ def test_plain_uct(measure: Measure, rng: np.random.Generator, n: int) -> None:
 
 @pytest.mark.parametrize("n", effort().sizes([1_000, 10_000]))
 def test_recipe(measure: Measure, rng: np.random.Generator, n: int) -> None:
-    """With a model that costs next to nothing (compat.py). Its texts grow with the depth, as the recipe has it."""
+    """With a model that costs next to nothing (benchmarks/recipe). Texts grow with the depth, as the recipe has it."""
 
     def setup() -> tuple[object, ...]:
         model = FreeModel(n, step_chars=1, seed=int(rng.integers(2**32)))
-        return recipe.BudgetAwareValueTreeSearch(model, model, n), model
+        return reference.BudgetAwareValueTreeSearch(model, model, n), model
 
-    def search(searcher: recipe.BudgetAwareValueTreeSearch, model: FreeModel) -> None:
+    def search(searcher: reference.BudgetAwareValueTreeSearch, model: FreeModel) -> None:
         searcher.search("question", NO_DEPTH_LIMIT)
         assert model.num_calls == n, "a simulation fewer"
 

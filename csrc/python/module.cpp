@@ -11,6 +11,7 @@ namespace py = pybind11;
 void bind_countdown(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_forest(py::module_& m);
+void bind_recipe(py::module_& m);
 void bind_tree(py::module_& m);
 
 namespace {
@@ -35,4 +36,5 @@ PYBIND11_MODULE(_core, m) {
     bind_tree(m);
     bind_engine(m);
     bind_forest(m);
+    bind_recipe(m);
 }

@@ -63,7 +63,7 @@ class VisitTables {
     double root_log_[kSize] = {};
 };
 
-// The drop-in recipe's rule: value_sum / (n + 1e-8) + c / (remaining + 1e-8) * sqrt(ln(total + 1) / (n + 1e-8)).
+// The recipe's rule: value_sum / (n + 1e-8) + c / (remaining + 1e-8) * sqrt(ln(total + 1) / (n + 1e-8)).
 // Its bonus is divided by the budget that *remains*.
 struct Ucb {
     double bonus;      // c / (remaining + 1e-8)

@@ -1,4 +1,4 @@
-"""The drop-in surface at its edges: overrides by the user, bad input, errors from the user's model."""
+"""The recipe's search at its edges: overrides by the user, bad input, errors from the user's model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from recipe_world import Script, ScriptedWorld
 
-from bavt_fast.recipe import reference as recipe
-from bavt_fast.recipe import search as compat
+from bavt_fast.recipe import reference
+from bavt_fast.recipe import search as fast
 
 
 def run_with_ucb(module: Any, ucb: Any, script: Script) -> tuple[str, list[tuple[Any, ...]]]:
@@ -62,8 +62,8 @@ def patched_instance(module: Any) -> Any:
 @pytest.mark.parametrize("seed", range(5))
 def test_an_overridden_rule_is_called_as_the_recipe_calls_it(make_ucb: Any, seed: int) -> None:
     script = Script(seed, "signed", branching=(1, 2, 3), budget=60, max_depth=30)
-    ours, theirs = make_ucb(compat), make_ucb(recipe)
-    assert run_with_ucb(compat, ours, script) == run_with_ucb(recipe, theirs, script)
+    ours, theirs = make_ucb(fast), make_ucb(reference)
+    assert run_with_ucb(fast, ours, script) == run_with_ucb(reference, theirs, script)
     assert ours.calls == theirs.calls
     assert ours.calls
 
@@ -75,8 +75,8 @@ def test_a_rule_patched_into_the_class_is_called(monkeypatch: pytest.MonkeyPatch
         calls.append(visit_count)
         return 0.0
 
-    monkeypatch.setattr(compat.BudgetAwareUCB, "compute_ucb_score", score)
-    run_with_ucb(compat, compat.BudgetAwareUCB(), Script(budget=5))
+    monkeypatch.setattr(fast.BudgetAwareUCB, "compute_ucb_score", score)
+    run_with_ucb(fast, fast.BudgetAwareUCB(), Script(budget=5))
     assert calls
 
 
@@ -86,21 +86,23 @@ def test_an_object_that_only_looks_like_a_rule_is_called() -> None:
             return node.children[-1]
 
     script = Script(seed=1, budget=20, max_depth=40)
-    assert run_with_ucb(compat, Duck(), script) == run_with_ucb(recipe, Duck(), script)
+    assert run_with_ucb(fast, Duck(), script) == run_with_ucb(reference, Duck(), script)
 
 
 def test_a_rule_that_selects_nothing_is_named() -> None:
-    class Nothing(compat.BudgetAwareUCB):
+    class Nothing(fast.BudgetAwareUCB):
         def select_best_child(self, node, remaining_budget, total_budget):  # type: ignore
             return None
 
-    with pytest.raises(TypeError, match="select_best_child returned None"):
-        run_with_ucb(compat, Nothing(), Script(budget=2))
+    with pytest.raises(TypeError, match=r"^ucb.select_best_child: expected a child .*, got None"):
+        run_with_ucb(fast, Nothing(), Script(budget=2))
 
 
-@pytest.fixture(params=["native", "nodes"])
+@pytest.fixture(params=["native", "objects"])
 def on_both_trees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "MIN_NATIVE_BUDGET", 0 if request.param == "native" else 10**9)
+    if request.param == "objects":
+        extract = fast.BudgetAwareValueTreeSearch.extract_answer
+        monkeypatch.setattr(fast.BudgetAwareValueTreeSearch, "extract_answer", lambda *given: extract(*given))
 
 
 both_trees = pytest.mark.usefixtures("on_both_trees")
@@ -108,11 +110,11 @@ both_trees = pytest.mark.usefixtures("on_both_trees")
 
 @pytest.mark.parametrize(("name", "arguments"), [("visit_count", (0.5, -1, 10, 5)), ("total_budget", (0.5, 1, -1, 5))])
 def test_scores_of_impossible_statistics_are_refused(name: str, arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be at least 0, got -1"):
-        compat.BudgetAwareUCB().compute_ucb_score(*arguments)
+    with pytest.raises(ValueError, match=rf"^{name}: expected at least 0, got -1"):
+        fast.BudgetAwareUCB().compute_ucb_score(*arguments)
 
 
-def make_search(**answers: Any) -> compat.BudgetAwareValueTreeSearch:
+def make_search(**answers: Any) -> fast.BudgetAwareValueTreeSearch:
     """A search whose model and critic return, or call, the given answers."""
 
     class Fixed:
@@ -122,7 +124,7 @@ def make_search(**answers: Any) -> compat.BudgetAwareValueTreeSearch:
         def estimate_residual_value(self, trajectory_text: str) -> Any:
             return answers.get("value", 0.5)
 
-    return compat.BudgetAwareValueTreeSearch(Fixed(), Fixed(), answers.get("budget", 4))
+    return fast.BudgetAwareValueTreeSearch(Fixed(), Fixed(), answers.get("budget", 4))
 
 
 @pytest.mark.parametrize("budget", [0, -1])
@@ -138,34 +140,40 @@ def test_budgets_that_are_no_integers_are_refused(budget: Any) -> None:
 
 
 def test_a_question_that_is_no_text_is_refused_before_the_model_is_asked() -> None:
-    with pytest.raises(TypeError, match=r"^question must be a str, got NoneType"):
+    with pytest.raises(TypeError, match=r"^question: expected a str, got NoneType"):
         make_search().search(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("max_depth", "error"), [("3", TypeError), (None, TypeError), (float("nan"), ValueError)])
 def test_depths_that_are_no_numbers_are_refused(max_depth: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"^max_depth must be an integer"):
+    with pytest.raises(error, match=r"^max_depth: expected a number, got"):
         make_search().search("question", max_depth)
 
 
 @both_trees
 @pytest.mark.parametrize("steps", [None, 3, "abc", b"abc"])
 def test_steps_of_the_wrong_type_are_named(steps: Any) -> None:
-    with pytest.raises(TypeError, match=rf"generate_next_steps must return a list of str, got {type(steps).__name__}"):
+    with pytest.raises(
+        TypeError, match=rf"^model.generate_next_steps: expected a list of str, got {type(steps).__name__}"
+    ):
         make_search(steps=steps).search("question")
 
 
 @both_trees
 @pytest.mark.parametrize("step", [None, 3, b"a", ["a"]])
 def test_a_step_of_the_wrong_type_is_named(step: Any) -> None:
-    with pytest.raises(TypeError, match=rf"got a {type(step).__name__} in it"):
+    with pytest.raises(
+        TypeError, match=rf"^model.generate_next_steps: expected a list of str, got {type(step).__name__} in it"
+    ):
         make_search(steps=["fine", step]).search("question")
 
 
 @both_trees
 @pytest.mark.parametrize("value", [None, "0.5", [0.5], {}])
 def test_a_value_of_the_wrong_type_is_named(value: Any) -> None:
-    with pytest.raises(TypeError, match=rf"estimate_residual_value must return a number, got {type(value).__name__}"):
+    with pytest.raises(
+        TypeError, match=rf"^critic_head.estimate_residual_value: expected a number, got {type(value).__name__}"
+    ):
         make_search(value=value).search("question")
 
 
@@ -176,17 +184,55 @@ def test_ten_thousand_steps_are_taken() -> None:
     assert make_search(**script_answers).search("q") == "q\n3"
 
 
+class Loud(str):
+    """Text with an addition of its own, as HTML-escaping text has."""
+
+    def __add__(self, other: str) -> str:
+        return Loud(str(self) + "[" + other)
+
+    def __radd__(self, other: str) -> str:
+        return Loud(other + "]" + str(self))
+
+
+class Heavy(float):
+    """A number with an addition of its own."""
+
+    def __radd__(self, other: float) -> float:
+        return Heavy(other + 2 * float(self))
+
+    __add__ = __radd__
+
+
 @both_trees
-def test_text_that_escapes_what_is_joined_to_it_stays_in_charge() -> None:
-    """A str subclass with its own addition (HTML-escaping text is one) adds as it would in the recipe."""
+@pytest.mark.parametrize("question", ["q", Loud("q")])
+@pytest.mark.parametrize("loud_from", [0, 1, 5, 99])
+def test_text_that_escapes_what_is_joined_to_it_stays_in_charge(question: str, loud_from: int) -> None:
+    class Model(ScriptedWorld):
+        def generate_next_steps(self, text: str, num_candidates: int) -> Any:
+            steps = list(super().generate_next_steps(text, num_candidates))
+            return steps[:1] + [Loud(step) for step in steps[1:]] if len(self.log) // 2 >= loud_from else steps
 
-    class Loud(str):
-        def __radd__(self, other: str) -> str:
-            return other.upper() + str(self)
+    results = []
+    for module in (reference, fast):
+        world = Model(Script(seed=4, budget=30, max_depth=8))
+        world.search = module.BudgetAwareValueTreeSearch(world, world, 30)
+        results.append((world.search.search(question, 8), world.log))
+    assert results[0] == results[1]
+    assert any("]" in text for _, text, *_ in results[0][1]) == (loud_from < 30)
 
-    ours = make_search(steps=[Loud("a")], budget=2)
-    theirs = recipe.BudgetAwareValueTreeSearch(ours.model, ours.critic_head, 2)
-    assert ours.search("q") == theirs.search("q") == "Q\na\nQ\nA\na"
+
+def test_a_number_with_an_addition_of_its_own_stays_in_charge() -> None:
+    answers = {"steps": ["a"], "value": Heavy(0.5), "budget": 3}
+    ours = make_search(**answers)
+    ours.ucb = last_child(fast)
+    ours.search("q")
+    theirs = reference.BudgetAwareValueTreeSearch(ours.model, ours.critic_head, 3)
+    theirs.ucb = last_child(reference)
+    theirs.search("q")
+    assert ours.ucb.calls == theirs.ucb.calls  # with the value sums of every node on the way
+    ours.ucb = fast.BudgetAwareUCB()
+    theirs.ucb = reference.BudgetAwareUCB()
+    assert ours.search("q") == theirs.search("q")
 
 
 class Boom(Exception):
@@ -214,7 +260,7 @@ def test_errors_of_the_users_model_pass_through_and_the_search_can_run_again(met
             return super().estimate_residual_value(trajectory_text)
 
     world = Failing(Script(seed=1))
-    search = world.search = compat.BudgetAwareValueTreeSearch(world, world, 40)
+    search = world.search = fast.BudgetAwareValueTreeSearch(world, world, 40)
     with pytest.raises(Boom):
         search.search("question")
     assert search.remaining_budget < 40

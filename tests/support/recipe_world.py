@@ -1,4 +1,4 @@
-"""A scripted model and critic for the drop-in search: seeded, and logging every call."""
+"""A scripted model and critic for the recipe's search: seeded, and logging every call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 INF, NAN = math.inf, math.nan
 # How a scripted critic draws its values. Ties, signs and zeros decide the order of children; what is not a
-# finite Python float takes another path through the drop-in search.
+# finite float64 takes another path through our search.
 VALUES: dict[str, Callable[[random.Random], Any]] = {
     "uniform": lambda rng: rng.random(),
     "signed": lambda rng: rng.uniform(-1, 1),

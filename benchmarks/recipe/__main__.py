@@ -1,11 +1,11 @@
-"""Time per iteration of the recipe's search and of the drop-in search, with a model that costs little.
+"""Time per iteration of the recipe as it circulates and of ours, with a model that costs little.
 
-    python benchmarks/compat.py [--repeats N] [--json FILE]
+    python -m benchmarks.recipe [--repeats N] [--json FILE]
 
 Both sides run the same scripted model and critic, and their answers are compared. `user_us` is what the calls
-of that model and critic cost alone, a floor for either side. `ratio` is recipe / drop-in; `net_ratio` is the
+of that model and critic cost alone, a floor for either side. `ratio` is recipe / ours; `net_ratio` is the
 same with `user_us` taken off both. Times are microseconds per iteration: the median over searches, and for
-the drop-in the 20th and 80th percentile too.
+ours the 20th and 80th percentile too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
 import statistics
 import subprocess
 import time
@@ -21,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bavt_fast.recipe import reference as recipe
-from bavt_fast.recipe import search as compat
+from bavt_fast.recipe import reference, search
+from benchmarks.recipe.free_model import FreeModel
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # (budget, max_depth, characters per step): the recipe's default depth, then a depth that is never reached.
 CASES = [
@@ -38,23 +37,6 @@ CASES = [
 ]
 
 
-class FreeModel:
-    """Three constant steps and values drawn beforehand."""
-
-    def __init__(self, budget: int, step_chars: int, seed: int) -> None:
-        self.steps = [name * step_chars for name in "abc"]
-        rng = random.Random(seed)
-        self.values = iter([rng.random() for _ in range(budget)])
-        self.num_calls = 0
-
-    def generate_next_steps(self, text: str, num_candidates: int = 3) -> list[str]:
-        self.num_calls += 1
-        return self.steps
-
-    def estimate_residual_value(self, trajectory_text: str) -> float:
-        return next(self.values)
-
-
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     start_s = time.perf_counter()
     result = run()
@@ -62,12 +44,12 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def measure_pair(budget: int, max_depth: int, step_chars: int, seed: int) -> tuple[float, float, float, int]:
-    """Seconds of one search by the recipe, by the drop-in, and of the user's calls alone; the iterations."""
+    """Seconds of one search by the recipe, by ours, and of the user's calls alone; the iterations."""
     seconds, answers = [], []
-    for module in (recipe, compat):
+    for module in (reference, search):
         model = FreeModel(budget, step_chars, seed)
-        search = module.BudgetAwareValueTreeSearch(model, model, budget)
-        elapsed_s, answer = timed(lambda search=search: search.search("question", max_depth))
+        searcher = module.BudgetAwareValueTreeSearch(model, model, budget)
+        elapsed_s, answer = timed(lambda searcher=searcher: searcher.search("question", max_depth))
         seconds.append(elapsed_s)
         answers.append(answer)
     if answers[0] != answers[1]:
@@ -96,9 +78,9 @@ def measure_case(budget: int, max_depth: int, step_chars: int, repeats: int) -> 
         "step_chars": step_chars,
         "iterations": round(statistics.mean(row[3] for row in rows), 1),
         "recipe_us": round(medians[0], 3),
-        "drop_in_us": round(medians[1], 3),
-        "drop_in_p20_us": round(p20, 3),
-        "drop_in_p80_us": round(p80, 3),
+        "ours_us": round(medians[1], 3),
+        "ours_p20_us": round(p20, 3),
+        "ours_p80_us": round(p80, 3),
         "user_us": round(medians[2], 3),
         "ratio": round(medians[0] / medians[1], 2),
         "net_ratio": round((medians[0] - medians[2]) / (medians[1] - medians[2]), 2),
@@ -126,7 +108,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     rows = []
     for budget, max_depth, step_chars in CASES:
-        row = measure_case(budget, max_depth, step_chars, max(2, arguments.repeats * 100 // max(100, budget)))
+        row = measure_case(budget, max_depth, step_chars, max(8, arguments.repeats * 100 // max(100, budget)))
         if not rows:
             print("".join(f"{name:>15}" for name in row))
         rows.append(row)

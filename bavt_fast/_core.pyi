@@ -48,7 +48,7 @@ class Tree:
         max_nodes: most nodes it may hold, up to 100,000,000; None for that many.
         root_value: V of the root, finite.
         decay: what a try that led nowhere multiplies a node's weight by, in (0, 1].
-        max_bytes: most memory that its nodes may take, another way to limit them (46 bytes each at most).
+        max_bytes: most memory that its nodes may take, another way to limit them (64 bytes each at most).
 
     Every method raises IndexError on an unknown node id, and TypeError or ValueError on a bad argument, before
     anything changes. bools are no numbers.

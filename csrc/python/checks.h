@@ -73,7 +73,7 @@ inline uint32_t node_limit(py::handle max_nodes, py::handle max_bytes, uint32_t 
     }
     if (!max_bytes.is_none()) {
         const int64_t bytes = integer("max_bytes", max_bytes, Tree::kMaxBytesPerNode, INT64_MAX,
-                                      "an int of at least 46, the most that a node can take, or None");
+                                      "an int of at least 64, the most that a node can take, or None");
         limit = std::min(limit, bytes / Tree::kMaxBytesPerNode);
     }
     return static_cast<uint32_t>(limit);

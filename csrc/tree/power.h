@@ -11,8 +11,9 @@
 // its nodes in rank, so the masses exceed the true total by a bounded factor whatever the weights are (Cauchy
 // condensation): a handful of tries at worst, between one and two as a rule.
 //
-// Each test is first made on the bounds that the ranking keeps of a rank's weight. They settle nearly all of them, so that
-// most ranks are passed by without a look at their nodes.
+// Each test is first made on the bounds that the ranking keeps of a rank's weight: those of its leaf, then those of its key.
+// They settle nearly all of them, so that most ranks are passed by without a look at their leaves, and hardly one with a
+// look at its node.
 #pragma once
 
 #include <array>
@@ -45,7 +46,9 @@ class PowerSampler {
             // Rounding can leave a target above the mass of a group, and a tiny bound: the quotient is cut before it is cast.
             const auto last = static_cast<double>(group.size - 1);
             const auto offset = static_cast<size_t>(std::min(target / group.bound, last));
-            const Ranking::Found found = ranking_.find(group.begin + offset);
+            const Ranking::Entry found = ranking_.find(group.begin + offset);
+            __builtin_prefetch(found.key);
+            __builtin_prefetch(found.node);
             const double height = rng.uniform() * group.bound;
             if (is_above(found, height, heaviest_ * std::pow(height, 1.0 / exponent_))) return *found.node;
         }
@@ -63,19 +66,19 @@ class PowerSampler {
     };
 
     // (weight / heaviest)^s, in [0, 1].
-    double relative(NodeId node) const {
-        const double weight = weight_(node);
-        return weight == heaviest_ ? 1.0 : std::pow(weight / heaviest_, exponent_);
-    }
+    double relative(double weight) const { return weight == heaviest_ ? 1.0 : std::pow(weight / heaviest_, exponent_); }
 
-    // Whether relative(node) > height, where (weight / heaviest)^s is about that. What the bounds say is believed where
-    // rounding cannot matter.
-    bool is_above(const Ranking::Found& found, double height, double weight) const {
+    // Whether relative(node) > height, where (weight / heaviest)^s is about that. What the bounds of the leaf say, and then
+    // those of the key, is believed where rounding cannot matter.
+    bool is_above(const Ranking::Entry& found, double height, double weight) const {
         if (height > kSafe && weight > kSafe) {
-            if (found.least > weight * (1.0 + slack_)) return true;
-            if (found.most < weight * (1.0 - slack_)) return false;
+            const double clear = weight * (1.0 + slack_), low = weight * (1.0 - slack_);
+            if (found.least > clear) return true;
+            if (found.most < low) return false;
+            if (rank_key::least(*found.key) > clear) return true;
+            if (rank_key::most(*found.key) < low) return false;
         }
-        return relative(*found.node) > height;
+        return relative(weight_(*found.node)) > height;
     }
 
     void add(size_t begin, size_t end, double bound) {
@@ -89,7 +92,7 @@ class PowerSampler {
         size_t begin = head_size(n);
         add(0, begin, 1.0);
         while (begin < n) {
-            const double bound = relative(ranking_.at(begin));
+            const double bound = relative(weight_(ranking_.at(begin)));
             if (bound == 0.0) return;
             const bool tail = static_cast<double>(n - begin) * bound <= 0.5 * total_mass_;
             const size_t end = tail ? n : std::min(begin * kFactor, n);

@@ -21,7 +21,7 @@ NodeId Tree::select(Policy policy, const SelectArgs& args) {
     switch (policy) {
         case Policy::kPower:
             if (ranking().size() == 0) return kNone;
-            return PowerSampler(*ranking_, decayed_weights(), args.total / args.remaining).draw(rng_);
+            return drawn(PowerSampler(*ranking_, decayed_weights(), args.total / args.remaining).draw(rng_));
         case Policy::kBestFirst:
             return ranking().size() == 0 ? kNone : ranking_->at(0);
         case Policy::kUcb:
@@ -45,6 +45,16 @@ Ranking& Tree::ranking() {
         ranking_ = std::move(made);
     }
     return *ranking_;
+}
+
+// What was drawn lies anywhere, and is as a rule expanded, backed up and penalized next.
+NodeId Tree::drawn(NodeId node) const {
+    __builtin_prefetch(&parents_[node]);
+    __builtin_prefetch(&flags_[node], 1);
+    __builtin_prefetch(&hot_[node], 1);
+    __builtin_prefetch(&weights()[node]);
+    __builtin_prefetch(&tries_[node], 1);
+    return node;
 }
 
 // ---- One descent -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 namespace bavt {
 namespace {
@@ -105,8 +106,20 @@ void Tree::change_ranking(Change change) {
 
 void Tree::rank_new(NodeId first) {
     change_ranking([&] {
+        NodeId above = parents_[first];  // what is backed up next climbs from here
+        const auto climb = [&] {
+            if (above == kNone) return;
+            __builtin_prefetch(&hot_[above], 1);
+            above = parents_[above];
+            if (above != kNone) __builtin_prefetch(&parents_[above]);
+        };
+        NodeId batch[Ranking::kBatch];
+        size_t count = 0;
         for (NodeId child = first; child < num_nodes_; ++child) {
-            if (rankable(child)) ranking_->insert(child, decayed_weights());
+            if (rankable(child)) batch[count++] = child;
+            if (count == Ranking::kBatch || (child + 1 == num_nodes_ && count > 0)) {
+                ranking_->insert(batch, std::exchange(count, 0), decayed_weights(), climb);
+            }
         }
     });
 }
@@ -198,8 +211,9 @@ void Tree::update_flags(NodeId node, uint8_t flags) {
     const bool before = rankable(node);
     flags_[node] = flags;
     if (!ranking_ || before == rankable(node)) return;
-    change_ranking(
-        [&] { before ? ranking_->erase(node, decayed_weights()) : ranking_->insert(node, decayed_weights()); });
+    change_ranking([&] {
+        before ? ranking_->erase(node, decayed_weights()) : ranking_->insert(&node, 1, decayed_weights(), [] {});
+    });
 }
 
 void Tree::set_flag(NodeId node, Flag flag, bool on) {
@@ -285,9 +299,10 @@ void Tree::unpenalize(NodeId node) {
 }
 
 void Tree::set_tries(NodeId node, uint8_t tries) {
-    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->erase(node, decayed_weights()); });
+    const bool ranked = ranking_ && rankable(node);
+    const double from = ranked ? decayed_weight(node) : 0.0;
     tries_[node] = tries;
-    if (ranking_ && rankable(node)) change_ranking([&] { ranking_->insert(node, decayed_weights()); });
+    if (ranked) change_ranking([&] { ranking_->move(node, from, decayed_weights()); });
 }
 
 void Tree::add_visits(NodeId node, int delta) {

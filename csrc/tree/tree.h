@@ -12,7 +12,7 @@
 //      flags    u8                                                                     together 30 bytes a node
 //      next     u32, used at the first node of a block whose parent has several blocks, or more than 14 children
 //      prior    f32, used where priors were given (puct)      columns that are never written take no memory
-//      ranking  5 to 8 bytes, from the first use of a global policy on (ranking.h)
+//      ranking  9 to 14 bytes, from the first use of a global policy on (ranking.h)
 //
 //      children = shut (1 bit) | count (4 bits) | id (27 bits)
 //
@@ -29,7 +29,7 @@
 //   descents (ucb, uct, puct) walk from the root to an open node without children, past every subtree that holds none:
 //   what is in flight is skipped, not discounted. A node whose children are all shut is not returned again.
 //
-// A search by power draws with widening takes 39 to 42 of these bytes a node, one by uct 30, by puct with priors 34;
+// A search by power draws with widening takes 43 to 48 of these bytes a node, one by uct 30, by puct with priors 34;
 // weights of their own are 8 more.
 //
 // Complexity: expand O(m), backup O(depth), a descent O(children on the way), power and best_first O(log nodes).
@@ -80,8 +80,8 @@ class Source;
 
 class Tree : NodeColumns {
    public:
-    // Bytes a node can take at most, if every column is used and the blocks of the ranking are half full.
-    static constexpr uint32_t kMaxBytesPerNode = 54;
+    // Bytes a node can take at most, if every column is used and the leaves of the ranking are half full.
+    static constexpr uint32_t kMaxBytesPerNode = 64;
 
     explicit Tree(const TreeOptions& options);
 
@@ -239,6 +239,7 @@ class Tree : NodeColumns {
     void set_tries(NodeId node, uint8_t tries);
     void add_weights(NodeId first, const double* weights, uint32_t count);
     Ranking& ranking();
+    NodeId drawn(NodeId node) const;
     template <typename Change>
     void change_ranking(Change change);
     void update_flags(NodeId node, uint8_t flags);

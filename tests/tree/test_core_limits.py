@@ -19,11 +19,11 @@ POLICIES = ("power", "best_first", "ucb", "uct", "puct")
     ("options", "max_nodes"),
     [
         ({"max_nodes": 10}, 10),
-        ({"max_bytes": 10 * 46}, 10),
-        ({"max_bytes": 11 * 46 - 1}, 10),
+        ({"max_bytes": 10 * 64}, 10),
+        ({"max_bytes": 11 * 64 - 1}, 10),
         ({"max_nodes": 10, "max_bytes": 10**9}, 10),
-        ({"max_nodes": 10**6, "max_bytes": 460}, 10),
-        ({"max_bytes": 46}, 1),
+        ({"max_nodes": 10**6, "max_bytes": 640}, 10),
+        ({"max_bytes": 64}, 1),
     ],
 )
 def test_the_smaller_limit_holds_for_every_tree(options: dict[str, int], max_nodes: int) -> None:
@@ -43,7 +43,7 @@ def test_the_smaller_limit_holds_for_every_tree(options: dict[str, int], max_nod
     ("max_bytes", "error"), [(45, ValueError), (0, ValueError), (-1, ValueError), (1e3, TypeError), (True, TypeError)]
 )
 def test_a_bad_limit_on_bytes(kind: Any, max_bytes: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="max_bytes: expected an int of at least 46"):
+    with pytest.raises(error, match="max_bytes: expected an int of at least 64"):
         kind(max_bytes=max_bytes)
 
 

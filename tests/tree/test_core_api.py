@@ -117,7 +117,7 @@ def test_the_limit_on_nodes_is_kept() -> None:
         tree.expand(0, [0.5, 0.5])
     assert tree.to_bytes() == before
     tree.expand(1, [0.5])
-    assert _core.Tree(max_bytes=1000).max_nodes == 21
+    assert _core.Tree(max_bytes=1000).max_nodes == 15
 
 
 def test_views_are_live_read_only_and_outlive_the_tree() -> None:

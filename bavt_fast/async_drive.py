@@ -102,8 +102,7 @@ class AsyncDrive(Base):
         asked, told = self.good(Asked(slots, nodes, counts, tickets), answers)
         now_s = self.clock()
         settled = settle(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, now_s)
-        pending = Pending()
-        describe(self.engine, self.searches, settled, pending, await self.describe_all(settled))
+        pending = describe(self.engine, self.searches, settled, await self.describe_all(settled))
         if pending.tickets:
             await self.score(pending)
 

@@ -18,7 +18,6 @@ from bavt_fast.engine import Search
 from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.waves import (
-    CHUNK,
     Pending,
     admit,
     cancel,
@@ -205,7 +204,7 @@ class Base:
     def grow_what_can(self, pending: Pending, values: Sequence[Any], charged: list[Any] | None) -> None:
         """Some score is not a finite number: its question fails, the others grow."""
         at = 0
-        for i, part in enumerate(pending.parts()):
+        for i, part in enumerate(pending.by_ask()):
             own = values[at : at + len(part.nodes)]
             at += len(own)
             problem = next(filter(None, map(_score_problem, own, part.nodes)), None)
@@ -248,17 +247,9 @@ class Drive(Base):
             while self.reopened:
                 asked = self.reopened.pop()
                 self.tell(asked, self.propose(asked))
-            slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(min(self.wave, CHUNK), clock())
+            slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(self.wave, clock())
             if tickets:
                 requests = requests_of(searches, slots, nodes, seeds)
-                while len(tickets) % CHUNK == 0 and len(tickets) < self.wave:
-                    *more, stopped_too = engine.ask(min(self.wave - len(tickets), CHUNK), clock())
-                    stopped += stopped_too
-                    if not more[0]:
-                        break
-                    requests += requests_of(searches, more[0], more[1], more[5])
-                    for column, rest in zip((slots, nodes, counts, tickets, limits), more, strict=False):
-                        column += rest
                 try:
                     answers = generator.propose(requests, counts, limits)
                     whole = len(answers) == len(tickets)
@@ -312,7 +303,7 @@ class Drive(Base):
             if len(pending.tickets) == 1:
                 self.state_failed(pending, named(error, "critic"))
                 return
-            for part in pending.parts():
+            for part in pending.by_ask():
                 self.score(part)
 
     def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:

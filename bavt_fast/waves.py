@@ -10,7 +10,6 @@ models: they are written for speed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ from bavt_fast.budget import Spent, cost_units
 from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
 
 __all__ = [
-    "CHUNK",
     "Pending",
     "Settled",
     "admit",
@@ -36,9 +34,6 @@ __all__ = [
     "requests_of",
     "settle",
 ]
-
-CHUNK = 256
-"""Asks that are taken through one step together: of so many questions all that a step touches stays in the cache."""
 
 _NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
 
@@ -66,21 +61,18 @@ class Pending:
         self.least: list[int] = []
         self.slim: dict[Node, Step] = {}
 
-    def parts(self, size: int = 1) -> list[Pending]:
-        """The same, so many asks at a time."""
+    def by_ask(self) -> list[Pending]:
+        """The same, each ask by itself."""
         parts, at = [], 0
-        for begin in range(0, len(self.counts), size):
-            asks = slice(begin, begin + size)
-            states = slice(at, at + sum(self.counts[asks]))
-            at = states.stop
-            part = Pending()
-            part.slots, part.tickets = self.slots[asks], self.tickets[asks]
-            part.parents, part.counts = self.parents[asks], self.counts[asks]
+        for i, count in enumerate(self.counts):
+            part, ask, states = Pending(), slice(i, i + 1), slice(at, at + count)
+            part.slots, part.tickets = self.slots[ask], self.tickets[ask]
+            part.parents, part.counts = self.parents[ask], self.counts[ask]
             part.nodes, part.terminal = self.nodes[states], self.terminal[states]
             part.verified, part.least = self.verified[states], self.least[states]
-            if self.slim:
-                part.slim = {node: self.slim[node] for node in part.nodes if node in self.slim}
+            part.slim = {node: self.slim[node] for node in part.nodes if node in self.slim}
             parts.append(part)
+            at += count
         return parts
 
     def drop_states(self, begin: int) -> None:
@@ -129,12 +121,7 @@ def admit(
     now_s: float,
 ) -> Pending:
     """Settles answers, of checked steps, and finds what is new in them and not refuted."""
-    pending = Pending()
-    for begin in range(0, len(tickets), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        settled = settle(engine, searches, slots[part], nodes[part], tickets[part], answers[part], now_s)
-        describe(engine, searches, settled, pending)
-    return pending
+    return describe(engine, searches, settle(engine, searches, slots, nodes, tickets, answers, now_s))
 
 
 def settle(
@@ -182,19 +169,15 @@ def settle(
 
 
 def describe(
-    engine: Engine,
-    searches: Mapping[int, Any],
-    settled: Settled,
-    pending: Pending,
-    described: Mapping[int, Any] | None = None,
-) -> None:
+    engine: Engine, searches: Mapping[int, Any], settled: Settled, described: Mapping[int, Any] | None = None
+) -> Pending:
     """The second half of `admit`: asks the tasks about new states, and drops what they refute.
 
     Args:
-        pending: where the others are added.
         described: what is known already, by step; None for nothing. An exception in it fails its question.
     """
     slots, nodes, tickets, answers, keys, states, is_new = settled
+    pending = Pending()
     known: Any = None  # a description that was checked: tasks may give the same one again and again
     end = 0
     for slot, number, ticket, steps in zip(slots, nodes, tickets, answers, strict=True):
@@ -244,6 +227,7 @@ def describe(
             pending.tickets.append(ticket)
             pending.parents.append(number)
             pending.counts.append(len(pending.nodes) - first)
+    return pending
 
 
 def _known(described: Mapping[int, Any], at: int) -> Any:
@@ -314,14 +298,7 @@ def grow(
     weights: Sequence[float] | None = None,
     score_costs: Sequence[Any] | None = None,
 ) -> None:
-    """Turns admitted states into nodes of their trees.
-
-    Raises:
-        TypeError, ValueError: a value is not a finite number. Nothing has changed.
-    """
-    if len(pending.tickets) > CHUNK:
-        _grow_in_chunks(engine, searches, pending, values, now_s, residual, weights, score_costs)
-        return
+    """Turns admitted states into nodes of their trees. Raises for values that are not finite; nothing has changed."""
     nodes = pending.nodes
     at = 0
     for slot, count in zip(pending.slots, pending.counts, strict=True):
@@ -355,41 +332,6 @@ def grow(
     for slot, number, count in zip(pending.slots, pending.parents, pending.counts, strict=True):
         if searches[slot].events is not None:
             searches[slot].note("grow", number, count)
-
-
-def _grow_in_chunks(
-    engine: Engine,
-    searches: Mapping[int, Any],
-    pending: Pending,
-    values: Sequence[float],
-    now_s: float,
-    residual: bool,
-    weights: Sequence[float] | None,
-    score_costs: Sequence[Any] | None,
-) -> None:
-    for name, numbers in (("values", values), ("weights", weights)):
-        problem = None if numbers is None else first_not_finite(numbers)
-        if problem is not None:
-            raise ValueError(f"{name}: expected finite numbers, got {problem[1]!r:.80} at {problem[0]}")
-    at = 0
-    for i, part in enumerate(pending.parts(CHUNK)):
-        states, asks = slice(at, at + len(part.nodes)), slice(i * CHUNK, (i + 1) * CHUNK)
-        at = states.stop
-        own_weights = None if weights is None else weights[states]
-        own_costs = None if score_costs is None else score_costs[asks]
-        grow(engine, searches, part, values[states], now_s, residual, own_weights, own_costs)
-
-
-def first_not_finite(numbers: Sequence[Any]) -> tuple[int, Any] | None:
-    """Place and value of the first that is not a finite number; None where all are."""
-    for i, number in enumerate(numbers):
-        try:
-            if math.isfinite(number):
-                continue
-        except (TypeError, ValueError, OverflowError):
-            pass
-        return i, number
-    return None
 
 
 def cancel(engine: Engine, searches: Mapping[int, Any], slot: int, ticket: int, spent: Spent | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from bavt_fast.drive import Asked, Base, named
@@ -100,21 +100,22 @@ class AsyncDrive(Base):
         rows.sort(key=lambda row: row[0])
         tickets, slots, nodes, counts, answers = zip(*rows, strict=True)
         asked, told = self.good(Asked(slots, nodes, counts, tickets), answers)
-        now_s = self.clock()
-        settled = settle(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, now_s)
-        pending = describe(self.engine, self.searches, settled, await self.describe_all(settled))
+        wave = asked.slots, asked.nodes, asked.tickets, told
+        settled = settle(self.engine, self.searches, *wave, self.clock())
+        described = await self.describe_all(asked, told, settled)
+        pending = describe(self.engine, self.searches, *wave, settled, described)
         if pending.tickets:
             await self.score(pending)
 
-    async def describe_all(self, settled: Settled) -> Mapping[int, Any] | None:
+    async def describe_all(self, asked: Asked, answers: Sequence[Any], settled: Settled) -> Mapping[int, Any] | None:
         """Descriptions from tasks that give them as coroutines, all at once, and of the others beside them."""
-        by_slot = new_states(self.searches, settled, "adescribe")
+        by_slot = new_states(self.searches, asked.slots, answers, settled, "adescribe")
         if not by_slot:
             return None
         named = [(at, self.searches[slot].task.adescribe(state)) for slot, new in by_slot.items() for at, state in new]
         abouts = await asyncio.gather(*[call for _, call in named], return_exceptions=True)
         described = {at: about for (at, _), about in zip(named, abouts, strict=True)}
-        for slot, new in new_states(self.searches, settled, "describe").items():
+        for slot, new in new_states(self.searches, asked.slots, answers, settled, "describe").items():
             if slot not in by_slot:
                 described |= {at: call_describe(self.searches[slot].task, state) for at, state in new}
         return described
@@ -127,5 +128,5 @@ class AsyncDrive(Base):
             if len(pending.tickets) == 1:
                 self.state_failed(pending, named(error, "critic"))
                 return
-            for part in pending.parts():
+            for part in pending.by_ask():
                 await self.score(part)

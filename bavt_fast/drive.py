@@ -18,6 +18,7 @@ from bavt_fast.engine import Search
 from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.waves import (
+    BadAnswer,
     Pending,
     admit,
     cancel,
@@ -136,38 +137,14 @@ class Base:
 
     # ---- answers
 
-    def bad(self, counts: Sequence[int], answers: Sequence[Any]) -> dict[int, Exception] | None:
-        """What is wrong with the answers that cannot be used, by place; None where all can."""
-        bad = None
-        for i, (steps, count) in enumerate(zip(answers, counts, strict=True)):
-            if steps.__class__ is list and len(steps) <= count:
-                for step in steps:
-                    if (
-                        step.__class__ is not Step
-                        or step.tokens.__class__ is not int
-                        or step.tokens < 1
-                        or step.text.__class__ is not str
-                        or step.finish_reason != "delimiter"
-                        or step.seconds
-                    ):
-                        break
-                else:
-                    continue
-            problem = _problem_of(steps, count)
-            if problem is not None:
-                bad = bad or {}
-                bad[i] = problem
-        return bad
-
     def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
         """The answers that can be used, and their asks; the others fail their ask alone."""
-        bad = self.bad(asked.counts, answers)
-        if bad is None:
-            return asked, answers
-        for i, problem in bad.items():
-            self.ask_failed(asked.slots[i], asked.tickets[i], problem, answers[i])
-        good = [i for i in range(len(answers)) if i not in bad]
-        return asked.take(good), [answers[i] for i in good]
+        problems = [_problem_of(steps, count) for steps, count in zip(answers, asked.counts, strict=True)]
+        for i, problem in enumerate(problems):
+            if problem is not None:
+                self.ask_failed(asked.slots[i], asked.tickets[i], problem, answers[i])
+        places = [i for i, problem in enumerate(problems) if problem is None]
+        return asked.take(places), [list(answers[i]) for i in places]
 
     def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
         """What the ask took is charged; the question is tried again, or ends with the error."""
@@ -257,12 +234,13 @@ class Drive(Base):
                     answers, whole = error, False
                 if not whole:
                     answers = self.propose_apart(Asked(slots, nodes, counts, tickets, limits, requests), answers)
-                if self.bad(counts, answers) is None:
+                try:
                     pending = admit(engine, searches, slots, nodes, tickets, answers, clock())
+                except (BadAnswer, AttributeError, TypeError, ValueError):  # some answer is not one
+                    self.tell(Asked(slots, nodes, counts, tickets), answers)
+                else:
                     if pending.tickets:
                         self.score(pending)
-                else:
-                    self.tell(Asked(slots, nodes, counts, tickets), answers)
                 if self.on_progress is not None:
                     self.progress()
             for slot in stopped:

@@ -19,6 +19,7 @@ from bavt_fast.budget import Spent, cost_units
 from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
 
 __all__ = [
+    "BadAnswer",
     "Pending",
     "Settled",
     "admit",
@@ -35,6 +36,7 @@ __all__ = [
     "settle",
 ]
 
+_MOST = 2**60  # of what one step may report
 _NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
 
 
@@ -99,16 +101,21 @@ def requests_of(
     return requests
 
 
-class Settled(NamedTuple):
-    """Answers whose cost is settled, and which of their steps led to a state that is new. The last four by step."""
+class BadAnswer(Exception):
+    """A generator's answer that cannot be used: which one, and what is wrong with it."""
 
-    slots: Sequence[int]
-    nodes: Sequence[int]
-    tickets: Sequence[int]
-    answers: Sequence[Sequence[Step]]
-    keys: Sequence[int]
-    states: Sequence[Any]
-    is_new: Sequence[bool]
+    def __init__(self, place: int, problem: Exception) -> None:
+        super().__init__(place, problem)
+        self.place = place
+        self.problem = problem
+
+
+class Settled(NamedTuple):
+    """Answers whose cost is settled; by step, the number of its state's key, the state, and whether it is new."""
+
+    keys: list[int]
+    states: list[Any]
+    is_new: list[bool]
 
 
 def admit(
@@ -120,8 +127,13 @@ def admit(
     answers: Sequence[Sequence[Step]],
     now_s: float,
 ) -> Pending:
-    """Settles answers, of checked steps, and finds what is new in them and not refuted."""
-    return describe(engine, searches, settle(engine, searches, slots, nodes, tickets, answers, now_s))
+    """Settles answers and finds what is new in them and not refuted.
+
+    Raises:
+        BadAnswer: a step is not one. Nothing has changed.
+    """
+    settled = settle(engine, searches, slots, nodes, tickets, answers, now_s)
+    return describe(engine, searches, slots, nodes, tickets, answers, settled)
 
 
 def settle(
@@ -142,22 +154,27 @@ def settle(
     failed: list[tuple[int, Exception]] = []
     for slot, number, steps in zip(slots, nodes, answers, strict=True):
         search = searches[slot]
+        state, apply, known = search.nodes[number].state, search.apply, search.keys
         begin = len(keys)
         counts.append(len(steps))
-        state, apply, known = search.nodes[number].state, search.apply, search.keys
+        for step in steps:
+            if step.__class__ is not Step or step.tokens.__class__ is not int or step.text.__class__ is not str:
+                _check(step, len(counts) - 1)
+            if step.tokens < 1 or step.finish_reason not in _FINISH_REASONS:
+                _check(step, len(counts) - 1)
+            tokens.append(step.tokens)
+            if step.cost is not None or step.tool_calls is not None or step.prompt_tokens or step.seconds:
+                _check(step, len(counts) - 1)
+                others = [] if others is None else others
+                others += [None] * (len(tokens) - 1 - len(others))
+                others.append(_other_costs(step))
         try:
             for step in steps:
-                tokens.append(step.tokens)
-                if step.cost is not None or step.tool_calls is not None or step.prompt_tokens or step.seconds:
-                    others = [] if others is None else others
-                    others += [None] * (len(tokens) - 1 - len(others))
-                    others.append(_other_costs(step))
                 after = None if step.finish_reason == "limit" else apply(state, step)
                 states.append(after)
                 keys.append(-1 if after is None else known.setdefault(search.key(after), len(known)))
         except Exception as error:  # its steps are charged all the same, and lead nowhere
             failed.append((slot, error))
-            tokens[begin:] = [step.tokens for step in steps]
             states[begin:] = [None] * len(steps)
             keys[begin:] = [-1] * len(steps)
     if others is not None:
@@ -165,18 +182,35 @@ def settle(
     is_new = engine.admit(now_s, tickets, counts, tokens, keys, others)
     for slot, failure in failed:
         fail(engine, searches, slot, failure)
-    return Settled(slots, nodes, tickets, answers, keys, states, is_new)
+    return Settled(keys, states, is_new)
+
+
+_FINISH_REASONS = frozenset(("delimiter", "end", "limit"))
+
+
+def _check(step: Any, place: int) -> None:
+    try:
+        checked_step(step)
+    except (TypeError, ValueError) as error:
+        raise BadAnswer(place, error) from error
 
 
 def describe(
-    engine: Engine, searches: Mapping[int, Any], settled: Settled, described: Mapping[int, Any] | None = None
+    engine: Engine,
+    searches: Mapping[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    tickets: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    settled: Settled,
+    described: Mapping[int, Any] | None = None,
 ) -> Pending:
     """The second half of `admit`: asks the tasks about new states, and drops what they refute.
 
     Args:
         described: what is known already, by step; None for nothing. An exception in it fails its question.
     """
-    slots, nodes, tickets, answers, keys, states, is_new = settled
+    keys, states, is_new = settled
     pending = Pending()
     known: Any = None  # a description that was checked: tasks may give the same one again and again
     end = 0
@@ -198,7 +232,7 @@ def describe(
                     continue
                 found = True
                 if described is None and search.describe is None:
-                    described = described_many(searches, settled)
+                    described = described_many(searches, slots, answers, settled)
                 about = search.describe(states[at]) if described is None else _known(described, at)
                 if about is not known:
                     known = checked_description(about)
@@ -237,11 +271,17 @@ def _known(described: Mapping[int, Any], at: int) -> Any:
     return about
 
 
-def new_states(searches: Mapping[int, Any], settled: Settled, offers: str) -> dict[int, list[tuple[int, Any]]]:
+def new_states(
+    searches: Mapping[int, Any],
+    slots: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    settled: Settled,
+    offers: str,
+) -> dict[int, list[tuple[int, Any]]]:
     """(step, state) of what is new, by slot, of the questions whose task offers a method of that name."""
     found: dict[int, list[tuple[int, Any]]] = {}
     end = 0
-    for slot, steps in zip(settled.slots, settled.answers, strict=True):
+    for slot, steps in zip(slots, answers, strict=True):
         begin, end = end, end + len(steps)
         new = [(at, settled.states[at]) for at in range(begin, end) if settled.is_new[at]]
         if new and hasattr(searches[slot].task, offers):
@@ -249,14 +289,16 @@ def new_states(searches: Mapping[int, Any], settled: Settled, offers: str) -> di
     return found
 
 
-def described_many(searches: Mapping[int, Any], settled: Settled) -> dict[int, Any]:
+def described_many(
+    searches: Mapping[int, Any], slots: Sequence[int], answers: Sequence[Sequence[Step]], settled: Settled
+) -> dict[int, Any]:
     """Descriptions of all new states from tasks that take many at once: one call for each task.
 
     A call that fails is made again for each question, to find whose it is.
     """
     described: dict[int, Any] = {}
     by_task: dict[int, list[tuple[int, Any]]] = {}
-    by_slot = new_states(searches, settled, "describe_many")
+    by_slot = new_states(searches, slots, answers, settled, "describe_many")
     for slot, new in by_slot.items():
         by_task.setdefault(id(searches[slot].task), []).extend(new)
     for slot, new in by_slot.items():
@@ -266,7 +308,7 @@ def described_many(searches: Mapping[int, Any], settled: Settled) -> dict[int, A
             described |= _call_many(task, whole)
         if any(isinstance(described.get(at), Exception) for at, _ in new):
             described |= _call_many(task, new)
-    for slot, new in new_states(searches, settled, "describe").items():
+    for slot, new in new_states(searches, slots, answers, settled, "describe").items():
         described |= {at: call_describe(searches[slot].task, state) for at, state in new if at not in described}
     return described
 
@@ -369,10 +411,10 @@ def checked_step(step: Any) -> Step:
         raise ValueError(
             f"generator: expected 'delimiter', 'end' or 'limit' as Step.finish_reason, got {step.finish_reason!r}"
         )
-    step.tokens = as_count("Step.tokens", step.tokens, minimum=1)
-    step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens)
+    step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=_MOST)
+    step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=_MOST)
     if step.tool_calls is not None:
-        step.tool_calls = as_count("Step.tool_calls", step.tool_calls)
+        step.tool_calls = as_count("Step.tool_calls", step.tool_calls, maximum=_MOST)
     step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)
     if step.cost is not None:
         step.cost = as_amount("Step.cost", step.cost, allow_zero=True)

@@ -68,8 +68,30 @@ double finite(const char* name, py::handle item) {
     return checks::number(name, item, -checks::kHuge, checks::kHuge, "finite numbers");
 }
 
-std::vector<TicketId> tickets_of(const Items& items) {
-    std::vector<TicketId> tickets(items.size());
+// The items of a column; a short one lies on the stack, for a wave of one is as common as one of a thousand.
+template <typename T>
+class Column {
+   public:
+    explicit Column(size_t size) : size_(size) {
+        if (size > kShort) long_.resize(size);
+    }
+    Column(Column&&) = default;
+    Column& operator=(Column&&) = default;
+    T& operator[](size_t i) { return data()[i]; }
+    T* data() { return size_ > kShort ? long_.data() : short_; }
+    const T* data() const { return size_ > kShort ? long_.data() : short_; }
+    size_t size() const { return size_; }
+    T back() const { return data()[size_ - 1]; }
+
+   private:
+    static constexpr size_t kShort = 16;
+    size_t size_;
+    T short_[kShort] = {};
+    std::vector<T> long_;
+};
+
+Column<TicketId> tickets_of(const Items& items) {
+    Column<TicketId> tickets(items.size());
     for (size_t i = 0; i < tickets.size(); ++i) {
         tickets[i] = static_cast<TicketId>(integer("tickets", items[i], 0, INT64_MAX, "tickets, ints >= 0"));
     }
@@ -77,9 +99,9 @@ std::vector<TicketId> tickets_of(const Items& items) {
 }
 
 // Where the items of each ticket begin.
-std::vector<uint32_t> offsets_of(py::handle counts, size_t size) {
+Column<uint32_t> offsets_of(py::handle counts, size_t size) {
     const Items items("counts", counts, size);
-    std::vector<uint32_t> offsets(size + 1, 0);
+    Column<uint32_t> offsets(size + 1);
     for (size_t i = 0; i < size; ++i) {
         const auto steps = static_cast<uint32_t>(integer("counts", items[i], 0, 1 << 24, "ints from 0 to 2^24"));
         offsets[i + 1] = offsets[i] + steps;
@@ -87,9 +109,9 @@ std::vector<uint32_t> offsets_of(py::handle counts, size_t size) {
     return offsets;
 }
 
-std::vector<uint8_t> flags_of(const char* name, py::handle object, size_t size) {
+Column<uint8_t> flags_of(const char* name, py::handle object, size_t size) {
     const Items items(name, object, size);
-    std::vector<uint8_t> flags(size);
+    Column<uint8_t> flags(size);
     for (size_t i = 0; i < size; ++i) {
         if (!PyBool_Check(items[i].ptr())) checks::bad_type(name, "bools", items[i]);
         flags[i] = items[i].ptr() == Py_True;
@@ -97,16 +119,16 @@ std::vector<uint8_t> flags_of(const char* name, py::handle object, size_t size) 
     return flags;
 }
 
-std::vector<int64_t> counts_of(const char* name, py::handle object, size_t size) {
+Column<int64_t> counts_of(const char* name, py::handle object, size_t size) {
     const Items items(name, object, size);
-    std::vector<int64_t> numbers(size);
+    Column<int64_t> numbers(size);
     for (size_t i = 0; i < size; ++i) numbers[i] = count(name, items[i]);
     return numbers;
 }
 
-std::vector<double> numbers_of(const char* name, py::handle object, size_t size) {
+Column<double> numbers_of(const char* name, py::handle object, size_t size) {
     const Items items(name, object, size);
-    std::vector<double> numbers(size);
+    Column<double> numbers(size);
     for (size_t i = 0; i < size; ++i) numbers[i] = finite(name, items[i]);
     return numbers;
 }
@@ -225,8 +247,8 @@ bavt::StepCost cost_of(py::handle tokens, py::handle other) {
 }
 
 // Tokens, and beside them None or (prompt_tokens, tool_calls, cost, seconds), of each step.
-std::vector<bavt::StepCost> costs_of(const Items& tokens, py::handle others) {
-    std::vector<bavt::StepCost> costs(tokens.size());
+Column<bavt::StepCost> costs_of(const Items& tokens, py::handle others) {
+    Column<bavt::StepCost> costs(tokens.size());
     if (others.is_none()) {
         for (size_t i = 0; i < costs.size(); ++i) costs[i] = cost_of(tokens[i], py::none());
         return costs;
@@ -238,17 +260,17 @@ std::vector<bavt::StepCost> costs_of(const Items& tokens, py::handle others) {
 
 py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle tokens,
                  py::handle keys, py::handle others) {
-    const std::vector<TicketId> ids = tickets_of(Items("tickets", tickets));
-    const std::vector<uint32_t> offsets = offsets_of(counts, ids.size());
+    const Column<TicketId> ids = tickets_of(Items("tickets", tickets));
+    const Column<uint32_t> offsets = offsets_of(counts, ids.size());
     const size_t steps = offsets.back();
     const Items token_items("tokens", tokens, steps), key_items("keys", keys, steps);
-    const std::vector<bavt::StepCost> costs = costs_of(token_items, others);
-    std::vector<int64_t> key_ids(steps);
+    const Column<bavt::StepCost> costs = costs_of(token_items, others);
+    Column<int64_t> key_ids(steps);
     for (size_t i = 0; i < steps; ++i) {
         key_ids[i] = integer("keys", key_items[i], -1, UINT32_MAX, "ints from -1 to 2^32 - 1");
     }
-    std::vector<uint8_t> is_new(steps);
-    std::vector<uint32_t> found(ids.size());
+    Column<uint8_t> is_new(steps);
+    Column<uint32_t> found(ids.size());
     engine.admit({ids.data(), ids.size(), offsets.data(), costs.data(), key_ids.data()}, now_s, is_new.data(),
                  found.data());
     return list_of(steps, [&](size_t i) { return PyBool_FromLong(is_new[i]); });
@@ -257,22 +279,21 @@ py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle co
 py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle outputs,
                py::handle terminal, py::handle verified, py::handle min_tokens, py::handle weights, bool residual,
                py::handle score_costs) {
-    const std::vector<TicketId> ids = tickets_of(Items("tickets", tickets));
-    const std::vector<uint32_t> offsets = offsets_of(counts, ids.size());
+    const Column<TicketId> ids = tickets_of(Items("tickets", tickets));
+    const Column<uint32_t> offsets = offsets_of(counts, ids.size());
     const size_t states = offsets.back();
-    const std::vector<double> given = numbers_of("values", outputs, states);
-    const std::vector<uint8_t> ends = flags_of("terminal", terminal, states),
-                               right = flags_of("verified", verified, states);
-    const std::vector<int64_t> least = counts_of("min_tokens", min_tokens, states);
-    std::vector<double> by_weight;
+    const Column<double> given = numbers_of("values", outputs, states);
+    const Column<uint8_t> ends = flags_of("terminal", terminal, states), right = flags_of("verified", verified, states);
+    const Column<int64_t> least = counts_of("min_tokens", min_tokens, states);
+    Column<double> by_weight(0);
     if (!weights.is_none()) by_weight = numbers_of("weights", weights, states);
     std::vector<Amounts> costs;
     if (!score_costs.is_none()) {
         const Items items("score_costs", score_costs, ids.size());
         for (size_t i = 0; i < ids.size(); ++i) costs.push_back(amounts_of("score_costs", items[i], 0));
     }
-    std::vector<bavt::NodeId> first(ids.size());
-    std::vector<double> values(states);
+    Column<bavt::NodeId> first(ids.size());
+    Column<double> values(states);
     engine.grow({ids.data(), ids.size(), offsets.data(), given.data(), weights.is_none() ? nullptr : by_weight.data(),
                  ends.data(), right.data(), least.data(), score_costs.is_none() ? nullptr : costs.data(), residual},
                 now_s, first.data(), values.data());
@@ -282,7 +303,7 @@ py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle coun
 
 void cancel(Engine& engine, py::handle ticket, py::handle tokens, py::handle others) {
     const auto id = static_cast<TicketId>(integer("ticket", ticket, 0, INT64_MAX, "a ticket"));
-    const std::vector<bavt::StepCost> costs = costs_of(Items("tokens", tokens), others);
+    const Column<bavt::StepCost> costs = costs_of(Items("tokens", tokens), others);
     engine.cancel(id, costs.data(), static_cast<uint32_t>(costs.size()));
 }
 

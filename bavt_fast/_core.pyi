@@ -524,8 +524,9 @@ class Engine:
         weights: Sequence[float] | None = None,
         residual: bool = False,
         score_costs: Sequence[Sequence[int]] | None = None,
-    ) -> tuple[list[int], list[float]]:
-        """The first child's id of each ticket (2^32 - 1 without children), and V of each child."""
+    ) -> tuple[list[int], list[float], bool]:
+        """The first child's id of each ticket (2^32 - 1 without children), V of each child, and whether some value was
+        outside of [0, 1]."""
     def cancel(self, ticket: int, tokens: Sequence[int] = (), others: _Others | None = None) -> None: ...
     def cancel_all(self, slot: int) -> None: ...
     def stop(self, slot: int, reason: str) -> None: ...

@@ -6,13 +6,14 @@ done) and goes on. `bavt_fast.async_drive` is for coroutines.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from bavt_fast._core import Engine
+from bavt_fast._core import Engine, TicketError
 from bavt_fast.budget import Spent
 from bavt_fast.engine import Search
 from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
@@ -166,17 +167,12 @@ class Base:
         if len(values) != len(pending.nodes):
             raise ValueError(f"critic: expected {len(pending.nodes)} scores, one per node, got {len(values)}")
         try:
-            grow(self.engine, self.searches, pending, values, self.clock(), self.residual, None, charged)
+            clipped = grow(self.engine, self.searches, pending, values, self.clock(), self.residual, None, charged)
         except (TypeError, ValueError):
             self.grow_what_can(pending, values, charged)
-            return
-        if values and not self.warned and not self.residual and (min(values) < 0.0 or max(values) > 1.0):
-            self.warned = True
-            warnings.warn(
-                f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
-                "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
-                stacklevel=2,
-            )
+        else:
+            if clipped and not self.warned:
+                self.warn_of_scale(values)
 
     def grow_what_can(self, pending: Pending, values: Sequence[Any], charged: list[Any] | None) -> None:
         """Some score is not a finite number: its question fails, the others grow."""
@@ -191,9 +187,18 @@ class Base:
             costs = None if charged is None else charged[i : i + 1]
             grow(self.engine, self.searches, part, own, self.clock(), self.residual, None, costs)
 
+    def warn_of_scale(self, values: Sequence[float]) -> None:
+        self.warned = True
+        warnings.warn(
+            f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
+            "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
+            stacklevel=2,
+        )
+
     def state_failed(self, pending: Pending, error: Exception) -> None:
         for slot, ticket in zip(pending.slots, pending.tickets, strict=True):
-            self.engine.cancel(ticket)
+            with contextlib.suppress(TicketError):  # it may have grown before the error came
+                self.engine.cancel(ticket)
             fail(self.engine, self.searches, slot, error)
 
 

@@ -11,7 +11,7 @@ models: they are written for speed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast._core import Engine
@@ -52,35 +52,38 @@ class Pending:
 
     __slots__ = ("counts", "least", "nodes", "parents", "slim", "slots", "terminal", "tickets", "verified")
 
-    def __init__(self) -> None:
-        self.slots: list[int] = []
-        self.tickets: list[int] = []
-        self.parents: list[int] = []
+    def __init__(self, slots: Sequence[int], tickets: Sequence[int], parents: Sequence[int]) -> None:
+        self.slots = slots
+        self.tickets = tickets
+        self.parents = parents
         self.counts: list[int] = []
         self.nodes: list[Node] = []
         self.terminal: list[bool] = []
         self.verified: list[bool] = []
         self.least: list[int] = []
-        self.slim: dict[Node, Step] = {}
+        self.slim: dict[Node, Step] | None = None
 
     def by_ask(self) -> list[Pending]:
         """The same, each ask by itself."""
         parts, at = [], 0
         for i, count in enumerate(self.counts):
-            part, ask, states = Pending(), slice(i, i + 1), slice(at, at + count)
-            part.slots, part.tickets = self.slots[ask], self.tickets[ask]
-            part.parents, part.counts = self.parents[ask], self.counts[ask]
+            ask, states = slice(i, i + 1), slice(at, at + count)
+            part = Pending(self.slots[ask], self.tickets[ask], self.parents[ask])
+            part.counts, part.slim = self.counts[ask], self.slim
             part.nodes, part.terminal = self.nodes[states], self.terminal[states]
             part.verified, part.least = self.verified[states], self.least[states]
-            part.slim = {node: self.slim[node] for node in part.nodes if node in self.slim}
             parts.append(part)
             at += count
         return parts
 
+    def keep(self, asks: Sequence[bool]) -> None:
+        """Drops the asks that brought nothing, or failed."""
+        self.slots = [slot for slot, kept in zip(self.slots, asks, strict=True) if kept]
+        self.tickets = [ticket for ticket, kept in zip(self.tickets, asks, strict=True) if kept]
+        self.parents = [parent for parent, kept in zip(self.parents, asks, strict=True) if kept]
+
     def drop_states(self, begin: int) -> None:
         """Takes back all states from the given one on."""
-        for node in self.nodes[begin:]:
-            self.slim.pop(node, None)
         del self.nodes[begin:], self.terminal[begin:], self.verified[begin:], self.least[begin:]
 
 
@@ -110,12 +113,8 @@ class BadAnswer(Exception):
         self.problem = problem
 
 
-class Settled(NamedTuple):
-    """Answers whose cost is settled; by step, the number of its state's key, the state, and whether it is new."""
-
-    keys: list[int]
-    states: list[Any]
-    is_new: list[bool]
+Settled = tuple[list[int], list[Any], list[bool]]
+"""Of steps whose cost is settled: the numbers of their states' keys, the states, and whether each is new."""
 
 
 def admit(
@@ -182,7 +181,7 @@ def settle(
     is_new = engine.admit(now_s, tickets, counts, tokens, keys, others)
     for slot, failure in failed:
         fail(engine, searches, slot, failure)
-    return Settled(keys, states, is_new)
+    return keys, states, is_new
 
 
 _FINISH_REASONS = frozenset(("delimiter", "end", "limit"))
@@ -211,7 +210,8 @@ def describe(
         described: what is known already, by step; None for nothing. An exception in it fails its question.
     """
     keys, states, is_new = settled
-    pending = Pending()
+    pending = Pending(slots, tickets, nodes)
+    kept_asks: list[bool] = []
     known: Any = None  # a description that was checked: tasks may give the same one again and again
     end = 0
     for slot, number, ticket, steps in zip(slots, nodes, tickets, answers, strict=True):
@@ -244,6 +244,7 @@ def describe(
                 if terminal:
                     node.answer = answer or None
                 if kept is not step:
+                    pending.slim = {} if pending.slim is None else pending.slim
                     pending.slim[node] = kept
                 pending.nodes.append(node)
                 pending.terminal.append(terminal)
@@ -251,16 +252,17 @@ def describe(
                 pending.least.append(least)
         except Exception as error:
             pending.drop_states(first)
+            kept_asks.append(False)
             engine.cancel(ticket)
             fail(engine, searches, slot, error)
             continue
         if search.events is not None:
             search.note("admit", number, len(steps), len(pending.nodes) - first)
+        kept_asks.append(found)
         if found:
-            pending.slots.append(slot)
-            pending.tickets.append(ticket)
-            pending.parents.append(number)
             pending.counts.append(len(pending.nodes) - first)
+    if len(pending.counts) < len(kept_asks):
+        pending.keep(kept_asks)
     return pending
 
 
@@ -279,11 +281,12 @@ def new_states(
     offers: str,
 ) -> dict[int, list[tuple[int, Any]]]:
     """(step, state) of what is new, by slot, of the questions whose task offers a method of that name."""
+    _, states, is_new = settled
     found: dict[int, list[tuple[int, Any]]] = {}
     end = 0
     for slot, steps in zip(slots, answers, strict=True):
         begin, end = end, end + len(steps)
-        new = [(at, settled.states[at]) for at in range(begin, end) if settled.is_new[at]]
+        new = [(at, states[at]) for at in range(begin, end) if is_new[at]]
         if new and hasattr(searches[slot].task, offers):
             found.setdefault(slot, []).extend(new)
     return found
@@ -339,8 +342,12 @@ def grow(
     residual: bool = False,
     weights: Sequence[float] | None = None,
     score_costs: Sequence[Any] | None = None,
-) -> None:
-    """Turns admitted states into nodes of their trees. Raises for values that are not finite; nothing has changed."""
+) -> bool:
+    """Turns admitted states into nodes of their trees. Returns whether a value was outside of [0, 1], and clipped.
+
+    Raises:
+        TypeError, ValueError: a value is not a finite number. Nothing has changed.
+    """
     nodes = pending.nodes
     at = 0
     for slot, count in zip(pending.slots, pending.counts, strict=True):
@@ -351,7 +358,7 @@ def grow(
             searches[slot].nodes += nodes[at : at + count]
         at += count
     try:
-        _, grown = engine.grow(
+        _, grown, clipped = engine.grow(
             now_s,
             pending.tickets,
             pending.counts,
@@ -369,11 +376,13 @@ def grow(
         raise
     for node, value in zip(nodes, grown, strict=True):
         node.value = value
-    for node, step in pending.slim.items():
-        node.step = step
+    if pending.slim is not None:
+        for node in nodes:
+            node.step = pending.slim.get(node, node.step)
     for slot, number, count in zip(pending.slots, pending.parents, pending.counts, strict=True):
         if searches[slot].events is not None:
             searches[slot].note("grow", number, count)
+    return clipped
 
 
 def cancel(engine: Engine, searches: Mapping[int, Any], slot: int, ticket: int, spent: Spent | None = None) -> None:

@@ -78,6 +78,7 @@ class Column {
     Column(Column&&) = default;
     Column& operator=(Column&&) = default;
     T& operator[](size_t i) { return data()[i]; }
+    const T& operator[](size_t i) const { return data()[i]; }
     T* data() { return size_ > kShort ? long_.data() : short_; }
     const T* data() const { return size_ > kShort ? long_.data() : short_; }
     size_t size() const { return size_; }
@@ -297,8 +298,10 @@ py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle coun
     engine.grow({ids.data(), ids.size(), offsets.data(), given.data(), weights.is_none() ? nullptr : by_weight.data(),
                  ends.data(), right.data(), least.data(), score_costs.is_none() ? nullptr : costs.data(), residual},
                 now_s, first.data(), values.data());
+    bool clipped = false;
+    for (size_t i = 0; i < states && !residual; ++i) clipped |= given[i] < 0.0 || given[i] > 1.0;
     return py::make_tuple(list_of(ids.size(), [&](size_t i) { return PyLong_FromUnsignedLong(first[i]); }),
-                          list_of(states, [&](size_t i) { return PyFloat_FromDouble(values[i]); }));
+                          list_of(states, [&](size_t i) { return PyFloat_FromDouble(values[i]); }), clipped);
 }
 
 void cancel(Engine& engine, py::handle ticket, py::handle tokens, py::handle others) {

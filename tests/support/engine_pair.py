@@ -133,7 +133,7 @@ class EnginePair:
         weights = [rng.random() for _ in values] if rng.random() < 0.2 else None
         score_costs = [(rng.randrange(3), 0, 0, rng.randrange(10)) for _ in wave] if rng.random() < 0.3 else None
         tickets = [slot << 32 | number for slot, number, _ in wave]
-        first, grown = self.native.grow(
+        first, grown, _ = self.native.grow(
             self.now_s, tickets, counts, values, terminal, verified, least, weights, residual, score_costs
         )
         at = 0

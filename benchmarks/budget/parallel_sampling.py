@@ -46,24 +46,33 @@ def sample_paths(
     level = 0
     while active:
         requests = [
-            StepRequest(task.prompt(path.state), seed=(seed << 40) + (level << 32) + number)
+            StepRequest(prompt_of(task, path.state), seed=(seed << 40) + (level << 32) + number)
             for number, path in enumerate(active)
         ]
         proposals = generator.propose(requests, [1] * len(active), [MAX_STEP_TOKENS] * len(active))
         going = []
         for path, (step,) in zip(active, proposals, strict=True):
-            child = task.apply(path.state, step.text) if step.complete else None
+            child = task.apply(path.state, step) if step.finish_reason != "limit" else None
+            about = None if child is None else task.describe(child)
             path.tokens += step.tokens
             if keep_visits:
                 path.visits.append((path.state, step, child))
-            if child is not None and not task.is_terminal(child):
+            if about is not None and not about.terminal:
                 path.state = child
                 going.append(path)
             else:
-                path.right = child is not None and bool(task.verify(child))
+                path.right = about is not None and about.verdict is True
                 done.append(path)
         active, level = going, level + 1
     return done
+
+
+def prompt_of(task: Task[Any], state: Any) -> str:
+    """The prompt of a state, of a task that gives each state one of its own."""
+    prompt = task.describe(state).prompt
+    if prompt is None:
+        raise ValueError("task: expected one whose states have a prompt each, got a state without")
+    return prompt
 
 
 def success_at(

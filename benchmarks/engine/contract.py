@@ -13,14 +13,14 @@ import numpy as np
 
 from bavt_fast import Budget, Searcher
 from bavt_fast._core import countdown_solvable
-from bavt_fast.protocols import Candidate, Step, StepRequest
+from bavt_fast.protocols import Description, Node, Step, StepRequest
 from bavt_fast.tasks.countdown import Countdown
 from bavt_fast.tasks.text import TextTask
 from benchmarks.harness import Stopwatch, elapsed_s
 
 STEP_TOKENS = 10
 PREPARED = 65_537  # a prime: questions side by side never come round to their own steps again
-STEP_TEXT = "Step {:05d}: then x + {:05d} = {:05d}, which is less."
+STEP_TEXT = "Step {:05d}: then x + {:05d} = {:05d}, which is less.\n"
 CRITIC_VALUES = 997  # a prime too
 TARGET = 997  # of Countdown: a prime that few sets of small numbers reach
 
@@ -53,7 +53,7 @@ class FreeCountdown:
             steps = self._steps[request.text] = [[step] for step in legal_steps(request.text)]
         found = steps[len(request.tried) % len(steps)]
         if found[0].tokens > limit:
-            return [Step("", limit, complete=False)]
+            return [Step("", limit, "limit")]
         return found
 
 
@@ -81,7 +81,7 @@ class FreeCritic:
         values = [0.05 + 0.9 * (i * 619 % CRITIC_VALUES) / CRITIC_VALUES for i in range(CRITIC_VALUES)]
         self._values = itertools.cycle(values)
 
-    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+    def score(self, candidates: Sequence[Node]) -> list[float]:
         return list(itertools.islice(self._values, len(candidates)))
 
 
@@ -110,11 +110,21 @@ GENERATORS = {"TextTask": FreeText, "Countdown": FreeCountdown}
 TASKS = {"TextTask": TextTask, "Countdown": Countdown}
 
 
-def searcher_of(task: str, wave: int) -> tuple[Searcher, Watched]:
+class Coroutine:
+    """A generator whose `propose` is a coroutine that never waits."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    async def propose(self, *arguments: Any) -> Any:
+        return self._generator.propose(*arguments)
+
+
+def searcher_of(task: str, wave: int, coroutine: bool = False) -> tuple[Searcher, Watched]:
     """A searcher whose generator and critic are free, and watched."""
     generator, critic = GENERATORS[task](), FreeCritic()
     watched = Watched(generator, critic)
-    return Searcher(generator, critic, TASKS[task](), wave=wave), watched
+    return Searcher(Coroutine(generator) if coroutine else generator, critic, TASKS[task](), wave=wave), watched
 
 
 def questions_of(task: str, count: int) -> list[str]:
@@ -134,23 +144,30 @@ def budget_of(steps: int) -> Budget:
 
 
 class CountedVerdicts:
-    """A task that counts the terminal states that steps lead to, and the calls of the verifier."""
+    """A task that counts the different terminal states that steps lead to, and how often one is described."""
 
     def __init__(self, task: str) -> None:
         self._task = TextTask(max_depth=3) if task == "TextTask" else Countdown()
-        self.terminal_states = self.verify_calls = 0
+        self._terminal: set[Any] = set()
+        self.verify_calls = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
 
-    def apply(self, state: Any, step: str) -> Any:
+    def apply(self, state: Any, step: Step) -> Any:
         child = self._task.apply(state, step)
-        self.terminal_states += child is not None and self._task.is_terminal(child)
+        if child is not None and self._task.describe(child).terminal:
+            self._terminal.add(self._task.key(child))
         return child
 
-    def verify(self, state: Any) -> bool | None:
-        self.verify_calls += 1
-        return self._task.verify(state)
+    def describe(self, state: Any) -> Description:
+        about = self._task.describe(state)
+        self.verify_calls += about.terminal
+        return about
+
+    @property
+    def terminal_states(self) -> int:
+        return len(self._terminal)
 
 
 def verify_calls_per_terminal_state(task: str, steps: int) -> float:
@@ -163,6 +180,9 @@ def verify_calls_per_terminal_state(task: str, steps: int) -> float:
 # ---- Memory --------------------------------------------------------------------------------------------------------
 
 
+WEIGHTLESS = Description(prompt="prompt", min_tokens=1)
+
+
 class WeightlessTask:
     """States, texts and keys that exist before the search: what grows during it is the engine's own."""
 
@@ -173,26 +193,14 @@ class WeightlessTask:
     def initial_state(self, question: str) -> int:
         return self._new_state()
 
-    def apply(self, state: int, step: str) -> int:
+    def apply(self, state: int, step: Step) -> int:
         return self._new_state()
-
-    def prompt(self, state: int) -> str:
-        return "prompt"
-
-    def is_terminal(self, state: int) -> bool:
-        return False
-
-    def verify(self, state: int) -> None:
-        return None
-
-    def answer(self, state: int) -> str:
-        return ""
 
     def key(self, state: int) -> int:
         return state
 
-    def min_tokens(self, state: int) -> int:
-        return 1
+    def describe(self, state: int) -> Description:
+        return WEIGHTLESS
 
 
 def weightless_search(steps: int, probe: Callable[[], int]) -> Callable[[], tuple[int, int]]:

@@ -26,10 +26,12 @@ Side = Callable[[], float]
 class OurSearch:
     """Rounds of one search."""
 
+    coroutine = False
+
     def __init__(self, task: str, questions: int, wave: int, steps: int) -> None:
         self._questions = contract.questions_of(task, questions)
         self._budget = contract.budget_of(steps)
-        self.searcher, self._watched = contract.searcher_of(task, wave)
+        self.searcher, self._watched = contract.searcher_of(task, wave, self.coroutine)
         self._seeds = itertools.count()
 
     def search(self, seed: int) -> Any:
@@ -44,6 +46,8 @@ class OurSearch:
 
 
 class OurAsyncSearch(OurSearch):
+    coroutine = True
+
     def search(self, seed: int) -> Any:
         return asyncio.run(self.searcher.asearch_many(self._questions, budget=self._budget, seed=seed))
 
@@ -86,8 +90,6 @@ def one_at_a_time(task: str, limits: Limits) -> Iterator[Row]:
 def asynchronous(limits: Limits, largest: int) -> Iterator[Row]:
     shape = (min(256, largest), min(256, largest), USUAL)
     search = OurAsyncSearch("TextTask", *shape)
-    if not hasattr(search.searcher, "asearch_many"):
-        raise LeftOut("asearch_many (Searcher has none)")
     yield per_step(rows.ASYNC_STEP, rows.OURS, rounds_of({"": search.seconds}, limits)[""], at("TextTask", *shape))
 
 

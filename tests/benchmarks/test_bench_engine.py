@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bavt_fast.protocols import Step
 from bavt_fast.tasks.countdown import Countdown
 from benchmarks.engine import __main__ as engine
 from benchmarks.engine import contract, plain_loop, rows, searches
@@ -52,8 +53,8 @@ def test_prepared_steps_come_round() -> None:
 def test_canned_steps_are_all_the_legal_ones(question: str) -> None:
     task = Countdown()
     state = task.initial_state(question)
-    steps = contract.legal_steps(task.prompt(state))
-    reached = [task.apply(state, step.text) for step in steps]
+    steps = contract.legal_steps(str(task.describe(state).prompt))
+    reached = [task.apply(state, step) for step in steps]
     assert None not in reached
     expected = set()
     for i, j in itertools.permutations(range(len(state.numbers)), 2):
@@ -68,11 +69,11 @@ def test_canned_steps_are_all_the_legal_ones(question: str) -> None:
 def test_verdicts_and_terminal_states_are_counted() -> None:
     counted = contract.CountedVerdicts("Countdown")
     state = counted.initial_state("2 3 4")
-    state = counted.apply(state, "3 + 4 = 7 (left: 2 7)")
-    assert (counted.terminal_states, counted.apply(state, "nonsense")) == (0, None)
-    for text in ("7 * 2 = 14 (left: 14)", "7 - 2 = 5 (left: 5)"):
-        assert counted.verify(counted.apply(state, text)) is False
-    counted.verify(state)
+    state = counted.apply(state, Step("3 + 4 = 7 (left: 2 7)", 9))
+    assert (counted.terminal_states, counted.apply(state, Step("nonsense", 1))) == (0, None)
+    for text in ("7 * 2 = 14 (left: 14)", "7 - 2 = 5 (left: 5)", "7 - 2 = 5 (left: 5)"):
+        assert counted.describe(counted.apply(state, Step(text, 8))).verdict is False
+    assert not counted.describe(state).terminal
     assert (counted.terminal_states, counted.verify_calls) == (2, 3)
 
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 
 from bavt_fast.generators.torch_model import NEW_MASS, TorchGenerator  # noqa: E402
 from bavt_fast.protocols import Node, Sampling, Step, StepRequest  # noqa: E402
-from bavt_fast.training.model import build_config, build_tokenizer  # noqa: E402
+from bavt_fast.tasks.countdown.training.model import build_config, build_tokenizer  # noqa: E402
 
 PROMPTS = [
     "Target: 24 (left: 4 5 6 10)\n",

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import math
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -126,8 +127,19 @@ class TestFunctionGenerator:
 
     @pytest.mark.parametrize("reply", [None, "text", 7, [7], ["a", None], iter(["a"])])
     def test_wrong_replies(self, reply: Any) -> None:
-        with pytest.raises(TypeError, match=r"generator: expected (a list of str|steps as str or Step)"):
-            FunctionGenerator(lambda text, count: reply).propose([StepRequest("")], [1], [9])
+        answer = FunctionGenerator(lambda text, count: reply).propose([StepRequest("")], [1], [9])[0]
+        assert isinstance(answer, TypeError)
+        assert re.match(r"generator: expected (a list of str|steps as str or Step)", str(answer))
+
+    def test_a_call_that_fails_is_an_answer_of_its_own(self) -> None:
+        def function(text: str, count: int) -> list[str]:
+            if text == "b":
+                raise OSError("429")
+            return [text]
+
+        first, second, third = FunctionGenerator(function).propose([*map(StepRequest, "abc")], [1] * 3, [9] * 3)
+        assert (first, third) == ([Step("a\n", 1)], [Step("c\n", 1)])
+        assert isinstance(second, OSError)
 
     def test_lists_of_different_lengths(self) -> None:
         with pytest.raises(ValueError, match="zip"):

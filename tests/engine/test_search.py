@@ -400,7 +400,7 @@ def test_with_an_exact_critic_and_tokens_to_spare_a_solvable_question_is_solved(
 ) -> None:
     world = World(world.seed, world.branching, min(world.depth, 4), 0.2, 0.1, 0.0, 0.1, 3, world.min_tokens)
     assume(ExactCritic(world).solvable(("q",)))
-    searcher = Searcher(ScriptedGenerator(world), ExactCritic(world), WorldTask(world), policy=policy)
+    searcher = Searcher(ScriptedGenerator(world), ExactCritic(world), WorldTask(world), policy=policy, patience=10**4)
     result = searcher.search("q", budget=bavt.Budget(tokens=50_000), seed=seed)
     assert result.solved
     check_consistent(result, WorldTask(world))

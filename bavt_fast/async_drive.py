@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
-from bavt_fast.drive import Asked, Base, named
+from bavt_fast.drive import Asked, Base, is_whole, named, not_whole
 from bavt_fast.engine import Search
 from bavt_fast.waves import Pending, Settled, call_describe, describe, new_states, settle
 
@@ -43,13 +43,14 @@ class AsyncDrive(Base):
                         out.pop(ticket).cancel()
                     for place, search in self.hand_over(slot):
                         yield place, search
-                if out:
-                    await came.wait()
-                    came.clear()
-                    await self.tell(out, done)
-                    self.progress()
-                elif not stopped and not asked.tickets:
+                if stopped:
+                    continue  # their places are free
+                if not out:
                     return
+                await came.wait()
+                came.clear()
+                await self.tell(out, done)
+                self.progress()
         finally:
             for task in out.values():
                 task.cancel()
@@ -78,10 +79,8 @@ class AsyncDrive(Base):
                 loop = asyncio.get_running_loop()
                 call = self.generator.propose
                 answers = await loop.run_in_executor(None, call, asked.requests, asked.counts, asked.limits)
-            if len(answers) != len(asked.tickets):
-                raise ValueError(
-                    f"generator: expected {len(asked.tickets)} lists of steps, one per state, got {len(answers)}"
-                )
+            if not is_whole(answers, len(asked.tickets)):
+                raise not_whole(answers, len(asked.tickets))
         except Exception as error:
             answers = [named(error, "generator")] * len(asked.tickets)
         done.append((asked, answers))

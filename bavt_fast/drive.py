@@ -10,7 +10,7 @@ import contextlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bavt_fast._core import Engine, TicketError
@@ -126,8 +126,17 @@ class Base:
         return finished
 
     def progress(self) -> None:
+        """Shows the caller how far it is. What their code raises ends what is under way: its results are kept."""
         if self.on_progress is None:
             return
+        try:
+            self.show()
+        except Exception as error:
+            for slot in self.searches:
+                fail(self.engine, self.searches, slot, error)
+
+    def show(self) -> None:
+        assert self.on_progress is not None
         if self.one:
             for search in self.searches.values():
                 self.on_progress(search.progress())
@@ -172,7 +181,7 @@ class Base:
             self.grow_what_can(pending, values, charged)
         else:
             if clipped and not self.warned:
-                self.warn_of_scale(values)
+                self.warn_of_scale(pending, values)
 
     def grow_what_can(self, pending: Pending, values: Sequence[Any], charged: list[Any] | None) -> None:
         """Some score is not a finite number: its question fails, the others grow."""
@@ -185,15 +194,23 @@ class Base:
                 self.state_failed(part, problem)
                 continue
             costs = None if charged is None else charged[i : i + 1]
-            grow(self.engine, self.searches, part, own, self.clock(), self.residual, None, costs)
+            try:
+                grow(self.engine, self.searches, part, own, self.clock(), self.residual, None, costs)
+            except (TypeError, ValueError) as error:
+                self.state_failed(part, error)
 
-    def warn_of_scale(self, values: Sequence[float]) -> None:
+    def warn_of_scale(self, pending: Pending, values: Sequence[float]) -> None:
+        """Once. Where the caller made warnings errors, it ends the questions of this wave; their results are kept."""
         self.warned = True
-        warnings.warn(
-            f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
-            "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
-            stacklevel=2,
-        )
+        try:
+            warnings.warn(
+                f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
+                "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
+                stacklevel=2,
+            )
+        except Warning as error:
+            for slot in pending.slots:
+                fail(self.engine, self.searches, slot, error)
 
     def state_failed(self, pending: Pending, error: Exception) -> None:
         for slot, ticket in zip(pending.slots, pending.tickets, strict=True):
@@ -230,11 +247,16 @@ class Drive(Base):
                 asked = self.reopened.pop()
                 self.tell(asked, self.propose(asked))
             slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(self.wave, clock())
+            requests = requests_of(searches, slots, nodes, seeds)
+            if stopped:
+                asked = yield from self.replace(
+                    Asked(slots, nodes, counts, tickets, limits, requests), stopped, waiting
+                )
+                slots, nodes, counts, tickets, limits, requests = map(list, asked)  # type: ignore[assignment]
             if tickets:
-                requests = requests_of(searches, slots, nodes, seeds)
                 try:
                     answers = generator.propose(requests, counts, limits)
-                    whole = len(answers) == len(tickets)
+                    whole = is_whole(answers, len(tickets))
                 except Exception as error:
                     answers, whole = error, False
                 if not whole:
@@ -248,17 +270,31 @@ class Drive(Base):
                         self.score(pending)
                 if self.on_progress is not None:
                     self.progress()
-            for slot in stopped:
-                if searches[slot].stop_reason is not None:
-                    yield from self.hand_over(slot)
-            if not tickets and not stopped:
+            elif not self.reopened:
                 return
+
+    def replace(
+        self, asked: Asked, stopped: Sequence[int], waiting: Iterator[Search]
+    ) -> Generator[tuple[int, Search], None, Asked]:
+        """Hands over those that have stopped; their places in the wave go to the next questions."""
+        while stopped:
+            for slot in stopped:
+                if self.searches[slot].stop_reason is not None:
+                    yield from self.hand_over(slot)
+            still = [i for i, slot in enumerate(asked.slots) if slot in self.searches]
+            if len(still) < len(asked.slots):  # the caller stopped one that has asks in this wave
+                asked = asked.take(still)
+            self.fill(waiting)
+            more, stopped = self.ask(self.wave - len(asked.tickets))
+            columns: list[Any] = [[*own, *new] for own, new in zip(asked, more, strict=True)]
+            asked = Asked(*columns)
+        return asked
 
     def propose(self, asked: Asked) -> Sequence[Any]:
         """The generator's answers, one per ask."""
         try:
             answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
-            return answers if len(answers) == len(asked.tickets) else self.propose_apart(asked, answers)
+            return answers if is_whole(answers, len(asked.tickets)) else self.propose_apart(asked, answers)
         except Exception as error:
             return self.propose_apart(asked, error)
 
@@ -269,7 +305,7 @@ class Drive(Base):
             return [self.propose(asked.take([i]))[0] for i in range(size)]
         if isinstance(failure, Exception):
             return [named(failure, "generator")]
-        return [ValueError(f"generator: expected {size} lists of steps, one per state, got {len(failure)}")]
+        return [not_whole(failure, size)]
 
     def tell(self, asked: Asked, answers: Sequence[Any]) -> None:
         asked, answers = self.good(asked, answers)
@@ -308,11 +344,12 @@ class Drive(Base):
                 for ticket in left:
                     del out[ticket]
                 yield from self.hand_over(slot)
-            if out:
-                self.collect(out)
-                self.progress()
-            elif not stopped and not asked.tickets:
+            if stopped:
+                continue  # their places are free
+            if not out:
                 return
+            self.collect(out)
+            self.progress()
 
     def submit(self, asked: Asked, out: dict[int, tuple[int, int, int]]) -> None:
         if not asked.tickets:
@@ -345,6 +382,19 @@ class Drive(Base):
 
 
 # ---- Checks
+
+
+def is_whole(answers: Any, size: int) -> bool:
+    """Whether there is one answer per ask."""
+    if answers.__class__ is not list:
+        if not isinstance(answers, Sequence) or isinstance(answers, (str, bytes)):
+            return False
+    return len(answers) == size
+
+
+def not_whole(answers: Any, size: int) -> Exception:
+    got = f"{len(answers)}" if isinstance(answers, (list, tuple)) else f"{answers!r:.80}"
+    return ValueError(f"generator: expected {size} lists of steps, one per state, got {got}")
 
 
 def _problem_of(steps: Any, count: int) -> Exception | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bavt_fast._checks import as_count, as_number, as_seed
+from bavt_fast._checks import as_amount, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
 from bavt_fast.budget import MAX_COST, Budget, Spent
 from bavt_fast.checkpoint import checked, dump_step, load_step, read, write
@@ -182,7 +182,8 @@ class Search:
                 raise ValueError(f"{name}: expected {len(made)}, one for each step, got {len(numbers)}")
         for i, step in enumerate(made):
             value = 1.0 if values is None else as_number("values", values[i])
-            by_step[id(step)] = (value, None if weights is None else as_number("weights", weights[i]))
+            weight = None if weights is None else as_amount("weights", weights[i])
+            by_step.setdefault(id(step), (value, weight))  # of a step that is there twice the second is a duplicate
         with self._lock:
             pending = self.admit(ask, made)
             told = [by_step[id(node.step)] for node in pending.nodes]
@@ -199,9 +200,11 @@ class Search:
         with self._lock:
             engine, slot = self._at_home()
             ticket = self._ticket(ask, slot)
+            before = self.error
             pending = admit(engine, {slot: self}, [slot], [ask.node], [ticket], [made], self._clock())
-            if self.error is not None:
+            if self.error is not before and self.error is not None:
                 raise self.error
+            pending.search = self.id
             return pending
 
     def grow(
@@ -221,8 +224,10 @@ class Search:
         """
         with self._lock:
             engine, slot = self._at_home()
-            if set(pending.slots) - {slot}:
+            if pending.search != self.id:
                 raise TicketError("pending: expected what admit() of this search returned, got another search's")
+            pending.slots = [slot] * len(pending.slots)  # it may have moved since
+            pending.tickets = [slot << 32 | ticket & _ALL for ticket in pending.tickets]
             costs = None if spent is None else [spent.amounts(), *[(0, 0, 0, 0)] * (len(pending.tickets) - 1)]
             first = len(self.nodes)
             grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs)
@@ -235,7 +240,13 @@ class Search:
             cancel(engine, {slot: self}, slot, self._ticket(ask, slot), spent)
 
     def stop(self, reason: str = "cancelled") -> None:
-        """Ends the search, unless it has stopped before. Asks that are out may still be told."""
+        """Ends the search, unless it has stopped before. Asks that are out may still be told.
+
+        Args:
+            reason: a stop reason of `SearchResult`, but "solved".
+        """
+        if reason == "solved":
+            raise ValueError("reason: expected the name of a stop reason but 'solved', for no node is the solution")
         with self._lock:
             engine, slot = self._at_home()
             engine.stop(slot, reason)

@@ -50,7 +50,7 @@ class Pending:
         slim: the step without its hidden state, of nodes whose critic reads one.
     """
 
-    __slots__ = ("counts", "least", "nodes", "parents", "slim", "slots", "terminal", "tickets", "verified")
+    __slots__ = ("counts", "least", "nodes", "parents", "search", "slim", "slots", "terminal", "tickets", "verified")
 
     def __init__(self, slots: Sequence[int], tickets: Sequence[int], parents: Sequence[int]) -> None:
         self.slots = slots
@@ -62,6 +62,7 @@ class Pending:
         self.verified: list[bool] = []
         self.least: list[int] = []
         self.slim: dict[Node, Step] | None = None
+        self.search: str | None = None  # of which it is, where a caller has it
 
     def by_ask(self) -> list[Pending]:
         """The same, each ask by itself."""

@@ -14,8 +14,9 @@ __all__ = ["AsyncFunctionGenerator", "FunctionGenerator", "as_generator"]
 class FunctionGenerator:
     """A generator from ``function(text, count) -> list of steps``, or ``function(text, count, limit)``.
 
-    The function gets the context as text, how many steps are wanted and, if it takes a third argument, the tokens that
-    a step may have. It returns texts or `Step` objects. What it reports is charged in full, also above the limit.
+    The function gets the context as text, how many steps are wanted and, if it has a third parameter that is called
+    ``limit`` or has no default, the tokens that a step may have. It returns texts or `Step` objects. What it reports is
+    charged in full, also above the limit.
 
     Args:
         function: returns at most ``count`` next steps.
@@ -80,9 +81,10 @@ def as_generator(generator: Any) -> Any:
 
 
 def _takes_limit(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called with a third positional argument."""
+    """Whether its third parameter is the limit: it has that name, or no default (unlike ``replies=replies``)."""
     try:
-        inspect.signature(function).bind("", 1, 1)
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return False
-    return True
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(by_place) > 2 and (by_place[2].name == "limit" or by_place[2].default is inspect.Parameter.empty)

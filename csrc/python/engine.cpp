@@ -343,13 +343,17 @@ void bind_account(py::module_& m) {
         .def(py::init([](py::handle limits, py::handle seconds) { return Account(limits_of(limits, seconds)); }),
              "limits"_a, "seconds"_a)
         .def("set_elapsed", &Account::set_elapsed, "seconds"_a)
-        .def("first_short",
-             [](const Account& a, py::handle asked) { return a.first_short(amounts_of("asked", asked, 0)); })
-        .def("reserve", [](Account& a, py::handle asked) { a.reserve(amounts_of("asked", asked, 0)); })
-        .def("settle",
-             [](Account& a, py::handle claim, py::handle actual) {
-                 a.settle(amounts_of("claim", claim, 0), amounts_of("actual", actual, 0));
-             })
+        .def(
+            "first_short",
+            [](const Account& a, py::handle asked) { return a.first_short(amounts_of("asked", asked, 0)); }, "asked"_a)
+        .def(
+            "reserve", [](Account& a, py::handle asked) { a.reserve(amounts_of("asked", asked, 0)); }, "asked"_a)
+        .def(
+            "settle",
+            [](Account& a, py::handle claim, py::handle actual) {
+                a.settle(amounts_of("claim", claim, 0), amounts_of("actual", actual, 0));
+            },
+            "claim"_a, "actual"_a)
         .def_property_readonly("spent", [](const Account& a) { return tuple_of(a.spent()); })
         .def_property_readonly("reserved", [](const Account& a) { return tuple_of(a.reserved()); })
         .def_property_readonly("overrun", [](const Account& a) { return tuple_of(a.overrun()); })

@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import bavt_fast as bavt  # noqa: E402
+from bavt_fast.critics.functions import as_critic  # noqa: E402
 from bavt_fast.critics.value_head import HiddenStateCritic  # noqa: E402
-from bavt_fast.protocols import Candidate, Critic, Step, as_critic  # noqa: E402
+from bavt_fast.protocols import Node, Step  # noqa: E402
 
 WIDTH = 8
 
@@ -32,8 +33,8 @@ def head() -> Any:
     return bavt.ResidualValuePredictor(WIDTH)
 
 
-def candidate(hidden: Any, parent_value: float = 1.0) -> Candidate:
-    return Candidate(None, "text", Step("step", 1, hidden=hidden), parent_value)
+def candidate(hidden: Any) -> Node:
+    return Node(None, None, Node(None, "text"), Step("step", 1, hidden=hidden))
 
 
 def test_scores_are_the_head_s(head: Any) -> None:
@@ -51,7 +52,6 @@ def test_scores_are_the_head_s(head: Any) -> None:
         assert scores == pytest.approx(expected.tolist(), abs=1e-6)
         assert all(type(score) is float for score in scores)
         assert critic.predicts == said
-        assert isinstance(critic, Critic)
         assert as_critic(critic) is critic
         assert scores == pytest.approx([critic.score([one])[0] for one in candidates], abs=1e-6)
 
@@ -80,6 +80,22 @@ def test_a_step_without_hidden_state_is_named(head: Any) -> None:
         HiddenStateCritic(head).score([candidate(torch.randn(WIDTH)), candidate(None)])
 
 
+def test_a_root_has_no_hidden_state(head: Any) -> None:
+    with pytest.raises(TypeError, match=r"critic: a step without a hidden state"):
+        HiddenStateCritic(head).score([Node(None, "q")])
+
+
+def test_a_head_without_parameters() -> None:
+    """A function of the hidden state is a head too."""
+
+    class Mean(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, hidden: Any) -> Any:
+            return hidden.mean(-1, keepdim=True)
+
+    scores = HiddenStateCritic(Mean(), "value").score([candidate(torch.full((WIDTH,), 0.25, dtype=torch.float64))])
+    assert scores == [0.25]
+
+
 @pytest.mark.parametrize("predicts", ["logits", "", None, 1])
 def test_a_wrong_kind_of_prediction(head: Any, predicts: Any) -> None:
     with pytest.raises(ValueError, match="predicts: expected 'value', 'residual' or 'logit'"):
@@ -90,7 +106,7 @@ def test_a_head_that_gives_nan_ends_the_search_with_its_result(head: Any) -> Non
     class Generator:
         def propose(self, states: Any, counts: Any, limits: Any) -> list[list[Step]]:
             value = math.nan if states[0].tried or "x" in states[0].text else 0.5
-            return [[Step("x", 1, hidden=torch.full((WIDTH,), value))]]
+            return [[Step("x\n", 1, hidden=torch.full((WIDTH,), value))]]
 
     with pytest.raises(bavt.SearchError, match="critic: expected finite scores, got nan") as caught:
         bavt.search("q", generator=Generator(), critic=HiddenStateCritic(head), budget=bavt.Budget(tokens=9))

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from bavt_fast.budget import Budget, Remaining, Spent
 
-COUNTS = ("tokens", "tool_calls")
+COUNTS = ("tokens", "tool_calls", "prompt_tokens")
 AMOUNTS = ("seconds", "cost")
 RESOURCES = COUNTS + AMOUNTS
 
 
 def test_any_subset_of_limits_is_a_budget() -> None:
-    assert Budget(tokens=500) == Budget(500, None, None, None)
-    budget = Budget(tokens=1, tool_calls=2, seconds=3, cost=4)
+    assert Budget(tokens=500) == Budget(500, None, None, None, None)
+    budget = Budget(tokens=1, tool_calls=2, seconds=3, cost=4, prompt_tokens=5)
+    assert budget == Budget(1, 2, 3.0, 4.0, 5)
     assert (budget.tokens, budget.tool_calls, budget.seconds, budget.cost) == (1, 2, 3.0, 4.0)
     assert type(budget.seconds) is float
     assert type(budget.cost) is float
@@ -34,7 +35,7 @@ def test_numpy_and_exact_numbers_are_stored_as_python_numbers() -> None:
 
 
 def test_a_budget_without_limits_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least one of tokens, tool_calls, seconds, cost.*Budget\(tokens=500\)"):
+    with pytest.raises(ValueError, match=r"budget: expected at least one of tokens, .*Budget\(tokens=500\)"):
         Budget()
 
 
@@ -55,7 +56,7 @@ def test_limits_of_the_wrong_type_are_refused(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [5.0, 0.5, float("nan"), float("inf")])
 def test_floats_are_no_counts(name: str, value: float) -> None:
-    with pytest.raises(TypeError, match=rf"^{name}: expected an integer.*, got .*{name}=int\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=rf"^{name}: expected an integer.*{name}=int\(\.\.\.\)"):
         Budget(**{name: value})  # type: ignore[arg-type]
 
 
@@ -67,9 +68,15 @@ def test_amounts_that_are_not_finite_and_positive_are_refused(name: str, value: 
 
 
 def test_a_cost_below_the_smallest_unit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^cost must be at least 1e-12"):
+    with pytest.raises(ValueError, match=r"^cost: expected a number from 1e-12 to 9200000.0, got 9.9e-13"):
         Budget(cost=9.9e-13)
     assert Budget(cost=1e-12).cost == 1e-12
+
+
+def test_a_cost_that_64_bits_of_units_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^cost: expected .* to 9200000.0, got 9200001.0; count in another"):
+        Budget(cost=9_200_001)
+    assert Budget(cost=9.2e6).limits()[3] == 9_200_000 * 10**12
 
 
 def test_long_values_are_cut_in_messages() -> None:
@@ -88,9 +95,9 @@ def test_values_are_frozen_slotted_hashable_and_travel(value: Budget | Spent | R
 
 
 def test_spent_adds_resource_by_resource() -> None:
-    total = Spent(1, 2, 0.5, 0.1) + Spent(10, 20, 0.25, 0.2)
-    assert total == Spent(11, 22, 0.75, 0.3)
-    assert sum([total, Spent(tokens=1)], Spent()) == Spent(12, 22, 0.75, 0.3)
+    total = Spent(1, 2, 0.5, 0.1, 7) + Spent(10, 20, 0.25, 0.2, 70)
+    assert total == Spent(11, 22, 0.75, 0.3, 77)
+    assert sum([total, Spent(tokens=1)], Spent()) == Spent(12, 22, 0.75, 0.3, 77)
     with pytest.raises(TypeError):
         total + 1  # type: ignore[operator]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bavt_fast.guarantee import iterations_needed
+from bavt_fast.budget import iterations_needed
 
 TRIALS = 20_000
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import threading
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
-from bavt_fast.ledger import BudgetExceeded, Ledger, Reservation, ReservationClosed, ReservationOverrun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bavt_fast.budget import Budget, Remaining, Spent
+from bavt_fast.budget import (
+    Budget,
+    BudgetExceeded,
+    Ledger,
+    Remaining,
+    Reservation,
+    ReservationClosed,
+    Spent,
+)
 
 PROGRAMS = int(os.environ.get("BAVT_LEDGER_PROGRAMS", "300"))
 
@@ -65,16 +74,38 @@ def test_resources_without_a_limit_are_counted_all_the_same() -> None:
     assert ledger.remaining == Remaining(tokens=9)
 
 
-def test_an_overrun_raises_and_counts_the_reservation_as_spent() -> None:
-    ledger, _ = make_ledger(tokens=100, cost=1.0)
-    for actual in (Spent(tokens=11), Spent(tokens=5, tool_calls=1), Spent(tokens=5, cost=0.3)):
-        step = ledger.reserve(tokens=10, cost=0.2)
-        with pytest.raises(ReservationOverrun, match="truncate"):
-            ledger.settle(step, actual)
-        with pytest.raises(ReservationClosed):
-            ledger.cancel(step)
-    assert ledger.spent == Spent(tokens=30, cost=0.6)
+@pytest.mark.parametrize(
+    "actual", [Spent(tokens=12), Spent(5, cost=0.3), Spent(5, prompt_tokens=9), Spent(99, 0, 0, 9)]
+)
+def test_an_overrun_is_charged_in_full_and_nothing_fits_then(actual: Spent) -> None:
+    ledger, _ = make_ledger(tokens=100, cost=1.0, prompt_tokens=50)
+    other, step = ledger.reserve(tokens=20), ledger.reserve(tokens=10, cost=0.2, prompt_tokens=8)
+    ledger.settle(step, actual)
+    assert ledger.spent == actual
+    excess = Spent(max(0, actual.tokens - 10), 0, 0.0, 0.0, max(0, actual.prompt_tokens - 8))
+    assert ledger.overrun.tokens == excess.tokens
+    assert ledger.overrun.prompt_tokens == excess.prompt_tokens
+    assert ledger.overrun.cost == pytest.approx(max(0.0, actual.cost - 0.2))
+    assert ledger.try_reserve(tokens=1) is None
+    with pytest.raises(BudgetExceeded, match="nothing is left after an overrun of"):
+        ledger.reserve()
+    assert ledger.exhausted
+    assert ledger.remaining_ratio == 0.0
+    assert ledger.remaining == Remaining(tokens=0, cost=0.0, prompt_tokens=0)
+    with pytest.raises(ReservationClosed):
+        ledger.cancel(step)
+    ledger.settle(other, Spent(tokens=7))  # what was in flight is settled all the same
+    assert ledger.spent == actual + Spent(tokens=7)
     assert ledger.reserved == Spent()
+
+
+def test_a_resource_without_a_limit_has_no_overrun() -> None:
+    """An API counts prompt tokens and calls whether or not anybody limits them."""
+    ledger, _ = make_ledger(tokens=100)
+    ledger.settle(ledger.reserve(tokens=10), Spent(5, tool_calls=3, cost=0.5, prompt_tokens=800))
+    assert ledger.spent == Spent(5, 3, 0.0, 0.5, 800)
+    assert ledger.overrun == Spent()
+    assert ledger.try_reserve(tokens=95) is not None
 
 
 def test_a_reservation_is_closed_once_and_by_its_own_ledger() -> None:
@@ -94,18 +125,18 @@ def test_a_reservation_is_closed_once_and_by_its_own_ledger() -> None:
 
 
 def test_wrong_types_are_named() -> None:
-    with pytest.raises(TypeError, match=r"^budget must be a Budget, got int"):
+    with pytest.raises(TypeError, match=r"^budget: expected a Budget such as Budget\(tokens=500\), got 500"):
         Ledger(500)  # type: ignore[arg-type]
     ledger, _ = make_ledger(tokens=100)
     step = ledger.reserve(tokens=1)
-    with pytest.raises(TypeError, match=r"^actual must be a Spent, got int"):
+    with pytest.raises(TypeError, match=r"^actual: expected a Spent such as Spent\(tokens=12\), got 1"):
         ledger.settle(step, 1)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^reservation must be what reserve"):
+    with pytest.raises(TypeError, match=r"^reservation: expected what reserve\(\) returned, got None"):
         ledger.cancel(None)  # type: ignore[arg-type]
     assert ledger.reserved.tokens == 1
 
 
-@pytest.mark.parametrize("name", ["tokens", "tool_calls", "cost"])
+@pytest.mark.parametrize("name", ["tokens", "tool_calls", "cost", "prompt_tokens"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "1", None])
 def test_adversarial_requests_are_refused_and_change_nothing(name: str, value: object) -> None:
     ledger, _ = make_ledger(tokens=100, tool_calls=100, cost=100.0)
@@ -197,6 +228,7 @@ STEP = st.tuples(
     st.integers(0, 12),
     st.integers(0, 3),
     COST,
+    st.integers(0, 9),
     st.integers(0, 1 << 30),
 )
 LIMITS = st.fixed_dictionaries(
@@ -204,6 +236,7 @@ LIMITS = st.fixed_dictionaries(
     optional={
         "tokens": st.integers(1, 60),
         "tool_calls": st.integers(1, 12),
+        "prompt_tokens": st.integers(1, 40),
         "seconds": st.sampled_from([1, 8, 64]),
         "cost": st.one_of(st.sampled_from([0.1, 0.3, 1.0, 2.7]), st.floats(1e-3, 10.0)),
     },
@@ -220,24 +253,27 @@ class ExactModel:
         self.spent: list[tuple[Fraction, ...]] = []
         self.open: dict[Reservation, tuple[Fraction, ...]] = {}
         self.elapsed_s = Fraction(0)
+        self.overrun = dict.fromkeys(NAMES, Fraction(0))
 
     def sums(self, rows: list[tuple[Fraction, ...]]) -> dict[str, Fraction]:
-        columns = zip(*rows, strict=True) if rows else [()] * 3
+        columns = zip(*rows, strict=True) if rows else [()] * 4
         return {name: sum(column, Fraction(0)) for name, column in zip(NAMES, columns, strict=True)}
 
     def fits(self, asked: tuple[Fraction, ...]) -> bool:
         after = self.sums([*self.spent, *self.open.values(), asked])
-        if self.elapsed_s >= self.limits.get("seconds", self.elapsed_s + 1):
+        if any(self.overrun.values()) or self.elapsed_s >= self.limits.get("seconds", self.elapsed_s + 1):
             return False
         return all(after[name] <= self.limits.get(name, after[name]) for name in NAMES)
 
     def ratio(self) -> Fraction:
+        if any(self.overrun.values()):
+            return Fraction(0)
         used = self.sums([*self.spent, *self.open.values()]) | {"seconds": self.elapsed_s}
         left = (1 - used[name] / limit for name, limit in self.limits.items())
         return max(Fraction(0), min(left))
 
 
-NAMES = ("tokens", "tool_calls", "cost")
+NAMES = ("tokens", "tool_calls", "cost", "prompt_tokens")
 UNIT = Fraction(1, 10**12)
 
 
@@ -245,9 +281,9 @@ def exact(value: float) -> Fraction:
     return Fraction(Decimal(repr(value)))
 
 
-def charge(tokens: int, tool_calls: int, cost: float) -> tuple[Fraction, ...]:
+def charge(tokens: int, tool_calls: int, cost: float, prompt_tokens: int) -> tuple[Fraction, ...]:
     """An amount as the ledger counts it: cost rounded up to its unit."""
-    return Fraction(tokens), Fraction(tool_calls), -(-exact(cost) // UNIT) * UNIT
+    return Fraction(tokens), Fraction(tool_calls), -(-exact(cost) // UNIT) * UNIT, Fraction(prompt_tokens)
 
 
 def check_invariants(ledger: Ledger, model: ExactModel) -> None:
@@ -255,33 +291,37 @@ def check_invariants(ledger: Ledger, model: ExactModel) -> None:
     for name in NAMES:
         assert getattr(ledger.spent, name) == float(spent[name])
         assert getattr(ledger.reserved, name) == float(reserved[name])
+        assert getattr(ledger.overrun, name) == float(model.overrun[name])
         if (limit := getattr(ledger.budget, name)) is not None:
-            assert getattr(ledger.spent, name) <= limit
-            assert getattr(ledger.spent + ledger.reserved, name) <= limit
-            assert getattr(ledger.remaining, name) == float(model.limits[name] - spent[name] - reserved[name])
+            over = getattr(ledger.overrun, name)
+            assert getattr(ledger.spent, name) <= limit + over
+            assert getattr(ledger.spent + ledger.reserved, name) <= limit + over
+            left = 0 if any(model.overrun.values()) else model.limits[name] - spent[name] - reserved[name]
+            assert getattr(ledger.remaining, name) == float(left)
     assert ledger.remaining_ratio == pytest.approx(float(model.ratio()), abs=1e-15)
     assert 0.0 <= ledger.remaining_ratio <= 1.0
 
 
-def run_step(ledger: Ledger, model: ExactModel, clock: FakeClock, step: tuple[str, int, int, float, int]) -> None:
+def run_step(ledger: Ledger, model: ExactModel, clock: FakeClock, step: tuple[Any, ...]) -> None:
     """Do one random step on both sides and compare the outcome."""
-    verb, tokens, tool_calls, cost, pick = step
+    verb, tokens, tool_calls, cost, prompt_tokens, pick = step
     if verb == "wait":
         clock.now_s += tokens / 8
         model.elapsed_s += Fraction(tokens, 8)
     elif verb in ("reserve", "try_reserve"):
-        asked = charge(tokens, tool_calls, cost)
+        asked = charge(tokens, tool_calls, cost, prompt_tokens)
+        wanted = {"tokens": tokens, "tool_calls": tool_calls, "cost": cost, "prompt_tokens": prompt_tokens}
         fits = model.fits(asked)
-        reservation = ledger.try_reserve(tokens=tokens, tool_calls=tool_calls, cost=cost)
+        reservation = ledger.try_reserve(**wanted)
         assert (reservation is not None) == fits
         if reservation is not None and verb == "reserve":  # once more, by the method that raises
             ledger.cancel(reservation)
-            reservation = ledger.reserve(tokens=tokens, tool_calls=tool_calls, cost=cost)
+            reservation = ledger.reserve(**wanted)
         if reservation is not None:
             model.open[reservation] = asked
         elif verb == "reserve":
             with pytest.raises(BudgetExceeded):
-                ledger.reserve(tokens=tokens, tool_calls=tool_calls, cost=cost)
+                ledger.reserve(**wanted)
     elif model.open:
         close_one(ledger, model, verb, tokens, list(model.open)[pick % len(model.open)])
 
@@ -290,21 +330,26 @@ def close_one(ledger: Ledger, model: ExactModel, verb: str, tokens: int, reserva
     claim = model.open.pop(reservation)
     if verb == "cancel":
         ledger.cancel(reservation)
-    elif verb == "overrun":
-        with pytest.raises(ReservationOverrun):
-            ledger.settle(reservation, Spent(reservation.tokens + 1, reservation.tool_calls, 0.0, reservation.cost))
-        model.spent.append(claim)
-    else:
-        actual = (min(tokens, reservation.tokens), reservation.tool_calls, reservation.cost / 3)
-        ledger.settle(reservation, Spent(actual[0], actual[1], 123.0, actual[2]))
-        model.spent.append(charge(*actual))
+        return
+    over = tokens + 1 if verb == "overrun" else 0
+    actual = Spent(
+        reservation.tokens + over if over else min(tokens, reservation.tokens),
+        reservation.tool_calls,
+        123.0,
+        reservation.cost / 3,
+        reservation.prompt_tokens + over // 6,
+    )
+    ledger.settle(reservation, actual)
+    charged = charge(actual.tokens, actual.tool_calls, actual.cost, actual.prompt_tokens)
+    model.spent.append(charged)
+    for name, took, claimed in zip(NAMES, charged, claim, strict=True):
+        if name in model.limits:
+            model.overrun[name] += max(Fraction(0), took - claimed)
 
 
 @settings(max_examples=PROGRAMS, deadline=None)
 @given(limits=LIMITS, steps=st.lists(STEP, max_size=40))
-def test_random_programs_match_exact_arithmetic(
-    limits: dict[str, float], steps: list[tuple[str, int, int, float, int]]
-) -> None:
+def test_random_programs_match_exact_arithmetic(limits: dict[str, float], steps: list[tuple[Any, ...]]) -> None:
     ledger, clock = make_ledger(**limits)
     model = ExactModel(limits)
     for step in steps:
@@ -377,3 +422,8 @@ def test_one_reservation_raced_by_many_threads_is_settled_once() -> None:
             thread.join()
         assert sorted(outcomes) == [False, False, False, True]
     assert ledger.spent.tokens == 500
+
+
+def test_an_exception_of_the_ledger_travels() -> None:
+    error = pickle.loads(pickle.dumps(BudgetExceeded("tokens: too few", "tokens")))
+    assert (str(error), error.resource) == ("tokens: too few", "tokens")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import math
+import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,16 +14,18 @@ from typing import Any
 
 import pytest
 
+from bavt_fast.critics.functions import AsyncFunctionCritic, FunctionCritic, as_critic
+from bavt_fast.generators.functions import AsyncFunctionGenerator, FunctionGenerator, as_generator
 from bavt_fast.protocols import (
-    Candidate,
     Critic,
-    FunctionCritic,
-    FunctionGenerator,
+    GenerationError,
+    Node,
+    Sampling,
     Step,
     StepGenerator,
     StepRequest,
-    as_critic,
-    as_generator,
+    as_step,
+    without_hidden,
 )
 
 
@@ -30,34 +37,32 @@ class Generator:
 class ResidualCritic:
     predicts = "residual"
 
-    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+    def score(self, candidates: Sequence[Node]) -> list[float]:
         return [0.0 for _ in candidates]
 
 
-def candidate(text: str) -> Candidate:
-    return Candidate(None, text, Step(text, 1), 0.5)
+def node(text: str) -> Node:
+    return Node(None, text)
 
 
 def test_objects_are_taken_as_they_are() -> None:
     generator: StepGenerator = Generator()
-    critic: Any = ResidualCritic()
+    critic: Critic = ResidualCritic()  # type: ignore[assignment]
     assert as_generator(generator) is generator
     assert as_critic(critic) is critic
-    assert isinstance(generator, StepGenerator)
-    assert isinstance(critic, Critic)
 
 
 def test_functions_are_wrapped() -> None:
     generator = as_generator(lambda text, count: [text + "!"] * count)
     steps = generator.propose([StepRequest("a b"), StepRequest("c")], [2, 1], [10, 10])
-    assert [[step.text for step in row] for row in steps] == [["a b!", "a b!"], ["c!"]]
+    assert [[step.text for step in row] for row in steps] == [["a b!\n", "a b!\n"], ["c!\n"]]
     critic = as_critic(len)
     assert critic.predicts == "value"
-    assert critic.score([candidate("four"), candidate("")]) == [4, 0]
+    assert critic.score([node("four"), node("")]) == [4, 0]
 
 
 def test_no_critic_gives_every_state_one() -> None:
-    assert as_critic(None).score([candidate("a"), candidate("b")]) == [1.0, 1.0]
+    assert as_critic(None).score([node("a"), node("b")]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("generator", [None, 5, "text", [], object()])
@@ -86,16 +91,55 @@ class TestFunctionGenerator:
 
     def test_tokens_by_the_caller_s_count(self) -> None:
         generator = FunctionGenerator(lambda text, count: ["abcde"], count_tokens=len)
-        assert generator.propose([StepRequest("")], [1], [9])[0] == [Step("abcde", 5)]
+        assert generator.propose([StepRequest("")], [1], [9])[0] == [Step("abcde\n", 5)]
 
-    def test_what_is_longer_than_its_limit_is_incomplete_and_charged_up_to_it(self) -> None:
+    def test_what_is_longer_than_its_limit_is_what_the_function_says(self) -> None:
         generator = FunctionGenerator(lambda text, count: ["a b c d", "a b"])
-        assert generator.propose([StepRequest("")], [2], [2])[0] == [Step("a b c d", 2, False), Step("a b", 2)]
+        assert generator.propose([StepRequest("")], [2], [2])[0] == [Step("a b c d\n", 4), Step("a b\n", 2)]
+
+    def test_steps_are_taken_as_they_are(self) -> None:
+        step = Step("as written", 7, "limit", prompt_tokens=9)
+        assert FunctionGenerator(lambda text, count: (step,)).propose([StepRequest("")], [1], [9])[0][0] is step
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda text, count, limit: [str(limit)],
+            lambda text, count, most: [str(most)],
+            lambda text, count, limit=5: [str(limit)],
+            functools.partial(lambda before, text, count, limit: [str(limit)], "bound"),
+        ],
+    )
+    def test_a_third_parameter_is_the_limit(self, function: Any) -> None:
+        assert FunctionGenerator(function).propose([StepRequest("")], [1], [9])[0][0].text == "9\n"
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda text, count, replies="kept": [replies],
+            lambda *args: ["kept"] if len(args) == 2 else ["given the limit"],
+            lambda text, count, *, limit="kept": [limit],
+        ],
+    )
+    def test_a_third_parameter_of_its_own_is_left_alone(self, function: Any) -> None:
+        """A default binds what a loop changes; a wrapper passes on whatever comes."""
+        assert FunctionGenerator(function).propose([StepRequest("")], [1], [9])[0][0].text == "kept\n"
 
     @pytest.mark.parametrize("reply", [None, "text", 7, [7], ["a", None], iter(["a"])])
     def test_wrong_replies(self, reply: Any) -> None:
-        with pytest.raises(TypeError, match="generator: expected a list of str from the function"):
-            FunctionGenerator(lambda text, count: reply).propose([StepRequest("")], [1], [9])
+        answer = FunctionGenerator(lambda text, count: reply).propose([StepRequest("")], [1], [9])[0]
+        assert isinstance(answer, TypeError)
+        assert re.match(r"generator: expected (a list of str|steps as str or Step)", str(answer))
+
+    def test_a_call_that_fails_is_an_answer_of_its_own(self) -> None:
+        def function(text: str, count: int) -> list[str]:
+            if text == "b":
+                raise OSError("429")
+            return [text]
+
+        first, second, third = FunctionGenerator(function).propose([*map(StepRequest, "abc")], [1] * 3, [9] * 3)
+        assert (first, third) == ([Step("a\n", 1)], [Step("c\n", 1)])
+        assert isinstance(second, OSError)
 
     def test_lists_of_different_lengths(self) -> None:
         with pytest.raises(ValueError, match="zip"):
@@ -109,15 +153,108 @@ def test_a_function_critic_sees_the_whole_context() -> None:
         seen.append(text)
         return 0.25
 
-    assert FunctionCritic(value).score([candidate("question\nstep one\nstep two")]) == [0.25]
+    assert FunctionCritic(value).score([node("question\nstep one\nstep two")]) == [0.25]
     assert seen == ["question\nstep one\nstep two"]
 
 
-@pytest.mark.parametrize("value", [Step("a", 1), StepRequest("a"), candidate("a")])
-def test_values_are_immutable_and_small(value: Any) -> None:
-    with pytest.raises(AttributeError):
-        value.text = "b"
+def test_coroutine_functions_are_wrapped() -> None:
+    async def generate(text: str, count: int, limit: int) -> list[str]:
+        return [f"{text} {limit}"] * count
+
+    async def value(text: str) -> float:
+        return float(len(text))
+
+    class Callable:
+        async def __call__(self, text: str, count: int) -> list[str]:
+            return ["called"]
+
+    generator, critic = as_generator(generate), as_critic(value)
+    assert isinstance(generator, AsyncFunctionGenerator)
+    assert isinstance(critic, AsyncFunctionCritic)
+    assert asyncio.run(generator.propose([StepRequest("q")], [2], [7])) == [[Step("q 7\n", 2)] * 2]
+    assert asyncio.run(critic.score([node("four")])) == [4.0]
+    called = as_generator(Callable())
+    assert asyncio.run(called.propose([StepRequest("q")], [1], [7])) == [[Step("called\n", 1)]]
+
+
+@pytest.mark.parametrize("value", [Step("a", 1), StepRequest("a"), node("a")])
+def test_values_are_small(value: Any) -> None:
     assert not hasattr(value, "__dict__")
+
+
+def test_texts_become_steps() -> None:
+    assert as_step("two words") == Step("two words\n", 2)
+    assert as_step("two words\n") == Step("two words\n", 2)
+    assert as_step("") == Step("\n", 1)
+    assert as_step("ab", len) == Step("ab\n", 2)
+    step = Step("x", 1)
+    assert as_step(step) is step
+    with pytest.raises(TypeError, match="generator: expected steps as str or Step, got 5"):
+        as_step(5)
+
+
+def test_the_log_probability_of_a_step() -> None:
+    assert Step("a", 1).total_log_probability() is None
+    assert Step("a", 2, token_probabilities=(0.5, 0.25)).total_log_probability() == pytest.approx(math.log(0.125))
+    assert Step("a", 2, token_probabilities=(0.5, 0.25), log_probability=-9.0).total_log_probability() == -9.0
+    assert Step("a", 2, token_probabilities=(0.5, 0.0)).total_log_probability() == -math.inf
+
+
+def test_a_step_without_its_hidden_state_is_the_same_step() -> None:
+    full = Step("a", 1, "end", 2, 3, 0.5, 0.25, [1.0], (4,), (0.5,), -1.0)
+    slim = without_hidden(full)
+    assert slim.hidden is None
+    assert slim == full  # hidden is not compared
+    assert all(getattr(slim, name) == getattr(full, name) for name in Step.__slots__ if name != "hidden")
+    assert without_hidden(slim) is slim
+
+
+# --- nodes and requests
+
+
+def chain() -> Node:
+    """A prompt, two steps, a new prompt in the middle, one step more."""
+    root = Node("s0", "Question?\n", value=0.5)
+    first = Node("s1", None, root, Step("one.\n", 2, token_ids=(1, 2)), value=0.25)
+    second = Node("s2", None, first, Step("  two", 1, token_ids=(3,)))
+    third = Node("s3", "New context:\n", second, Step("dropped", 1, token_ids=(9,)))
+    return Node("s4", None, third, Step(" three", 1, hidden=[1.0], token_ids=(4, 5)))
+
+
+def test_a_context_is_its_prompt_and_the_steps_since() -> None:
+    last = chain()
+    second = last.parent.parent  # type: ignore[union-attr]
+    assert second is not None
+    assert second.text == "Question?\none.\n  two"
+    assert last.text == "New context:\n three"
+    request, early = StepRequest(last, 7), StepRequest(second)
+    assert (request.text, request.prompt, request.token_ids) == (last.text, "New context:\n", (4, 5))
+    assert (early.prompt, early.token_ids) == ("Question?\n", (1, 2, 3))
+    assert (second.parent_value, last.parent_value) == (0.25, 1.0)
+    assert Node(None, "q").parent_value == 1.0
+
+
+def test_a_request_travels_with_its_context_and_nothing_of_the_tree() -> None:
+    tried = (Step("tried", 1, token_ids=(8,)),)
+    request = StepRequest(chain(), 2**63 - 1, tried, Sampling(0.5, 0.9, 40), 1.5)
+    there = pickle.loads(pickle.dumps(request))
+    for name in ("text", "prompt", "token_ids", "seed", "tried", "sampling", "seconds_left"):
+        assert getattr(there, name) == getattr(request, name)
+    assert there.node.step.hidden is None
+    assert b"s4" not in pickle.dumps(request)  # no states
+    assert b"dropped" not in pickle.dumps(request)  # nor what lies before the prompt
+
+
+def test_a_request_far_down_a_path_travels() -> None:
+    node = Node(None, "q\n")
+    for i in range(5000):
+        node = Node(None, None, node, Step(f"{i}\n", 1))
+    assert pickle.loads(pickle.dumps(StepRequest(node))).text == node.text
+
+
+def test_a_generation_error_travels() -> None:
+    error = pickle.loads(pickle.dumps(GenerationError("429", {"tokens": 5})))
+    assert (str(error), error.spent) == ("429", {"tokens": 5})
 
 
 def test_the_package_and_a_search_load_no_torch() -> None:

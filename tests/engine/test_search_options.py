@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +13,8 @@ from scripted import Rounds, ScriptedGenerator, TableCritic, World, WorldTask
 from search_checks import POLICIES, WORLDS, check_consistent, run, worlds
 
 import bavt_fast as bavt
-from bavt_fast.protocols import Candidate, Step, StepRequest
-from bavt_fast.run import MIN_VALUE
+from bavt_fast.protocols import Node, Step, StepRequest
+from bavt_fast.reference.engine import MIN_VALUE
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks.text import TextTask
 
@@ -51,30 +51,30 @@ def test_decay_moves_tries_to_other_nodes() -> None:
 @given(world=worlds, seed=st.integers(0, 99))
 def test_a_discount_weighs_nodes_by_the_tokens_to_an_answer(world: World, seed: int) -> None:
     """The tree chooses by V times discount^min_tokens; critic and result know V alone."""
-    parent_values: dict[str, float] = {}
+    parent_values: dict[tuple[str, ...], float] = {}
 
     class Critic(TableCritic):
-        def score(self, candidates: Sequence[Candidate]) -> list[float]:
-            parent_values.update({c.text: c.parent_value for c in candidates})
+        def score(self, candidates: Sequence[Node]) -> list[float]:
+            parent_values.update({node.state: node.parent_value for node in candidates})
             return super().score(candidates)
 
     task = WorldTask(world)
     searcher = Searcher(ScriptedGenerator(world), Critic(world), task, discount=0.9)
     result = searcher.search("q", budget=bavt.Budget(tokens=150), seed=seed)
-    state: tuple[str, ...] = ("q",)
-    value: Any = 1.0
-    for node, step in zip(result.nodes, result.path, strict=True):
-        assert parent_values["/".join(state) + "/" + step] == value
-        state = (*state, step)
-        value = 1.0 if result.solved and node == result.nodes[-1] else max(MIN_VALUE, world.value(state))
-        weight = max(MIN_VALUE, value * 0.9 ** task.min_tokens(state))
-        assert result.tree.values[node] == pytest.approx(weight)
-        value = pytest.approx(value)
-    assert result.value == value
+    tree = result.tree
+    states: list[tuple[str, ...]] = [("q",)]
+    for parent, text in zip(tree.parents[1:], result.texts[1:], strict=True):
+        states.append((*states[parent], text[:-1]))
+        assert parent_values[states[-1]] == tree.values[parent]
+    for node, state in enumerate(states):
+        is_end = node == 0 or task.is_terminal(state)
+        value = 1.0 if is_end else max(MIN_VALUE, world.value(state))
+        assert tree.values[node] == value
+        assert tree.weights[node] == pytest.approx(max(MIN_VALUE, value * 0.9 ** task.min_tokens(state)))
 
 
 def test_duplicates_and_invalid_steps_are_dropped_and_counted() -> None:
-    replies = iter(["", "one", "one", "  ", "one ", "two", "two"])
+    replies = iter(["", "one", "one", "  ", "one", "two", "two"])
     searcher = Searcher(lambda text, count: [next(replies)], None, TextTask(), policy="best_first", decay=1.0)
     result = searcher.search("q", budget=bavt.Budget(tokens=7))
     assert result.duplicate_steps == 3
@@ -95,9 +95,11 @@ def test_steps_of_one_batch_are_duplicates_of_each_other() -> None:
 
 
 def test_refuted_answers_are_dropped_and_counted() -> None:
+    """A refuted state is known from then on: it is verified once, and a duplicate afterwards."""
     world = World(depth=1, goal_share=0.0, invalid_share=0.0, dead_share=0.0, merge_share=0.0, max_tokens=1)
     result = run(world, tokens=9)
-    assert (result.refuted_steps, result.tree.num_nodes, result.answer) == (9, 1, None)
+    assert (result.refuted_steps, result.duplicate_steps, result.tree.num_nodes, result.answer) == (3, 6, 1, None)
+    assert result.tree.visit_counts.tolist() == [9]
 
 
 def test_tried_steps_are_handed_back_without_their_hidden_state() -> None:
@@ -108,11 +110,12 @@ def test_tried_steps_are_handed_back_without_their_hidden_state() -> None:
             self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
         ) -> list[list[Step]]:
             seen.append(states[0].tried)
-            return [[Step("", 1, hidden=object(), token_ids=(7,), token_probabilities=(0.5,))]]
+            return [[Step("", 1, hidden=object(), token_ids=(7,), token_probabilities=(0.5,), prompt_tokens=3)]]
 
     bavt.search("q", generator=Generator(), budget=bavt.Budget(tokens=3))
-    tried = Step("", 1, hidden=None, token_ids=(7,), token_probabilities=(0.5,))
+    tried = Step("", 1, token_ids=(7,), token_probabilities=(0.5,), prompt_tokens=3)
     assert seen == [(), (tried,), (tried, tried)]
+    assert all(step.hidden is None for step in seen[-1])
 
 
 @settings(max_examples=WORLDS // 3, deadline=None)
@@ -121,8 +124,8 @@ def test_residual_and_absolute_critics_agree(world: World, seed: int) -> None:
     """The residual is computed in floating point, so the values agree to rounding and the trees in shape."""
     results = []
     for predicts in ("value", "residual"):
-        critic = TableCritic(world, predicts)
-        searcher = Searcher(ScriptedGenerator(world), critic, WorldTask(world), policy="power")
+        critic = TableCritic(world, predicts)  # type: ignore[arg-type]
+        searcher = Searcher(ScriptedGenerator(world), critic, WorldTask(world), root_value=0.5)
         results.append(searcher.search("q", budget=bavt.Budget(tokens=150), seed=seed))
     a, b = results
     assert a.tree.parents.tolist() == b.tree.parents.tolist()
@@ -130,11 +133,41 @@ def test_residual_and_absolute_critics_agree(world: World, seed: int) -> None:
     assert (a.path, a.stop_reason, a.spent.tokens) == (b.path, b.stop_reason, b.spent.tokens)
 
 
+def test_a_residual_critic_starts_at_a_half() -> None:
+    """For above V = 1 nothing can grow; `root_value` says otherwise."""
+    world = World(goal_share=0.0, dead_share=0.0)
+    for predicts, options, expected in (
+        ("residual", {}, 0.5),
+        ("value", {}, 1.0),
+        ("residual", {"root_value": 0.25}, 0.25),
+        ("value", {"root_value": np.float32(0.25)}, 0.25),
+    ):
+        searcher = Searcher(ScriptedGenerator(world), TableCritic(world, predicts), WorldTask(world), **options)  # type: ignore[arg-type]
+        assert searcher.search("q", budget=bavt.Budget(tokens=30)).tree.values[0] == expected
+    assert run(World(depth=0, goal_share=1.0), root_value=0.25).value == 1.0  # a question that is its own answer
+
+
+def test_residuals_add_up_along_a_path() -> None:
+    class Critic:
+        predicts = "residual"
+
+        def score(self, candidates: Sequence[Node]) -> list[float]:
+            return [0.125 for _ in candidates]
+
+    result = bavt.search("q", generator=lambda text, n: ["x"], critic=Critic(), budget=bavt.Budget(tokens=8))
+    for node, depth in enumerate(result.tree.depths):
+        assert result.tree.values[node] == min(1.0, 0.5 + 0.125 * depth)
+
+
 def test_values_are_clipped() -> None:
     scores = iter([5.0, -3.0, 0.25])
     searcher = Searcher(Rounds(), lambda text: next(scores), policy="power")
-    tree = searcher.search("q", budget=bavt.Budget(tokens=6)).tree
+    with pytest.warns(
+        UserWarning, match=r"critic: expected values from 0 to 1, got 5 to 5.*such as score / 10"
+    ) as told:
+        tree = searcher.search("q", budget=bavt.Budget(tokens=6)).tree
     assert tree.values.tolist() == [1.0, 1.0, MIN_VALUE, 0.25]
+    assert len(told) == 1  # once, not for every score
 
 
 def test_functions_as_generator_and_critic() -> None:

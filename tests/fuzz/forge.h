@@ -1,6 +1,6 @@
 // Snapshots as a forger makes them, for the fuzzers: whatever bytes a mutation left are made into a snapshot that gets
 // past the checksum, so that the checks behind it meet them. Which fields are repaired too is drawn anew each time: every
-// check must be passed and be failed. The layouts are those of csrc/snapshot.cpp and csrc/forest_snapshot.cpp.
+// check must be passed and be failed. The layouts are those of csrc/tree/snapshot.cpp and forest_snapshot.cpp.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,8 @@ namespace forge {
 
 struct TreeHeader {
     char magic[8];
-    uint32_t version, num_nodes, max_nodes, has_priors;
+    uint32_t version, num_nodes, max_nodes;
+    uint16_t has_priors, has_weights;
     uint64_t seed, drawn;
     double decay;
 };
@@ -31,10 +32,10 @@ struct Entry {
     uint64_t state, size;
 };
 
-inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kTreeVersion = 3, kForestVersion = 2;
 inline constexpr size_t kSum = sizeof(uint64_t);
-inline constexpr size_t kNode = 30, kPrior = 4;
-inline constexpr size_t kSmallestTree = sizeof(TreeHeader) + kNode + kPrior + kSum;
+inline constexpr size_t kNode = 30, kPrior = 4, kWeight = 8;
+inline constexpr size_t kSmallestTree = sizeof(TreeHeader) + kNode + kPrior + kWeight + kSum;
 
 class Draws {
    public:
@@ -85,9 +86,9 @@ inline void repair_links(uint8_t* parents, uint8_t* flags, uint32_t nodes, Draws
 // Makes a tree of at least kSmallestTree bytes at `data`; returns its size, at most `size`.
 inline size_t repair_tree(uint8_t* data, size_t size, Draws& draws) {
     auto header = get<TreeHeader>(data);
-    if (draws.usually()) std::memcpy(header.magic, "BAVTTREE", 8), header.version = kVersion;
-    if (draws.usually()) header.has_priors &= 1;
-    const size_t per_node = kNode + (header.has_priors != 0 ? kPrior : 0);
+    if (draws.usually()) std::memcpy(header.magic, "BAVTTREE", 8), header.version = kTreeVersion;
+    if (draws.usually()) header.has_priors &= 1, header.has_weights &= 1;
+    const size_t per_node = kNode + (header.has_priors != 0 ? kPrior : 0) + (header.has_weights != 0 ? kWeight : 0);
     const auto nodes = static_cast<uint32_t>((size - sizeof header - kSum) / per_node);
     if (draws.usually()) header.num_nodes = nodes;
     if (draws.usually() && (header.max_nodes < nodes || header.max_nodes > bavt::kMaxNodes)) {
@@ -96,7 +97,7 @@ inline size_t repair_tree(uint8_t* data, size_t size, Draws& draws) {
     if (draws.usually() && !(header.decay > 0.0 && header.decay <= 1.0)) header.decay = 0.85;
     set(data, header);
     uint8_t* at = data + sizeof header;
-    const bool sums = draws.usually(), values = draws.usually(), priors = draws.usually();
+    const bool sums = draws.usually(), values = draws.usually(), priors = draws.usually(), weights = draws.usually();
     for (uint32_t i = 0; i < nodes; ++i, at += 16) {
         if (sums && std::isnan(get<double>(at))) set(at, 0.5);
     }
@@ -108,6 +109,9 @@ inline size_t repair_tree(uint8_t* data, size_t size, Draws& draws) {
     for (uint32_t i = 0; i < nodes && header.has_priors != 0; ++i, at += 4) {
         const auto prior = get<float>(at);
         if (priors && !(prior >= 0.0f && std::isfinite(prior))) set(at, 0.25f);
+    }
+    for (uint32_t i = 0; i < nodes && header.has_weights != 0; ++i, at += 8) {
+        if (weights && !std::isfinite(get<double>(at))) set(at, draws.unit());
     }
     repair_links(parents, at + nodes, nodes, draws);
     at += 2 * nodes;
@@ -127,7 +131,7 @@ inline void join(uint8_t* tree, size_t size, const ForestHeader& forest) {
 inline size_t repair_forest(uint8_t* data, size_t size, Draws& draws) {
     constexpr uint64_t kDropped = 2;
     auto header = get<ForestHeader>(data);
-    if (draws.usually()) std::memcpy(header.magic, "BAVTFRST", 8), header.version = kVersion, header.reserved = 0;
+    if (draws.usually()) std::memcpy(header.magic, "BAVTFRST", 8), header.version = kForestVersion, header.reserved = 0;
     const size_t fit = (size - sizeof header - kSum) / sizeof(Entry);
     header.num_slots = static_cast<uint32_t>(std::min<size_t>(header.num_slots % 9, fit));
     if (draws.usually()) header.turn %= std::max(header.num_slots, 1u);

@@ -34,6 +34,8 @@ void check_nodes(const Tree& tree) {
         const NodeId parent = tree.parents()[node];
         require((flags & ~bavt::kAllFlags) == 0, "flags are known");
         require(std::isfinite(tree.values()[node]), "values are finite");
+        require(std::isfinite(tree.weights()[node]), "weights are finite");
+        require(tree.has_weights() || tree.weights()[node] == tree.values()[node], "a weight is V unless it is given");
         require(!std::isnan(tree.hot()[node].value_sum), "sums are numbers");
         if (node == kRoot) continue;
         require((tree.flags(parent) & bavt::kPruned) == 0 || (flags & bavt::kPruned) != 0, "pruned is all below");
@@ -82,18 +84,21 @@ uint64_t outcome(Tree& tree, Verb verb) {
 
 uint64_t expand(Tree& tree, NodeId node, uint64_t seed) {
     forge::Draws draws(seed);
-    double values[20];
+    double values[20], weights[20];
     float priors[20];
     uint8_t terminal[20];
     const auto count = static_cast<uint32_t>(1 + draws.below(draws.usually() ? 4 : 20));
     for (uint32_t i = 0; i < count; ++i) {
         values[i] = draws.unit() * 2 - 0.5;
+        weights[i] = draws.unit() - 0.1;
         priors[i] = static_cast<float>(draws.below(3)) / 2;
         terminal[i] = draws.below(6) == 0;
     }
     const bool with_terminal = draws.below(2) == 0, with_priors = draws.below(4) == 0;
+    const bool with_weights = draws.below(4) == 0;
     return outcome(tree, [&]() -> uint64_t {
-        return tree.expand(node, values, with_terminal ? terminal : nullptr, with_priors ? priors : nullptr, count);
+        return tree.expand(node, values, with_terminal ? terminal : nullptr, with_priors ? priors : nullptr, count,
+                           with_weights ? weights : nullptr);
     });
 }
 
@@ -172,14 +177,14 @@ void check(Tree& tree) {
     const std::vector<bool> open = open_subtrees(tree);
     bool any_weighty = false;
     for (NodeId node = 0; node < tree.num_nodes(); ++node)
-        any_weighty |= tree.flags(node) == 0 && tree.values()[node] > 0;
+        any_weighty |= tree.flags(node) == 0 && tree.weights()[node] > 0;
     for (const Policy policy : kPolicies) {
         const NodeId node = tree.select(policy, {});
         const bool global = policy == Policy::kPower || policy == Policy::kBestFirst;
         require((node != kNone) == (global ? any_weighty : open[kRoot]), "a policy finds a node where there is one");
         if (node == kNone) continue;
         require(node < tree.num_nodes() && tree.flags(node) == 0, "what is selected is open");
-        require(global ? tree.values()[node] > 0 : tree.children(node).empty(), "descents end at leaves");
+        require(global ? tree.weights()[node] > 0 : tree.children(node).empty(), "descents end at leaves");
     }
     best_path(tree);
 }

@@ -18,7 +18,7 @@ from tiny_models import tiny_model  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 
 from bavt_fast.generators.torch_model import NEW_MASS, TorchGenerator  # noqa: E402
-from bavt_fast.protocols import Step, StepRequest  # noqa: E402
+from bavt_fast.protocols import Node, Sampling, Step, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_config, build_tokenizer  # noqa: E402
 
 PROMPTS = [
@@ -135,13 +135,15 @@ def test_tokens_limits_and_delimiters(tokenizer: Any) -> None:
         for step in row:
             assert 1 <= step.tokens <= limit
             assert step.tokens == len(step.token_ids) == len(step.token_probabilities)
-            assert step.complete == (step.token_ids[-1] == close)
+            complete = step.finish_reason == "delimiter"
+            assert complete == (step.token_ids[-1] == close)
+            assert complete or step.finish_reason == "limit"
             assert close not in step.token_ids[:-1]
-            assert step.complete or step.tokens == limit
-            assert step.text.count(")") == int(step.complete)
-            assert step.text.endswith(")") == step.complete
-            assert step.text == step.text.strip()
-    lengths = Counter(step.tokens for step in rows[4] if step.complete)
+            assert complete or step.tokens == limit
+            assert step.text.count(")") == int(complete)
+            assert step.text.endswith(")") == complete
+            assert step.text == tokenizer.decode(step.token_ids, skip_special_tokens=True)
+    lengths = Counter(step.tokens for step in rows[4] if step.finish_reason == "delimiter")
     assert len(lengths) > 3
 
 
@@ -159,14 +161,54 @@ def with_bias(model: Any, bias: dict[int, float]) -> Any:
     return model
 
 
-def test_text_behind_the_delimiter_is_cut(model: Any) -> None:
-    """A token may hold more than the delimiter: `)x` ends the step, and the x is no part of it."""
+def test_text_behind_the_delimiter_is_kept() -> None:
+    """A token may hold more than the delimiter: `b)x` ends the step, and the x is part of it, as it was written."""
     tokens = word_tokenizer(["a", "b)x", "pad"])
     generator = TorchGenerator(tiny_vocabulary_model(3), tokens, delimiter=")")
     steps = generator.propose([StepRequest("a a", seed) for seed in range(30)], [1] * 30, [8] * 30)
-    ended = [row[0] for row in steps if row[0].complete]
+    ended = [row[0] for row in steps if row[0].finish_reason == "delimiter"]
     assert ended
-    assert all(step.text.endswith("b)") for step in ended)
+    assert all(step.text.endswith("b)x") for step in ended)
+
+
+def test_a_context_goes_on_from_the_tokens_of_its_steps(model: Any, tokenizer: Any) -> None:
+    """Not from their text, which another tokenization may write with other tokens."""
+    generator = TorchGenerator(model, tokenizer, delimiter=")")
+    child = Node(None, None, Node(None, PROMPTS[0]), Step("never read", 2, token_ids=(77, 900)))
+    below = Node(None, None, child, Step("nor this", 1, token_ids=(5,)))
+    ids = [*tokenizer(PROMPTS[0])["input_ids"], 77, 900, 5]
+    step = generator.propose([StepRequest(below, 3)], [1], [4])[0][0]
+    for at, token in enumerate(step.token_ids):
+        logits, _ = forward(model, ids + list(step.token_ids[:at]))
+        assert step.token_probabilities[at] == pytest.approx(softmax(logits)[token], rel=1e-3, abs=1e-7)
+
+
+def test_sampling_of_a_request(model: Any, tokenizer: Any) -> None:
+    """Temperature, top-k and top-p of the request come before the generator's; others of the batch have their own."""
+    generator = TorchGenerator(model, tokenizer, delimiter=")", without_replacement=False)
+    logits, _ = forward(model, tokenizer(PROMPTS[0])["input_ids"])
+    order, plain = np.argsort(-logits), softmax(logits)
+
+    def first_tokens(sampling: Sampling, draws: int = 200) -> list[tuple[int, float]]:
+        asked = [StepRequest(PROMPTS[0], seed, sampling=sampling) for seed in range(draws)]
+        others = [StepRequest(PROMPTS[1], seed) for seed in range(3)]
+        rows = generator.propose([*asked, *others], [1] * (draws + 3), [1] * (draws + 3))
+        alone = generator.propose(others, [1] * 3, [1] * 3)
+        assert [row[0].token_ids for row in rows[draws:]] == [row[0].token_ids for row in alone]
+        return [(row[0].token_ids[0], row[0].token_probabilities[0]) for row in rows[:draws]]
+
+    assert set(first_tokens(Sampling(temperature=0.0))) == {(int(order[0]), 1.0)}
+    warm = softmax(logits / 2.0)
+    for token, probability in first_tokens(Sampling(temperature=2.0)):
+        assert probability == pytest.approx(warm[token], rel=1e-3)
+    kept = plain[order[:3]].sum()
+    top = first_tokens(Sampling(top_k=3))
+    assert {token for token, _ in top} <= set(order[:3].tolist())
+    for token, probability in top:
+        assert probability == pytest.approx(plain[token] / kept, rel=1e-3)
+    needed = int(np.searchsorted(np.cumsum(plain[order]), 0.5)) + 1
+    assert {token for token, _ in first_tokens(Sampling(top_p=0.5))} <= set(order[:needed].tolist())
+    assert {token for token, _ in first_tokens(Sampling(top_p=1e-9))} == {int(order[0])}
 
 
 @pytest.mark.parametrize("eos", [7, [7, 8]])
@@ -176,7 +218,8 @@ def test_the_model_s_end_of_text_ends_a_step(tokenizer: Any, eos: Any) -> None:
     ids = [eos] if isinstance(eos, int) else eos
     generator = TorchGenerator(with_bias(model, dict.fromkeys(ids, 6.0)), tokenizer, delimiter=")")
     steps = [row[0] for row in generator.propose(requests(30), [1] * 30, [30] * 30)]
-    assert all(step.complete for step in steps)
+    assert {step.finish_reason for step in steps} <= {"delimiter", "end"}
+    assert all((step.finish_reason == "end") == (step.token_ids[-1] in ids) for step in steps)
     assert {step.token_ids[-1] for step in steps} >= set(ids)
     assert all(not set(ids) & set(step.token_ids[:-1]) for step in steps)
 

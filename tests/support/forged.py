@@ -1,4 +1,4 @@
-"""Snapshots as a forger makes them: changed at will, with a checksum that is right again. Mirrors csrc/checksum.h."""
+"""Snapshots as a forger makes them: changed at will, with a checksum that is right again (memory/checksum.h)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ KEYS = [
     0x3F84D5B5B5470917,
 ]
 STEP = 0x9E3779B97F4A7C15
-TREE_HEADER = struct.Struct("<8s4I2Qd")  # magic, version, num_nodes, max_nodes, has_priors, seed, drawn, decay
+TREE_HEADER = struct.Struct(
+    "<8s3I2H2Qd"
+)  # magic, version, num_nodes, max_nodes, has_priors, has_weights, seed, drawn, decay
 FOREST_HEADER = struct.Struct("<8s4I3Q2d")  # magic, version, slots, max_nodes, 0, seed, trees made, turn, decay, V
 ENTRY = struct.Struct("<2Q")  # state, size
-VERSION = 2
+TREE_VERSION, FOREST_VERSION = 3, 2
 
 
 def mix(x: int) -> int:
@@ -58,11 +60,11 @@ def forest(
 ) -> bytes:
     """A forest's snapshot of (state, tree's snapshot) pairs; states are 0 live, 1 finished and 2 dropped."""
     count = len(trees) if slots is None else slots
-    header = FOREST_HEADER.pack(b"BAVTFRST", VERSION, count, max_nodes, 0, 0, count, turn, decay, 1.0)
+    header = FOREST_HEADER.pack(b"BAVTFRST", FOREST_VERSION, count, max_nodes, 0, 0, count, turn, decay, 1.0)
     directory = b"".join(ENTRY.pack(state, len(tree)) for state, tree in trees)
     return sealed(header + directory) + b"".join(tree for _, tree in trees)
 
 
 def one_node_tree(max_nodes: int = 2**24, decay: float = 0.85) -> bytes:
-    header = TREE_HEADER.pack(b"BAVTTREE", VERSION, 1, max_nodes, 0, 0, 0, decay)
+    header = TREE_HEADER.pack(b"BAVTTREE", TREE_VERSION, 1, max_nodes, 0, 0, 0, 0, decay)
     return sealed(header + struct.pack("<d2IdIBB", 0.0, 0, 0, 1.0, 2**32 - 1, 0, 0))

@@ -286,7 +286,7 @@ def test_sizes_that_overflow_are_refused() -> None:
     """2^64 - 105 and the like, which would add up to the right total."""
     tree = forged.one_node_tree()
     entries = [(0, 2**64 - len(tree)), (0, 2 * len(tree))]
-    header = forged.FOREST_HEADER.pack(b"BAVTFRST", forged.VERSION, 2, 2**24, 0, 0, 2, 0, 0.85, 1.0)
+    header = forged.FOREST_HEADER.pack(b"BAVTFRST", forged.FOREST_VERSION, 2, 2**24, 0, 0, 2, 0, 0.85, 1.0)
     directory = b"".join(forged.ENTRY.pack(*entry) for entry in entries)
     with pytest.raises(_core.SnapshotError, match="truncated"):
         _core.Forest.from_bytes(forged.sealed(header + directory) + tree)

@@ -386,10 +386,8 @@ class Drive(Base):
 
 def is_whole(answers: Any, size: int) -> bool:
     """Whether there is one answer per ask."""
-    if answers.__class__ is not list:
-        if not isinstance(answers, Sequence) or isinstance(answers, (str, bytes)):
-            return False
-    return len(answers) == size
+    is_list = answers.__class__ is list or (isinstance(answers, Sequence) and not isinstance(answers, (str, bytes)))
+    return is_list and len(answers) == size
 
 
 def not_whole(answers: Any, size: int) -> Exception:

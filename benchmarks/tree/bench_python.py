@@ -45,7 +45,7 @@ def test_values_in_lists(measure: Measure, rng: np.random.Generator, n: int) -> 
         values = rng.random((n, BRANCHING))
         return bavt.Tree(), values.tolist(), values[:, 0].tolist()
 
-    measure(Row(rows.LISTED_SIMULATION, rows.OURS_PYTHON, n, items=n), one_call_at_a_time, setup)
+    measure(case(rows.LISTED_SIMULATION, rows.OURS_PYTHON, n, items=n), one_call_at_a_time, setup)
 
 
 def in_waves(forest: bavt.Forest, values: list[Floats], first_values: list[Floats]) -> None:
@@ -102,7 +102,7 @@ def test_waves_beside_busy_neighbours(measure: Measure, rng: np.random.Generator
         renew(forest)
         return forest, list(values), list(values[:, :, 0].copy())
 
-    measure(Row(rows.BUSY_SIMULATION, rows.OURS_PYTHON, waves, waves * trees, trees, threads), in_waves, setup)
+    measure(case(rows.BUSY_SIMULATION, rows.OURS_PYTHON, waves, waves * trees, trees, threads), in_waves, setup)
 
 
 # ---- Snapshots -----------------------------------------------------------------------------------------------------

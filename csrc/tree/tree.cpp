@@ -91,9 +91,13 @@ NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, 
 // The first weights that are given stand beside the values of all nodes before them.
 void Tree::add_weights(NodeId first, const double* weights, uint32_t count) {
     const size_t size = size_t{first} + count;
-    if (weights_.capacity() < size) weights_.reserve(std::max(size, 2 * weights_.capacity()));
+    make_room_for_weights(size);
     if (weights_.empty()) weights_.assign(values_.data, values_.data + first);
     weights_.insert(weights_.end(), weights, weights + count);
+}
+
+void Tree::make_room_for_weights(size_t size) {
+    if (weights_.capacity() < size) weights_.reserve(std::max(size, 2 * weights_.capacity()));
 }
 
 void Tree::set_root_weight(double weight) { weights_.assign(1, weight); }

@@ -50,7 +50,8 @@ class Workers {
     // child, or where help does not pay, there is one. Where several ranges throw, the first one's error is rethrown.
     void run(size_t items, size_t piece, bool parallel, const Work& work) {
         if (items == 0) return;
-        if (!parallel || items <= piece || count() == 1 || fork_count() != forks_ || Clock::now() < alone_until_) {
+        if (!parallel || items <= piece || count() == 1 || fork_count() != forks_ ||
+            Clock::now().time_since_epoch().count() < alone_until()) {
             return work(0, items);
         }
         const Clock::time_point begun = Clock::now();
@@ -202,6 +203,12 @@ class Workers {
 #endif
     }
 
+    // Of all workers of the process: whether cores are free is no matter of one of them.
+    static std::atomic<Clock::rep>& alone_until() {
+        static std::atomic<Clock::rep> until{Clock::time_point::min().time_since_epoch().count()};
+        return until;
+    }
+
     static int64_t thread_nanoseconds() {
         timespec now;
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -213,12 +220,12 @@ class Workers {
         const Clock::time_point now = Clock::now();
         const double lost = Nanoseconds(now - begun).count() - alone;
         if (lost <= 0.0) return;
-        alone_until_ = now + std::chrono::nanoseconds(static_cast<int64_t>(std::min(kRest * lost, kLongestRest)));
+        const std::chrono::nanoseconds rest(static_cast<int64_t>(std::min(kRest * lost, kLongestRest)));
+        alone_until() = (now + rest).time_since_epoch().count();
     }
 
     const unsigned forks_;
     std::unique_ptr<Crew> crew_;
-    Clock::time_point alone_until_{};
 };
 
 }  // namespace bavt

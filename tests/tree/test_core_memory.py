@@ -100,7 +100,7 @@ for each in (forest, twin):
 print(forest.to_bytes() == twin.to_bytes())
 """).splitlines()
     assert told[0].startswith(
-        "CapacityError: expand: not enough memory for 2400000 more nodes in 400 trees, up to 111 MB"
+        "CapacityError: expand: not enough memory for 2400000 more nodes in 400 trees, up to 130 MB"
     )
     assert told[1:] == ["True", "True"]
 

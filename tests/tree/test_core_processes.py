@@ -166,7 +166,8 @@ def make():  # what takes memory, without the GIL
         _core.Forest.from_bytes(data, threads=2)
         lonely.values(0)
 
-threads = [threading.Thread(target=work, args=(forest,)) for forest in forests] + [threading.Thread(target=make)]
+targets = [make, *(lambda forest=forest: work(forest) for forest in forests)]
+threads = [threading.Thread(target=target, daemon=True) for target in targets]
 for thread in threads:
     thread.start()
 
@@ -177,7 +178,7 @@ def in_child():
         _core.Forest.from_bytes(forest.to_bytes(), threads=1)  # checks every field
         waves(forest, 2)
         grown = set((forest.num_nodes.astype(int) - counts).tolist())
-        assert 4 in grown and grown <= {{0, 4}}, grown  # 0: dropped at that moment, or its only leaf in flight
+        assert grown <= {{0, 4}}, grown  # 0: its only leaf was in flight
     _core.Tree(max_nodes=100_000), _core.Forest(50, threads=2)
     forests.clear()  # without its threads it goes, too
 

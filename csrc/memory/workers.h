@@ -6,11 +6,9 @@
 // of one.
 //
 // Helpers cost where the other cores are busy: one that is taken off its core in the middle of a piece is waited for.
-// Every job is therefore held against what it would have taken alone. What it took longer is lost time, and the caller
-// works alone for twenty times as long before it asks for help again.
+// Every job is therefore held against what it would have taken alone. What it took longer is lost time; once more is lost
+// than was won lately, the caller works alone for twenty times as long before it asks for help again.
 #pragma once
-
-#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -55,12 +53,10 @@ class Workers {
             return work(0, items);
         }
         const Clock::time_point begun = Clock::now();
-        const int64_t busy_since = thread_nanoseconds();
         crew_->open({&work, items, piece});
-        const size_t own = crew_->take_pieces(0);
-        const int64_t busy = thread_nanoseconds() - busy_since;
+        const Taken own = crew_->take_pieces(0);
         crew_->close();
-        judge(begun, own == 0 ? 0 : static_cast<double>(busy) * static_cast<double>(crew_->pieces) / own);
+        judge(begun, own.typical() * static_cast<double>(crew_->pieces));
         if (crew_->error) std::rethrow_exception(std::exchange(crew_->error, nullptr));
     }
 
@@ -68,7 +64,8 @@ class Workers {
     using Clock = std::chrono::steady_clock;
     using Nanoseconds = std::chrono::duration<double, std::nano>;
 
-    static constexpr double kRest = 20.0;        // lost time is at most a twentieth
+    static constexpr double kRest = 20.0;    // lost time is at most a twentieth
+    static constexpr double kMostWon = 2e5;  // nanoseconds, against small losses: helpers that have to wake up first
     static constexpr double kLongestRest = 1e9;  // nanoseconds: the process may have been stopped for hours
     static constexpr int kSpins = 2000;          // some microseconds: waves follow one another closely
     static constexpr uint64_t kOpen = uint64_t{1} << 16;
@@ -77,6 +74,24 @@ class Workers {
     struct Job {
         const Work* work;
         size_t items, piece;
+    };
+
+    // The pieces that one worker did.
+    struct Taken {
+        size_t pieces = 0;
+        Clock::duration all{0}, longest{0};
+
+        void add(Clock::duration time) {
+            ++pieces;
+            all += time;
+            longest = std::max(longest, time);
+        }
+        // Nanoseconds of a piece; without the longest, in which the worker may have been taken off its core. 0 where
+        // there is none: it was off its core all the time.
+        double typical() const {
+            if (pieces < 2) return Nanoseconds(all).count();
+            return Nanoseconds(all - longest).count() / static_cast<double>(pieces - 1);
+        }
     };
 
     struct alignas(64) Share {
@@ -133,13 +148,17 @@ class Workers {
 
         uint64_t busy_helpers() const { return state.load() % kOpen; }
 
-        // Returns how many: those of its own share first, then what is left of the others'.
-        size_t take_pieces(unsigned worker) {
-            size_t taken = 0;
+        // Those of its own share first, then what is left of the others'.
+        Taken take_pieces(unsigned worker) {
+            Taken taken;
+            Clock::time_point since = Clock::now();
             for (size_t i = 0; i < shares.size(); ++i) {
                 Share& share = shares[(worker + i) % shares.size()];
-                for (size_t piece; (piece = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end; ++taken) {
+                for (size_t piece; (piece = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
                     do_piece(piece);
+                    const Clock::time_point now = Clock::now();
+                    taken.add(now - since);
+                    since = now;
                 }
             }
             return taken;
@@ -203,24 +222,24 @@ class Workers {
 #endif
     }
 
-    // Of all workers of the process: whether cores are free is no matter of one of them.
+    // These two are of all workers of the process: whether cores are free is no matter of one of them.
+    static std::atomic<double>& won_lately() {
+        static std::atomic<double> nanoseconds{0.0};
+        return nanoseconds;
+    }
     static std::atomic<Clock::rep>& alone_until() {
         static std::atomic<Clock::rep> until{Clock::time_point::min().time_since_epoch().count()};
         return until;
     }
 
-    static int64_t thread_nanoseconds() {
-        timespec now;
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-        return int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
-    }
-
-    // `alone`: the nanoseconds that the job would have taken the caller, by the processor time of its own pieces.
-    void judge(Clock::time_point begun, double alone) {
+    // `alone`: the nanoseconds that the job would have taken the caller, by the time of its own pieces.
+    static void judge(Clock::time_point begun, double alone) {
         const Clock::time_point now = Clock::now();
-        const double lost = Nanoseconds(now - begun).count() - alone;
-        if (lost <= 0.0) return;
-        const std::chrono::nanoseconds rest(static_cast<int64_t>(std::min(kRest * lost, kLongestRest)));
+        const double won = alone - Nanoseconds(now - begun).count();
+        const double balance = std::min(won_lately().load(std::memory_order_relaxed) + won, kMostWon);
+        won_lately().store(std::max(balance, 0.0), std::memory_order_relaxed);
+        if (balance >= 0.0) return;
+        const std::chrono::nanoseconds rest(static_cast<int64_t>(std::min(-kRest * balance, kLongestRest)));
         alone_until() = (now + rest).time_since_epoch().count();
     }
 

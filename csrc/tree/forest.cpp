@@ -306,12 +306,14 @@ template <typename Apply>
 void Forest::for_wave(const Wave& wave, const std::vector<size_t>& order, void (Tree::*prefetch)(NodeId) const,
                       Apply apply) {
     for_ranges(wave, order, [&](size_t begin, size_t end) {
-        const auto tree_of = [&](size_t i) { return slots_[wave.trees[order[i]]].tree.get(); };
-        for (size_t i = begin; i < end; ++i) {
-            if (i + 3 * kAhead < end) tree_of(i + 3 * kAhead)->prefetch();
-            if (i + 2 * kAhead < end) tree_of(i + 2 * kAhead)->prefetch_path();
-            if (i + kAhead < end) (tree_of(i + kAhead)->*prefetch)(wave.nodes[order[i + kAhead]]);
-            apply(order[i], *tree_of(i));
+        std::vector<std::pair<size_t, Tree*>> own;
+        own.reserve(end - begin);
+        for (size_t i = begin; i < end; ++i) own.emplace_back(order[i], slots_[wave.trees[order[i]]].tree.get());
+        for (size_t i = 0; i < own.size(); ++i) {
+            if (i + 3 * kAhead < own.size()) own[i + 3 * kAhead].second->prefetch();
+            if (i + 2 * kAhead < own.size()) own[i + 2 * kAhead].second->prefetch_path();
+            if (i + kAhead < own.size()) (own[i + kAhead].second->*prefetch)(wave.nodes[own[i + kAhead].first]);
+            apply(own[i].first, *own[i].second);
         }
     });
 }
@@ -324,6 +326,9 @@ void Forest::prepare(const Wave& wave, const std::vector<size_t>& order, const C
         uint64_t growth = 0;
         for (size_t i = begin; i < end; ++i) {
             const size_t pair = order[i], count = children.count(pair);
+            if (i + kAhead < end && wave.trees[order[i + kAhead]] < slots_.size()) {
+                __builtin_prefetch(slots_[wave.trees[order[i + kAhead]]].tree.get());
+            }
             if (i > begin && wave.trees[pair] != wave.trees[order[i - 1]]) growth = 0;
             growth += count;
             Tree* const tree = known(wave, pair) ? slots_[wave.trees[pair]].tree.get() : nullptr;

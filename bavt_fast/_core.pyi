@@ -11,7 +11,10 @@ _Policy = Literal["power", "best_first", "ucb", "uct", "puct"] | str
 _Path = str | bytes | os.PathLike[str]
 
 class CapacityError(RuntimeError):
-    """A tree would need more nodes than it may hold, or a forest more trees. Nothing was changed."""
+    """A tree would need more nodes than it may hold, or a forest more trees, or there is not enough memory for them.
+
+    The message says how much was wanted and what to lower. Nothing was changed.
+    """
 
 class SnapshotError(ValueError):
     """Not a snapshot, a damaged one, or one of an unknown version."""
@@ -49,6 +52,14 @@ class Tree:
         root_value: V of the root, finite.
         decay: what a try that led nowhere multiplies a node's weight by, in (0, 1].
         max_bytes: most memory that its nodes may take, another way to limit them (64 bytes each at most).
+
+    Raises CapacityError where there is no address space for `max_nodes` nodes; memory itself is taken as they come. A
+    call that finds none raises MemoryError and changes nothing.
+
+    Columns of numbers may be lists, tuples, arrays of any type of number or other sequences, at about the same cost.
+
+    `pickle`, `copy.copy` and `copy.deepcopy` go through `to_bytes` and `from_bytes`: the copy goes on by itself as this
+    tree would have, also in another process. (Pickle protocol 2 or later.)
 
     Every method raises IndexError on an unknown node id, and TypeError or ValueError on a bad argument, before
     anything changes. bools are no numbers.
@@ -253,6 +264,13 @@ class Forest:
     child in between: hold one lock around `select`, and around `expand` with the `backup` that follows. After
     `reroot` the node ids that other threads hold of that tree mean other nodes.
 
+    Worker threads that are kept from their cores by other programs are not waited for: where sharing a wave out takes
+    longer than working alone, the calling thread works alone for a while.
+
+    A fork (`os.fork`, `multiprocessing` with "fork") waits for the calls in progress. The child has the forest as it
+    was between two calls, with its marks, and works on it with one thread; nothing goes back to the parent. `pickle`,
+    `copy.copy` and `copy.deepcopy` work as of `Tree`, and keep the number of threads.
+
     Args:
         num_trees: trees to begin with, each a root alone.
         seed: tree number i ever made is what ``Tree(seed=seed + i)`` is.
@@ -261,7 +279,9 @@ class Forest:
         root_value, decay: as of `Tree`.
         max_bytes: most memory that the nodes of one tree may take, as of `Tree`.
 
-    Methods raise IndexError on an unknown tree or node id, TypeError or ValueError on bad arguments.
+    Methods raise IndexError on an unknown tree or node id, TypeError or ValueError on bad arguments, MemoryError where
+    there is not enough memory for the call; nothing has changed then. Making a forest raises CapacityError where there
+    is not enough memory for its trees, or the system gives no more threads.
     """
 
     def __init__(
@@ -290,7 +310,7 @@ class Forest:
 
         Args:
             policy, total, exploration, max_depth: as of `Tree.select`.
-            remaining: one number for all, or an array with one per tree id.
+            remaining: one number for all, or a column with one per tree id.
             wave: most leaves in all. They are shared out evenly, and trees take turns where they do not go round.
             per_tree: most leaves of each tree; no limit if only `wave` is given.
         """
@@ -312,7 +332,8 @@ class Forest:
             terminal, priors: one entry per child, shaped as `values`; see `Tree.expand`.
 
         Raises:
-            CapacityError: a tree would have more than `max_nodes` nodes. No tree of the wave was changed.
+            CapacityError: a tree would have more than `max_nodes` nodes, or memory runs out. No tree of the wave was
+                changed.
         """
     def backup(
         self,
@@ -337,6 +358,7 @@ class Forest:
 
         Raises:
             CapacityError: there are 1,000,000 trees.
+            MemoryError: there is no memory for one more.
         """
     def finish(self, tree: int) -> None:
         """Select nothing more from a tree."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from benchmarks.tree.rows import case
 Floats = npt.NDArray[np.float64]
 
 
-def one_call_at_a_time(tree: bavt.Tree, values: list[Floats], first_values: list[float]) -> None:
+def one_call_at_a_time(tree: bavt.Tree, values: list[Any], first_values: list[float]) -> None:
     select, expand, backup = tree.select, tree.expand, tree.backup
     for children, value in zip(values, first_values, strict=True):
         backup(expand(select("uct"), children), value)
@@ -33,6 +35,17 @@ def test_one_call_at_a_time(measure: Measure, rng: np.random.Generator, n: int) 
         return bavt.Tree(), list(values), values[:, 0].tolist()
 
     measure(case(rows.SIMULATION, rows.OURS_PYTHON, n, items=n), one_call_at_a_time, setup)
+
+
+@pytest.mark.parametrize("n", effort().sizes([1_000, 10_000]))
+def test_values_in_lists(measure: Measure, rng: np.random.Generator, n: int) -> None:
+    """The same, by who has no array: it must cost no more."""
+
+    def setup() -> tuple[object, ...]:
+        values = rng.random((n, BRANCHING))
+        return bavt.Tree(), values.tolist(), values[:, 0].tolist()
+
+    measure(case(rows.LISTED_SIMULATION, rows.OURS_PYTHON, n, items=n), one_call_at_a_time, setup)
 
 
 def in_waves(forest: bavt.Forest, values: list[Floats], first_values: list[Floats]) -> None:
@@ -62,6 +75,34 @@ def test_waves(measure: Measure, rng: np.random.Generator, trees: int, what: str
         return forest, list(values), list(values[:, :, 0].copy())
 
     measure(case(what, rows.OURS_PYTHON, waves, waves * trees, trees, threads), in_waves, setup)
+
+
+@pytest.fixture
+def busy_neighbours() -> Iterator[None]:
+    """Other programs that keep every core but the first one busy."""
+    cores = sorted(os.sched_getaffinity(0))[1:]
+    loop = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", loop, str(core)]) for core in cores]
+    yield
+    for process in busy:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.usefixtures("busy_neighbours")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("trees", effort().trees)
+def test_waves_beside_busy_neighbours(measure: Measure, rng: np.random.Generator, trees: int, threads: int) -> None:
+    """A second thread that finds no core must cost nothing."""
+    waves = effort().waves
+    forest = bavt.Forest(trees, threads=threads)
+
+    def setup() -> tuple[object, ...]:
+        values = rng.random((waves, trees, BRANCHING))
+        renew(forest)
+        return forest, list(values), list(values[:, :, 0].copy())
+
+    measure(case(rows.BUSY_SIMULATION, rows.OURS_PYTHON, waves, waves * trees, trees, threads), in_waves, setup)
 
 
 # ---- Snapshots -----------------------------------------------------------------------------------------------------

@@ -77,12 +77,17 @@ def one_tree_table(results: Results) -> str:
 
 
 def waves_table(results: Results) -> str:
-    found = [row for what in (rows.WAVE_SIMULATION, rows.RENEWED_SIMULATION) for row in results.of(what)]
+    kinds = {
+        rows.WAVE_SIMULATION: "",
+        rows.RENEWED_SIMULATION: ", memory reused",
+        rows.BUSY_SIMULATION: ", memory reused, other cores busy",
+    }
+    found = [row for what in kinds for row in results.of(what)]
     trees = sorted({row.at["trees"] for row in found})
     lines = []
     for what, who, n in dict.fromkeys((row.what, row.who, row.at["n"]) for row in found):
         one, two = ([results.median(what, who, n=n, trees=t, threads=threads) for t in trees] for threads in (1, 2))
-        name = f"{who}, {n:,} simulations a tree{', memory reused' if what == rows.RENEWED_SIMULATION else ''}"
+        name = f"{who}, {n:,} simulations a tree{kinds[what]}"
         if any(two):
             lines += [[f"{name}, 1 thread", *map(number, one)], [f"{name}, 2 threads", *map(number, two)]]
             lines.append(["1 thread / 2 threads", *(times(ratio(a, b)) for a, b in zip(one, two, strict=True))])

@@ -18,8 +18,10 @@ OPEN_SPIEL = "open_spiel MCTSBot, Python"
 LIGHTZERO = "LightZero MuZero ctree (quoted)"
 
 SIMULATION = "simulation"  # select, expand 3, back up
+LISTED_SIMULATION = "simulation, values in lists"
 WAVE_SIMULATION = "wave simulation"  # one of a wave: the same in many trees side by side
 RENEWED_SIMULATION = "wave simulation, memory reused"  # trees dropped and added again, as where questions come and go
+BUSY_SIMULATION = "wave simulation, other cores busy"  # memory reused, a busy loop on every core but one
 POWER_SIMULATION = "power simulation"  # the same by a power draw, and a try counted
 POWER_DRAW = "power draw"
 KNOWN_DESCENTS = "known descents"  # the floor of dependent loads, per simulation

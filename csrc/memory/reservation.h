@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "memory/fork.h"
+
 namespace bavt {
 
 class Reservation {
@@ -85,7 +87,7 @@ class Reservation {
             return *shelf;
         }
         char* take(size_t bytes) {
-            const std::lock_guard<std::mutex> lock(mutex_);
+            const std::lock_guard lock(mutex_);
             const auto same = [bytes](const auto& item) { return item.first == bytes; };
             const auto found = std::find_if(items_.begin(), items_.end(), same);
             if (found == items_.end()) return nullptr;
@@ -94,7 +96,7 @@ class Reservation {
             return data;
         }
         bool put(size_t bytes, char* data) {
-            const std::lock_guard<std::mutex> lock(mutex_);
+            const std::lock_guard lock(mutex_);
             if (items_.size() == kItems) return false;
             items_.emplace_back(bytes, data);
             return true;
@@ -102,7 +104,7 @@ class Reservation {
 
        private:
         static constexpr size_t kItems = 16;
-        std::mutex mutex_;
+        ForkSafeMutex mutex_{ForkSafeMutex::kMemory};
         std::vector<std::pair<size_t, char*>> items_;
     };
 

@@ -13,6 +13,8 @@
 #include <new>
 #include <utility>
 
+#include "memory/fork.h"
+
 namespace bavt {
 
 // A slab, or none. What it holds at first is undefined.
@@ -45,14 +47,14 @@ class Slab {
             return *pool;
         }
         char* take(size_t size_class, size_t bytes) {
-            const std::lock_guard<std::mutex> lock(mutex_);
+            const std::lock_guard lock(mutex_);
             char* data = free_[size_class];
             if (data == nullptr) return cut(bytes);
             free_[size_class] = next_of(data);
             return data;
         }
         void put(size_t size_class, char* data) {
-            const std::lock_guard<std::mutex> lock(mutex_);
+            const std::lock_guard lock(mutex_);
             next_of(data) = free_[size_class];
             free_[size_class] = data;
         }
@@ -93,7 +95,7 @@ class Slab {
 #endif
         }
 
-        std::mutex mutex_;
+        ForkSafeMutex mutex_{ForkSafeMutex::kMemory};
         std::array<char*, kClasses> free_{};
         char* at_ = nullptr;
         size_t left_ = 0;

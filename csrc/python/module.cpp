@@ -1,6 +1,7 @@
 // The native module: its classes, and which Python exception each of ours becomes.
 #include <pybind11/pybind11.h>
 
+#include <new>
 #include <system_error>
 
 #include "tree/snapshot.h"
@@ -25,6 +26,17 @@ void translate_file_error(std::exception_ptr thrown) {
     }
 }
 
+// Where no class of ours says it better.
+void translate_out_of_memory(std::exception_ptr thrown) {
+    try {
+        if (thrown) std::rethrow_exception(thrown);
+    } catch (const std::bad_alloc&) {
+        PyErr_SetString(PyExc_MemoryError,
+                        "not enough memory for this call; drop() or delete trees that are done, or make them with a "
+                        "smaller max_nodes (or max_bytes)");
+    }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -32,6 +44,7 @@ PYBIND11_MODULE(_core, m) {
     py::register_exception<bavt::CapacityError>(m, "CapacityError", PyExc_RuntimeError);
     py::register_exception<bavt::SnapshotError>(m, "SnapshotError", PyExc_ValueError);
     py::register_exception_translator(&translate_file_error);
+    py::register_local_exception_translator(&translate_out_of_memory);
     bind_countdown(m);
     bind_tree(m);
     bind_engine(m);

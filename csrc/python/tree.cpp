@@ -1,6 +1,7 @@
 // The Python surface of one tree: checks and converts arguments, no logic.
 #include <pybind11/stl.h>
 
+#include "python/arguments.h"
 #include "python/bytes.h"
 #include "python/checks.h"
 #include "tree/snapshot.h"
@@ -23,25 +24,32 @@ std::unique_ptr<Tree> make_tree(py::handle seed, py::handle max_nodes, py::handl
     options.max_nodes = checks::node_limit(max_nodes, max_bytes, bavt::kMaxNodes);
     options.root_value = checks::number("root_value", root_value, -checks::kHuge, checks::kHuge, "a finite number");
     options.decay = checks::number("decay", decay, checks::kTiny, 1.0, "a number in (0, 1]");
-    return std::make_unique<Tree>(options);
+    try {
+        return std::make_unique<Tree>(options);
+    } catch (const std::bad_alloc&) {
+        throw bavt::CapacityError("max_nodes: no address space for " +
+                                  std::to_string(Tree::bytes_to_begin_with(options)) +
+                                  " bytes, which a tree of up to " + std::to_string(options.max_nodes) +
+                                  " nodes reserves; make it with a smaller max_nodes (or max_bytes)");
+    }
 }
 
 NodeId expand(Tree& tree, py::handle node, py::handle values, py::handle terminal, py::handle priors) {
     const NodeId id = checks::node(tree, node);
-    const auto v = checks::vector_of<double>("values", values, -1);
-    const py::ssize_t count = v.shape(0);
-    if (count == 0) throw py::value_error("values: expected at least one child, got none; close() the node instead");
-    checks::require_finite("values", v.data(), static_cast<size_t>(count));
-    py::array_t<bool, py::array::c_style> ends;
-    if (!terminal.is_none()) ends = checks::vector_of<bool>("terminal", terminal, count);
-    py::array_t<float, py::array::c_style> weights;
+    checks::Numbers<double> v;
+    v.read("values", values, -1);
+    if (v.size() == 0) throw py::value_error("values: expected at least one child, got none; close() the node instead");
+    checks::require_finite("values", v.data(), v.size());
+    const auto count = static_cast<py::ssize_t>(v.size());
+    checks::Numbers<bool> ends;
+    if (!terminal.is_none()) ends.read("terminal", terminal, count);
+    checks::Numbers<float> weights;
     if (!priors.is_none()) {
-        weights = checks::vector_of<float>("priors", priors, count);
-        checks::require_priors(weights.data(), static_cast<size_t>(count));
+        weights.read("priors", priors, count);
+        checks::require_priors(weights.data(), weights.size());
     }
-    return tree.expand(id, v.data(), terminal.is_none() ? nullptr : reinterpret_cast<const uint8_t*>(ends.data()),
-                       priors.is_none() ? nullptr : weights.data(),
-                       static_cast<uint32_t>(std::min<py::ssize_t>(count, bavt::kNone)));
+    return tree.expand(id, v.data(), reinterpret_cast<const uint8_t*>(ends.data()), weights.data(),
+                       static_cast<uint32_t>(std::min<size_t>(v.size(), bavt::kNone)));
 }
 
 int64_t select_node(Tree& tree, py::handle policy, py::handle remaining, py::handle total, py::handle exploration,
@@ -85,6 +93,47 @@ void set_flag(Tree& tree, py::handle node) {
     tree.set_flag(checks::node(tree, node), flag, on);
 }
 
+std::vector<NodeId> children(const Tree& tree, py::handle node) { return tree.children(checks::node(tree, node)); }
+
+template <auto change>
+void change_node(Tree& tree, py::handle node) {
+    (tree.*change)(checks::node(tree, node));
+}
+
+py::array_t<uint32_t> reroot(Tree& tree, py::handle node) { return array_of(tree.reroot(checks::node(tree, node))); }
+
+void save(const Tree& tree, const py::object& path) { tree.save(checks::file_path(path)); }
+
+std::unique_ptr<Tree> load(const py::object& path) {
+    const std::string file = checks::file_path(path);
+    const py::gil_scoped_release release;
+    return Tree::load(file);
+}
+
+py::bytes to_bytes(const Tree& tree) {
+    bavt::py_bytes::Buffer bytes(tree.snapshot_size());
+    tree.to_memory(bytes.data());
+    return bytes.take();
+}
+
+std::unique_ptr<Tree> from_bytes(const py::bytes& object) {
+    const auto data = std::string_view(object);
+    const py::gil_scoped_release release;
+    return Tree::from_bytes(data.data(), data.size());
+}
+
+py::array_t<int32_t> parents(const py::object& self) { return view<int32_t>(self, of(self).parents(), 4); }
+py::array_t<uint32_t> visit_counts(const py::object& self) {
+    return view<uint32_t>(self, &of(self).hot()->visits, sizeof(bavt::Hot));
+}
+py::array_t<double> value_sums(const py::object& self) {
+    return view<double>(self, &of(self).hot()->value_sum, sizeof(bavt::Hot));
+}
+py::array_t<double> values(const py::object& self) { return view<double>(self, of(self).values(), 8); }
+py::array_t<double> weights(const py::object& self) { return view<double>(self, of(self).weights(), 8); }
+py::array_t<uint8_t> flags(const py::object& self) { return view<uint8_t>(self, of(self).all_flags(), 1); }
+py::array_t<uint8_t> tries(const py::object& self) { return view<uint8_t>(self, of(self).tries(), 1); }
+
 }  // namespace
 
 void bind_tree(py::module_& m) {
@@ -96,58 +145,29 @@ void bind_tree(py::module_& m) {
              "max_depth"_a = py::none())
         .def("backup", &backup, "node"_a, "value"_a, "reduce"_a = "mean")
         .def("best_path", &Tree::best_path)
-        .def(
-            "children", [](const Tree& t, py::handle n) { return t.children(checks::node(t, n)); }, "node"_a)
-        .def(
-            "penalize", [](Tree& t, py::handle n) { t.penalize(checks::node(t, n)); }, "node"_a)
-        .def(
-            "prune", [](Tree& t, py::handle n) { t.prune(checks::node(t, n)); }, "node"_a)
-        .def(
-            "mark_terminal", [](Tree& t, py::handle n) { t.mark_terminal(checks::node(t, n)); }, "node"_a)
+        .def("children", &children, "node"_a)
+        .def("penalize", &change_node<&Tree::penalize>, "node"_a)
+        .def("prune", &change_node<&Tree::prune>, "node"_a)
+        .def("mark_terminal", &change_node<&Tree::mark_terminal>, "node"_a)
         .def("close", &set_flag<bavt::kClosed, true>, "node"_a)
         .def("mark_in_flight", &set_flag<bavt::kInFlight, true>, "node"_a)
         .def("unmark_in_flight", &set_flag<bavt::kInFlight, false>, "node"_a)
-        .def(
-            "reroot", [](Tree& t, py::handle n) { return array_of(t.reroot(checks::node(t, n))); }, "node"_a)
-        .def(
-            "save", [](const Tree& t, const py::object& path) { t.save(checks::file_path(path)); }, "path"_a)
-        .def_static(
-            "load",
-            [](const py::object& path) {
-                const std::string file = checks::file_path(path);
-                const py::gil_scoped_release release;
-                return Tree::load(file);
-            },
-            "path"_a)
-        .def("to_bytes",
-             [](const Tree& t) {
-                 bavt::py_bytes::Buffer bytes(t.snapshot_size());
-                 t.to_memory(bytes.data());
-                 return bytes.take();
-             })
-        .def_static(
-            "from_bytes",
-            [](const py::bytes& d) {
-                const auto data = std::string_view(d);
-                const py::gil_scoped_release release;
-                return Tree::from_bytes(data.data(), data.size());
-            },
-            "data"_a);
-
+        .def("reroot", &reroot, "node"_a)
+        .def("save", &save, "path"_a)
+        .def_static("load", &load, "path"_a)
+        .def("to_bytes", &to_bytes)
+        .def_static("from_bytes", &from_bytes, "data"_a)
+        .def(py::pickle(&to_bytes, &from_bytes));
     tree.def_property_readonly("num_nodes", &Tree::num_nodes)
         .def_property_readonly("max_nodes", &Tree::max_nodes)
+        .def_property_readonly("parents", &parents)
+        .def_property_readonly("visit_counts", &visit_counts)
+        .def_property_readonly("value_sums", &value_sums)
+        .def_property_readonly("values", &values)
+        .def_property_readonly("weights", &weights)
         .def_property_readonly("depths", &depths)
-        .def_property_readonly("parents", [](const py::object& s) { return view<int32_t>(s, of(s).parents(), 4); })
-        .def_property_readonly(
-            "visit_counts",
-            [](const py::object& s) { return view<uint32_t>(s, &of(s).hot()->visits, sizeof(bavt::Hot)); })
-        .def_property_readonly(
-            "value_sums",
-            [](const py::object& s) { return view<double>(s, &of(s).hot()->value_sum, sizeof(bavt::Hot)); })
-        .def_property_readonly("flags", [](const py::object& s) { return view<uint8_t>(s, of(s).all_flags(), 1); })
-        .def_property_readonly("values", [](const py::object& s) { return view<double>(s, of(s).values(), 8); })
-        .def_property_readonly("weights", [](const py::object& s) { return view<double>(s, of(s).weights(), 8); })
-        .def_property_readonly("tries", [](const py::object& s) { return view<uint8_t>(s, of(s).tries(), 1); });
+        .def_property_readonly("flags", &flags)
+        .def_property_readonly("tries", &tries);
     tree.attr("TERMINAL") = static_cast<int>(bavt::kTerminal);
     tree.attr("PRUNED") = static_cast<int>(bavt::kPruned);
     tree.attr("CLOSED") = static_cast<int>(bavt::kClosed);

@@ -56,6 +56,10 @@ NodeColumns::NodeColumns(uint32_t max_nodes, bool compact) : max_nodes_(max_node
     }
 }
 
+size_t NodeColumns::columns_to_begin_with(uint32_t max_nodes, bool compact) {
+    return compact ? extent_of_all(true, nodes_of_slab(0)) : extent_of_all(false, max_nodes);
+}
+
 void NodeColumns::reserve() {
     reservation_.emplace(extent_of_all(false, max_nodes_));
     move_to(reservation_->data(), max_nodes_, false);

@@ -31,6 +31,8 @@ class NodeColumns {
     NodeColumns& operator=(const NodeColumns&) = delete;
 
    protected:
+    static size_t columns_to_begin_with(uint32_t max_nodes, bool compact);  // bytes
+
     // Makes room for `nodes` nodes, at most max_nodes_. Throws std::bad_alloc, and nothing has changed.
     void make_room(uint32_t nodes) {
         if (nodes > room_) grow(nodes);

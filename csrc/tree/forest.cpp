@@ -1,22 +1,48 @@
 #include "tree/forest.h"
 
 #include <algorithm>
+#include <atomic>
+#include <iterator>
+#include <numeric>
 #include <stdexcept>
+#include <system_error>
 
 namespace bavt {
 namespace {
 
 constexpr size_t kParallelFrom = 128;  // pairs of a wave from which on waking the helpers pays
+constexpr size_t kPiece = 64;          // pairs, or trees to select in, that a worker takes at a time: some microseconds
 constexpr size_t kAhead = 8;           // pairs that memory is fetched ahead of the work on them
+
+std::string megabytes(uint64_t bytes) { return std::to_string((bytes + 999'999) / 1'000'000) + " MB"; }
+
+Workers started(unsigned threads) {
+    try {
+        return Workers(threads);
+    } catch (const std::system_error& error) {
+        throw CapacityError("threads: the system gives no " + std::to_string(threads) + " threads (" + error.what() +
+                            "); make the forest with fewer");
+    }
+}
 
 }  // namespace
 
 Forest::Forest(uint32_t num_trees, const TreeOptions& options, unsigned threads)
-    : options_(options), workers_(threads) {
+    : options_(options), workers_(started(threads)) {
     options_.compact = true;
     options_.powers = std::make_shared<const DecayPowers>(options.decay);
-    for (uint32_t i = 0; i < num_trees; ++i) slots_.push_back({new_tree(options.root_value), State::kLive});
+    try {
+        for (uint32_t i = 0; i < num_trees; ++i) slots_.push_back({new_tree(options.root_value), State::kLive});
+    } catch (const std::bad_alloc&) {
+        const size_t made = slots_.size();
+        slots_.clear();  // what they held is there for the message
+        throw CapacityError("num_trees: not enough memory for " + std::to_string(num_trees) + " trees, about " +
+                            megabytes(num_trees * Tree::bytes_to_begin_with(options_)) + " in all; it ran out after " +
+                            std::to_string(made) + "; make a forest of fewer trees");
+    }
 }
+
+Forest::Forest(unsigned threads) : workers_(started(threads)) {}
 
 std::unique_ptr<Tree> Forest::new_tree(double root_value) {
     TreeOptions options = options_;
@@ -34,17 +60,10 @@ Forest::Slot& Forest::slot(TreeId tree) {
 }
 
 TreeId Forest::add(double root_value) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     const auto free =
         std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return s.state == State::kDropped; });
-    if (free == slots_.end()) {
-        if (slots_.size() == kMaxTrees) {
-            throw CapacityError("add: a forest holds at most " + std::to_string(kMaxTrees) +
-                                " trees; drop() those that are done, or make another forest");
-        }
-        slots_.push_back({new_tree(root_value), State::kLive});
-        return static_cast<TreeId>(slots_.size() - 1);
-    }
+    if (free == slots_.end()) return add_slot(root_value);
     if (free->tree) {
         free->tree->reset(options_.seed + trees_made_, root_value);
         ++trees_made_;
@@ -55,13 +74,28 @@ TreeId Forest::add(double root_value) {
     return static_cast<TreeId>(free - slots_.begin());
 }
 
+TreeId Forest::add_slot(double root_value) {
+    if (slots_.size() == kMaxTrees) {
+        throw CapacityError("add: a forest holds at most " + std::to_string(kMaxTrees) +
+                            " trees; drop() those that are done, or make another forest");
+    }
+    slots_.push_back({nullptr, State::kLive});
+    try {
+        slots_.back().tree = new_tree(root_value);
+    } catch (...) {
+        slots_.pop_back();
+        throw;
+    }
+    return static_cast<TreeId>(slots_.size() - 1);
+}
+
 void Forest::finish(TreeId tree) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     slot(tree).state = State::kFinished;
 }
 
 void Forest::drop(TreeId tree) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     slot(tree).state = State::kDropped;
 }
 
@@ -83,17 +117,34 @@ std::vector<Forest::Picks> Forest::live_from_turn() const {
 
 Selection Forest::select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree,
                          size_t limit, size_t num_remaining) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     if (remaining != nullptr && num_remaining < slots_.size()) {
         throw std::invalid_argument("remaining: expected one number per tree id, " + std::to_string(slots_.size()) +
                                     " of them, got " + std::to_string(num_remaining) +
                                     "; another thread added a tree meanwhile: count again");
     }
-    std::vector<Picks> active = live_from_turn();
     std::vector<Picks> rounds;  // what every round picked
     std::vector<NodeId> nodes;
+    const size_t turn = turn_;
+    try {
+        pick_in_rounds(policy, args, remaining, per_tree, limit, rounds, nodes);
+        return gather(rounds, nodes);
+    } catch (const std::bad_alloc&) {  // what nobody is told of must not stay marked
+        for (const Picks& picks : rounds) {
+            for (uint32_t i = 0; i < picks.found; ++i) slots_[picks.tree].tree->release(nodes[picks.begin + i]);
+        }
+        turn_ = turn;
+        throw;
+    }
+}
+
+// Every round shares what is left among the trees that may have more. A round's picks are in `rounds`, and their place in
+// `nodes`, before it begins.
+void Forest::pick_in_rounds(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree,
+                            size_t limit, std::vector<Picks>& rounds, std::vector<NodeId>& nodes) {
+    std::vector<Picks> active = live_from_turn();
     size_t left = limit;
-    while (left > 0 && !active.empty()) {  // every round shares what is left among the trees that may have more
+    while (left > 0 && !active.empty()) {
         const auto share = static_cast<uint32_t>(std::clamp<size_t>(left / active.size(), 1, per_tree));
         if (left < active.size()) {
             turn_ = active[left].tree;
@@ -102,20 +153,21 @@ Selection Forest::select(Policy policy, const SelectArgs& args, const double* re
         size_t end = nodes.size();
         for (Picks& picks : active) {
             picks.begin = end;
+            picks.found = 0;
             picks.quota = std::min(share, per_tree - picks.total);
             end += picks.quota;
         }
         nodes.resize(end);
-        pick(active, policy, args, remaining, nodes.data());
-        for (Picks& picks : active) {
-            left -= picks.found;
-            picks.total += picks.found;
+        const auto round = rounds.insert(rounds.end(), active.begin(), active.end());
+        pick(&*round, active.size(), policy, args, remaining, nodes.data());
+        size_t kept = 0;
+        for (auto picks = round; picks != rounds.end(); ++picks) {
+            left -= picks->found;
+            picks->total += picks->found;
+            if (picks->found == picks->quota && picks->total < per_tree) active[kept++] = *picks;
         }
-        rounds.insert(rounds.end(), active.begin(), active.end());
-        const auto has_no_more = [&](const Picks& p) { return p.found < p.quota || p.total == per_tree; };
-        active.erase(std::remove_if(active.begin(), active.end(), has_no_more), active.end());
+        active.resize(kept);
     }
-    return gather(rounds, nodes);
 }
 
 // The leaves in order of their trees, those of a tree in the order they were picked in.
@@ -135,15 +187,14 @@ Selection Forest::gather(std::vector<Picks>& rounds, const std::vector<NodeId>& 
     return selection;
 }
 
-void Forest::pick(std::vector<Picks>& active, Policy policy, const SelectArgs& args, const double* remaining,
+void Forest::pick(Picks* all, size_t count, Policy policy, const SelectArgs& args, const double* remaining,
                   NodeId* nodes) {
     const bool descends = policy == Policy::kUcb || policy == Policy::kUct || policy == Policy::kPuct;
-    workers_.run(active.size() >= kParallelFrom, [&](unsigned worker) {
-        const auto [begin, end] = share_of(active.size(), worker, workers_.count());
+    workers_.run(count, kPiece, count >= kParallelFrom, [&](size_t begin, size_t end) {
         if (descends) {
-            pick_by_descents(&active[begin], end - begin, policy, args, remaining, nodes);
+            pick_by_descents(all + begin, end - begin, policy, args, remaining, nodes);
         } else {
-            pick_globally(&active[begin], end - begin, policy, args, remaining, nodes);
+            pick_globally(all + begin, end - begin, policy, args, remaining, nodes);
         }
     });
 }
@@ -154,11 +205,11 @@ void Forest::pick_globally(Picks* all, size_t count, Policy policy, SelectArgs a
         Picks& picks = all[i];
         Tree& tree = *slots_[picks.tree].tree;
         if (remaining != nullptr) args.remaining = remaining[picks.tree];
-        for (picks.found = 0; picks.found < picks.quota; ++picks.found) {
+        while (picks.found < picks.quota) {
             const NodeId node = tree.select(policy, args);
             if (node == kNone) break;
             tree.set_flag(node, kInFlight, true);
-            nodes[picks.begin + picks.found] = node;
+            nodes[picks.begin + picks.found++] = node;
         }
     }
 }
@@ -168,7 +219,6 @@ void Forest::pick_by_descents(Picks* all, size_t count, Policy policy, const Sel
                               NodeId* nodes) {
     std::vector<Picks*> picking;
     for (size_t i = 0; i < count; ++i) {
-        all[i].found = 0;
         if (all[i].quota > 0) picking.push_back(&all[i]);
     }
     std::vector<Tree*> trees;
@@ -196,21 +246,36 @@ void Forest::pick_by_descents(Picks* all, size_t count, Policy policy, const Sel
 
 // ---- Waves ---------------------------------------------------------------------------------------------------------
 
-// Refuses the first pair for which `good` does not hold by refuse(pair), which throws.
-template <typename Good, typename Refuse>
-void Forest::require_all(const Wave& wave, Good good, Refuse refuse) {
-    std::vector<size_t> first_bad(workers_.count(), wave.size);
-    workers_.run(wave.size >= kParallelFrom, [&](unsigned worker) {
-        const auto [begin, end] = share_of(wave.size, worker, workers_.count());
-        for (size_t pair = begin; pair < end; ++pair) {
-            if (good(pair)) continue;
-            first_bad[worker] = pair;
-            return;
-        }
-    });
-    for (const size_t pair : first_bad) {
-        if (pair < wave.size) refuse(pair);
+// The places of a wave's pairs, by their trees: those of one tree follow each other, in the order of the wave.
+std::vector<size_t> Forest::by_tree(const Wave& wave) {
+    std::vector<size_t> order(wave.size);
+    std::iota(order.begin(), order.end(), size_t{0});
+    if (std::is_sorted(wave.trees, wave.trees + wave.size)) return order;
+    constexpr uint32_t kDigits =
+        256;  // pairs are dealt by one digit of the tree's id after the other, the lowest first
+    const TreeId highest = *std::max_element(wave.trees, wave.trees + wave.size);
+    std::vector<size_t> dealt(wave.size);
+    for (uint64_t weight = 1; weight <= highest; weight *= kDigits) {
+        const auto digit = [&](size_t pair) { return wave.trees[pair] / weight % kDigits; };
+        size_t place[kDigits + 1] = {};
+        for (const size_t pair : order) ++place[digit(pair) + 1];
+        std::partial_sum(std::begin(place), std::end(place), std::begin(place));
+        for (const size_t pair : order) dealt[place[digit(pair)]++] = pair;
+        order.swap(dealt);
     }
+    return order;
+}
+
+// Calls work(begin, end) for ranges of `order` that no tree lies in two of, on all workers.
+template <typename Work>
+void Forest::for_ranges(const Wave& wave, const std::vector<size_t>& order, Work work) {
+    const auto goes_on = [&](size_t i) { return i > 0 && wave.trees[order[i]] == wave.trees[order[i - 1]]; };
+    workers_.run(order.size(), kPiece, order.size() >= kParallelFrom, [&](size_t begin, size_t end) {
+        while (begin < end && goes_on(begin)) ++begin;  // belongs to the piece before
+        if (begin == end) return;
+        while (end < order.size() && goes_on(end)) ++end;
+        work(begin, end);
+    });
 }
 
 bool Forest::known(const Wave& wave, size_t pair) const {
@@ -219,8 +284,10 @@ bool Forest::known(const Wave& wave, size_t pair) const {
            wave.nodes[pair] < slots_[tree].tree->num_nodes();
 }
 
-void Forest::require_known(const Wave& wave) {
-    require_all(wave, [&](size_t pair) { return known(wave, pair); }, [&](size_t pair) { refuse_unknown(wave, pair); });
+void Forest::require_known(const Wave& wave) const {
+    for (size_t pair = 0; pair < wave.size; ++pair) {
+        if (!known(wave, pair)) refuse_unknown(wave, pair);
+    }
 }
 
 void Forest::refuse_unknown(const Wave& wave, size_t pair) const {
@@ -234,17 +301,14 @@ void Forest::refuse_unknown(const Wave& wave, size_t pair) const {
                             " in tree " + std::to_string(tree) + ", got " + std::to_string(wave.nodes[pair]) + at);
 }
 
-// Workers own contiguous ranges of tree ids. What a tree needs is fetched while those before it are worked on.
+// What a tree needs is fetched while those before it are worked on.
 template <typename Apply>
-void Forest::for_wave(const Wave& wave, void (Tree::*prefetch)(NodeId) const, Apply apply) {
-    workers_.run(wave.size >= kParallelFrom, [&](unsigned worker) {
-        const auto [begin, end] = share_of(slots_.size(), worker, workers_.count());
+void Forest::for_wave(const Wave& wave, const std::vector<size_t>& order, void (Tree::*prefetch)(NodeId) const,
+                      Apply apply) {
+    for_ranges(wave, order, [&](size_t begin, size_t end) {
         std::vector<std::pair<size_t, Tree*>> own;
-        own.reserve(wave.size / workers_.count() + kAhead);
-        for (size_t pair = 0; pair < wave.size; ++pair) {
-            const TreeId tree = wave.trees[pair];
-            if (tree >= begin && tree < end) own.emplace_back(pair, slots_[tree].tree.get());
-        }
+        own.reserve(end - begin);
+        for (size_t i = begin; i < end; ++i) own.emplace_back(order[i], slots_[wave.trees[order[i]]].tree.get());
         for (size_t i = 0; i < own.size(); ++i) {
             if (i + 3 * kAhead < own.size()) own[i + 3 * kAhead].second->prefetch();
             if (i + 2 * kAhead < own.size()) own[i + 2 * kAhead].second->prefetch_path();
@@ -254,33 +318,63 @@ void Forest::for_wave(const Wave& wave, void (Tree::*prefetch)(NodeId) const, Ap
     });
 }
 
-// Pairs of one tree add up, so each is first held against all children of the wave, and counted out where that is too
-// many.
-void Forest::require_expandable(const Wave& wave, const Children& children) {
-    const auto count_of = [&](size_t pair) { return children.offsets[pair + 1] - children.offsets[pair]; };
-    const size_t all = children.offsets[wave.size];
-    const auto surely = [&](size_t pair) {
-        return known(wave, pair) &&
-               (count_of(pair) == 0 || slots_[wave.trees[pair]].tree->can_expand(wave.nodes[pair], all));
-    };
-    require_all(wave, surely, [&](size_t) {
-        require_known(wave);
-        std::vector<uint64_t> growth(slots_.size(), 0);
-        for (size_t pair = 0; pair < wave.size; ++pair) {
-            const TreeId tree = wave.trees[pair];
-            growth[tree] += count_of(pair);
-            if (count_of(pair) > 0) slots_[tree].tree->require_expandable(wave.nodes[pair], growth[tree]);
+// Makes room for the children, so that growing cannot fail. Refuses what is wrong in the order of the wave, when every
+// tree has been looked at.
+void Forest::prepare(const Wave& wave, const std::vector<size_t>& order, const Children& children) {
+    std::atomic<bool> wrong{false};
+    for_ranges(wave, order, [&](size_t begin, size_t end) {
+        uint64_t growth = 0;
+        for (size_t i = begin; i < end; ++i) {
+            const size_t pair = order[i], count = children.count(pair);
+            if (i + kAhead < end && wave.trees[order[i + kAhead]] < slots_.size()) {
+                __builtin_prefetch(slots_[wave.trees[order[i + kAhead]]].tree.get());
+            }
+            if (i > begin && wave.trees[pair] != wave.trees[order[i - 1]]) growth = 0;
+            growth += count;
+            Tree* const tree = known(wave, pair) ? slots_[wave.trees[pair]].tree.get() : nullptr;
+            if (tree == nullptr || (count > 0 && !tree->can_expand(wave.nodes[pair], growth))) {
+                wrong = true;
+                return;
+            }
+            tree->make_room_for(growth);
         }
     });
+    if (wrong) refuse(wave, children);
+}
+
+void Forest::refuse(const Wave& wave, const Children& children) const {
+    require_known(wave);
+    std::vector<uint64_t> growth(slots_.size(), 0);
+    for (size_t pair = 0; pair < wave.size; ++pair) {
+        const TreeId tree = wave.trees[pair];
+        growth[tree] += children.count(pair);
+        if (children.count(pair) > 0) slots_[tree].tree->require_expandable(wave.nodes[pair], growth[tree]);
+    }
+}
+
+void Forest::refuse_growth(size_t count) const {
+    TreeOptions alone = options_;
+    alone.compact = false;
+    throw CapacityError("expand: not enough memory for " + std::to_string(count) + " more nodes in " +
+                        std::to_string(slots_.size()) + " trees, up to " + megabytes(count * Tree::kMaxBytesPerNode) +
+                        "; a tree that grows large also reserves " + megabytes(Tree::bytes_to_begin_with(alone)) +
+                        " of address space for its max_nodes=" + std::to_string(options_.max_nodes) +
+                        "; drop() trees that are done, or make a forest of fewer trees or a smaller max_nodes (or "
+                        "max_bytes)");
 }
 
 std::vector<NodeId> Forest::expand(const Wave& wave, const Children& children) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    require_expandable(wave, children);
+    const std::lock_guard lock(mutex_);
+    const std::vector<size_t> order = by_tree(wave);
     std::vector<NodeId> first(wave.size, kRoot);
-    for_wave(wave, &Tree::prefetch_expand, [&](size_t pair, Tree& tree) {
+    try {
+        prepare(wave, order, children);
+    } catch (const std::bad_alloc&) {
+        refuse_growth(children.offsets[wave.size]);
+    }
+    for_wave(wave, order, &Tree::prefetch_expand, [&](size_t pair, Tree& tree) {
         const size_t begin = children.offsets[pair];
-        const auto count = static_cast<uint32_t>(children.offsets[pair + 1] - begin);
+        const auto count = static_cast<uint32_t>(children.count(pair));
         if (count > 0) {
             first[pair] = tree.expand_selected(wave.nodes[pair], children.values + begin,
                                                children.terminal == nullptr ? nullptr : children.terminal + begin,
@@ -301,9 +395,16 @@ void Forest::backup(const Wave& wave, const double* values, Backup mode) {
 
 template <typename Apply>
 void Forest::change(const Wave& wave, Apply apply) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    require_known(wave);
-    for_wave(wave, &Tree::prefetch_backup, apply);
+    const std::lock_guard lock(mutex_);
+    const std::vector<size_t> order = by_tree(wave);
+    std::atomic<bool> wrong{false};
+    for_ranges(wave, order, [&](size_t begin, size_t end) {
+        for (size_t i = begin; i < end; ++i) {
+            if (!known(wave, order[i])) wrong = true;
+        }
+    });
+    if (wrong) require_known(wave);
+    for_wave(wave, order, &Tree::prefetch_backup, apply);
 }
 
 void Forest::cancel(const Wave& wave) {
@@ -323,28 +424,29 @@ void Forest::close(const Wave& wave) {
 }
 
 void Forest::mark_terminal(const Wave& wave) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     require_known(wave);
     for (size_t pair = 0; pair < wave.size; ++pair) slots_[wave.trees[pair]].tree->require_childless(wave.nodes[pair]);
-    for_wave(wave, &Tree::prefetch_backup, [&](size_t pair, Tree& tree) { tree.mark_terminal(wave.nodes[pair]); });
+    for_wave(wave, by_tree(wave), &Tree::prefetch_backup,
+             [&](size_t pair, Tree& tree) { tree.mark_terminal(wave.nodes[pair]); });
 }
 
 // ---- Reading -------------------------------------------------------------------------------------------------------
 
 uint32_t Forest::num_slots() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     return static_cast<uint32_t>(slots_.size());
 }
 
 std::vector<uint32_t> Forest::num_nodes() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     std::vector<uint32_t> counts;
     for (const Slot& slot : slots_) counts.push_back(slot.state == State::kDropped ? 0 : slot.tree->num_nodes());
     return counts;
 }
 
 std::vector<uint8_t> Forest::live() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     std::vector<uint8_t> live;
     for (const Slot& slot : slots_) live.push_back(slot.state == State::kLive);
     return live;

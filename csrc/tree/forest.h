@@ -5,7 +5,9 @@
 // own random numbers: the results are the same for every number of threads, and a forest of one tree with waves of one
 // leaf is that tree. A wave that holds a mistake is refused before anything changed.
 //
-// Calls on one forest from several threads take turns. Trees that are dropped leave their memory to the next `add`.
+// Calls on one forest from several threads take turns, and a fork waits for the call in progress: the child has the forest
+// as it was between two calls, and works on it with one thread. Trees that are dropped leave their memory to the next
+// `add`.
 #pragma once
 
 #include <memory>
@@ -14,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "memory/fork.h"
 #include "memory/workers.h"
 #include "tree/tree.h"
 
@@ -40,6 +43,8 @@ struct Children {
     const double* values;
     const uint8_t* terminal;
     const float* priors;
+
+    size_t count(size_t pair) const { return offsets[pair + 1] - offsets[pair]; }
 };
 
 class Forest {
@@ -60,7 +65,8 @@ class Forest {
     Selection select(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree, size_t limit,
                      size_t num_remaining = SIZE_MAX);
 
-    // Returns the id of each pair's first child, or the root's where it has none; clears the marks.
+    // Returns the id of each pair's first child, or the root's where it has none; clears the marks. Throws CapacityError
+    // where a tree would have too many nodes or memory runs out; no tree has changed then.
     std::vector<NodeId> expand(const Wave& wave, const Children& children);
     void backup(const Wave& wave, const double* values, Backup mode);  // clears the marks
     void cancel(const Wave& wave);                                     // clears the marks
@@ -72,7 +78,7 @@ class Forest {
     // Runs `read` or `change` on one tree while no other call runs.
     template <typename Use>
     auto with_tree(TreeId tree, Use use) {
-        const std::lock_guard<std::mutex> lock(mutex_);
+        const std::lock_guard lock(mutex_);
         return use(*slot(tree).tree);
     }
 
@@ -106,37 +112,44 @@ class Forest {
 
     struct Front;  // what a snapshot begins with
 
-    explicit Forest(unsigned threads) : workers_(threads) {}
+    explicit Forest(unsigned threads);
     Slot& slot(TreeId tree);
     std::unique_ptr<Tree> new_tree(double root_value);
     Front front() const;
+    size_t piece() const;
     template <typename SinkAt>
     void write(const Front& front, SinkAt sink_at);
     template <typename SourceAt>
     static std::unique_ptr<Forest> read(uint64_t size, unsigned threads, SourceAt source_at);
+    TreeId add_slot(double root_value);
     std::vector<Picks> live_from_turn() const;
-    void pick(std::vector<Picks>& active, Policy policy, const SelectArgs& args, const double* remaining,
-              NodeId* nodes);
+    void pick_in_rounds(Policy policy, const SelectArgs& args, const double* remaining, uint32_t per_tree, size_t limit,
+                        std::vector<Picks>& rounds, std::vector<NodeId>& nodes);
+    void pick(Picks* all, size_t count, Policy policy, const SelectArgs& args, const double* remaining, NodeId* nodes);
     void pick_globally(Picks* all, size_t count, Policy policy, SelectArgs args, const double* remaining,
                        NodeId* nodes);
     void pick_by_descents(Picks* all, size_t count, Policy policy, const SelectArgs& args, const double* remaining,
                           NodeId* nodes);
     static Selection gather(std::vector<Picks>& rounds, const std::vector<NodeId>& nodes);
 
-    template <typename Good, typename Refuse>
-    void require_all(const Wave& wave, Good good, Refuse refuse);
     bool known(const Wave& wave, size_t pair) const;
-    void require_known(const Wave& wave);
+    void require_known(const Wave& wave) const;
     [[noreturn]] void refuse_unknown(const Wave& wave, size_t pair) const;
-    void require_expandable(const Wave& wave, const Children& children);
+    void prepare(const Wave& wave, const std::vector<size_t>& order, const Children& children);
+    void refuse(const Wave& wave, const Children& children) const;
+    [[noreturn]] void refuse_growth(size_t count) const;
 
+    static std::vector<size_t> by_tree(const Wave& wave);
+    template <typename Work>
+    void for_ranges(const Wave& wave, const std::vector<size_t>& order, Work work);
     // Calls apply(pair, tree) for every pair, in the order of the wave within a tree.
     template <typename Apply>
-    void for_wave(const Wave& wave, void (Tree::*prefetch)(NodeId) const, Apply apply);
+    void for_wave(const Wave& wave, const std::vector<size_t>& order, void (Tree::*prefetch)(NodeId) const,
+                  Apply apply);
     template <typename Apply>
     void change(const Wave& wave, Apply apply);
 
-    std::mutex mutex_;
+    ForkSafeMutex mutex_{ForkSafeMutex::kForest};
     TreeOptions options_;
     uint64_t trees_made_ = 0;
     size_t turn_ = 0;  // slot that a limited wave begins with

@@ -115,14 +115,16 @@ Forest::Front Forest::front() const {
     return front;
 }
 
+// Trees that a worker writes or reads at a time: few enough that the shares come out even, each has a buffer to make.
+size_t Forest::piece() const { return slots_.size() / (8 * workers_.count()) + 1; }
+
 // `sink_at` makes a sink for what begins at an offset.
 template <typename SinkAt>
 void Forest::write(const Front& front, SinkAt sink_at) {
     front.write(*sink_at(0));
-    workers_.run(front.offsets.back() >= kParallelFrom, [&](unsigned worker) {
-        const auto [begin, end] = share_of(slots_.size(), worker, workers_.count());
+    workers_.run(slots_.size(), piece(), front.offsets.back() >= kParallelFrom, [&](size_t begin, size_t end) {
         const std::unique_ptr<Sink> sink = sink_at(front.offsets[begin]);
-        for (TreeId tree = begin; tree < end; ++tree) {
+        for (size_t tree = begin; tree < end; ++tree) {
             if (slots_[tree].state != State::kDropped) slots_[tree].tree->write(*sink);
         }
         sink->finish();
@@ -146,10 +148,9 @@ std::unique_ptr<Forest> Forest::read(uint64_t size, unsigned threads, SourceAt s
     for (const Entry& entry : front.directory) {
         forest->slots_.push_back({nullptr, static_cast<State>(entry.state)});
     }
-    forest->workers_.run(size >= kParallelFrom, [&](unsigned worker) {
-        const auto [begin, end] = share_of(forest->slots_.size(), worker, threads);
+    forest->workers_.run(forest->slots_.size(), forest->piece(), size >= kParallelFrom, [&](size_t begin, size_t end) {
         const std::unique_ptr<Source> source = source_at(front.offsets[begin]);
-        for (TreeId id = begin; id < end; ++id) {
+        for (size_t id = begin; id < end; ++id) {
             Slot& slot = forest->slots_[id];
             if (slot.state != State::kDropped)
                 slot.tree = Tree::read(*source, front.directory[id].size, &forest->options_);
@@ -159,14 +160,14 @@ std::unique_ptr<Forest> Forest::read(uint64_t size, unsigned threads, SourceAt s
 }
 
 void Forest::save(const std::string& path) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     AtomicFile file(path);
     write(front(), [&](uint64_t offset) { return file.sink(offset); });
     file.commit();
 }
 
 size_t Forest::to_memory(char* out, size_t room) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard lock(mutex_);
     const Front front = this->front();
     if (front.offsets.back() <= room) {
         write(front, [&](uint64_t offset) { return std::make_unique<MemorySink>(out + offset); });

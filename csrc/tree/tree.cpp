@@ -10,6 +10,7 @@ namespace bavt {
 namespace {
 
 constexpr uint8_t kMaxTries = 0xFF;
+constexpr size_t kFirstPath = 64;  // depth from which on a descent has to make room for its path
 
 }  // namespace
 
@@ -23,12 +24,16 @@ DecayPowers::DecayPowers(double decay) {
 
 Tree::Tree(const TreeOptions& options)
     : NodeColumns(options.max_nodes, options.compact),
-      path_(64),
+      path_(kFirstPath),
       decay_(options.decay),
       powers_(options.powers ? options.powers : std::make_shared<const DecayPowers>(options.decay)),
       decay_power_(powers_->power),
       rng_(options.seed) {
     reset(options.seed, options.root_value);
+}
+
+uint64_t Tree::bytes_to_begin_with(const TreeOptions& options) {
+    return columns_to_begin_with(options.max_nodes, options.compact) + sizeof(Tree) + kFirstPath * sizeof(NodeId);
 }
 
 void Tree::reset(uint64_t seed, double root_value) {
@@ -86,9 +91,13 @@ NodeId Tree::expand(NodeId node, const double* values, const uint8_t* terminal, 
 // The first weights that are given stand beside the values of all nodes before them.
 void Tree::add_weights(NodeId first, const double* weights, uint32_t count) {
     const size_t size = size_t{first} + count;
-    if (weights_.capacity() < size) weights_.reserve(std::max(size, 2 * weights_.capacity()));
+    make_room_for_weights(size);
     if (weights_.empty()) weights_.assign(values_.data, values_.data + first);
     weights_.insert(weights_.end(), weights, weights + count);
+}
+
+void Tree::make_room_for_weights(size_t size) {
+    if (weights_.capacity() < size) weights_.reserve(std::max(size, 2 * weights_.capacity()));
 }
 
 void Tree::set_root_weight(double weight) { weights_.assign(1, weight); }
@@ -246,15 +255,18 @@ void Tree::mark_terminal(NodeId node) {
 }
 
 void Tree::prune(NodeId node) {
-    std::vector<NodeId> below{node};
+    std::vector<NodeId> below{node}, all;  // all of them first: where memory runs out nothing is half pruned
     while (!below.empty()) {
         const NodeId next = below.back();
         below.pop_back();
-        update_flags(next, flags_[next] | kPruned);
-        hot_[next].children |= kShut;
+        all.push_back(next);
         for_each_block(next, [&](NodeId child, NodeId end) {
             for (; child < end; ++child) below.push_back(child);
         });
+    }
+    for (const NodeId next : all) {
+        update_flags(next, flags_[next] | kPruned);
+        hot_[next].children |= kShut;
     }
     refresh_shut(parents_[node]);
 }

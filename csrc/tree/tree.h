@@ -97,6 +97,14 @@ class Tree : NodeColumns {
     }
     void require_expandable(NodeId node, uint64_t count) const;
     void require_childless(NodeId node) const;
+    // After it `expand` by so many nodes finds its memory. Throws std::bad_alloc; nothing that can be seen changes.
+    void make_room_for(uint64_t count) {
+        make_room(static_cast<uint32_t>(num_nodes_ + count));
+        if (has_weights()) make_room_for_weights(num_nodes_ + count);
+    }
+
+    // Bytes of memory, or of address space where the tree is not compact, that a new tree takes.
+    static uint64_t bytes_to_begin_with(const TreeOptions& options);
 
     // A node to expand, or kNone. Marks nothing; only `power` draws random numbers.
     NodeId select(Policy policy, const SelectArgs& args);
@@ -238,6 +246,7 @@ class Tree : NodeColumns {
     bool rankable(NodeId node) const { return flags_[node] == 0 && weights()[node] > 0.0; }
     void set_tries(NodeId node, uint8_t tries);
     void add_weights(NodeId first, const double* weights, uint32_t count);
+    void make_room_for_weights(size_t size);
     Ranking& ranking();
     NodeId drawn(NodeId node) const;
     template <typename Change>

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -98,9 +99,51 @@ std::vector<std::string> grown(unsigned workers, bool together) {
     return trees;
 }
 
+// Jobs follow one another at once, over the same plain numbers.
+bool counts_right(unsigned workers) {
+    constexpr size_t kItems = 1000, kJobs = 500;
+    bavt::Workers crew(workers);
+    std::vector<size_t> counts(kItems, 0);
+    std::atomic<size_t> ranges{0};
+    for (size_t job = 0; job < kJobs; ++job) {
+        crew.run(kItems, 10, true, [&](size_t begin, size_t end) {
+            ++ranges;
+            for (size_t i = begin; i < end; ++i) counts[i] += i + job;
+        });
+    }
+    std::printf("%u workers: %zu ranges in %zu jobs\n", workers, ranges.load(), kJobs);
+    for (size_t i = 0; i < kItems; ++i) {
+        if (counts[i] != kJobs * i + kJobs * (kJobs - 1) / 2) return false;
+    }
+    return true;
+}
+
+// The error of the first range that fails comes out, whoever ran it, and the next job is not touched by it.
+bool fails_right(unsigned workers) {
+    bavt::Workers crew(workers);
+    for (size_t job = 0; job < 200; ++job) {
+        std::string told = "nothing";
+        try {
+            crew.run(400, 10, true, [&](size_t begin, size_t end) {
+                if (begin <= 390 && end > 205) throw std::runtime_error(begin <= 205 ? "first" : "later");
+            });
+        } catch (const std::runtime_error& error) {
+            told = error.what();
+        }
+        if (told != "first") return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 int main() {
+    for (const unsigned workers : {1u, 2u, 4u}) {
+        if (!counts_right(workers) || !fails_right(workers)) {
+            std::fprintf(stderr, "%u workers did not do each piece once\n", workers);
+            return 1;
+        }
+    }
     const auto alone = grown(1, false);
     for (const unsigned workers : {1u, 2u, 4u}) {
         if (grown(workers, true) != alone) {

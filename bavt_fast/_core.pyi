@@ -84,6 +84,7 @@ class Tree:
         values: npt.ArrayLike,
         terminal: npt.ArrayLike | None = None,
         priors: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
     ) -> int:
         """Add one child per value; returns the first one's id, the others follow.
 
@@ -92,6 +93,8 @@ class Tree:
             values: (m,) finite numbers, V of each child, m >= 1. float64 without a copy.
             terminal: (m,) bools, the children that end a path.
             priors: (m,) numbers >= 0 for "puct", kept as float32. Without them P is 1 / (number of children).
+            weights: (m,) finite numbers that "power" and "best_first" choose by in the place of V. A child whose weight
+                is not above 0 is never chosen by them.
 
         Raises:
             CapacityError: the tree would have more than `max_nodes` nodes.
@@ -165,7 +168,7 @@ class Tree:
         """The tree of a snapshot, which goes on as the saved one would have. Marks of leaves in flight are kept.
 
         Files need not be trusted: whatever is in one, the outcome is a tree that can be used, or an error. It takes
-        no more memory than the tree that the file describes: 46 bytes a node, and 25 KB for each tree of a forest.
+        no more memory than the tree that the file describes: 64 bytes a node, and 25 KB for each tree of a forest.
 
         Raises:
             SnapshotError: the file is no snapshot, is damaged, or needs more address space than there is.
@@ -203,7 +206,7 @@ class Tree:
         """(num_nodes,) sum of TERMINAL, PRUNED, CLOSED and IN_FLIGHT."""
     @property
     def weights(self) -> npt.NDArray[np.float64]:
-        """(num_nodes,) what the global policies choose by, before the decay; V where nothing else was given."""
+        """(num_nodes,) what "power" and "best_first" choose by, before the decay; V where nothing was given. A copy."""
     @property
     def tries(self) -> npt.NDArray[np.uint8]:
         """(num_nodes,) calls of `penalize`, up to 255."""

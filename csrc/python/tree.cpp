@@ -34,7 +34,8 @@ std::unique_ptr<Tree> make_tree(py::handle seed, py::handle max_nodes, py::handl
     }
 }
 
-NodeId expand(Tree& tree, py::handle node, py::handle values, py::handle terminal, py::handle priors) {
+NodeId expand(Tree& tree, py::handle node, py::handle values, py::handle terminal, py::handle priors,
+              py::handle weights) {
     const NodeId id = checks::node(tree, node);
     checks::Numbers<double> v;
     v.read("values", values, -1);
@@ -43,13 +44,18 @@ NodeId expand(Tree& tree, py::handle node, py::handle values, py::handle termina
     const auto count = static_cast<py::ssize_t>(v.size());
     checks::Numbers<bool> ends;
     if (!terminal.is_none()) ends.read("terminal", terminal, count);
-    checks::Numbers<float> weights;
+    checks::Numbers<float> p;
     if (!priors.is_none()) {
-        weights.read("priors", priors, count);
-        checks::require_priors(weights.data(), weights.size());
+        p.read("priors", priors, count);
+        checks::require_priors(p.data(), p.size());
     }
-    return tree.expand(id, v.data(), reinterpret_cast<const uint8_t*>(ends.data()), weights.data(),
-                       static_cast<uint32_t>(std::min<size_t>(v.size(), bavt::kNone)));
+    checks::Numbers<double> w;
+    if (!weights.is_none()) {
+        w.read("weights", weights, count);
+        checks::require_finite("weights", w.data(), w.size());
+    }
+    return tree.expand(id, v.data(), reinterpret_cast<const uint8_t*>(ends.data()), p.data(),
+                       static_cast<uint32_t>(std::min<size_t>(v.size(), bavt::kNone)), w.data());
 }
 
 int64_t select_node(Tree& tree, py::handle policy, py::handle remaining, py::handle total, py::handle exploration,
@@ -70,12 +76,14 @@ py::array_t<T> array_of(const std::vector<T>& items) {
     return py::array_t<T>(static_cast<py::ssize_t>(items.size()), items.data());
 }
 
-// A read-only view of one field of every node. It keeps the tree alive, whose memory never moves.
+const Tree& of(const py::object& self) { return self.cast<const Tree&>(); }
+
+// One field of every node, read-only: a view that keeps the tree alive where its memory never moves, else a copy.
 template <typename T, typename Field>
-py::array_t<T> view(const py::object& self, const Field* first, size_t stride) {
+py::array_t<T> column(const py::object& self, const Field* first, size_t stride, bool moves) {
     const auto& tree = self.cast<const Tree&>();
     py::array_t<T> array({static_cast<py::ssize_t>(tree.num_nodes())}, {static_cast<py::ssize_t>(stride)},
-                         reinterpret_cast<const T*>(first), self);
+                         reinterpret_cast<const T*>(first), moves ? py::object() : self);
     py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
     return array;
 }
@@ -85,8 +93,6 @@ py::array_t<uint32_t> depths(const Tree& tree) {
     py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
     return array;
 }
-
-const Tree& of(const py::object& self) { return self.cast<const Tree&>(); }
 
 template <bavt::Flag flag, bool on>
 void set_flag(Tree& tree, py::handle node) {
@@ -122,6 +128,11 @@ std::unique_ptr<Tree> from_bytes(const py::bytes& object) {
     return Tree::from_bytes(data.data(), data.size());
 }
 
+template <typename T, typename Field>
+py::array_t<T> view(const py::object& self, const Field* first, size_t stride) {
+    return column<T>(self, first, stride, of(self).moves());
+}
+
 py::array_t<int32_t> parents(const py::object& self) { return view<int32_t>(self, of(self).parents(), 4); }
 py::array_t<uint32_t> visit_counts(const py::object& self) {
     return view<uint32_t>(self, &of(self).hot()->visits, sizeof(bavt::Hot));
@@ -130,7 +141,7 @@ py::array_t<double> value_sums(const py::object& self) {
     return view<double>(self, &of(self).hot()->value_sum, sizeof(bavt::Hot));
 }
 py::array_t<double> values(const py::object& self) { return view<double>(self, of(self).values(), 8); }
-py::array_t<double> weights(const py::object& self) { return view<double>(self, of(self).weights(), 8); }
+py::array_t<double> weights(const py::object& self) { return column<double>(self, of(self).weights(), 8, true); }
 py::array_t<uint8_t> flags(const py::object& self) { return view<uint8_t>(self, of(self).all_flags(), 1); }
 py::array_t<uint8_t> tries(const py::object& self) { return view<uint8_t>(self, of(self).tries(), 1); }
 
@@ -140,7 +151,8 @@ void bind_tree(py::module_& m) {
     py::class_<Tree> tree(m, "Tree");
     tree.def(py::init(&make_tree), "seed"_a = 0, "max_nodes"_a = py::none(), "root_value"_a = 1.0, "decay"_a = 0.85,
              "max_bytes"_a = py::none())
-        .def("expand", &expand, "node"_a, "values"_a, "terminal"_a = py::none(), "priors"_a = py::none())
+        .def("expand", &expand, "node"_a, "values"_a, "terminal"_a = py::none(), "priors"_a = py::none(),
+             "weights"_a = py::none())
         .def("select", &select_node, "policy"_a = "power", "remaining"_a = 1.0, "total"_a = 1.0, "exploration"_a = 1.0,
              "max_depth"_a = py::none())
         .def("backup", &backup, "node"_a, "value"_a, "reduce"_a = "mean")

@@ -30,6 +30,9 @@ class NodeColumns {
     NodeColumns(const NodeColumns&) = delete;
     NodeColumns& operator=(const NodeColumns&) = delete;
 
+    // Whether its memory moves as it grows.
+    bool moves() const { return compact_; }
+
    protected:
     static size_t columns_to_begin_with(uint32_t max_nodes, bool compact);  // bytes
 

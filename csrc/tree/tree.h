@@ -171,6 +171,7 @@ class Tree : NodeColumns {
     // A tree of a forest must have the max_nodes and the decay of `forest`.
     static std::unique_ptr<Tree> read(Source& source, uint64_t size, const TreeOptions* forest = nullptr);
 
+    using NodeColumns::moves;
     uint32_t num_nodes() const { return num_nodes_; }
     uint32_t max_nodes() const { return max_nodes_; }
     uint8_t flags(NodeId node) const { return flags_[node]; }

@@ -187,8 +187,9 @@ class Tree:
         """Most nodes it may hold."""
     @property
     def parents(self) -> npt.NDArray[np.int32]:
-        """(num_nodes,) ids, -1 for the root. As all arrays but `depths`: a live, read-only view without copy, of
-        the nodes there are now; it keeps the tree alive."""
+        """(num_nodes,) ids, -1 for the root. As all arrays but `depths` and `weights`: a live, read-only view
+        without copy, of the nodes there are now; it keeps the tree alive. A copy in the tree of a search, whose memory
+        moves as it grows."""
     @property
     def visit_counts(self) -> npt.NDArray[np.uint32]:
         """(num_nodes,) backups through each node."""

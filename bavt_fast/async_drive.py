@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
 from bavt_fast.drive import Asked, Base, is_whole, named, not_whole
@@ -21,7 +21,7 @@ __all__ = ["AsyncDrive"]
 class AsyncDrive(Base):
     """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
 
-    async def run(self, searches: Iterable[Search]) -> AsyncIterator[tuple[int, Search]]:
+    async def run(self, searches: Iterable[Search]) -> AsyncGenerator[tuple[int, Search], None]:
         """(place, search) of each search as it stops. Cancelling stops them all."""
         if not hasattr(self.generator, "propose"):
             raise TypeError("generator: expected one with propose() for asyncio, got one that streams; use search()")
@@ -52,9 +52,11 @@ class AsyncDrive(Base):
                 await self.tell(out, done)
                 self.progress()
         finally:
-            for task in out.values():
+            left = set(out.values())
+            for task in left:
                 task.cancel()
             self.break_off()
+            await asyncio.gather(*left, return_exceptions=True)
 
     def begin(
         self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]], came: asyncio.Event

@@ -328,6 +328,13 @@ class Drive(Base):
     def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """Refills one by one: no question waits for the slowest step of a wave."""
         out: dict[int, tuple[int, int, int]] = {}  # ticket: slot, node, count
+        try:
+            yield from self.refill(waiting, out)
+        finally:
+            if out:  # broken off: another run numbers its tickets anew
+                self.generator.discard(list(out))
+
+    def refill(self, waiting: Iterator[Search], out: dict[int, tuple[int, int, int]]) -> Iterator[tuple[int, Search]]:
         while True:
             self.fill(waiting)
             asked, stopped = self.ask(self.wave - len(out))
@@ -371,9 +378,11 @@ class Drive(Base):
             if unknown:
                 raise ValueError(f"generator: expected answers to tickets that are out, got {unknown[0]}")
         except Exception as error:
+            given_up = list(out)
             for ticket, (slot, _, _) in out.items():
                 self.ask_failed(slot, ticket, named(error, "generator"))
             out.clear()
+            self.generator.discard(given_up)
             return
         columns = [(*out.pop(ticket), ticket) for ticket, _ in done]
         if columns:
@@ -442,7 +451,8 @@ def _score_problem(score: Any, node: Node) -> Exception | None:
 
 def _per_ask(pending: Pending, costs: Sequence[Any]) -> list[Any]:
     """The critic's `Spent` per node as the engine's amounts per ask."""
-    if len(costs) != len(pending.nodes) or not all(isinstance(cost, Spent) for cost in costs):
+    whole = isinstance(costs, Sequence) and len(costs) == len(pending.nodes)
+    if not whole or not all(isinstance(cost, Spent) for cost in costs):
         raise TypeError(f"critic: expected {len(pending.nodes)} Spent, one per node, got {costs!r:.80}")
     amounts, at = [], 0
     for count in pending.counts:

@@ -365,7 +365,7 @@ class StreamingStepGenerator(Protocol):
         ...
 
     def discard(self, tickets: Sequence[int]) -> None:
-        """Gives up requests that are not done; nothing is told of them any more."""
+        """Gives up requests; nothing is told of them any more. One that is done already is passed over."""
         ...
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from bavt_fast._checks import as_count
@@ -106,8 +107,9 @@ class Searcher:
     async def asearch(self, question: str, *, budget: Budget, seed: int = 0) -> SearchResult:
         """`search` with a generator or a critic that may be coroutines."""
         search = self.start(question, budget=budget, seed=seed)
-        async for _ in self._adrive([search], one=True):
-            pass
+        async with aclosing(self._adrive([search], one=True)) as driving:
+            async for _ in driving:
+                pass
         return _result_or_error(search)
 
     # ---- many
@@ -158,8 +160,9 @@ class Searcher:
     ) -> AsyncIterator[tuple[int, SearchResult]]:
         """`search_iter` with a generator or a critic that may be coroutines."""
         searches = (self.start(question, budget=budget, seed=seed) for question in _questions(questions))
-        async for index, search in self._adrive(searches, one=False):
-            yield index, search.result()
+        async with aclosing(self._adrive(searches, one=False)) as driving:
+            async for index, search in driving:
+                yield index, search.result()
 
     def run(self, searches: Iterable[Search]) -> Iterator[Search]:
         """Drives searches made by `start` or `Search.load` to their ends; each as it stops.
@@ -175,8 +178,9 @@ class Searcher:
 
     async def arun(self, searches: Iterable[Search]) -> AsyncIterator[Search]:
         """`run` with a generator or a critic that may be coroutines."""
-        async for _, search in self._adrive(searches, one=False):
-            yield search
+        async with aclosing(self._adrive(searches, one=False)) as driving:
+            async for _, search in driving:
+                yield search
 
     # ---- within
 
@@ -188,7 +192,7 @@ class Searcher:
     def _drive(self, searches: Iterable[Search], one: bool) -> Iterator[tuple[int, Search]]:
         return Drive(self, *self._widths(one), one).run(searches)
 
-    def _adrive(self, searches: Iterable[Search], one: bool) -> AsyncIterator[tuple[int, Search]]:
+    def _adrive(self, searches: Iterable[Search], one: bool) -> AsyncGenerator[tuple[int, Search], None]:
         return AsyncDrive(self, *self._widths(one), one).run(searches)
 
     def _widths(self, one: bool) -> tuple[int, int]:

@@ -1,0 +1,234 @@
+"""Searches under a driver: started, stopped and extended in the middle, one by one, with budgets of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import ScriptedGenerator, TableCritic, World, WorldTask
+from search_checks import POLICIES, WORLDS, check_consistent, check_idle, fingerprint, run_all, worlds
+
+import bavt_fast as bavt
+from bavt_fast.result import ManyProgress
+from bavt_fast.searcher import Searcher
+
+BUDGET = bavt.Budget(tokens=80)
+ENDLESS = World(goal_share=0.0, dead_share=0.0, invalid_share=0.0, merge_share=0.0, branching=26, depth=9, min_tokens=0)
+
+
+def searcher(world: World, **options: Any) -> Searcher:
+    return Searcher(ScriptedGenerator(world), TableCritic(world), WorldTask(world), **options)
+
+
+def alone(world: World, question: str, budget: bavt.Budget = BUDGET, seed: int = 0, **options: Any) -> Any:
+    return fingerprint(searcher(world, wave=1, **options).search(question, budget=budget, seed=seed))
+
+
+# --- many questions
+
+
+def test_each_question_has_a_budget_and_a_seed_of_its_own() -> None:
+    world = World(seed=4, goal_share=0.02)
+    questions = [f"q{i % 3}" for i in range(9)]
+    budgets = [bavt.Budget(tokens=20 + 30 * i) for i in range(9)]
+    seeds = [7 * i for i in range(9)]
+    results = searcher(world, wave=4).search_many(questions, budget=budgets, seed=seeds)
+    for question, budget, seed, result in zip(questions, budgets, seeds, results, strict=True):
+        assert fingerprint(result) == alone(world, question, budget, seed)
+    same = searcher(world).search_many(["q0"] * 2, budget=tuple(budgets[:2]), seed=(3, 3))
+    assert same[0].spent.tokens <= 20 < same[1].spent.tokens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"budget": [BUDGET]}, ValueError, "budget: expected 2, one for each question, got 1"),
+        ({"budget": [BUDGET] * 3}, ValueError, "budget: expected 2, one for each question, got 3"),
+        ({"budget": [BUDGET, 5]}, TypeError, "budget: expected a Budget"),
+        ({"budget": None}, TypeError, "budget: expected"),
+        ({"seed": [1]}, ValueError, "seed: expected 2, one for each question, got 1"),
+        ({"seed": [1, -1]}, ValueError, "seed: expected an integer from 0"),
+        ({"seed": [1, "2"]}, TypeError, "seed: expected an integer from 0"),
+        ({"seed": 0.5}, TypeError, "seed: expected an integer from 0"),
+    ],
+)
+def test_lists_of_budgets_and_seeds(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
+    one = searcher(ENDLESS)
+    with pytest.raises(error, match=match):
+        one.search_many(["a", "b"], **{"budget": BUDGET, **arguments})
+    assert one.generator.requests == []
+
+
+def test_many_are_side_by_side_unless_told_otherwise() -> None:
+    one = searcher(ENDLESS)
+    one.search_many([f"q{i}" for i in range(70)], budget=BUDGET)
+    assert len(one.generator.batches[0]) == 64
+    assert all(len({text.split("\n")[0] for text in batch}) == len(batch) for batch in one.generator.batches)
+
+
+@settings(max_examples=WORLDS // 2, deadline=None)
+@given(world=worlds, wave=st.integers(1, 9), leaves=st.integers(1, 4), count=st.integers(1, 6), seed=st.integers(0, 99))
+def test_wave_and_leaves_bound_what_is_in_flight(world: World, wave: int, leaves: int, count: int, seed: int) -> None:
+    many = searcher(world, wave=wave, leaves=leaves)
+    questions = [f"q{i}" for i in range(count)]
+    results = many.search_many(questions, budget=BUDGET, seed=seed)
+    for batch in many.generator.batches:
+        assert len(batch) <= wave
+        roots = [text.split("\n")[0] for text in batch]
+        assert max(map(roots.count, roots)) <= leaves
+    for question, result in zip(questions, results, strict=True):
+        check_consistent(result, WorldTask(world), question)
+        if leaves == 1:
+            assert fingerprint(result) == alone(world, question, seed=seed)
+
+
+def test_progress_of_many() -> None:
+    told: list[ManyProgress] = []
+    many = searcher(ENDLESS, wave=3, on_progress=told.append)
+    many.search_many([f"q{i}" for i in range(7)], budget=BUDGET)
+    done = [progress.done for progress in told]
+    assert done == sorted(done)
+    assert all(progress.active <= 3 and progress.done + progress.active <= 7 for progress in told)
+    assert told[-1].active >= 1
+    assert {progress.solved for progress in told} == {0}
+
+
+# --- one by one
+
+
+def test_results_come_as_they_end() -> None:
+    world = World(seed=3, goal_share=0.3, dead_share=0.0)
+    questions = [f"q{i}" for i in range(12)]
+    found = list(searcher(world, wave=3).search_iter(questions, budget=BUDGET, seed=5))
+    assert sorted(index for index, _ in found) == list(range(12))
+    for index, result in found:
+        assert fingerprint(result) == alone(world, questions[index], seed=5)
+
+
+def test_questions_are_taken_as_there_is_room() -> None:
+    """An endless stream of questions: no more are taken than are under way or have ended."""
+    world, taken = World(seed=3, goal_share=0.3, dead_share=0.0), 0
+
+    def stream() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield f"q{taken}"
+
+    results = searcher(world, wave=4).search_iter(stream(), budget=BUDGET)
+    for ended in range(1, 20):
+        next(results)
+        assert taken <= 4 + ended
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_an_iteration_that_is_broken_off_leaves_nothing_in_flight() -> None:
+    one = searcher(ENDLESS, wave=4, leaves=2)
+    searches = [one.start(f"q{i}", budget=bavt.Budget(tokens=10 if i == 0 else 10**6)) for i in range(6)]
+    for search in one.run(searches):
+        assert search is searches[0]
+        break
+    for search in searches:
+        check_idle(search)
+    assert [search.stop_reason for search in searches[:1]] == ["budget"]
+    assert {search.stop_reason for search in searches[1:4]} == {"interrupted"}
+    assert {search.stop_reason for search in searches[4:]} <= {None, "interrupted"}
+    for search in searches[1:4]:
+        check_consistent(search.result(), WorldTask(ENDLESS), search.question)
+
+
+def test_a_bad_question_in_a_stream_raises_when_its_turn_comes() -> None:
+    world = World(seed=3, goal_share=1.0, dead_share=0.0, invalid_share=0.0)
+    results = searcher(world, wave=1).search_iter(["a", "b", "", "c"], budget=BUDGET)
+    assert [next(results)[0], next(results)[0]] == [0, 1]
+    with pytest.raises(ValueError, match="question: expected a name"):
+        next(results)
+
+
+def test_a_string_is_no_list_of_questions() -> None:
+    with pytest.raises(TypeError, match="questions: expected a list of str, got a str"):
+        next(searcher(ENDLESS).search_iter("abc", budget=BUDGET))
+
+
+# --- in the middle
+
+
+def test_a_search_may_be_stopped_while_others_run() -> None:
+    one = searcher(ENDLESS, wave=3)
+    quick = one.start("a", budget=bavt.Budget(tokens=30))
+    others = [one.start(name, budget=bavt.Budget(tokens=10**6)) for name in "bc"]
+    seen = []
+    for search in one.run([quick, *others]):
+        seen.append(search.question)
+        for other in others:
+            other.stop()
+    assert seen[0] == "a"
+    assert sorted(seen) == ["a", "b", "c"]
+    assert [search.stop_reason for search in (quick, *others)] == ["budget", "cancelled", "cancelled"]
+    for search in (quick, *others):
+        check_idle(search)
+        check_consistent(search.result(), WorldTask(ENDLESS), search.question)
+    assert [len(search.nodes) > 1 for search in others] == [True, True]
+
+
+def test_a_search_that_is_extended_comes_again() -> None:
+    one = searcher(ENDLESS, wave=2, policy="best_first", max_step_tokens=6)
+    searches = [one.start(name, budget=bavt.Budget(tokens=50)) for name in "abc"]
+    times: dict[str, int] = {}
+    for search in one.run(searches):
+        times[search.question] = times.get(search.question, 0) + 1
+        if times[search.question] < 3 and search.question != "c":
+            search.extend(bavt.Budget(tokens=50))
+    assert times == {"a": 3, "b": 3, "c": 1}
+    assert [search.spent.tokens for search in searches] == [150, 150, 50]
+    for search in searches:
+        check_idle(search)
+        check_consistent(search.result(), WorldTask(ENDLESS), search.question)
+
+
+def test_a_search_can_be_run_again_after_its_end() -> None:
+    one = searcher(ENDLESS, policy="best_first", max_step_tokens=6)
+    search = one.start("q", budget=bavt.Budget(tokens=50))
+    first = run_all(one, [search])[0]
+    assert run_all(one, [search])[0].spent.tokens == 50  # nothing more to do
+    search.extend(bavt.Budget(tokens=70))
+    second = run_all(one, [search])[0]
+    assert (first.spent.tokens, second.spent.tokens) == (50, 120)
+    assert second.path_nodes[:1] in ((1,), first.path_nodes[:1], second.path_nodes[:1])
+    assert len(one.generator.requests) == search._native.asks
+
+
+def test_a_search_goes_from_hand_to_driver_and_back() -> None:
+    """Asks that were out are asked again by the driver, unchanged; their old tickets mean nothing then."""
+    one = searcher(ENDLESS, wave=2, leaves=2)
+    search = one.start("q", budget=bavt.Budget(tokens=300))
+    asks = search.ask(2)
+    assert len(asks) == 2
+    seeds = [ask.request.seed for ask in asks]
+    run_all(one, [search])
+    assert sorted(request.seed for request in one.generator.requests[:2]) == sorted(seeds)
+    assert search.spent.tokens == 300
+    check_consistent(search.result(), WorldTask(ENDLESS))
+    with pytest.raises(bavt.TicketError):
+        search.tell(asks[0], ["z"])
+
+
+def test_a_search_that_has_stopped_before_it_starts() -> None:
+    one = searcher(World(depth=0, goal_share=1.0))
+    solved = one.start("q", budget=BUDGET)
+    cancelled = searcher(ENDLESS).start("r", budget=BUDGET)
+    cancelled.stop()
+    assert [search.stop_reason for search in one.run([solved, cancelled])] == ["solved", "cancelled"]
+    assert one.generator.requests == []
+
+
+def test_searches_of_different_settings_side_by_side() -> None:
+    """Every search keeps its own task and settings; generator and critic are the driver's."""
+    makers = [searcher(ENDLESS, policy=policy, candidates=1 + i % 3) for i, policy in enumerate(POLICIES)]
+    searches = [maker.start(f"q{i}", budget=BUDGET, seed=i) for i, maker in enumerate(makers)]
+    results = run_all(searcher(ENDLESS, wave=5), searches)
+    for i, (result, maker) in enumerate(zip(results, makers, strict=True)):
+        assert fingerprint(result) == fingerprint(maker.search(f"q{i}", budget=BUDGET, seed=i))

@@ -1,0 +1,236 @@
+"""Generators that fail for single asks, and those that stream."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
+from search_checks import WORLDS, check_consistent, check_idle, fingerprint, run_all, worlds
+
+import bavt_fast as bavt
+from bavt_fast.protocols import GenerationError, StepRequest
+from bavt_fast.result import SearchError
+from bavt_fast.searcher import Searcher
+
+BUDGET = bavt.Budget(tokens=80)
+ENDLESS = World(goal_share=0.0, dead_share=0.0, invalid_share=0.0, merge_share=0.0, branching=26, depth=9, min_tokens=0)
+
+
+def searcher(world: World, **options: Any) -> Searcher:
+    return Searcher(ScriptedGenerator(world), TableCritic(world), WorldTask(world), **options)
+
+
+def alone(world: World, question: str, budget: bavt.Budget = BUDGET, seed: int = 0, **options: Any) -> Any:
+    return fingerprint(searcher(world, wave=1, **options).search(question, budget=budget, seed=seed))
+
+
+# --- failures of single asks
+
+
+class Flaky:
+    """Fails for the asks whose seed says so, `times` times each; the others of the batch are answered."""
+
+    def __init__(self, world: World, share: float, how: str, times: int = 10**9, spent: Any = None) -> None:
+        self.inner, self.share, self.how, self.left = ScriptedGenerator(world), share, how, times
+        self.spent, self.failed, self.generated = spent, 0, 0
+
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[Any]:
+        answers: list[Any] = []
+        for request, count, limit in zip(states, counts, limits, strict=True):
+            if random.Random(request.seed).random() < self.share and self.left > 0:
+                self.left -= 1
+                self.failed += 1
+                error = GenerationError("429", self.spent)
+                if self.how == "raises":
+                    raise error
+                answers.append(error)
+            else:
+                answers.append(self.inner.steps(request, count, limit))
+                self.generated += sum(step.tokens for step in answers[-1])
+        return answers
+
+
+def test_one_ask_that_fails_ends_its_question_alone() -> None:
+    flaky = Flaky(ENDLESS, 0.2, "returns", times=1, spent=bavt.Spent(tokens=9))
+    questions = [f"q{i}" for i in range(8)]
+    results = Searcher(flaky, TableCritic(ENDLESS), WorldTask(ENDLESS)).search_many(questions, budget=BUDGET)
+    errors = [result for result in results if result.stop_reason == "error"]
+    assert len(errors) == flaky.failed == 1
+    assert isinstance(errors[0].error, GenerationError)
+    for question, result in zip(questions, results, strict=True):
+        check_consistent(result, WorldTask(ENDLESS), question)
+        if result.stop_reason != "error":
+            assert fingerprint(result) == alone(ENDLESS, question)
+    assert sum(result.spent.tokens for result in results) == flaky.generated + 9
+
+
+@pytest.mark.parametrize("how", ["returns", "raises"])
+def test_a_batch_that_fails_charges_what_was_returned(how: str) -> None:
+    """Nothing that was generated and used is free, and nothing is charged that was not generated for good."""
+    flaky = Flaky(ENDLESS, 0.05, how)
+    results = Searcher(flaky, TableCritic(ENDLESS), WorldTask(ENDLESS), wave=6).search_many(
+        [f"q{i}" for i in range(12)], budget=BUDGET
+    )
+    reasons = [result.stop_reason for result in results]
+    assert 0 < reasons.count("error") < 12
+    for i, result in enumerate(results):
+        steps = [step for step in result.steps if step is not None] + [refusal.step for refusal in result.refused]
+        assert result.spent.tokens == sum(step.tokens for step in steps)
+        if result.stop_reason != "error":
+            assert fingerprint(result) == alone(ENDLESS, f"q{i}")
+
+
+def test_retries() -> None:
+    """So many asks of one question may fail; the question goes on, and what failing took is charged."""
+    for retries, reason in ((0, "error"), (2, "error"), (3, "budget")):
+        flaky = Flaky(ENDLESS, 1.0, "returns", times=3, spent=bavt.Spent(tokens=4))
+        many = Searcher(flaky, TableCritic(ENDLESS), WorldTask(ENDLESS), retries=retries)
+        [result] = many.search_many(["q"], budget=bavt.Budget(tokens=100))
+        assert result.stop_reason == reason
+        assert result.spent.tokens == (100 if reason == "budget" else 4 * (retries + 1))
+        assert (result.error is None) == (reason == "budget")
+        check_tree_is_unharmed(result)
+
+
+def check_tree_is_unharmed(result: Any) -> None:
+    """A failed ask is no try and no visit."""
+    fruitless = len(result.refused)
+    assert result.tree.tries.sum() == result.tree.num_nodes - 1 + fruitless
+    assert result.tree.visit_counts[0] == result.tree.num_nodes - 1 + fruitless
+
+
+def test_a_search_goes_on_from_its_failure() -> None:
+    flaky = Flaky(ENDLESS, 1.0, "raises", times=1)
+    one = Searcher(flaky, TableCritic(ENDLESS), WorldTask(ENDLESS))
+    with pytest.raises(SearchError, match="GenerationError during the search: 429"):
+        one.search("q", budget=BUDGET)
+    flaky.left = 1
+    search = one.start("q", budget=bavt.Budget(tokens=40))
+    [result] = run_all(one, [search])
+    assert result.stop_reason == "error"
+    search.extend(bavt.Budget(tokens=40))
+    [result] = run_all(one, [search])
+    assert (result.stop_reason, result.error, result.spent.tokens) == ("budget", None, 80)
+
+
+# --- streaming
+
+
+def streaming(world: World, seed: int, **options: Any) -> tuple[Searcher, StreamingGenerator]:
+    generator = StreamingGenerator(world, seed)
+    return Searcher(generator, TableCritic(world), WorldTask(world), **options), generator
+
+
+@settings(max_examples=WORLDS, deadline=None)
+@given(
+    world=worlds,
+    wave=st.integers(1, 9),
+    leaves=st.integers(1, 3),
+    count=st.integers(1, 6),
+    order=st.integers(0, 99),
+    seed=st.integers(0, 99),
+)
+def test_a_streaming_generator(world: World, wave: int, leaves: int, count: int, order: int, seed: int) -> None:
+    many, generator = streaming(world, order, wave=wave, leaves=leaves)
+    questions = [f"q{i}" for i in range(count)]
+    results = many.search_many(questions, budget=BUDGET, seed=seed)
+    assert generator.most <= wave
+    assert not generator.out
+    for question, result in zip(questions, results, strict=True):
+        check_consistent(result, WorldTask(world), question)
+        if leaves == 1:  # whatever the order in which answers came
+            assert fingerprint(result) == alone(world, question, seed=seed)
+
+
+def test_a_streaming_generator_with_one_question() -> None:
+    one, generator = streaming(ENDLESS, 1, wave=4)
+    result = one.search("q", budget=bavt.Budget(tokens=300))
+    assert generator.most == 4
+    assert result.spent.tokens == 300
+    check_consistent(result, WorldTask(ENDLESS))
+    again, _ = streaming(ENDLESS, 1, wave=4)
+    assert fingerprint(again.search("q", budget=bavt.Budget(tokens=300))) == fingerprint(result)
+
+
+def test_what_is_out_when_a_question_ends_is_discarded() -> None:
+    world = World(goal_share=1.0, dead_share=0.0, invalid_share=0.0, merge_share=0.0, depth=2, min_tokens=0)
+    one, generator = streaming(world, 5, wave=6, leaves=6)
+    result = one.search("q", budget=bavt.Budget(tokens=1000))
+    assert result.solved
+    assert generator.discarded
+    assert not generator.out
+    search = one.start("r", budget=bavt.Budget(tokens=1000))
+    run_all(one, [search])
+    check_idle(search)
+
+
+@pytest.mark.parametrize("stage", ["submit", "collect", "unknown", "one"])
+def test_a_streaming_generator_that_fails(stage: str) -> None:
+    class Broken(StreamingGenerator):
+        submitted = collected = 0
+
+        def submit(self, tickets: Any, *columns: Any) -> None:
+            self.submitted += 1
+            if stage == "submit" and self.submitted == 5:
+                raise OSError("gone")
+            super().submit(tickets, *columns)
+
+        def collect(self) -> Any:
+            self.collected += 1
+            if stage == "collect" and self.collected == 5:
+                raise OSError("gone")
+            if stage == "unknown" and self.collected == 5:
+                return [(12345, [])]
+            done: Any = super().collect()
+            if stage == "one" and self.collected == 5:
+                return [(ticket, OSError("gone")) for ticket, _ in done]
+            return done
+
+    generator = Broken(ENDLESS, 3, most=1)
+    one = Searcher(generator, TableCritic(ENDLESS), WorldTask(ENDLESS), wave=3)
+    searches = [one.start(f"q{i}", budget=BUDGET) for i in range(5)]
+    results = run_all(one, searches)
+    for search, result in zip(searches, results, strict=True):
+        check_idle(search)
+        check_consistent(result, WorldTask(ENDLESS), search.question)
+    reasons = [result.stop_reason for result in results]
+    assert reasons.count("error") == (1 if stage in ("submit", "one") else 3)  # what was out
+    assert reasons.count("budget") == 5 - reasons.count("error")
+    assert not generator.out  # what was given up was discarded
+    errors = [str(result.error) for result in results if result.error is not None]
+    assert all(("tickets that are out, got 12345" if stage == "unknown" else "gone") in error for error in errors)
+
+
+def test_what_is_out_when_a_run_is_broken_off_is_discarded() -> None:
+    """Another run numbers its tickets anew: an answer of the first would go to a question of the second."""
+    one, generator = streaming(ENDLESS, 2, wave=3)
+    for _ in one.search_iter(["a", "b", "c", "d"], budget=BUDGET):
+        break
+    assert not generator.out
+    assert generator.discarded
+
+    class Interrupted(StreamingGenerator):
+        def collect(self) -> Any:
+            if len(self.inner.requests) == 0 and len(self.out) == 3:
+                raise KeyboardInterrupt
+            return super().collect()
+
+    interrupted = Interrupted(ENDLESS)
+    results = Searcher(interrupted, None, WorldTask(ENDLESS), wave=3).search_many(["abcd"] * 3, budget=BUDGET)
+    assert {result.stop_reason for result in results} == {"interrupted"}
+    assert not interrupted.out
+
+
+def test_a_search_loaded_with_asks_out_goes_on_under_a_streaming_generator() -> None:
+    one, generator = streaming(ENDLESS, 2, wave=3, leaves=3)
+    search = one.start("q", budget=bavt.Budget(tokens=90))
+    asks = search.ask(2)
+    assert len(asks) == 1  # a second one would cut its step short
+    run_all(one, [search])
+    assert not generator.out
+    assert search.spent.tokens == 90

@@ -160,7 +160,7 @@ def settle(
         for step in steps:
             if step.__class__ is not Step or step.tokens.__class__ is not int or step.text.__class__ is not str:
                 _check(step, len(counts) - 1)
-            if step.tokens < 1 or step.finish_reason not in _FINISH_REASONS:
+            if not 0 < step.tokens <= _MOST or step.finish_reason not in _FINISH_REASONS:
                 _check(step, len(counts) - 1)
             tokens.append(step.tokens)
             if step.cost is not None or step.tool_calls is not None or step.prompt_tokens or step.seconds:

@@ -223,14 +223,14 @@ class Drive(Base):
     """The loop for generators that block."""
 
     def run(self, searches: Iterable[Search]) -> Iterator[tuple[int, Search]]:
-        """(place, search) of each search as it stops. Ctrl-C stops them all."""
+        """(place, search) of each search as it stops. Ctrl-C stops all that have begun, and all of a list."""
         waiting = iter(searches)
         loop = self.stream if hasattr(self.generator, "submit") else self.batches
         try:
             yield from loop(waiting)
         except KeyboardInterrupt:
             yield from self.break_off()
-            for search in waiting:
+            for search in waiting if isinstance(searches, list) else ():  # others are not made yet, and may be endless
                 search.stop("interrupted")
                 yield self.taken, search
                 self.taken += 1

@@ -6,14 +6,19 @@
 The native part is a snapshot of the engine's question (`csrc/engine/question_snapshot.cpp`); the JSON holds what Python
 keeps beside it. States are not stored: a load makes them again by replaying `Task.apply`, so nothing is ever unpickled,
 and the task is not asked again what it said of them. Nothing read is trusted.
+
+The JSON is UTF-8 that may hold lone surrogates, as texts may; an escape would make two of them one character. Numbers
+may be NaN or infinite, as log-probabilities may.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
@@ -36,13 +41,14 @@ def write(path: str | os.PathLike[str], record: dict[str, Any], native: bytes) -
     """Writes a checkpoint. It appears under its path when it is whole and on the disk.
 
     Raises:
-        OSError: the file cannot be written; what stood there before stands there still.
+        OSError: the file cannot be written, or what stands there is not a file; it stands there still.
         TypeError: the record holds what JSON has no form for.
     """
-    text = json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     whole = _HEADER.pack(_MAGIC, VERSION, 0, len(text), len(native)) + text + native
     whole += hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
     target = Path(path)
+    _require_file(target)
     handle, temporary = tempfile.mkstemp(prefix=".bavt-", suffix=".tmp", dir=target.parent)
     try:
         with open(handle, "wb") as file:
@@ -60,6 +66,16 @@ def write(path: str | os.PathLike[str], record: dict[str, Any], native: bytes) -
     _sync_folder(target.parent)
 
 
+def _require_file(target: Path) -> None:
+    """A rename would put a file in the place of a device or a pipe."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "expected a regular file, got a device or a pipe", str(target))
+
+
 def _sync_folder(folder: Path) -> None:
     """A rename is on the disk once its folder is; not every file system lets folders be synced."""
     with contextlib.suppress(OSError):
@@ -74,9 +90,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
     """The record and the native part of a checkpoint.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is not a file.
         SnapshotError: it is not a checkpoint, is damaged, or of another version.
     """
+    _require_file(Path(path))
     whole = Path(path).read_bytes()
     if len(whole) < _HEADER.size + _DIGEST_BYTES or not whole.startswith(_MAGIC):
         raise SnapshotError("checkpoint: expected a file that Search.save wrote, got something else")
@@ -91,7 +108,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
     if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest:
         raise SnapshotError("checkpoint: damaged, its checksum does not match")
     end = _HEADER.size + text_bytes
-    record = checked(lambda: json.loads(body[_HEADER.size : end]))
+    record = checked(lambda: json.loads(body[_HEADER.size : end].decode("utf-8", "surrogatepass")))
     if not isinstance(record, dict):
         raise SnapshotError(f"checkpoint: expected a record, got {type(record).__name__}")
     return record, body[end:]
@@ -117,16 +134,17 @@ def dump_step(step: Step) -> list[Any]:
         step.tool_calls,
         step.cost,
         step.seconds,
-        list(step.token_ids),
-        list(step.token_probabilities),
-        step.log_probability,
+        [int(token) for token in step.token_ids],
+        [float(probability) for probability in step.token_probabilities],
+        None if step.log_probability is None else float(step.log_probability),
     ]
 
 
 def load_step(fields: Sequence[Any]) -> Step:
     """The step of `dump_step`, not yet checked."""
     text, tokens, finish_reason, prompt_tokens, tool_calls, cost, seconds, ids, probabilities, log_probability = fields
-    if not all(type(i) is int for i in ids) or not all(type(p) is float for p in probabilities):
+    numbers = [*probabilities, 0.0 if log_probability is None else log_probability]
+    if not all(type(i) is int for i in ids) or not all(type(p) is float for p in numbers):
         raise SnapshotError("checkpoint: damaged (token ids or probabilities of a step are not numbers)")
     return Step(
         text,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The native code under sanitizers: the core's Python tests with AddressSanitizer and UndefinedBehaviorSanitizer, and a
-# stress of the forest's threads with ThreadSanitizer. PYTHON names the interpreter (python3 unless told).
+# The native code under sanitizers: the core's Python tests with AddressSanitizer and UndefinedBehaviorSanitizer, and
+# stresses of the forest's and the engine's threads with ThreadSanitizer. PYTHON names the interpreter (python3 unless
+# told); BAVT_STRESS_CALLS is the number of calls of the engine's stress, a fifth of them under ThreadSanitizer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
@@ -15,11 +16,14 @@ configure() {
 }
 
 configure threads thread
-cmake --build "$build/threads" --target forest_stress
+cmake --build "$build/threads" --target forest_stress engine_stress
 "$build/threads/forest_stress"
+calls=${BAVT_STRESS_CALLS:-1000000}
+"$build/threads/engine_stress" $((calls / 5)) 1
 
 configure memory address,undefined
-cmake --build "$build/memory" --target _core
+cmake --build "$build/memory" --target _core engine_stress
+"$build/memory/engine_stress" "$calls" 2
 # The package as it is, but for its native module.
 package=$build/package/bavt_fast
 rm -rf "$package" && mkdir -p "$package"
@@ -34,4 +38,5 @@ stdcpp=$(g++ -print-file-name=libstdc++.so)
 LD_PRELOAD="$asan $stdcpp" ASAN_OPTIONS=detect_leaks=0 BAVT_FUZZ_EXAMPLES="${BAVT_FUZZ_EXAMPLES:-300}" \
     "$python" -m pytest -q -p no:cacheprovider --rootdir="$root" -o pythonpath="$build/package $root/tests/support" \
     "$root"/tests/tree "$root"/tests/recipe "$root"/tests/tasks/test_countdown.py \
-    --ignore="$root"/tests/recipe/test_recipe_torch.py
+    "$root"/tests/engine/test_engine_equivalence.py "$root"/tests/engine/test_engine_native.py \
+    "$root"/tests/engine/test_checkpoint.py --ignore="$root"/tests/recipe/test_recipe_torch.py

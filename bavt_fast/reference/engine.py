@@ -12,6 +12,7 @@ Amounts are lists of four ints: tokens, prompt tokens, tool calls, and cost in u
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class Account:
         if limit is None:
             return math.inf
         return 0 if self.overran else max(0, limit - self.spent[resource] - self.reserved[resource])
+
+    def set_elapsed(self, seconds: float) -> None:
+        """Set the seconds that have passed, which never fall and stay finite."""
+        self.elapsed_s = max(self.elapsed_s, min(seconds, sys.float_info.max))
 
     @property
     def out_of_time(self) -> bool:
@@ -154,7 +159,7 @@ class Question:
     def set_time(self, now_s: float) -> None:
         if self.start_s is None:
             self.start_s = now_s - self.account.elapsed_s
-        self.account.elapsed_s = max(self.account.elapsed_s, now_s - self.start_s + self.extra_s)
+        self.account.set_elapsed(now_s - self.start_s + self.extra_s)
 
     # ---- ask
 
@@ -297,7 +302,7 @@ class Question:
             spent = _sum(spent, [tokens, prompt_tokens, calls, priced if cost is None else cost])
             seconds += step_seconds
         self.extra_s += seconds
-        self.account.elapsed_s += seconds
+        self.account.set_elapsed(self.account.elapsed_s + seconds)
         return spent
 
     def grow(

@@ -26,11 +26,17 @@ Slot Engine::add(std::shared_ptr<Question> question) {
         entries_.emplace_back();
         free_.push_back(static_cast<Slot>(entries_.size() - 1));
     }
+    stopped_.reserve(entries_.capacity());
+    ready_.make_room(entries_.size()), waiting_.make_room(entries_.size());
     const Slot slot = free_.back();
-    const bool stopped = question->stop_reason() != StopReason::kNone;
-    (stopped ? stopped_.emplace_back(slot), void() : waiting_.push_back(slot));
     free_.pop_back();
-    entries_[slot] = {std::move(question), false, !stopped, stopped};
+    entries_[slot].question = std::move(question);
+    if (entries_[slot].question->stop_reason() != StopReason::kNone) {
+        report(slot);
+    } else {
+        waiting_.push(slot);
+        entries_[slot].queued = true;
+    }
     return slot;
 }
 
@@ -38,10 +44,7 @@ void Engine::remove(Slot slot) {
     const std::lock_guard<std::mutex> lock(mutex_);
     Entry& entry = at(slot);
     free_.push_back(slot);
-    if (entry.queued) {
-        std::deque<Slot>& queue = entry.started ? ready_ : waiting_;
-        queue.erase(std::find(queue.begin(), queue.end(), slot));
-    }
+    unqueue(slot);
     stopped_.erase(std::remove(stopped_.begin(), stopped_.end(), slot), stopped_.end());
     entry = Entry{};
 }
@@ -57,26 +60,24 @@ void Engine::ask(size_t limit, double now_s, std::vector<WaveAsk>* asks, std::ve
     const std::lock_guard<std::mutex> lock(mutex_);
     const size_t full = asks->size() + limit;
     while (asks->size() < full) {
-        std::deque<Slot>& queue = ready_.empty() ? waiting_ : ready_;
-        if (queue.empty()) break;
-        const Slot slot = queue.front();
+        SlotQueue& queue = ready_.size() > 0 ? ready_ : waiting_;
+        if (queue.size() == 0) break;
+        const Slot slot = queue[0];
         Entry& entry = entries_[slot];
         if (queue.size() > 3 * kAhead) entries_[queue[3 * kAhead]].question->prefetch();
         if (queue.size() > 2 * kAhead) entries_[queue[2 * kAhead]].question->prefetch_parts();
         if (queue.size() > kAhead) entries_[queue[kAhead]].question->prefetch_nodes();
         entry.question->set_time(now_s);
-        WaveAsk out{slot, 0, {}};
+        asks->push_back({slot, 0, {}});  // before the ask: it may throw
+        WaveAsk& out = asks->back();
         const Question::Outcome outcome = entry.question->ask(&out.ask);
         out.ticket = TicketId{slot} << 32 | out.ask.ticket;
-        queue.pop_front();
+        queue.pop();
         entry.started = true;
         entry.queued = outcome == Question::Outcome::kAsked && entry.question->in_flight() < leaves_;
-        if (outcome == Question::Outcome::kAsked) asks->push_back(out);
-        if (entry.queued) ready_.push_back(slot);
-        if (outcome == Question::Outcome::kStopped && !entry.reported) {
-            entry.reported = true;
-            stopped_.push_back(slot);
-        }
+        if (outcome != Question::Outcome::kAsked) asks->pop_back();
+        if (entry.queued) ready_.push(slot);
+        if (outcome == Question::Outcome::kStopped) report(slot);
     }
     stopped->insert(stopped->end(), stopped_.begin(), stopped_.end());
     stopped_.clear();
@@ -85,12 +86,24 @@ void Engine::ask(size_t limit, double now_s, std::vector<WaveAsk>* asks, std::ve
 void Engine::answered(Slot slot) {
     Entry& entry = entries_[slot];
     if (entry.question->stop_reason() != StopReason::kNone) {
-        if (!entry.reported) stopped_.push_back(slot);
-        entry.reported = true;
+        report(slot);
     } else if (!entry.queued && entry.question->in_flight() < leaves_) {
         entry.queued = entry.started = true;
-        ready_.push_back(slot);
+        ready_.push(slot);
     }
+}
+
+void Engine::report(Slot slot) {
+    if (entries_[slot].reported) return;
+    entries_[slot].reported = true;
+    stopped_.push_back(slot);
+}
+
+void Engine::unqueue(Slot slot) {
+    Entry& entry = entries_[slot];
+    if (!entry.queued) return;
+    (entry.started ? ready_ : waiting_).remove(slot);
+    entry.queued = false;
 }
 
 // ---- Answers -------------------------------------------------------------------------------------------------------
@@ -178,11 +191,7 @@ void Engine::stop(Slot slot, StopReason reason) {
     const std::lock_guard<std::mutex> lock(mutex_);
     Entry& entry = at(slot);
     entry.question->stop(reason);
-    if (entry.queued) {
-        std::deque<Slot>& queue = entry.started ? ready_ : waiting_;
-        queue.erase(std::find(queue.begin(), queue.end(), slot));
-        entry.queued = false;
-    }
+    unqueue(slot);
     answered(slot);
 }
 

@@ -12,12 +12,12 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "engine/question.h"
+#include "engine/slot_queue.h"
 
 namespace bavt {
 
@@ -66,7 +66,8 @@ class Engine {
     void remove(Slot slot);  // its tickets are good for nothing from now on
     std::shared_ptr<Question> question(Slot slot);
 
-    // Appends to `asks`, and to `stopped` the slots of questions that have stopped since the last call.
+    // Appends to `asks`, and to `stopped` the slots of questions that have stopped since the last call. Where memory runs out,
+    // asks that were handed out before are out all the same (Question::open_asks).
     void ask(size_t limit, double now_s, std::vector<WaveAsk>* asks, std::vector<Slot>* stopped);
 
     // is_new[i] for step i; found[i]: the new states of ticket i.
@@ -99,13 +100,16 @@ class Engine {
     void require_distinct(const TicketId* tickets, size_t size, const char* verb);
     void fetch_ahead(const TicketId* tickets, size_t size, size_t at);
     void answered(Slot slot);  // it may have more to ask for, or have stopped
+    void report(Slot slot);
+    void unqueue(Slot slot);
 
     std::mutex mutex_;
     uint32_t leaves_;
     std::vector<Entry> entries_;
     std::vector<Slot> free_;
-    std::deque<Slot> ready_;    // started, with room for an ask
-    std::deque<Slot> waiting_;  // not started
+    // With room for all slots, each of which is in them once at most.
+    SlotQueue ready_;    // started, with room for an ask
+    SlotQueue waiting_;  // not started
     std::vector<Slot> stopped_;
 };
 

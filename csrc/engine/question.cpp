@@ -8,7 +8,8 @@ namespace bavt {
 namespace {
 
 constexpr uint16_t kMaxFruitless = 0xFFFF;
-constexpr int64_t kPriceUnits = 1'000'000;  // a price is in 1e-18, a cost in 1e-12
+constexpr uint32_t kLastTicket = 0xFFFFFFFF;  // asks of one question: it stops as if its tree were full
+constexpr int64_t kPriceUnits = 1'000'000;    // a price is in 1e-18, a cost in 1e-12
 
 // 63 bits that depend on the question, the node and how often it was asked before: no counter over the whole search.
 uint64_t ask_seed(uint64_t seed, NodeId node, uint32_t asked) {
@@ -165,7 +166,8 @@ bool Question::fit(NodeId node, uint32_t* count, int64_t* limit) const {
 Question::Outcome Question::ask(Ask* ask) {
     while (stop_reason_ == StopReason::kNone) {
         const bool waits = !tickets_.empty();
-        const uint64_t room = options_->max_nodes - tree_->num_nodes() - promised_nodes_;
+        uint64_t room = options_->max_nodes - tree_->num_nodes() - promised_nodes_;
+        if (next_ticket_ == kLastTicket) room = 0;
         const NodeId node = room > 0 ? select() : kNone;
         if (node == kNone) {
             if (waits) return Outcome::kWait;
@@ -200,7 +202,8 @@ void Question::hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask) {
     *ask = {node, count, limit, ticket.seed, next_ticket_};
     Ticket& kept = tickets_.emplace(next_ticket_, std::move(ticket)).first->second;  // may throw: nothing has changed
     ++next_ticket_;
-    account_.reserve(kept.claim + kept.score_claim);
+    account_.reserve(kept.claim);
+    account_.reserve(kept.score_claim);
     promised_nodes_ += count;
     ++info_[node].asked;
     ++info_[node].in_flight;
@@ -272,10 +275,9 @@ void Question::see(int64_t key, bool seen) {
 uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* keys, uint32_t steps, uint8_t* is_new) {
     require_admissible(ticket, steps);
     Ticket& claim = open(ticket, "admit", false);
-    for (uint32_t i = 0; i < steps; ++i) {
-        if (keys[i] >= 0) see(keys[i], knows_key(keys[i]));  // makes room: from here on nothing throws
-    }
     claim.keys.reserve(steps);
+    const int64_t largest = steps > 0 ? *std::max_element(keys, keys + steps) : -1;
+    if (largest >= 0) see(largest, knows_key(largest));  // makes room: from here on nothing throws
     for (uint32_t i = 0; i < steps; ++i) {
         is_new[i] = keys[i] >= 0 && !knows_key(keys[i]);
         if (keys[i] < 0) {
@@ -349,7 +351,9 @@ NodeId Question::grow(uint32_t ticket, const Growth& growth, double* values) {
 void Question::cancel(uint32_t ticket, const StepCost* costs, uint32_t steps) {
     require_open(ticket);
     const Ticket& claim = tickets_.at(ticket);
-    account_.settle(claim.claim + claim.score_claim, charge_all(costs, steps));
+    account_.release(claim.claim);
+    account_.release(claim.score_claim);
+    account_.charge(claim.claim + claim.score_claim, charge_all(costs, steps));
     for (const int64_t key : claim.keys) see(key, false);
     const NodeId node = claim.node;
     --info_[node].in_flight;

@@ -20,7 +20,8 @@
 // the child of the highest score, and widen (Coulom 2007; Couetoux et al. 2011): the walk stops at an open node n with
 // fewer than C * visits(n)^alpha children and asks in flight, or below which nothing is open.
 //
-// Whatever the caller reports, nothing is changed by a call that throws.
+// Whatever the caller reports, nothing is changed by a call that throws. The same holds where memory runs out, but that
+// `ask` may have taken random numbers and closed nodes that cannot be paid for.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +54,8 @@ enum class StopReason : uint8_t {
 inline constexpr uint8_t kStopReasons = 9;
 
 inline constexpr double kMinValue = 1e-6;  // V and weights lie in [kMinValue, 1]: no state is ever quite hopeless
-inline constexpr int64_t kNotGiven = -1;   // in the columns of `admit`: priced, or counted, by the options
+inline constexpr uint32_t kMaxCandidates = 1u << 16, kMaxPatience = 60'000;
+inline constexpr int64_t kNotGiven = -1;  // in the columns of `admit`: priced, or counted, by the options
 
 struct SearchOptions {
     Policy policy = Policy::kPower;

@@ -87,7 +87,9 @@ void check_options(const Header& h) {
     require_snapshot(std::isfinite(h.widening_scale) && h.widening_scale > 0.0 && h.widening_exponent >= 0.0 &&
                          h.widening_exponent <= 1.0,
                      "a widening setting is out of range");
-    require_snapshot(h.candidates >= 1 && h.patience >= 1, "candidates or patience is zero");
+    require_snapshot(
+        h.candidates >= 1 && h.candidates <= kMaxCandidates && h.patience >= 1 && h.patience <= kMaxPatience,
+        "candidates or patience is out of range");
     require_snapshot(h.max_nodes >= 1 && h.max_nodes <= kMaxNodes, "max_nodes is out of range");
     require_snapshot(h.max_step_tokens >= 1 && h.max_step_prompt_tokens >= 0 && h.step_tool_calls >= 0 &&
                          h.max_step_cost >= 0 && h.token_price >= 0 && h.prompt_token_price >= 0 &&
@@ -196,7 +198,8 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
     }
     question->seen_.resize(h.seen_words);
     for (uint64_t& word : question->seen_) word = take<uint64_t>(at);
-    Amounts reserved;
+    question->account_ = Account({amounts_of(h.limits), h.limit_s});
+    question->account_.restore(amounts_of(h.spent), amounts_of(h.overrun), h.overran != 0, h.elapsed_s);
     int64_t previous = -1;
     for (uint32_t i = 0; i < h.num_tickets; ++i) {
         const auto record = take<TicketRecord>(at);
@@ -210,13 +213,12 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
         ticket.node = record.node, ticket.count = record.count, ticket.limit = record.limit, ticket.seed = record.seed;
         ticket.claim = amounts_of(record.claim), ticket.score_claim = amounts_of(record.score_claim);
         ticket.counted_try = record.counted_try != 0;
-        reserved += ticket.claim + ticket.score_claim;
+        question->account_.reserve(ticket.claim);
+        question->account_.reserve(ticket.score_claim);
         ++question->info_[record.node].in_flight;
         question->promised_nodes_ += record.count;
         question->tickets_.emplace(record.number, std::move(ticket));
     }
-    question->account_ = Account({amounts_of(h.limits), h.limit_s});
-    question->account_.restore(amounts_of(h.spent), reserved, amounts_of(h.overrun), h.overran != 0, h.elapsed_s);
 
     TreeOptions options;
     options.max_nodes = h.max_nodes, options.decay = h.decay, options.compact = true;

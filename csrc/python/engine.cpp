@@ -47,7 +47,11 @@ class Items {
         }
     }
     size_t size() const { return static_cast<size_t>(PySequence_Fast_GET_SIZE(list_.ptr())); }
-    py::handle operator[](size_t i) const { return PySequence_Fast_GET_ITEM(list_.ptr(), static_cast<Py_ssize_t>(i)); }
+    // Converting an item may run Python code, which may change the list.
+    py::handle operator[](size_t i) const {
+        if (i >= size()) throw py::value_error("expected a list that keeps its length while it is read");
+        return PySequence_Fast_GET_ITEM(list_.ptr(), static_cast<Py_ssize_t>(i));
+    }
 
    private:
     py::object list_;
@@ -59,12 +63,19 @@ int64_t integer(const char* name, py::handle item, int64_t low, int64_t high, co
         if (value >= low && value <= high && !(value == -1 && PyErr_Occurred() != nullptr)) return value;
         PyErr_Clear();
     }
-    return checks::integer(name, item, low, high, expected);
+    const auto kept = py::reinterpret_borrow<py::object>(item);
+    return checks::integer(name, kept, low, high, expected);
 }
 
 int64_t count(const char* name, py::handle item) { return integer(name, item, 0, bavt::kUnlimited, "an int >= 0"); }
 
+int64_t key_of(const char* name, py::handle item, int64_t least) {
+    return integer(name, item, least, UINT32_MAX, "ints from -1 to 2^32 - 1");
+}
+
 double finite(const char* name, py::handle item) {
+    const bool runs_code = !PyFloat_CheckExact(item.ptr());
+    const auto kept = runs_code ? py::reinterpret_borrow<py::object>(item) : py::object();
     return checks::number(name, item, -checks::kHuge, checks::kHuge, "finite numbers");
 }
 
@@ -103,9 +114,11 @@ Column<TicketId> tickets_of(const Items& items) {
 Column<uint32_t> offsets_of(py::handle counts, size_t size) {
     const Items items("counts", counts, size);
     Column<uint32_t> offsets(size + 1);
+    uint64_t all = 0;
     for (size_t i = 0; i < size; ++i) {
-        const auto steps = static_cast<uint32_t>(integer("counts", items[i], 0, 1 << 24, "ints from 0 to 2^24"));
-        offsets[i + 1] = offsets[i] + steps;
+        all += static_cast<uint64_t>(integer("counts", items[i], 0, 1 << 24, "ints from 0 to 2^24"));
+        if (all > UINT32_MAX) checks::bad_value("counts", "a sum below 2^32", std::to_string(all));
+        offsets[i + 1] = static_cast<uint32_t>(all);
     }
     return offsets;
 }
@@ -175,8 +188,9 @@ std::shared_ptr<SearchOptions> make_options(py::handle policy, double exploratio
     options.exploration = exploration, options.decay = decay, options.discount = discount;
     options.widening_scale = widening_scale, options.widening_exponent = widening_exponent;
     options.candidates =
-        static_cast<uint32_t>(integer("candidates", candidates, 1, 1 << 16, "an int from 1 to 65,536"));
-    options.patience = static_cast<uint32_t>(integer("patience", patience, 1, 60'000, "an int from 1 to 60,000"));
+        static_cast<uint32_t>(integer("candidates", candidates, 1, bavt::kMaxCandidates, "an int from 1 to 65,536"));
+    options.patience =
+        static_cast<uint32_t>(integer("patience", patience, 1, bavt::kMaxPatience, "an int from 1 to 60,000"));
     options.max_nodes = checks::node_limit(max_nodes, py::none(), options.max_nodes);
     options.max_step_tokens = integer("max_step_tokens", max_step_tokens, 1, bavt::kUnlimited - 1, from_1);
     options.max_step_prompt_tokens = count("max_step_prompt_tokens", max_step_prompt_tokens);
@@ -192,13 +206,18 @@ std::shared_ptr<SearchOptions> make_options(py::handle policy, double exploratio
 bavt::Limits limits_of(py::handle limits, py::handle seconds) {
     bavt::Limits made;
     made.amounts = amounts_of("limits", limits, bavt::kUnlimited);
-    if (!seconds.is_none()) made.seconds = checks::number("seconds", seconds, 0.0, checks::kHuge, "a number > 0");
+    for (const int64_t limit : made.amounts.of) {
+        if (limit == 0) checks::bad_value("limits", "ints >= 1 or None", "0");
+    }
+    constexpr double kLeast = std::numeric_limits<double>::denorm_min();
+    if (!seconds.is_none()) made.seconds = checks::number("seconds", seconds, kLeast, checks::kHuge, "a number > 0");
     return made;
 }
 
 std::shared_ptr<Question> make_question(py::handle seed, py::handle limits, py::handle seconds,
                                         const std::shared_ptr<SearchOptions>& options, double root_value,
                                         py::handle min_tokens, bool terminal, bool verified) {
+    if (verified && !terminal) checks::bad_value("verified", "a state that is terminal", "one that is not");
     const Question::Root root{root_value, count("min_tokens", min_tokens), terminal, verified};
     return std::make_shared<Question>(checks::seed(seed), limits_of(limits, seconds), options, root);
 }
@@ -209,8 +228,8 @@ py::object stop_reason(const Question& question) {
 }
 
 StopReason stop_reason_of(const std::string& name) {
-    const auto found = std::find(std::begin(kStopNames) + 1, std::end(kStopNames), name);
-    if (found == std::end(kStopNames)) checks::bad_value("reason", "the name of a stop reason", name);
+    const auto found = std::find(std::begin(kStopNames) + 2, std::end(kStopNames), name);
+    if (found == std::end(kStopNames)) checks::bad_value("reason", "a stop reason other than 'solved'", name);
     return static_cast<StopReason>(found - std::begin(kStopNames));
 }
 
@@ -268,7 +287,7 @@ py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle co
     const Column<bavt::StepCost> costs = costs_of(token_items, others);
     Column<int64_t> key_ids(steps);
     for (size_t i = 0; i < steps; ++i) {
-        key_ids[i] = integer("keys", key_items[i], -1, UINT32_MAX, "ints from -1 to 2^32 - 1");
+        key_ids[i] = key_of("keys", key_items[i], -1);
     }
     Column<uint8_t> is_new(steps);
     Column<uint32_t> found(ids.size());
@@ -285,6 +304,9 @@ py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle coun
     const size_t states = offsets.back();
     const Column<double> given = numbers_of("values", outputs, states);
     const Column<uint8_t> ends = flags_of("terminal", terminal, states), right = flags_of("verified", verified, states);
+    for (size_t i = 0; i < states; ++i) {
+        if (right[i] > ends[i]) checks::bad_value("verified", "states that are terminal", "one that is not");
+    }
     const Column<int64_t> least = counts_of("min_tokens", min_tokens, states);
     Column<double> by_weight(0);
     if (!weights.is_none()) by_weight = numbers_of("weights", weights, states);
@@ -382,8 +404,10 @@ void bind_question(py::module_& m) {
         .def_property_readonly("memory_bytes", &Question::memory_bytes)
         .def("set_time", &Question::set_time, "now_s"_a)
         .def("best_path", &Question::best_path)
-        .def("see_key", &Question::see_key, "key"_a)
-        .def("knows_key", &Question::knows_key, "key"_a)
+        .def(
+            "see_key", [](Question& q, py::handle key) { q.see_key(key_of("key", key, 0)); }, "key"_a)
+        .def(
+            "knows_key", [](const Question& q, py::handle key) { return q.knows_key(key_of("key", key, 0)); }, "key"_a)
         .def("open_asks", &open_asks)
         .def("to_bytes", &question_bytes)
         .def_static("from_bytes", &question_from, "data"_a);
@@ -402,7 +426,7 @@ void bind_engine(py::module_& m) {
                      static_cast<uint32_t>(integer("leaves", leaves, 1, UINT32_MAX, "an int >= 1")));
              }),
              "leaves"_a)
-        .def("add", &Engine::add, "question"_a)
+        .def("add", &Engine::add, py::arg("question").none(false))
         .def("remove", &Engine::remove, "slot"_a)
         .def("ask", &ask, "limit"_a, "now_s"_a)
         .def("admit", &admit, "now_s"_a, "tickets"_a, "counts"_a, "tokens"_a, "keys"_a, "others"_a = py::none())
@@ -415,8 +439,9 @@ void bind_engine(py::module_& m) {
             "slot"_a, "reason"_a)
         .def(
             "extend",
-            [](Engine& e, bavt::Slot slot, py::handle more, double seconds) {
-                e.extend(slot, amounts_of("more", more, 0), seconds);
+            [](Engine& e, bavt::Slot slot, py::handle more, py::handle seconds) {
+                const double added = checks::number("seconds", seconds, 0.0, checks::kHuge, "a number >= 0");
+                e.extend(slot, amounts_of("more", more, 0), added);
             },
             "slot"_a, "more"_a, "seconds"_a);
 }

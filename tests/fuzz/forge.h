@@ -37,6 +37,10 @@ inline constexpr size_t kSum = sizeof(uint64_t);
 inline constexpr size_t kNode = 30, kPrior = 4, kWeight = 8;
 inline constexpr size_t kSmallestTree = sizeof(TreeHeader) + kNode + kPrior + kWeight + kSum;
 
+inline size_t bytes_per_node(const TreeHeader& header) {
+    return kNode + (header.has_priors != 0 ? kPrior : 0) + (header.has_weights != 0 ? kWeight : 0);
+}
+
 class Draws {
    public:
     explicit Draws(uint64_t seed) : state_(seed) {}
@@ -88,8 +92,7 @@ inline size_t repair_tree(uint8_t* data, size_t size, Draws& draws) {
     auto header = get<TreeHeader>(data);
     if (draws.usually()) std::memcpy(header.magic, "BAVTTREE", 8), header.version = kTreeVersion;
     if (draws.usually()) header.has_priors &= 1, header.has_weights &= 1;
-    const size_t per_node = kNode + (header.has_priors != 0 ? kPrior : 0) + (header.has_weights != 0 ? kWeight : 0);
-    const auto nodes = static_cast<uint32_t>((size - sizeof header - kSum) / per_node);
+    const auto nodes = static_cast<uint32_t>((size - sizeof header - kSum) / bytes_per_node(header));
     if (draws.usually()) header.num_nodes = nodes;
     if (draws.usually() && (header.max_nodes < nodes || header.max_nodes > bavt::kMaxNodes)) {
         header.max_nodes = nodes + header.max_nodes % 64;

@@ -1,7 +1,8 @@
-// Writes the fuzzers' first inputs: trees and forests of several shapes, below the folder that is named.
+// Writes the fuzzers' first inputs: trees, forests and questions of several shapes, below the folder that is named.
 #include <cstdio>
 #include <string>
 
+#include "engine/question.h"
 #include "tree/forest.h"
 #include "use_tree.h"
 
@@ -30,6 +31,40 @@ void grow(Tree& tree, uint32_t nodes, uint32_t children, uint64_t seed, bool pri
     }
 }
 
+// Writes a question after some rounds of a search, with asks out.
+void write_question(const std::string& path, uint64_t seed) {
+    using bavt::kUnlimited;
+    forge::Draws draws(seed);
+    bavt::SearchOptions options;
+    options.policy = static_cast<bavt::Policy>(seed % 5);
+    options.candidates = static_cast<uint32_t>(1 + draws.below(3));
+    options.discount = seed % 2 == 0 ? 1.0 : 0.9;
+    options.max_nodes = 150, options.token_price = 1'000'000;
+    bavt::Limits limits;
+    limits.amounts = {
+        {static_cast<int64_t>(300 + draws.below(2000)), kUnlimited, kUnlimited, seed % 3 == 0 ? 50'000 : kUnlimited}};
+    if (seed % 4 == 0) limits.seconds = 60.0;
+    bavt::Question question(seed, limits, options, {});
+    question.see_key(0);
+    int64_t key = 1;
+    for (auto rounds = draws.below(40); rounds > 0; --rounds) {
+        bavt::Ask ask;
+        if (question.ask(&ask) != bavt::Question::Outcome::kAsked) break;
+        if (draws.below(8) == 0) continue;
+        const bavt::StepCost cost{5, 0, bavt::kNotGiven, bavt::kNotGiven, 0.0};
+        uint8_t is_new, terminal = draws.below(6) == 0, verified = terminal && draws.below(8) == 0;
+        const int64_t known = static_cast<int64_t>(draws.below(8)) > 0 ? key++ : -1, least = 2;
+        if (question.admit(ask.ticket, &cost, &known, 1, &is_new) == 0) continue;
+        double value = draws.unit();
+        (void)question.grow(ask.ticket, {1, &value, nullptr, &terminal, &verified, &least, false, {}}, &value);
+    }
+    const std::string bytes = question.to_bytes();
+    std::FILE* const file = std::fopen(path.c_str(), "wb");
+    fuzz::require(file != nullptr, "the folder can be written to");
+    fuzz::require(std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size(), "the seed is written");
+    std::fclose(file);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -56,5 +91,8 @@ int main(int argc, char** argv) {
         }
         if (trees > 2) forest.finish(0), forest.drop(1);
         forest.save(folder + "/forest/" + std::to_string(trees));
+    }
+    for (uint64_t number = 0; number < 30; ++number) {
+        write_question(folder + "/question/" + std::to_string(number), number);
     }
 }

@@ -19,6 +19,7 @@ from bavt_fast.budget import Spent, cost_units
 from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
 
 __all__ = [
+    "MOST",
     "BadAnswer",
     "Pending",
     "Settled",
@@ -36,7 +37,8 @@ __all__ = [
     "settle",
 ]
 
-_MOST = 2**60  # of what one step may report
+MOST = 2**60
+"""Of what one step may report."""
 _NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
 
 
@@ -63,6 +65,16 @@ class Pending:
         self.least: list[int] = []
         self.slim: dict[Node, Step] | None = None
         self.search: str | None = None  # of which it is, where a caller has it
+
+    @classmethod
+    def of_one(
+        cls, slots: Sequence[int], tickets: Sequence[int], parents: Sequence[int], node: Node, least: int
+    ) -> Pending:
+        """One node that is not terminal, of one ask."""
+        pending = cls(slots, tickets, parents)
+        pending.counts, pending.nodes, pending.least = [1], [node], [least]
+        pending.terminal, pending.verified = [False], [False]
+        return pending
 
     def by_ask(self) -> list[Pending]:
         """The same, each ask by itself."""
@@ -160,7 +172,7 @@ def settle(
         for step in steps:
             if step.__class__ is not Step or step.tokens.__class__ is not int or step.text.__class__ is not str:
                 _check(step, len(counts) - 1)
-            if not 0 < step.tokens <= _MOST or step.finish_reason not in _FINISH_REASONS:
+            if not 0 < step.tokens <= MOST or step.finish_reason not in _FINISH_REASONS:
                 _check(step, len(counts) - 1)
             tokens.append(step.tokens)
             if step.cost is not None or step.tool_calls is not None or step.prompt_tokens or step.seconds:
@@ -328,6 +340,7 @@ def _call_many(task: Any, new: Sequence[tuple[int, Any]]) -> dict[int, Any]:
 
 
 def call_describe(task: Any, state: Any) -> Any:
+    """What a task, or its search, says of a state; or what it raises."""
     try:
         return task.describe(state)
     except Exception as error:
@@ -421,10 +434,10 @@ def checked_step(step: Any) -> Step:
         raise ValueError(
             f"generator: expected 'delimiter', 'end' or 'limit' as Step.finish_reason, got {step.finish_reason!r}"
         )
-    step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=_MOST)
-    step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=_MOST)
+    step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=MOST)
+    step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=MOST)
     if step.tool_calls is not None:
-        step.tool_calls = as_count("Step.tool_calls", step.tool_calls, maximum=_MOST)
+        step.tool_calls = as_count("Step.tool_calls", step.tool_calls, maximum=MOST)
     step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)
     if step.cost is not None:
         step.cost = as_amount("Step.cost", step.cost, allow_zero=True)

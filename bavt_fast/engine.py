@@ -19,10 +19,10 @@ from bavt_fast._checks import as_amount, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
 from bavt_fast.budget import MAX_COST, Budget, Spent
 from bavt_fast.checkpoint import checked, dump_step, load_step, read, write
-from bavt_fast.protocols import Node, Step, StepRequest, as_step
+from bavt_fast.protocols import Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
-from bavt_fast.waves import Pending, admit, cancel, checked_description, checked_step, grow, requests_of
+from bavt_fast.waves import Pending, admit, cancel, checked_description, checked_step, checked_steps, grow, requests_of
 
 __all__ = ["Ask", "Search"]
 
@@ -175,7 +175,7 @@ class Search:
             TicketError: the ask is not open, or of another search. Nothing has changed.
             TypeError, ValueError: a step or a value is not one. Nothing has changed.
         """
-        made = [checked_step(as_step(step)) for step in steps]
+        made = checked_steps(steps)
         by_step: dict[int, tuple[float, float | None]] = {}
         for name, numbers in (("values", values), ("weights", weights)):
             if numbers is not None and len(numbers) != len(made):
@@ -196,7 +196,7 @@ class Search:
         Give all of it to `grow`, or the ask stays open. Raises as `tell`, and what the task raises: then the ask is
         charged and closed, and the search has stopped.
         """
-        made = [checked_step(as_step(step)) for step in steps]
+        made = checked_steps(steps)
         with self._lock:
             engine, slot = self._at_home()
             ticket = self._ticket(ask, slot)

@@ -303,7 +303,8 @@ class Task(Protocol[State]):
     """What a state, a step, validity and an answer are. States are immutable, and `apply` and `key` are pure.
 
     Two optional methods take the place of `describe` where they exist, for verifiers that run code:
-    ``describe_many(states) -> list of Description`` and, in `Searcher.asearch`, ``async adescribe(state)``.
+    ``describe_many(states) -> list of Description`` and, in `Searcher.asearch`, ``async adescribe(state)``. The initial
+    state is always given to `describe`.
     """
 
     def initial_state(self, question: str) -> State:

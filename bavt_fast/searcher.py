@@ -12,6 +12,7 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import fields
 from typing import Any
 
 from bavt_fast._checks import as_count
@@ -77,6 +78,10 @@ class Searcher:
         self.clock = clock
         if self.critic.predicts == "residual":
             settings.setdefault("root_value", 0.5)
+        unknown = settings.keys() - {field.name for field in fields(Settings)}
+        if unknown:
+            name = min(unknown)
+            raise TypeError(f"{name}: expected no argument of this name, got {settings[name]!r:.80}; see Settings")
         settings.setdefault("max_score", getattr(self.critic, "max_score", Spent()))
         self.settings = Settings(**settings)
 
@@ -97,15 +102,16 @@ class Searcher:
             SearchError: generator, critic or task failed; its ``result`` holds what had been found.
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
-        if self._is_async:
-            return asyncio.run(self.asearch(question, budget=budget, seed=seed))
         search = self.start(question, budget=budget, seed=seed)
-        for _ in self._drive([search], one=True):
-            pass
+        if self._is_async:
+            self._run_loop([search], one=True)
+        else:
+            for _ in self._drive([search], one=True):
+                pass
         return _result_or_error(search)
 
     async def asearch(self, question: str, *, budget: Budget, seed: int = 0) -> SearchResult:
-        """`search` with a generator or a critic that may be coroutines."""
+        """`search` with a generator or a critic that may be coroutines. Where it is cancelled there is no result."""
         search = self.start(question, budget=budget, seed=seed)
         async with aclosing(self._adrive([search], one=True)) as driving:
             async for _ in driving:
@@ -131,9 +137,10 @@ class Searcher:
         """
         searches = self._start_many(questions, budget, seed)
         if self._is_async:
-            return asyncio.run(self._acollect(searches))
-        for _ in self.run(searches):
-            pass
+            self._run_loop(searches, one=False)
+        else:
+            for _ in self.run(searches):
+                pass
         return [search.result() for search in searches]
 
     def search_iter(
@@ -141,7 +148,7 @@ class Searcher:
     ) -> Iterator[tuple[int, SearchResult]]:
         """As `search_many`, but (index, result) as they come, and questions are taken only as there is room for them.
 
-        A question that the task refuses to parse raises when its turn comes.
+        A question that the task refuses to parse raises when its turn comes. Ctrl-C ends those that were taken.
         """
         if self._is_async:
             raise TypeError("generator: expected a plain one here, got a coroutine; use asearch_iter")
@@ -194,6 +201,29 @@ class Searcher:
 
     def _adrive(self, searches: Iterable[Search], one: bool) -> AsyncGenerator[tuple[int, Search], None]:
         return AsyncDrive(self, *self._widths(one), one).run(searches)
+
+    def _run_loop(self, searches: list[Search], one: bool) -> None:
+        """Drives searches in an event loop of their own. asyncio turns Ctrl-C into a cancelled task."""
+
+        async def drive() -> None:
+            async with aclosing(self._adrive(searches, one)) as driving:
+                async for _ in driving:
+                    pass
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # there is none
+            pass
+        else:
+            raise TypeError(
+                "generator or critic: expected plain ones within a running event loop, got a coroutine; "
+                "await asearch or asearch_many instead"
+            )
+        try:
+            asyncio.run(drive())
+        except KeyboardInterrupt:
+            for search in searches:
+                search.stop("interrupted")
 
     def _widths(self, one: bool) -> tuple[int, int]:
         """(wave, leaves)."""

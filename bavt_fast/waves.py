@@ -16,7 +16,7 @@ from typing import Any
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast._core import Engine
 from bavt_fast.budget import Spent, cost_units
-from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
+from bavt_fast.protocols import Description, Node, Step, StepRequest, as_step, without_hidden
 
 __all__ = [
     "MOST",
@@ -28,6 +28,7 @@ __all__ = [
     "cancel",
     "checked_description",
     "checked_step",
+    "checked_steps",
     "describe",
     "described_many",
     "fail",
@@ -422,6 +423,13 @@ def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exceptio
 def _other_costs(step: Step) -> tuple[int, int | None, int | None, float]:
     cost = None if step.cost is None else cost_units(as_amount("Step.cost", step.cost, allow_zero=True))
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
+
+
+def checked_steps(steps: Any) -> list[Step]:
+    """What a caller tells, checked. A text is no list of them, though Python would take its letters."""
+    if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
+        raise TypeError(f"steps: expected a list of Step or str, got {steps!r:.80}")
+    return [checked_step(as_step(step)) for step in steps]
 
 
 def checked_step(step: Any) -> Step:

@@ -47,7 +47,7 @@ def as_critic(critic: Any) -> Any:
         if critic.predicts not in ("value", "residual"):
             raise ValueError(f"critic: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")
         return critic
-    if inspect.iscoroutinefunction(critic):
+    if inspect.iscoroutinefunction(critic) or inspect.iscoroutinefunction(getattr(critic, "__call__", None)):  # noqa: B004
         return AsyncFunctionCritic(critic)
     if callable(critic):
         return FunctionCritic(critic)

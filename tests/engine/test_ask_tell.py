@@ -480,3 +480,15 @@ def test_a_task_that_fails_stops_its_search_and_is_charged(stage: str, error: ty
     assert search.error is None
     [ask] = search.ask()
     assert search.tell(ask, [Step("y\n", 2)], [0.5]) == [3]
+
+
+@pytest.mark.parametrize("steps", ["ab", "a", Step("a\n", 1), None])
+def test_a_step_in_the_place_of_a_list_is_refused(steps: Any) -> None:
+    search = bavt.Search("q", task=WorldTask(World()), budget=bavt.Budget(tokens=200))
+    ask = search.ask()[0]
+    for method in (search.tell, search.admit):
+        with pytest.raises(TypeError, match="steps: expected a list of Step or str, got"):
+            method(ask, steps)
+    assert search.open_asks()[0].ticket == ask.ticket  # nothing has changed
+    search.tell(ask, [])
+    assert search.open_asks() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import signal
@@ -361,3 +362,61 @@ def test_bad_questions(question: Any) -> None:
 def test_every_policy_survives_a_dead_root(policy: str) -> None:
     result = bavt.search("q", generator=lambda text, count: [], budget=TOKENS, policy=policy)
     assert result.stop_reason == "exhausted"
+
+
+class InterruptedLater:
+    """Steps from a coroutine; Ctrl-C while the given call is out."""
+
+    def __init__(self, call: int) -> None:
+        self.call, self.calls = call, 0
+
+    async def propose(self, states: Sequence[Any], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
+        self.calls += 1
+        number = self.calls
+        await asyncio.sleep(0)
+        if number == self.call:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(0)
+        return [[Step(f"step {number}\n", 2)]]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_interrupt_of_coroutines_keeps_the_results(many: bool) -> None:
+    searcher = Searcher(InterruptedLater(20))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        if many:
+            results = searcher.search_many(["a", "b", "c"], budget=bavt.Budget(tokens=10**4))
+        else:
+            results = [searcher.search("a", budget=bavt.Budget(tokens=10**4))]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [result.stop_reason for result in results] == ["interrupted"] * len(results)
+    assert 15 <= sum(result.tree.num_nodes - 1 for result in results) < 20
+
+
+def test_coroutines_within_a_running_loop_are_sent_to_asearch() -> None:
+    async def generator(text: str, count: int) -> list[str]:
+        return ["step"]
+
+    async def within() -> None:
+        bavt.search("q", generator=generator, budget=bavt.Budget(tokens=10))
+
+    with pytest.raises(TypeError, match="running event loop.*asearch"):
+        asyncio.run(within())
+
+
+def test_an_object_whose_call_is_a_coroutine_is_a_critic() -> None:
+    class Scorer:
+        async def __call__(self, text: str) -> float:
+            return 0.25
+
+    result = bavt.search(
+        "q", generator=lambda text, count: [f"{len(text)}"], critic=Scorer(), budget=bavt.Budget(tokens=5)
+    )
+    assert set(result.tree.values[1:].tolist()) == {0.25}
+
+
+def test_an_argument_that_does_not_exist_is_named() -> None:
+    with pytest.raises(TypeError, match="budgets: expected no argument of this name, got 3"):
+        Searcher(lambda text, count: ["step"], budgets=3)

@@ -42,6 +42,7 @@ __all__ = [
     "ReservationClosed",
     "Spent",
     "cost_units",
+    "exact",
     "iterations_needed",
 ]
 
@@ -358,11 +359,16 @@ class Ledger:
         return self._account.elapsed_s
 
 
+def exact(cost: Any) -> Decimal:
+    """A price as the decimal number it prints as."""
+    return cost if isinstance(cost, Decimal) else Decimal(repr(cost))
+
+
 def cost_units(cost: Any, rounding: str = ROUND_CEILING, digits: int = 12) -> int:
     """`cost`, read as the decimal number it prints as, in whole units of 10^-digits, at most 2^63 - 2."""
-    if cost == 0.0:
+    if cost == 0:
         return 0
-    scaled = _EXACT.scaleb(Decimal(repr(cost)), digits)
+    scaled = _EXACT.scaleb(exact(cost), digits)
     return min(int(scaled.to_integral_value(rounding, _EXACT)), _LARGEST)
 
 

@@ -137,12 +137,14 @@ def dump_step(step: Step) -> list[Any]:
         [int(token) for token in step.token_ids],
         [float(probability) for probability in step.token_probabilities],
         None if step.log_probability is None else float(step.log_probability),
+        step.cached_tokens,
     ]
 
 
 def load_step(fields: Sequence[Any]) -> Step:
     """The step of `dump_step`, not yet checked."""
-    text, tokens, finish_reason, prompt_tokens, tool_calls, cost, seconds, ids, probabilities, log_probability = fields
+    text, tokens, finish_reason, prompt_tokens, tool_calls, cost, seconds, *rest = fields
+    ids, probabilities, log_probability, cached_tokens = rest
     numbers = [*probabilities, 0.0 if log_probability is None else log_probability]
     if not all(type(i) is int for i in ids) or not all(type(p) is float for p in numbers):
         raise SnapshotError("checkpoint: damaged (token ids or probabilities of a step are not numbers)")
@@ -158,4 +160,5 @@ def load_step(fields: Sequence[Any]) -> Step:
         tuple(ids),
         tuple(probabilities),
         log_probability,
+        cached_tokens,
     )

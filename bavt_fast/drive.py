@@ -67,7 +67,7 @@ class Base:
         self.more = True  # questions to take, as far as is known
         self.taken = self.done = self.solved = 0
         self.residual = searcher.critic.predicts == "residual"
-        self.warned = False
+        self.warned = self.warned_of_overrun = False
 
     # ---- questions in and out
 
@@ -103,6 +103,8 @@ class Base:
         """Takes a question that has stopped out of the engine."""
         search = self.searches.pop(slot)
         self.engine.cancel_all(slot)
+        if not self.warned_of_overrun and any(search._native.account.overrun):
+            self.warn_of_overrun(search)
         search.leave()
         self.done += 1
         self.solved += search.stop_reason == "solved"
@@ -110,6 +112,17 @@ class Base:
         if search.events is not None:
             search.note("stop", search.stop_reason)
         return self.indexes.pop(slot), search
+
+    def warn_of_overrun(self, search: Search) -> None:
+        """Once: a search that stops early for this looks like a small budget."""
+        self.warned_of_overrun = True
+        with contextlib.suppress(Warning):  # where warnings are errors; the result shows the overrun
+            warnings.warn(
+                f"generator or critic: took {Spent.of(search._native.account.overrun)} above what was reserved, and "
+                f"nothing more is asked of that budget; keep to the limits that are given, or raise max_step_tokens "
+                f"({search.settings.max_step_tokens}), max_step_cost or max_score",
+                stacklevel=2,
+            )
 
     def hand_over(self, slot: int) -> Iterator[tuple[int, Search]]:
         """A question that has stopped, to the caller, who may give it more budget meanwhile."""

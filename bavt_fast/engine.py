@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,6 +132,7 @@ class Search:
         self.error: Exception | None = None
         self._lock = threading.RLock()
         self._home: tuple[Engine, int] | None = None  # the engine it lies in, and its slot there
+        self._driven = False  # whether that is a driver's
 
     # ---- ask and tell
 
@@ -230,7 +232,8 @@ class Search:
             pending.tickets = [slot << 32 | ticket & _ALL for ticket in pending.tickets]
             costs = None if spent is None else [spent.amounts(), *[(0, 0, 0, 0)] * (len(pending.tickets) - 1)]
             first = len(self.nodes)
-            grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs)
+            if grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs):
+                warnings.warn("values: expected numbers from 0 to 1; the others were clipped", stacklevel=3)
             return list(range(first, len(self.nodes)))
 
     def cancel(self, ask: Ask, spent: Spent | None = None) -> None:
@@ -390,6 +393,9 @@ class Search:
             }
             write(path, record, native)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("Search: expected save() and load(), got pickle; an Ask can be pickled")
+
     def _dump_node(self, number: int) -> list[Any]:
         node = self.nodes[number]
         step = None if node.step is None else dump_step(node.step)
@@ -412,6 +418,8 @@ class Search:
     @classmethod
     def _restored(cls, record: dict[str, Any], native: Question, task: Any, clock: Callable[[], float]) -> Search:
         search = cls.__new__(cls)
+        if record["task"] != type(task).__qualname__:
+            raise SnapshotError(f"task: expected a {record['task']}, as it was saved, got a {type(task).__qualname__}")
         search.task, search.question, search.seed = task, record["question"], as_seed("seed", record["seed"])
         settings = dict(record["settings"])
         search.settings = Settings(**{**settings, "max_score": Spent(**settings["max_score"])})
@@ -462,10 +470,17 @@ class Search:
         self.refused.append((node, reason, step, -1))
 
     def move_to(self, engine: Engine) -> int:
-        """Puts the search into a driver's engine; its slot there."""
+        """Puts the search into a driver's engine; its slot there.
+
+        Raises:
+            ValueError: a driver has it already.
+        """
         with self._lock:
+            if self._driven:
+                raise ValueError(f"searches: expected each search in one run and once, got {self!r} again")
             self.leave()
             self._home = engine, engine.add(self._native)
+            self._driven = True
             return self._home[1]
 
     def leave(self) -> None:
@@ -473,7 +488,7 @@ class Search:
         with self._lock:
             if self._home is not None:
                 self._home[0].remove(self._home[1])
-                self._home = None
+                self._home, self._driven = None, False
 
     def _ticket(self, ask: Ask, slot: int) -> int:
         if not isinstance(ask, Ask):

@@ -57,6 +57,7 @@ class Step:
         token_ids: the generated tokens, for a model whose contexts go on from tokens instead of text.
         token_probabilities: the model's probability of each, for a generator that samples without replacement.
         log_probability: of the whole step; None to take it from `token_probabilities`, where there are any.
+        cached_tokens: how many of `prompt_tokens` came out of a cache, for a price of their own.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Step:
     token_ids: tuple[int, ...] = ()
     token_probabilities: tuple[float, ...] = ()
     log_probability: float | None = None
+    cached_tokens: int = 0
 
     def total_log_probability(self) -> float | None:
         """Natural logarithm of the model's probability of the step; None where nobody said."""
@@ -280,6 +282,7 @@ def without_hidden(step: Step) -> Step:
         step.token_ids,
         step.token_probabilities,
         step.log_probability,
+        step.cached_tokens,
     )
 
 

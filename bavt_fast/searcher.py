@@ -70,7 +70,7 @@ class Searcher:
     ) -> None:
         self.generator = as_generator(generator)
         self.critic = as_critic(critic)
-        self.task = TextTask() if task is None else task
+        self.task = TextTask() if task is None else _checked_task(task)
         self.wave = None if wave is None else as_count("wave", wave, minimum=1)
         self.leaves = None if leaves is None else as_count("leaves", leaves, minimum=1)
         self.retries = as_count("retries", retries)
@@ -257,6 +257,15 @@ def search(
 ) -> SearchResult:
     """Searches one question within a budget; see `Searcher` for the arguments and ``options``."""
     return Searcher(generator, critic, task, policy=policy, **options).search(question, budget=budget, seed=seed)
+
+
+def _checked_task(task: Any) -> Any:
+    names = ("initial_state", "apply", "key", "describe")
+    missing = [name for name in names if not callable(getattr(task, name, None))]
+    if missing or inspect.isclass(task):
+        lacks = f"without {' and '.join(missing)}()" if missing else "that was not called"
+        raise TypeError(f"task: expected an object with the methods of bavt_fast.Task, got {task!r:.80}, {lacks}")
+    return task
 
 
 def _questions(questions: Iterable[str]) -> Iterable[str]:

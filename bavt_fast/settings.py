@@ -36,6 +36,8 @@ class Settings:
         max_step_tokens: tokens after which a step is cut short, paid for and dropped.
         max_nodes: limit on the tree's nodes; 2**24 for None.
         token_cost, prompt_token_cost: prices of a generated token and of one that is read, for a budget's ``cost``.
+        cached_token_cost: price of one that is read out of a cache (`Step.cached_tokens`), at most that of any other;
+            None for the same.
         step_tool_calls: tool calls of a step: the most that it may make, and what it is charged if it does not say.
         max_step_cost: the most that a step may cost beside its tokens.
         max_prompt_tokens: the most tokens that the model may read for one step, where that is limited or priced.
@@ -55,6 +57,7 @@ class Settings:
     max_nodes: int | None = None
     token_cost: float = 0.0
     prompt_token_cost: float = 0.0
+    cached_token_cost: float | None = None
     step_tool_calls: int = 0
     max_step_cost: float = 0.0
     max_prompt_tokens: int = 0
@@ -74,6 +77,11 @@ class Settings:
             put(self, name, as_count(name, getattr(self, name)))
         for name in ("token_cost", "prompt_token_cost", "max_step_cost"):
             put(self, name, as_amount(name, getattr(self, name), allow_zero=True))
+        if self.cached_token_cost is not None:
+            cached = as_amount("cached_token_cost", self.cached_token_cost, allow_zero=True)
+            if cached > self.prompt_token_cost:
+                raise ValueError(f"cached_token_cost: expected at most {self.prompt_token_cost}, got {cached}")
+            put(self, "cached_token_cost", cached)
         for name in ("decay", "discount", "root_value"):
             put(self, name, as_share(name, getattr(self, name)))
         if not isinstance(self.max_score, Spent):

@@ -15,8 +15,9 @@ from typing import Any
 
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast._core import Engine
-from bavt_fast.budget import Spent, cost_units
+from bavt_fast.budget import Spent, cost_units, exact
 from bavt_fast.protocols import Description, Node, Step, StepRequest, as_step, without_hidden
+from bavt_fast.settings import Settings
 
 __all__ = [
     "MOST",
@@ -180,14 +181,14 @@ def settle(
                 _check(step, len(counts) - 1)
                 others = [] if others is None else others
                 others += [None] * (len(tokens) - 1 - len(others))
-                others.append(_other_costs(step))
+                others.append(_other_costs(step, search.settings))
         try:
             for step in steps:
                 after = None if step.finish_reason == "limit" else apply(state, step)
                 states.append(after)
                 keys.append(-1 if after is None else known.setdefault(search.key(after), len(known)))
         except Exception as error:  # its steps are charged all the same, and lead nowhere
-            failed.append((slot, error))
+            failed.append((slot, _about_keys(error)))
             states[begin:] = [None] * len(steps)
             keys[begin:] = [-1] * len(steps)
     if others is not None:
@@ -340,6 +341,13 @@ def _call_many(task: Any, new: Sequence[tuple[int, Any]]) -> dict[int, Any]:
     return {at: about for (at, _), about in zip(new, abouts, strict=True)}
 
 
+def _about_keys(error: Exception) -> Exception:
+    """Says whose fault a key is that no dictionary takes."""
+    if isinstance(error, TypeError) and str(error).startswith("unhashable type"):
+        return TypeError(f"key: expected something that can be hashed, got an {error}")
+    return error
+
+
 def call_describe(task: Any, state: Any) -> Any:
     """What a task, or its search, says of a state; or what it raises."""
     try:
@@ -420,8 +428,15 @@ def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exceptio
     engine.stop(slot, "error")
 
 
-def _other_costs(step: Step) -> tuple[int, int | None, int | None, float]:
+def _other_costs(step: Step, settings: Settings) -> tuple[int, int | None, int | None, float]:
+    """What a step cost beside its tokens, as the engine takes it; None for what the engine prices itself."""
     cost = None if step.cost is None else cost_units(as_amount("Step.cost", step.cost, allow_zero=True))
+    if cost is None and step.cached_tokens and settings.cached_token_cost is not None:
+        cost = cost_units(
+            step.tokens * exact(settings.token_cost)
+            + (step.prompt_tokens - step.cached_tokens) * exact(settings.prompt_token_cost)
+            + step.cached_tokens * exact(settings.cached_token_cost)
+        )
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
 
 
@@ -435,7 +450,7 @@ def checked_steps(steps: Any) -> list[Step]:
 def checked_step(step: Any) -> Step:
     """A `Step` of a generator, checked; NumPy integers become Python's."""
     if not isinstance(step, Step):
-        raise TypeError(f"generator: expected Step objects, got {type(step).__name__}")
+        raise TypeError(f"generator: expected Step objects, got {type(step).__name__}; make one: Step(text, tokens)")
     if not isinstance(step.text, str):
         raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
     if step.finish_reason not in ("delimiter", "end", "limit"):
@@ -444,6 +459,7 @@ def checked_step(step: Any) -> Step:
         )
     step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=MOST)
     step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=MOST)
+    step.cached_tokens = as_count("Step.cached_tokens", step.cached_tokens, maximum=step.prompt_tokens)
     if step.tool_calls is not None:
         step.tool_calls = as_count("Step.tool_calls", step.tool_calls, maximum=MOST)
     step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)

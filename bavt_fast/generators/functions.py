@@ -68,6 +68,9 @@ class AsyncFunctionGenerator(FunctionGenerator):
 
 def as_generator(generator: Any) -> Any:
     """The generator itself, or a plain or coroutine function wrapped as one. Raises TypeError for anything else."""
+    if inspect.isclass(generator):
+        name = generator.__name__
+        raise TypeError(f"generator: expected an object, got the class {name}; make one: {name}(...)")
     if hasattr(generator, "propose") or hasattr(generator, "submit"):
         return generator
     if inspect.iscoroutinefunction(generator) or inspect.iscoroutinefunction(getattr(generator, "__call__", None)):  # noqa: B004

@@ -164,6 +164,7 @@ class TorchGenerator:
             self.tokenizer.decode(row.tokens, skip_special_tokens=True),
             len(row.tokens),
             row.finish_reason,
+            len(row.prompt),
             hidden=row.hidden,
             token_ids=tuple(row.tokens),
             token_probabilities=tuple(row.probabilities),

@@ -402,7 +402,7 @@ def test_coroutines_within_a_running_loop_are_sent_to_asearch() -> None:
     async def within() -> None:
         bavt.search("q", generator=generator, budget=bavt.Budget(tokens=10))
 
-    with pytest.raises(TypeError, match="running event loop.*asearch"):
+    with pytest.raises(TypeError, match=r"running event loop.*asearch"):
         asyncio.run(within())
 
 

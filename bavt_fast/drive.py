@@ -87,9 +87,9 @@ class Base:
             self.searches[slot], self.indexes[slot] = search, place
             out = search._native.open_asks()
             if out:
-                numbers, nodes, counts, limits, seeds = zip(*out, strict=True)
+                numbers, nodes, counts, limits, seeds, tries = zip(*out, strict=True)
                 slots = [slot] * len(out)
-                requests = requests_of(self.searches, slots, nodes, seeds)
+                requests = requests_of(self.searches, slots, nodes, seeds, tries)
                 tickets = [slot << 32 | number for number in numbers]
                 self.reopened.append(Asked(slots, nodes, counts, tickets, limits, requests))
 

@@ -151,11 +151,11 @@ class Search:
         """The asks that are out, as they were handed out, oldest first."""
         with self._lock:
             asks = self._native.open_asks()
-            requests = requests_of({0: self}, [0] * len(asks), [a[1] for a in asks], [a[4] for a in asks])
-            return [
-                Ask(number, node, request, count, limit, self.id)
-                for (number, node, count, limit, _), request in zip(asks, requests, strict=True)
-            ]
+            if not asks:
+                return []
+            numbers, nodes, counts, limits, seeds, tries = zip(*asks, strict=True)
+            requests = requests_of({0: self}, [0] * len(asks), nodes, seeds, tries)
+            return [Ask(*ask, self.id) for ask in zip(numbers, nodes, requests, counts, limits, strict=True)]
 
     def tell(
         self,

@@ -103,9 +103,17 @@ class Pending:
 
 
 def requests_of(
-    searches: Mapping[int, Any], slots: Sequence[int], nodes: Sequence[int], seeds: Sequence[int]
+    searches: Mapping[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    seeds: Sequence[int],
+    tries: Sequence[int] | None = None,
 ) -> list[StepRequest]:
-    """The requests of asks."""
+    """The requests of asks.
+
+    Args:
+        tries: of asks that were out before, how many of the steps from their node each knows.
+    """
     requests = []
     new = tuple.__new__  # past the checks of a constructor that takes texts too
     for slot, number, seed in zip(slots, nodes, seeds, strict=True):
@@ -116,6 +124,8 @@ def requests_of(
         requests.append(new(StepRequest, (node, seed, tried, search.sampling, left_s)))
         if search.events is not None:
             search.note("ask", number, seed)
+    if tries is not None:
+        return [request._replace(tried=request.tried[:known]) for request, known in zip(requests, tries, strict=True)]
     return requests
 
 

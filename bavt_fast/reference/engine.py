@@ -100,6 +100,7 @@ class Info:
 
     min_tokens: int
     asked: int = 0
+    told: int = 0
     in_flight: int = 0
     fruitless: int = 0
     unaffordable: bool = False
@@ -114,6 +115,7 @@ class Ticket:
     claim: Amounts
     score_claim: Amounts
     counted_try: bool
+    tried: int
     admitted: bool = False
     keys: list[int] = field(default_factory=list)
 
@@ -249,7 +251,9 @@ class Question:
         claim = _times(self._step_claim(limit), count)
         score_claim = _times(self.options.max_score, count)
         counted = self.tree.nodes[node].tries < MAX_TRIES
-        ticket = Ticket(node, count, limit, _ask_seed(self.seed, node, info.asked), claim, score_claim, counted)
+        ticket = Ticket(
+            node, count, limit, _ask_seed(self.seed, node, info.asked), claim, score_claim, counted, info.told
+        )
         number = self.next_ticket
         self.tickets[number] = ticket
         self.next_ticket += 1
@@ -289,6 +293,7 @@ class Question:
         ]
         ticket.score_claim = still
         ticket.admitted = True
+        self.info[ticket.node].told += len(keys)
         if not ticket.keys:
             self._end(number, fruitless=bool(keys), undo_try=not keys)
         return is_new

@@ -199,7 +199,8 @@ void Question::hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask) {
     ticket.seed = ask_seed(seed_, node, info_[node].asked);
     ticket.claim = step_claim(limit).times(count);
     ticket.score_claim = options_->max_score.times(count);
-    *ask = {node, count, limit, ticket.seed, next_ticket_};
+    ticket.tried = info_[node].told;
+    *ask = {node, count, limit, ticket.seed, next_ticket_, ticket.tried};
     Ticket& kept = tickets_.emplace(next_ticket_, std::move(ticket)).first->second;  // may throw: nothing has changed
     ++next_ticket_;
     account_.reserve(kept.claim);
@@ -297,6 +298,7 @@ uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* 
     account_.reserve(still);
     claim.score_claim = still;
     claim.admitted = true;
+    info_[claim.node].told += steps;
     if (found == 0) end(ticket, claim, steps > 0, steps == 0);
     return found;
 }
@@ -442,7 +444,8 @@ std::vector<NodeId> Question::best_path() const {
 std::vector<Ask> Question::open_asks() const {
     std::vector<Ask> asks;
     for (const auto& [number, ticket] : tickets_) {
-        if (!ticket.admitted) asks.push_back({ticket.node, ticket.count, ticket.limit, ticket.seed, number});
+        if (ticket.admitted) continue;
+        asks.push_back({ticket.node, ticket.count, ticket.limit, ticket.seed, number, ticket.tried});
     }
     std::sort(asks.begin(), asks.end(), [](const Ask& a, const Ask& b) { return a.ticket < b.ticket; });
     return asks;

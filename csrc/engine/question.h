@@ -84,6 +84,7 @@ struct Ask {
     int64_t limit;    // tokens of a step at most
     uint64_t seed;    // 63 bits, of question, node and the number of asks of this node before
     uint32_t ticket;  // of this question
+    uint32_t tried;   // steps that had come back from the node by then
 };
 
 // What one step cost. kNotGiven in tool_calls and cost: as the options say.
@@ -187,6 +188,7 @@ class Question {
         uint32_t children = 0;
         uint32_t alive_children = 0;  // below which something is open
         uint32_t in_flight = 0;
+        uint32_t told = 0;          // steps that came back
         uint16_t fruitless = 0;     // asks in a row that brought nothing new
         bool unaffordable = false;  // closed because its cheapest finish did not fit
     };
@@ -197,6 +199,7 @@ class Question {
         uint64_t seed;
         Amounts claim;        // reserved for the steps
         Amounts score_claim;  // reserved for the critic
+        uint32_t tried;       // steps that had come back from the node
         bool counted_try;     // the tries of the node were not at their end
         bool admitted = false;
         std::vector<int64_t> keys;  // of the new states, once admitted

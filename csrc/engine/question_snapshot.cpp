@@ -34,18 +34,19 @@ static_assert(sizeof(Header) == 336);
 
 struct NodeRecord {
     int64_t min_tokens;
-    uint32_t asked;
+    uint32_t asked, told;
     uint16_t fruitless, unaffordable;
+    uint32_t reserved;
 };
-static_assert(sizeof(NodeRecord) == 16);
+static_assert(sizeof(NodeRecord) == 24);
 
 struct TicketRecord {
-    uint32_t number, node, count, counted_try;
+    uint32_t number, node, count, counted_try, tried, reserved;
     int64_t limit;
     uint64_t seed;
     int64_t claim[kResources], score_claim[kResources];
 };
-static_assert(sizeof(TicketRecord) == 96);
+static_assert(sizeof(TicketRecord) == 104);
 
 Amounts amounts_of(const int64_t (&from)[kResources]) {
     Amounts amounts;
@@ -146,12 +147,13 @@ std::string Question::to_bytes() const {
     bytes.reserve(size_of(h));
     append(bytes, h);
     for (const NodeInfo& info : info_) {
-        append(bytes, NodeRecord{info.min_tokens, info.asked, info.fruitless, info.unaffordable});
+        append(bytes, NodeRecord{info.min_tokens, info.asked, info.told, info.fruitless, info.unaffordable, 0});
     }
     for (const uint64_t word : seen_) append(bytes, word);
     for (const Ask& ask : asks) {
         const Ticket& ticket = tickets_.at(ask.ticket);
-        TicketRecord record{ask.ticket, ask.node, ask.count, ticket.counted_try, ask.limit, ask.seed, {}, {}};
+        TicketRecord record{ask.ticket, ask.node, ask.count, ticket.counted_try, ask.tried, 0, ask.limit,
+                            ask.seed,   {},       {}};
         put_amounts(ticket.claim, record.claim), put_amounts(ticket.score_claim, record.score_claim);
         append(bytes, record);
     }
@@ -194,7 +196,7 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
         const auto record = take<NodeRecord>(at);
         require_snapshot(record.min_tokens >= 0 && record.unaffordable <= 1, "a node is out of range");
         info.min_tokens = record.min_tokens, info.asked = record.asked, info.fruitless = record.fruitless;
-        info.unaffordable = record.unaffordable != 0;
+        info.unaffordable = record.unaffordable != 0, info.told = record.told;
     }
     question->seen_.resize(h.seen_words);
     for (uint64_t& word : question->seen_) word = take<uint64_t>(at);
@@ -212,7 +214,7 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
         Ticket ticket{};
         ticket.node = record.node, ticket.count = record.count, ticket.limit = record.limit, ticket.seed = record.seed;
         ticket.claim = amounts_of(record.claim), ticket.score_claim = amounts_of(record.score_claim);
-        ticket.counted_try = record.counted_try != 0;
+        ticket.counted_try = record.counted_try != 0, ticket.tried = record.tried;
         question->account_.reserve(ticket.claim);
         question->account_.reserve(ticket.score_claim);
         ++question->info_[record.node].in_flight;

@@ -234,7 +234,7 @@ StopReason stop_reason_of(const std::string& name) {
 }
 
 py::tuple ask_tuple(const bavt::Ask& ask) {
-    return py::make_tuple(ask.ticket, ask.node, ask.count, ask.limit, ask.seed);
+    return py::make_tuple(ask.ticket, ask.node, ask.count, ask.limit, ask.seed, ask.tried);
 }
 
 // ---- Waves ---------------------------------------------------------------------------------------------------------

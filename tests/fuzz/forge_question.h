@@ -19,12 +19,13 @@ static_assert(sizeof(QuestionHeader) == 336);
 
 struct NodeRecord {
     int64_t min_tokens;
-    uint32_t asked;
+    uint32_t asked, told;
     uint16_t fruitless, unaffordable;
+    uint32_t reserved;
 };
 
 struct TicketRecord {
-    uint32_t number, node, count, counted_try;
+    uint32_t number, node, count, counted_try, tried, reserved;
     int64_t limit;
     uint64_t seed;
     int64_t claim[4], score_claim[4];

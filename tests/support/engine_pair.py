@@ -189,5 +189,6 @@ def check_equal(native: Any, twin: reference.Question) -> None:
     assert native.counts == (twin.invalid, twin.duplicate, twin.refuted)
     assert native.stop_reason == twin.stop_reason
     assert native.in_flight == len(twin.tickets)
-    open_asks = [(n, t.node, t.count, t.limit, t.seed) for n, t in sorted(twin.tickets.items()) if not t.admitted]
+    tickets = sorted(item for item in twin.tickets.items() if not item[1].admitted)
+    open_asks = [(n, t.node, t.count, t.limit, t.seed, t.tried) for n, t in tickets]
     assert native.open_asks() == open_asks

@@ -1,0 +1,131 @@
+"""What a user meets who holds it wrong: each is said at the boundary, and nothing is lost."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bavt_fast as bavt
+from bavt_fast.protocols import Description, Step, StepRequest
+from bavt_fast.tasks.text import TextTask
+
+
+class Listed:
+    """Proposes prepared steps, one an ask, and keeps the requests."""
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps = steps
+        self.requests: list[StepRequest] = []
+
+    def propose(self, states: Any, counts: Any, limits: Any) -> list[list[Step]]:
+        self.requests += states
+        return [[self.steps[(len(self.requests) - len(states) + i) % len(self.steps)]] for i in range(len(states))]
+
+
+class OtherTask(TextTask):
+    """A text task of another name."""
+
+
+def test_an_overrun_ends_the_search_and_says_which_limit_was_broken() -> None:
+    words = " ".join(["word"] * 71)
+    with pytest.warns(UserWarning, match=r"above what was reserved.*raise max_step_tokens \(64\)"):
+        result = bavt.search("q", generator=lambda text, count: [words], budget=bavt.Budget(tokens=10_000))
+    assert (result.stop_reason, result.spent.tokens, result.overrun.tokens) == ("budget", 71, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # where warnings are errors the result is there all the same
+        again = bavt.search("q", generator=lambda text, count: [words], budget=bavt.Budget(tokens=10_000))
+    assert again.overrun == result.overrun
+
+
+def test_a_search_is_driven_once_at_a_time() -> None:
+    searcher = bavt.Searcher(lambda text, count: ["a"])
+    search = searcher.start("q", budget=bavt.Budget(tokens=5))
+    with pytest.raises(ValueError, match="searches: expected each search in one run and once"):
+        list(searcher.run([search, search]))
+    search.extend(bavt.Budget(tokens=1))
+    assert [found.stop_reason for found in searcher.run([search])] == ["budget"]
+
+
+def test_a_checkpoint_knows_the_name_of_its_task(tmp_path: Path) -> None:
+    search = bavt.Search("q", task=OtherTask(), budget=bavt.Budget(tokens=5))
+    search.save(tmp_path / "search")
+    with pytest.raises(bavt.SnapshotError, match=r"task: expected a OtherTask, as it was saved, got a TextTask"):
+        bavt.Search.load(tmp_path / "search", TextTask())
+    assert bavt.Search.load(tmp_path / "search", OtherTask()).id == search.id
+
+
+def test_pickling_a_search_points_to_save() -> None:
+    search = bavt.Search("q", task=TextTask(), budget=bavt.Budget(tokens=5))
+    with pytest.raises(TypeError, match=r"expected save\(\) and load\(\)"):
+        pickle.dumps(search)
+
+
+def test_told_values_outside_of_0_to_1_are_clipped_with_a_word() -> None:
+    search = bavt.Search("q", task=TextTask(), budget=bavt.Budget(tokens=500), candidates=3)
+    with pytest.warns(UserWarning, match="values: expected numbers from 0 to 1"):
+        search.tell(search.ask()[0], ["a", "b", "c"], [7.0, -1.0, 0.5])
+    assert search.tree.values.tolist() == [1.0, 1.0, 1e-6, 0.5]
+
+
+def test_classes_in_the_place_of_objects_are_named() -> None:
+    with pytest.raises(TypeError, match=r"generator: expected an object, got the class Listed; make one: Listed\("):
+        bavt.Searcher(Listed)
+    with pytest.raises(TypeError, match=r"task: expected an object with the methods of bavt_fast.Task.*not called"):
+        bavt.Searcher(Listed(), task=TextTask)
+    with pytest.raises(TypeError, match=r"task: .*without initial_state and apply and key and describe"):
+        bavt.Searcher(Listed(), task=object())
+
+
+def test_a_key_that_cannot_be_hashed_is_the_keys_fault() -> None:
+    class ListKey(TextTask):
+        def key(self, state: Any) -> Any:
+            return [state.text] if state.depth else state.text
+
+    with pytest.raises(bavt.SearchError, match="key: expected something that can be hashed") as caught:
+        bavt.search("q", generator=Listed(Step("a\n", 1)), task=ListKey(), budget=bavt.Budget(tokens=9))
+    assert caught.value.result.spent.tokens == 1
+
+
+def test_cached_tokens_have_a_price_of_their_own() -> None:
+    step = Step("a\n", 2, prompt_tokens=10, cached_tokens=7)
+    prices = {"token_cost": 0.5, "prompt_token_cost": 0.1, "cached_token_cost": 0.01, "max_prompt_tokens": 10}
+    search = bavt.Search("q", task=TextTask(), budget=bavt.Budget(cost=100.0), **prices)
+    search.tell(search.ask()[0], [step])
+    assert search.spent.cost == pytest.approx(2 * 0.5 + 3 * 0.1 + 7 * 0.01, abs=1e-12)
+    assert search.spent.prompt_tokens == 10
+    with pytest.raises(ValueError, match=r"cached_token_cost: expected at most 0.1, got 0.2"):
+        bavt.Search("q", task=TextTask(), budget=bavt.Budget(tokens=1), **(prices | {"cached_token_cost": 0.2}))
+    with pytest.raises(ValueError, match=r"Step.cached_tokens: expected an integer from 0 to 3, got 4"):
+        search.tell(search.ask()[0], [Step("b\n", 1, prompt_tokens=3, cached_tokens=4)])
+
+
+def test_an_open_ask_is_handed_out_again_as_it_was() -> None:
+    """Also the steps tried before: those of the moment when it was handed out, whatever came back since."""
+    search = bavt.Search("q", task=TextTask(), budget=bavt.Budget(tokens=500), policy="best_first", decay=1.0)
+    first, second = search.ask(2)
+    assert first.node == second.node == 0
+    search.tell(first, ["a"], [0.5])
+    third = next(ask for ask in search.ask(8) if ask.node == 0)
+    assert [step.text for step in third.request.tried] == ["a\n"]
+    search.tell(third, ["b"], [0.5])
+    again = {ask.ticket: ask for ask in search.open_asks()}
+    assert again[second.ticket] == second
+    assert again[second.ticket].request.tried == ()
+
+
+def test_a_description_is_asked_of_plain_answers_as_of_all() -> None:
+    """One question at a time takes a shorter way through the loop: what is odd there fails as it does elsewhere."""
+
+    class Odd(TextTask):
+        def describe(self, state: Any) -> Any:
+            return super().describe(state) if state.depth < 2 else Description(verdict=True)
+
+    texts = [Step(f"{i}\n", 1) for i in range(9)]
+    for wave in (1, 4):
+        with pytest.raises(bavt.SearchError, match="describe: expected a verdict of None") as caught:
+            bavt.search("q", generator=Listed(*texts), task=Odd(), budget=bavt.Budget(tokens=9), wave=wave)
+        assert caught.value.result.tree.num_nodes >= 2

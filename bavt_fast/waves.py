@@ -102,9 +102,9 @@ class Pending:
 
 
 def requests_of(
-    searches: Mapping[int, Any], slots: Sequence[int], nodes: Sequence[int], seeds: Sequence[int]
+    searches: Mapping[int, Any], slots: Sequence[int], nodes: Sequence[int], seeds: Sequence[int], noted: bool = True
 ) -> list[StepRequest]:
-    """The requests of asks."""
+    """The requests of asks that are handed out; `noted` among the events."""
     requests = []
     new = tuple.__new__  # past the checks of a constructor that takes texts too
     for slot, number, seed in zip(slots, nodes, seeds, strict=True):
@@ -113,7 +113,7 @@ def requests_of(
         tried = () if node._tried is None else node.tried
         left_s = None if search.untimed else search.seconds_left()
         requests.append(new(StepRequest, (node, seed, tried, search.sampling, left_s)))
-        if search.events is not None:
+        if noted and search.events is not None:
             search.note("ask", number, seed)
     return requests
 

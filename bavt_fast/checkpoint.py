@@ -21,14 +21,15 @@ import os
 import stat
 import struct
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bavt_fast._core import SnapshotError
-from bavt_fast.protocols import Step
+from bavt_fast.protocols import Node, Step
+from bavt_fast.waves import checked_step
 
-__all__ = ["VERSION", "dump_step", "load_step", "read", "write"]
+__all__ = ["VERSION", "checked", "dump_nodes", "load_nodes", "read", "write"]
 
 VERSION = 1
 _MAGIC = b"BAVTSRCH"
@@ -122,6 +123,99 @@ def checked(make: Callable[[], Any]) -> Any:
         raise
     except _FAULTS as error:
         raise SnapshotError(f"checkpoint: damaged ({type(error).__name__}: {error})") from error
+
+
+Refused = tuple[int, str, Step, int]  # node, reason, step, number of its key or -1
+
+
+def dump_nodes(
+    nodes: Sequence[Node], refused: Sequence[Refused], numbers: dict[Hashable, int], task: Any
+) -> dict[str, Any]:
+    """The part of a record that `load_nodes` reads; `numbers` of the states' keys."""
+    keys = [numbers[task.key(node.state)] for node in nodes]
+    used = {*keys, *[key for _, _, _, key in refused]}
+
+    def dropped(node: Node, step: Step) -> list[Any]:  # of an answer that was cancelled after `admit`
+        state = None if step.finish_reason == "limit" else task.apply(node.state, step)
+        number = -1 if state is None else numbers.get(task.key(state), -1)
+        used.add(number)
+        return [number, dump_step(step)]
+
+    places = {id(step): ~i for i, (_, _, step, _) in enumerate(refused)}
+    places |= {id(node.step): number for number, node in enumerate(nodes) if number}
+    return {
+        "nodes": [
+            [key, node.prompt, node.answer, None if node.step is None else dump_step(node.step)]
+            for key, node in zip(keys, nodes, strict=True)
+        ],
+        "tried": [[places.get(id(step)) or dropped(node, step) for step in node.tried] for node in nodes],
+        "refused": [[node, why, key, dump_step(step)] for node, why, step, key in refused],
+        "unused_keys": [number for number in range(len(numbers)) if number not in used],
+    }
+
+
+def load_nodes(
+    record: dict[str, Any], parents: Sequence[int], values: Sequence[float], task: Any
+) -> tuple[list[Node], list[Refused], dict[Hashable, int]]:
+    """The nodes, their states made again; the refused steps; and the numbers of the states' keys."""
+    nodes: list[Node] = []
+    keys: dict[int, Hashable] = {}
+    for (key, prompt, answer, fields), parent, value in zip(record["nodes"], parents, values, strict=True):
+        for name, text in (("prompt", prompt), ("answer", answer)):
+            if text is not None and not isinstance(text, str):
+                raise SnapshotError(f"checkpoint: expected a str or None as {name}, got {text!r:.80}")
+        if parent >= 0:
+            step = checked_step(load_step(fields))
+            nodes.append(Node(_applied(task, nodes[parent].state, step), prompt, nodes[parent], step, value))
+        elif prompt is None or nodes:
+            raise SnapshotError("checkpoint: expected one root, and with a prompt")
+        else:
+            nodes.append(Node(task.initial_state(record["question"]), prompt, value=value))
+        nodes[-1].answer = answer
+        _number_key(keys, key, task.key(nodes[-1].state))
+    refused = [(node, str(why), checked_step(load_step(step)), key) for node, why, key, step in record["refused"]]
+    for node, _, step, key in refused:
+        if type(node) is not int or not 0 <= node < len(nodes):
+            raise SnapshotError(f"checkpoint: expected one of {len(nodes)} nodes, got {node!r:.40}")
+        if key != -1:
+            _number_key(keys, key, task.key(_applied(task, nodes[node].state, step)))
+    for tries, of in zip(record["tried"], nodes, strict=True):
+        for place in tries:
+            if isinstance(place, list):
+                number, step = place[0], checked_step(load_step(place[1]))
+                if number != -1:
+                    _number_key(keys, number, task.key(_applied(task, of.state, step)))
+                of.add_try(step)
+            else:
+                of.add_try(_step_at(place, nodes, refused))
+    for number in record["unused_keys"]:  # of states that belong to no node any more
+        _number_key(keys, number, object())
+    numbered = {keys[number]: number for number in range(len(keys))}
+    if len(numbered) != len(keys):
+        raise SnapshotError("checkpoint: states that differed are equal now; was it saved with another task?")
+    return nodes, refused, numbered
+
+
+def _number_key(keys: dict[int, Hashable], number: Any, key: Hashable) -> None:
+    """Gives a state's key its number, the same as before where it has one."""
+    if type(number) is not int or keys.setdefault(number, key) != key:
+        raise SnapshotError(f"checkpoint: expected another number of a key than {number!r:.40}")
+
+
+def _step_at(place: int, nodes: Sequence[Node], refused: Sequence[Refused]) -> Step:
+    step = nodes[place].step if place >= 0 else refused[~place][2]
+    if step is None:
+        raise SnapshotError("checkpoint: the root is not a step that was tried")
+    return step
+
+
+def _applied(task: Any, state: Any, step: Step) -> Any:
+    after = task.apply(state, step)
+    if after is None:
+        raise SnapshotError(
+            f"checkpoint: the task takes no step {step.text[-60:]!r} here; was it saved with another task?"
+        )
+    return after
 
 
 def dump_step(step: Step) -> list[Any]:

@@ -14,16 +14,16 @@ import uuid
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from bavt_fast._checks import as_amount, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
 from bavt_fast.budget import MAX_COST, Budget, Spent
-from bavt_fast.checkpoint import checked, dump_step, load_step, read, write
+from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
 from bavt_fast.protocols import Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
-from bavt_fast.waves import Pending, admit, cancel, checked_description, checked_step, checked_steps, grow, requests_of
+from bavt_fast.waves import Pending, admit, cancel, checked_description, checked_steps, grow, requests_of
 
 __all__ = ["Ask", "Search"]
 
@@ -358,6 +358,9 @@ class Search:
                 break
             self.nodes[number].value = float(values[number])
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Search: cannot be pickled or copied; save(path) it, and Search.load(path, task) it elsewhere")
+
     def __repr__(self) -> str:
         return f"Search({self.question!r:.60}, num_nodes={len(self.nodes)}, stop_reason={self.stop_reason!r})"
 
@@ -366,18 +369,17 @@ class Search:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the search as it stands, also with asks out: they stay reserved, and a load has them too.
 
-        Everything is kept but states (a load makes them again by `Task.apply`) and hidden states.
+        Everything is kept but states (a load makes them again by `Task.apply`), hidden states, and the exception where
+        an error stopped it.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: the file cannot be written; what stood there before stands there still.
             ValueError: states are admitted and not grown: `grow` or `cancel` them first.
         """
         with self._lock:
-            if self.stop_reason is None and self._native.in_flight:
+            if self.stop_reason is None and self._native.asks:  # the time until now counts
                 self._native.set_time(self._clock())
             native = self._native.to_bytes()
-            places = {id(node.step): number for number, node in enumerate(self.nodes) if number}
-            refusals = {id(step): ~i for i, (_, _, step, _) in enumerate(self.refused)}
             record = {
                 "id": self.id,
                 "question": self.question,
@@ -385,21 +387,10 @@ class Search:
                 "task": type(self.task).__qualname__,
                 "budget": asdict(self.budget),
                 "settings": asdict(self.settings),
-                "nodes": [self._dump_node(number) for number in range(len(self.nodes))],
-                "tried": [[places.get(id(s), refusals.get(id(s))) for s in node.tried] for node in self.nodes],
-                "refused": [[node, why, key, dump_step(step)] for node, why, step, key in self.refused],
-                "num_keys": len(self.keys),
                 "events": self.events,
+                **dump_nodes(self.nodes, self.refused, self.keys, self.task),
             }
             write(path, record, native)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("Search: expected save() and load(), got pickle; an Ask can be pickled")
-
-    def _dump_node(self, number: int) -> list[Any]:
-        node = self.nodes[number]
-        step = None if node.step is None else dump_step(node.step)
-        return [self.keys[self.task.key(node.state)], node.prompt, node.answer, step]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], task: Any, *, clock: Callable[[], float] = time.monotonic) -> Search:
@@ -417,9 +408,12 @@ class Search:
 
     @classmethod
     def _restored(cls, record: dict[str, Any], native: Question, task: Any, clock: Callable[[], float]) -> Search:
-        search = cls.__new__(cls)
         if record["task"] != type(task).__qualname__:
-            raise SnapshotError(f"task: expected a {record['task']}, as it was saved, got a {type(task).__qualname__}")
+            raise SnapshotError(
+                f"checkpoint: expected the task it was saved with, {record['task']!r:.80}, "
+                f"got {type(task).__qualname__!r}"
+            )
+        search = cls.__new__(cls)
         search.task, search.question, search.seed = task, record["question"], as_seed("seed", record["seed"])
         settings = dict(record["settings"])
         search.settings = Settings(**{**settings, "max_score": Spent(**settings["max_score"])})
@@ -428,27 +422,13 @@ class Search:
         if native.seed != search.seed or native.num_nodes != len(record["nodes"]):
             raise SnapshotError("checkpoint: its two halves are not of the same search")
         parents, values = native.tree.parents.tolist(), native.tree.values.tolist()
-        nodes: list[Node] = []
-        keys: dict[int, Hashable] = {}
-        for (key, prompt, answer, fields), parent, value in zip(record["nodes"], parents, values, strict=True):
-            nodes.append(_restored_node(task, search.question, nodes, parent, prompt, fields, value))
-            nodes[-1].answer = answer
-            keys[key] = task.key(nodes[-1].state)
-        refused = [(node, why, checked_step(load_step(step)), key) for node, why, key, step in record["refused"]]
-        for node, _, step, key in refused:
-            if key >= 0:
-                keys[key] = task.key(_applied(task, nodes[node].state, step))
-        for node, tries in zip(nodes, record["tried"], strict=True):
-            for place in tries:
-                step = nodes[place].step if place >= 0 else refused[~place][2]
-                assert step is not None, "the root was not tried"
-                node.add_try(step)
-        # A key that belongs to no state any more keeps its number.
-        numbered = {keys.get(number, ("unused key", number)): number for number in range(record["num_keys"])}
-        search._begin(native, nodes, numbered, clock)
+        nodes, refused, keys = load_nodes(record, parents, values, task)
+        search._begin(native, nodes, keys, clock)
         search.refused = refused
         if record["events"] is not None:
             search.events = [tuple(event) for event in record["events"]]
+        if native.asks and native.stop_reason is None:  # time passes again from here on
+            native.set_time(clock())
         return search
 
     # ---- where it lies
@@ -502,26 +482,3 @@ class Search:
         if self.events is not None:
             account = self._native.account
             self.events.append((kind, account.elapsed_s, account.spent[0], account.remaining_ratio, *about))
-
-
-def _restored_node(
-    task: Any, question: Any, nodes: Sequence[Node], parent: int, prompt: Any, fields: Any, value: float
-) -> Node:
-    """A node of a checkpoint, its state made again from its parent's."""
-    if prompt is not None and not isinstance(prompt, str):
-        raise SnapshotError(f"checkpoint: expected a str or None as prompt, got {prompt!r:.80}")
-    if parent < 0:
-        if prompt is None or nodes:
-            raise SnapshotError("checkpoint: expected one root, and with a prompt")
-        return Node(task.initial_state(question), prompt, value=value)
-    step = checked_step(load_step(fields))
-    return Node(_applied(task, nodes[parent].state, step), prompt, nodes[parent], step, value)
-
-
-def _applied(task: Any, state: Any, step: Step) -> Any:
-    after = task.apply(state, step)
-    if after is None:
-        raise SnapshotError(
-            f"checkpoint: the task takes no step {step.text[-60:]!r} here; was it saved with another task?"
-        )
-    return after

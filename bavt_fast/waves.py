@@ -122,7 +122,7 @@ def requests_of(
         tried = () if node._tried is None else node.tried
         left_s = None if search.untimed else search.seconds_left()
         requests.append(new(StepRequest, (node, seed, tried, search.sampling, left_s)))
-        if search.events is not None:
+        if tries is None and search.events is not None:
             search.note("ask", number, seed)
     if tries is not None:
         return [request._replace(tried=request.tried[:known]) for request, known in zip(requests, tries, strict=True)]

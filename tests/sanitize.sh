@@ -39,4 +39,5 @@ LD_PRELOAD="$asan $stdcpp" ASAN_OPTIONS=detect_leaks=0 BAVT_FUZZ_EXAMPLES="${BAV
     "$python" -m pytest -q -p no:cacheprovider --rootdir="$root" -o pythonpath="$build/package $root/tests/support" \
     "$root"/tests/tree "$root"/tests/recipe "$root"/tests/tasks/test_countdown.py \
     "$root"/tests/engine/test_engine_equivalence.py "$root"/tests/engine/test_engine_native.py \
-    "$root"/tests/engine/test_checkpoint.py --ignore="$root"/tests/recipe/test_recipe_torch.py
+    "$root"/tests/engine/test_checkpoint.py "$root"/tests/engine/test_checkpoint_files.py \
+    --ignore="$root"/tests/recipe/test_recipe_torch.py

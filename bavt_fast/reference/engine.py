@@ -148,6 +148,7 @@ class Question:
         self.solved_node: int | None = None
         self.stop_reason: str | None = None
         self.unaffordable = False
+        self.waiting = False  # until something changes: asked again, it would draw again
         self.start_s: float | None = None
         self.extra_s = 0.0
         if terminal:
@@ -168,17 +169,21 @@ class Question:
     def ask(self) -> tuple[int, Ticket] | str:
         """The number and the ticket of the next ask; "wait", or "stopped"."""
         while self.stop_reason is None:
+            if self.waiting:
+                return "wait"
             waits = bool(self.tickets)
             room = self.options.max_nodes - self.tree.num_nodes - sum(t.count for t in self.tickets.values())
             node = self._select() if room > 0 else -1
             if node < 0:
                 if waits:
-                    return "wait"
+                    self.waiting = True
+                    continue
                 self.stop_reason = self._lack() if room > 0 else "max_nodes"
                 break
             fitting = self._fit(node)
             if waits and (fitting is None or fitting[1] < self.options.max_step_tokens):
-                return "wait"
+                self.waiting = True
+                continue
             if fitting is not None:
                 return self._hand_out(node, min(fitting[0], room), fitting[1])
             self.info[node].unaffordable = self.unaffordable = True
@@ -294,6 +299,7 @@ class Question:
         ticket.score_claim = still
         ticket.admitted = True
         self.info[ticket.node].told += len(keys)
+        self.waiting = False
         if not ticket.keys:
             self._end(number, fruitless=bool(keys), undo_try=not keys)
         return is_new
@@ -332,6 +338,7 @@ class Question:
         if weights is None:
             weights = [self._weight_of(v, m) for v, m in zip(values, min_tokens, strict=True)]
         self.refuted += len(ticket.keys) - count
+        self.waiting = False
         self.account.settle(ticket.score_claim, score_cost)
         first = None
         if count:
@@ -347,6 +354,7 @@ class Question:
 
     def cancel(self, number: int, costs: Sequence[Sequence[Any]] = ()) -> None:
         ticket = self.tickets.pop(number)
+        self.waiting = False
         self.account.settle(_sum(ticket.claim, ticket.score_claim), self._charge(costs))
         self.seen.difference_update(ticket.keys)
         self.info[ticket.node].in_flight -= 1
@@ -379,6 +387,7 @@ class Question:
     def extend(self, more: Sequence[int], seconds: float) -> bool:
         """More budget; whether the search goes on."""
         self.account.extend(more, seconds)
+        self.waiting = False
         if self.stop_reason in ("solved", "max_nodes"):
             return False
         for node, info in enumerate(self.info):
@@ -454,8 +463,7 @@ class Engine:
 
     def admit(self, slot: int, number: int, costs: Sequence[Sequence[Any]], keys: Sequence[int]) -> list[bool]:
         is_new = self.questions[slot].admit(number, costs, keys)
-        if not any(is_new):
-            self._answered(slot)
+        self._answered(slot)
         return is_new
 
     def grow(self, slot: int, number: int, *columns: Any, **options: Any) -> tuple[int | None, list[float]]:

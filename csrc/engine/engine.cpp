@@ -145,7 +145,7 @@ void Engine::admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_
         question.set_time(now_s);
         found[i] =
             question.admit(number_of(wave.tickets[i]), wave.costs + begin, wave.keys + begin, steps, is_new + begin);
-        if (found[i] == 0) answered(slot_of(wave.tickets[i]));
+        answered(slot_of(wave.tickets[i]));
     }
 }
 

@@ -165,12 +165,13 @@ bool Question::fit(NodeId node, uint32_t* count, int64_t* limit) const {
 
 Question::Outcome Question::ask(Ask* ask) {
     while (stop_reason_ == StopReason::kNone) {
+        if (waiting_) return Outcome::kWait;
         const bool waits = !tickets_.empty();
         uint64_t room = options_->max_nodes - tree_->num_nodes() - promised_nodes_;
         if (next_ticket_ == kLastTicket) room = 0;
         const NodeId node = room > 0 ? select() : kNone;
         if (node == kNone) {
-            if (waits) return Outcome::kWait;
+            if (waits) return wait();
             stop_reason_ = room == 0 ? StopReason::kMaxNodes : StopReason::kNone;
             if (room > 0) stop_for_lack();
             break;
@@ -180,7 +181,7 @@ Question::Outcome Question::ask(Ask* ask) {
         const bool fits = fit(node, &count, &limit);
         // What the asks in flight have reserved and do not spend comes back, and may do for this node. And a step is not
         // cut shorter than it would be alone: its tokens would be lost.
-        if (waits && (!fits || limit < options_->max_step_tokens)) return Outcome::kWait;
+        if (waits && (!fits || limit < options_->max_step_tokens)) return wait();
         if (fits) {
             hand_out(node, static_cast<uint32_t>(std::min<uint64_t>(count, room)), limit, ask);
             return Outcome::kAsked;
@@ -189,6 +190,11 @@ Question::Outcome Question::ask(Ask* ask) {
         close(node);
     }
     return Outcome::kStopped;
+}
+
+Question::Outcome Question::wait() {
+    waiting_ = true;
+    return Outcome::kWait;
 }
 
 void Question::hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask) {
@@ -299,6 +305,7 @@ uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* 
     claim.score_claim = still;
     claim.admitted = true;
     info_[claim.node].told += steps;
+    waiting_ = false;
     if (found == 0) end(ticket, claim, steps > 0, steps == 0);
     return found;
 }
@@ -323,6 +330,7 @@ NodeId Question::grow(uint32_t ticket, const Growth& growth, double* values) {
         first = tree_->expand(node, values, growth.terminal, nullptr, growth.count, weighs ? weights.data() : nullptr);
     }
     // From here on nothing throws.
+    waiting_ = false;
     counts_.refuted += claim.keys.size() - growth.count;
     account_.settle(claim.score_claim, growth.score_cost);
     const bool was_alive = growth.count > 0 && alive(node);
@@ -353,6 +361,7 @@ NodeId Question::grow(uint32_t ticket, const Growth& growth, double* values) {
 void Question::cancel(uint32_t ticket, const StepCost* costs, uint32_t steps) {
     require_open(ticket);
     const Ticket& claim = tickets_.at(ticket);
+    waiting_ = false;
     account_.release(claim.claim);
     account_.release(claim.score_claim);
     account_.charge(claim.claim + claim.score_claim, charge_all(costs, steps));
@@ -419,6 +428,7 @@ void Question::stop(StopReason reason) {
 
 bool Question::extend(const Amounts& more, double seconds) {
     account_.extend(more, seconds);
+    waiting_ = false;
     if (stop_reason_ == StopReason::kSolved || stop_reason_ == StopReason::kMaxNodes) return false;
     for (NodeId node = 0; node < tree_->num_nodes(); ++node) {
         if (!info_[node].unaffordable) continue;

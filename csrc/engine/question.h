@@ -122,7 +122,8 @@ class Question {
     void set_time(double now_s);
 
     enum class Outcome { kAsked, kWait, kStopped };
-    // The next ask; kWait where only an answer that is out can bring one; kStopped where the question has stopped.
+    // The next ask; kWait where only an answer that is out can bring one, until one comes (or more budget); kStopped where
+    // the question has stopped.
     Outcome ask(Ask* ask);
 
     // Throws TicketError or std::invalid_argument for what `admit`, `grow` and `cancel` would refuse.
@@ -214,6 +215,7 @@ class Question {
     template <typename Score>
     NodeId best_child(NodeId node, Score score) const;
     bool fit(NodeId node, uint32_t* count, int64_t* limit) const;
+    Outcome wait();
     void hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask);
     Amounts step_claim(int64_t limit) const;
     Amounts charge(const StepCost& cost) const;
@@ -241,6 +243,7 @@ class Question {
     NodeId solved_node_ = kNone;
     StopReason stop_reason_ = StopReason::kNone;
     bool unaffordable_ = false;  // some node was closed for want of budget
+    bool waiting_ = false;       // until something changes: asked again, it would draw again
     bool started_ = false;
     double start_s_ = 0.0, extra_s_ = 0.0;
 };

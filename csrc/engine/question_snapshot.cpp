@@ -28,7 +28,7 @@ struct Header {
     int64_t max_score[kResources], limits[kResources], spent[kResources], overrun[kResources];
     double limit_s, elapsed_s;
     uint64_t seed, invalid, duplicate, refuted, tree_bytes;
-    uint32_t overran, unaffordable, solved_node, next_ticket, num_tickets, seen_words, num_nodes, reserved;
+    uint32_t overran, unaffordable, solved_node, next_ticket, num_tickets, seen_words, num_nodes, waiting;
 };
 static_assert(sizeof(Header) == 336);
 
@@ -106,7 +106,7 @@ void check_state(const Header& h) {
     require_snapshot(h.stop_reason < kStopReasons, "the stop reason is unknown");
     const bool solved = h.stop_reason == static_cast<uint32_t>(StopReason::kSolved);
     require_snapshot(solved == (h.solved_node != kNone), "the solved node and the stop reason differ");
-    require_snapshot(h.reserved == 0, "a field that is not in use is not zero");
+    require_snapshot(h.waiting <= (h.num_tickets > 0), "it waits for an answer that is not out");
 }
 
 // The whole snapshot, from its header alone; the tree's part is checked by the tree.
@@ -140,7 +140,7 @@ std::string Question::to_bytes() const {
     h.limit_s = account_.limits().seconds, h.elapsed_s = account_.elapsed_s();
     h.seed = seed_, h.invalid = counts_.invalid, h.duplicate = counts_.duplicate, h.refuted = counts_.refuted;
     h.tree_bytes = tree.size();
-    h.overran = account_.overran(), h.unaffordable = unaffordable_, h.solved_node = solved_node_;
+    h.waiting = waiting_, h.overran = account_.overran(), h.unaffordable = unaffordable_, h.solved_node = solved_node_;
     h.next_ticket = next_ticket_, h.num_tickets = static_cast<uint32_t>(asks.size());
     h.seen_words = static_cast<uint32_t>(seen_.size()), h.num_nodes = tree_->num_nodes();
     std::string bytes;
@@ -188,7 +188,7 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
     question->counts_ = {h.invalid, h.duplicate, h.refuted};
     question->solved_node_ = h.solved_node;
     question->stop_reason_ = static_cast<StopReason>(h.stop_reason);
-    question->unaffordable_ = h.unaffordable != 0;
+    question->unaffordable_ = h.unaffordable != 0, question->waiting_ = h.waiting != 0;
     question->next_ticket_ = h.next_ticket;
 
     question->info_.resize(h.num_nodes);

@@ -391,8 +391,8 @@ void bind_account(py::module_& m) {
 
 void bind_question(py::module_& m) {
     py::class_<Question, std::shared_ptr<Question>>(m, "Question")
-        .def(py::init(&make_question), "seed"_a, "limits"_a, "seconds"_a, "options"_a, "root_value"_a, "min_tokens"_a,
-             "terminal"_a, "verified"_a)
+        .def(py::init(&make_question), "seed"_a, "limits"_a, "seconds"_a, py::arg("options").none(false),
+             "root_value"_a, "min_tokens"_a, "terminal"_a, "verified"_a)
         .def_property_readonly("account", &Question::account, py::return_value_policy::copy)
         .def_property_readonly("tree", &tree_of)
         .def_property_readonly("num_nodes", [](const Question& q) { return q.tree().num_nodes(); })

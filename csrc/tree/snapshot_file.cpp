@@ -135,7 +135,10 @@ void require_version(uint32_t found, uint32_t expected) {
 // The mode is the usual one: the kernel takes the umask off, which a process cannot read without changing it.
 AtomicFile::AtomicFile(const std::string& path) : path_(path), folder_(folder_of(path)) {
     struct stat info;
-    if (stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) throw FileError(EISDIR, path);
+    // The rename would put a file in the place of a device or a pipe.
+    if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+        throw FileError(S_ISDIR(info.st_mode) ? EISDIR : EINVAL, path);
+    }
     do {
         temporary_ = temporary_in(folder_);
         descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

@@ -112,7 +112,7 @@ struct Model {
     void charge(const Sums& reserved_for_it, const Sums& actual) {
         add(spent, actual);
         for (size_t i = 0; i < kResources; ++i) {
-            if (actual[i] <= reserved_for_it[i]) continue;
+            if (limits[i] == 0 || actual[i] <= reserved_for_it[i]) continue;
             overrun[i] += actual[i] - reserved_for_it[i];
             overran = true;
         }

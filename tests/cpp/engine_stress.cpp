@@ -129,7 +129,8 @@ class Round {
         if (draws_.one_in(4)) limits.seconds = 40.0 * draws_.unit() + 0.1;
         Question::Root root;
         root.min_tokens = static_cast<int64_t>(draws_.below(5));
-        auto question = std::make_shared<Question>(draws_.next(), limits, options, root);
+        auto question = std::make_shared<Question>(draws_.next(), limits,
+                                                   std::make_shared<const bavt::SearchOptions>(options), root);
         const Slot slot = engine_.add(question);
         require(slot == models_.size(), "slots are numbered from 0");
         Model m;

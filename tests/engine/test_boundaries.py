@@ -60,7 +60,7 @@ def test_a_checkpoint_knows_the_name_of_its_task(tmp_path: Path) -> None:
 
 def test_pickling_a_search_points_to_save() -> None:
     search = bavt.Search("q", task=TextTask(), budget=bavt.Budget(tokens=5))
-    with pytest.raises(TypeError, match=r"expected save\(\) and load\(\)"):
+    with pytest.raises(TypeError, match=r"save\(path\) it, and Search.load"):
         pickle.dumps(search)
 
 

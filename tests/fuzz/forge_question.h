@@ -13,7 +13,7 @@ struct QuestionHeader {
     int64_t step[6], max_score[4], limits[4], spent[4], overrun[4];
     double limit_s, elapsed_s;
     uint64_t seed, invalid, duplicate, refuted, tree_bytes;
-    uint32_t overran, unaffordable, solved_node, next_ticket, num_tickets, seen_words, num_nodes, reserved;
+    uint32_t overran, unaffordable, solved_node, next_ticket, num_tickets, seen_words, num_nodes, waiting;
 };
 static_assert(sizeof(QuestionHeader) == 336);
 
@@ -44,7 +44,7 @@ inline void repair_amounts(int64_t (&amounts)[4], int64_t least, Draws& draws) {
 inline bool is_share(double number) { return number > 0.0 && number <= 1.0; }
 
 inline void repair_header(QuestionHeader& h, Draws& draws) {
-    if (draws.usually()) std::memcpy(h.magic, "BAVTQSTN", 8), h.version = kQuestionVersion, h.reserved = 0;
+    if (draws.usually()) std::memcpy(h.magic, "BAVTQSTN", 8), h.version = kQuestionVersion;
     if (draws.usually()) h.policy %= 5;
     if (draws.usually() && !std::isfinite(h.exploration)) h.exploration = 1.0;
     if (draws.usually() && !is_share(h.decay)) h.decay = 0.85;
@@ -53,7 +53,7 @@ inline void repair_header(QuestionHeader& h, Draws& draws) {
     if (draws.usually() && !(h.widening_exponent >= 0.0 && h.widening_exponent <= 1.0)) h.widening_exponent = 0.5;
     if (draws.usually()) h.candidates = 1 + h.candidates % (draws.usually() ? 4 : 1 << 16);
     if (draws.usually()) h.patience = 1 + h.patience % (draws.usually() ? 4 : 60'000);
-    if (draws.usually()) h.stop_reason %= draws.usually() ? 1 : 9;
+    if (draws.usually()) h.stop_reason %= draws.below(2) == 0 ? 1 : 9;
     if (draws.usually()) h.overran &= 1, h.unaffordable &= 1;
     for (int64_t& amount : h.step) {
         if (amount < 1 && draws.usually()) amount = amount == 0 && &amount != h.step ? 0 : 1 + amount % 64 + 64;
@@ -93,6 +93,7 @@ inline size_t repair_question(uint8_t* data, size_t size, Draws& draws) {
     constexpr size_t kMost = sizeof(NodeRecord) + kNode + kPrior + kWeight;
     h.num_tickets %= std::min<uint32_t>(6, static_cast<uint32_t>((left - kMost) / sizeof(TicketRecord) + 1));
     left -= h.num_tickets * sizeof(TicketRecord);
+    if (draws.usually()) h.waiting = h.num_tickets > 0 && draws.below(4) == 0;
     h.seen_words %= std::min<uint32_t>(9, static_cast<uint32_t>((left - kMost) / sizeof(uint64_t) + 1));
     left -= h.seen_words * sizeof(uint64_t);
     const auto nodes = std::clamp<uint32_t>(h.num_nodes, 1, static_cast<uint32_t>(left / kMost));

@@ -44,7 +44,7 @@ void write_question(const std::string& path, uint64_t seed) {
     limits.amounts = {
         {static_cast<int64_t>(300 + draws.below(2000)), kUnlimited, kUnlimited, seed % 3 == 0 ? 50'000 : kUnlimited}};
     if (seed % 4 == 0) limits.seconds = 60.0;
-    bavt::Question question(seed, limits, options, {});
+    bavt::Question question(seed, limits, std::make_shared<const bavt::SearchOptions>(options), {});
     question.see_key(0);
     int64_t key = 1;
     for (auto rounds = draws.below(40); rounds > 0; --rounds) {

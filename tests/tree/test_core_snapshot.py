@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import subprocess
 import sys
@@ -166,6 +167,17 @@ def test_errors_of_files_name_them(tmp_path: Path) -> None:
         with pytest.raises(IsADirectoryError):
             action(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (Path("/dev/full"), pipe):
+        kind = stat.S_IFMT(path.stat().st_mode)
+        with pytest.raises(OSError, match="Invalid argument"):
+            _core.Tree().save(path)
+        assert stat.S_IFMT(path.stat().st_mode) == kind
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -115,7 +114,7 @@ class Search:
         self._begin(native, [root], keys, clock)
         keys[task.key(state)] = 0
         native.see_key(0)
-        self.id = uuid.uuid4().hex
+        self.id = os.urandom(16).hex()
 
     def _begin(
         self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Callable[[], float]

@@ -53,7 +53,7 @@ def test_a_search_is_driven_once_at_a_time() -> None:
 def test_a_checkpoint_knows_the_name_of_its_task(tmp_path: Path) -> None:
     search = bavt.Search("q", task=OtherTask(), budget=bavt.Budget(tokens=5))
     search.save(tmp_path / "search")
-    with pytest.raises(bavt.SnapshotError, match=r"task: expected a OtherTask, as it was saved, got a TextTask"):
+    with pytest.raises(bavt.SnapshotError, match="expected the task it was saved with, 'OtherTask', got 'TextTask'"):
         bavt.Search.load(tmp_path / "search", TextTask())
     assert bavt.Search.load(tmp_path / "search", OtherTask()).id == search.id
 

@@ -187,11 +187,10 @@ def settle(
             if not 0 < step.tokens <= MOST or step.finish_reason not in _FINISH_REASONS:
                 _check(step, len(counts) - 1)
             tokens.append(step.tokens)
-            if step.cost is not None or step.tool_calls is not None or step.prompt_tokens or step.seconds:
-                _check(step, len(counts) - 1)
+            if step.prompt_tokens or step.cost is not None or step.tool_calls is not None or step.seconds:
                 others = [] if others is None else others
                 others += [None] * (len(tokens) - 1 - len(others))
-                others.append(_other_costs(step, search.settings))
+                others.append(_other_costs(step, search.settings, len(counts) - 1))
         try:
             for step in steps:
                 after = None if step.finish_reason == "limit" else apply(state, step)
@@ -438,8 +437,13 @@ def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exceptio
     engine.stop(slot, "error")
 
 
-def _other_costs(step: Step, settings: Settings) -> tuple[int, int | None, int | None, float]:
+def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int | None, int | None, float]:
     """What a step cost beside its tokens, as the engine takes it; None for what the engine prices itself."""
+    read = step.prompt_tokens
+    only_read = step.cost is None and step.tool_calls is None and not step.seconds and not step.cached_tokens
+    if only_read and read.__class__ is int and 0 < read <= MOST:
+        return read, None, None, 0.0
+    _check(step, place)
     cost = None if step.cost is None else cost_units(as_amount("Step.cost", step.cost, allow_zero=True))
     if cost is None and step.cached_tokens and settings.cached_token_cost is not None:
         cost = cost_units(

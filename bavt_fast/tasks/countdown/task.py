@@ -15,8 +15,8 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from bavt_fast._checks import as_count
 from bavt_fast.protocols import Description, Step
@@ -31,8 +31,7 @@ _STEP = re.compile(r"\s*(\d{1,3}) ([-+*/]) (\d{1,3}) = (\d{1,3}) \(left: (\d{1,3
 _QUESTION = re.compile(r"\s*(\d+(?:[\s,]+\d+)*)\s*(?:(?:->|=)\s*(\d+)\s*)?")
 
 
-@dataclass(frozen=True, slots=True)
-class CountdownState:
+class CountdownState(NamedTuple):
     """The numbers left, ascending, the expression that made each of them, and the target."""
 
     numbers: tuple[int, ...]
@@ -68,22 +67,21 @@ class Countdown:
         if match is None:
             return None
         a, b, result = int(match[1]), int(match[3]), int(match[4])
-        left = list(zip(state.numbers, state.expressions, strict=True))
+        numbers, expressions = list(state.numbers), list(state.expressions)
         taken = []
         for number in (a, b):
-            found = next((pair for pair in left if pair[0] == number), None)
-            if found is None:
+            if number not in numbers:
                 return None
-            left.remove(found)
-            taken.append(found[1])
+            at = numbers.index(number)
+            del numbers[at]
+            taken.append(expressions.pop(at))
         if result > MAX_VALUE or not _equals(a, match[2], b, result):
             return None
-        left.append((result, f"({taken[0]} {match[2]} {taken[1]})"))
+        left = [*zip(numbers, expressions, strict=True), (result, f"({taken[0]} {match[2]} {taken[1]})")]
         left.sort()
-        numbers = tuple(number for number, _ in left)
-        if tuple(map(int, match[5].split())) != numbers:
+        if [number for number, _ in left] != [int(word) for word in match[5].split()]:
             return None
-        return CountdownState(numbers, state.target, tuple(expression for _, expression in left))
+        return CountdownState(tuple([number for number, _ in left]), state.target, tuple([text for _, text in left]))
 
     def key(self, state: CountdownState) -> tuple[int, ...]:
         return state.numbers

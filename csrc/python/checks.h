@@ -132,13 +132,15 @@ inline Backup reduce(py::handle object) {
     bad_value("reduce", "'mean' or 'max'", text_of(object));
 }
 
-// A C-contiguous vector of numbers of T; no copy where it is one already. `count` < 0 takes any length.
+// A C-contiguous and aligned vector of numbers of T; no copy where it is one already. `count` < 0 takes any length.
 template <typename T>
 py::array_t<T, py::array::c_style> vector_of(const char* name, py::handle object, py::ssize_t count) {
-    using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+    constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    using Array = py::array_t<T, py::array::c_style | py::array::forcecast | kAligned>;
     if (py::isinstance<py::array_t<T, py::array::c_style>>(object)) {  // the usual case, at a quarter of the cost
         auto same = py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object);
-        if (same.ndim() == 1 && (count < 0 || same.shape(0) == count)) return same;
+        const bool aligned = (same.flags() & kAligned) != 0;
+        if (aligned && same.ndim() == 1 && (count < 0 || same.shape(0) == count)) return same;
     }
     const bool wants_bool = std::is_same_v<T, bool>;
     auto given = py::array::ensure(object);

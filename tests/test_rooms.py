@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bavt_fast"
-ENGINE = ("searcher", "engine", "drive", "async_drive", "checkpoint", "waves", "result", "settings", "reference")
+ENGINE = (
+    "searcher",
+    "engine",
+    "drive",
+    "drive_base",
+    "async_drive",
+    "checkpoint",
+    "waves",
+    "result",
+    "settings",
+    "reference",
+)
 HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "triton")
 # Only these join what the others keep apart.
 JOINERS = ("__init__", "cli", "model_folder", "searcher", "training")

@@ -1,0 +1,305 @@
+"""What the drivers share: the questions in their engine, and what becomes of answers and of scores."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from bavt_fast._core import Engine, TicketError
+from bavt_fast.budget import Spent
+from bavt_fast.engine import Search
+from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
+from bavt_fast.result import ManyProgress
+from bavt_fast.waves import (
+    Pending,
+    cancel,
+    checked_step,
+    fail,
+    grow,
+    requests_of,
+)
+
+__all__ = ["Asked", "Base", "is_whole", "named", "not_whole"]
+
+
+class Asked(NamedTuple):
+    """Asks of a wave, in columns. Once they are answered nobody needs their limits and requests."""
+
+    slots: Sequence[int]
+    nodes: Sequence[int]
+    counts: Sequence[int]
+    tickets: Sequence[int]
+    limits: Sequence[int] = ()
+    requests: Sequence[StepRequest] = ()
+
+    def take(self, places: Sequence[int]) -> Asked:
+        """Some of them."""
+        columns: list[Any] = [[column[i] for i in places] if column else () for column in self]
+        return Asked(*columns)
+
+
+class Base:
+    """What both loops share: the questions in the engine, and what becomes of answers and of scores."""
+
+    def __init__(self, searcher: Any, wave: int, leaves: int, one: bool) -> None:
+        self.generator, self.critic = searcher.generator, searcher.critic
+        self.on_progress, self.clock, self.retries = searcher.on_progress, searcher.clock, searcher.retries
+        self.wave, self.one = wave, one
+        self.engine = Engine(leaves)
+        self.searches: dict[int, Search] = {}  # by slot
+        self.indexes: dict[int, int] = {}  # of slots: the search's place among those given
+        self.failures: dict[int, int] = {}
+        self.extended: deque[tuple[int, Search]] = deque()  # given more budget after they had stopped
+        self.reopened: list[Asked] = []  # asks that were out when their search came here
+        self.more = True  # questions to take, as far as is known
+        self.taken = self.done = self.solved = 0
+        self.residual = searcher.critic.predicts == "residual"
+        self.warned = self.warned_of_overrun = False
+
+    # ---- questions in and out
+
+    def fill(self, waiting: Iterator[Search]) -> None:
+        """Takes questions while there is room for them."""
+        while len(self.searches) < self.wave:
+            if self.extended:
+                place, search = self.extended.popleft()
+            else:
+                new = next(waiting, None)
+                if new is None:
+                    self.more = False
+                    return
+                place, search = self.taken, new
+                self.taken += 1
+            slot = search.move_to(self.engine)
+            self.searches[slot], self.indexes[slot] = search, place
+            out = search._native.open_asks()
+            if out:
+                numbers, nodes, counts, limits, seeds, tries = zip(*out, strict=True)
+                slots = [slot] * len(out)
+                requests = requests_of(self.searches, slots, nodes, seeds, tries)
+                tickets = [slot << 32 | number for number in numbers]
+                self.reopened.append(Asked(slots, nodes, counts, tickets, limits, requests))
+
+    def ask(self, room: int) -> tuple[Asked, list[int]]:
+        """Up to ``room`` asks, and the slots that have stopped."""
+        slots, nodes, counts, tickets, limits, seeds, stopped = self.engine.ask(room, self.clock())
+        requests = requests_of(self.searches, slots, nodes, seeds)
+        return Asked(slots, nodes, counts, tickets, limits, requests), stopped
+
+    def finish(self, slot: int) -> tuple[int, Search]:
+        """Takes a question that has stopped out of the engine."""
+        search = self.searches.pop(slot)
+        self.engine.cancel_all(slot)
+        if not self.warned_of_overrun and any(search._native.account.overrun):
+            self.warn_of_overrun(search)
+        search.leave()
+        self.done += 1
+        self.solved += search.stop_reason == "solved"
+        self.failures.pop(slot, None)
+        if search.events is not None:
+            search.note("stop", search.stop_reason)
+        return self.indexes.pop(slot), search
+
+    def warn_of_overrun(self, search: Search) -> None:
+        """Once: a search that stops early for this looks like a small budget."""
+        self.warned_of_overrun = True
+        with contextlib.suppress(Warning):  # where warnings are errors; the result shows the overrun
+            warnings.warn(
+                f"generator or critic: took {Spent.of(search._native.account.overrun)} above what was reserved, and "
+                f"nothing more is asked of that budget; keep to the limits that are given, or raise max_step_tokens "
+                f"({search.settings.max_step_tokens}), max_step_cost or max_score",
+                stacklevel=2,
+            )
+
+    def hand_over(self, slot: int) -> Iterator[tuple[int, Search]]:
+        """A question that has stopped, to the caller, who may give it more budget meanwhile."""
+        place, search = self.finish(slot)
+        yield place, search
+        if search.stop_reason is None:
+            self.extended.append((place, search))
+            self.more = True
+
+    def break_off(self) -> list[tuple[int, Search]]:
+        """Ends every question where it stands: nothing stays in flight."""
+        finished = []
+        for slot, search in list(self.searches.items()):
+            search.mend()
+            self.engine.stop(slot, "interrupted")
+            finished.append(self.finish(slot))
+        return finished
+
+    def progress(self) -> None:
+        """Shows the caller how far it is. What their code raises ends what is under way: its results are kept."""
+        if self.on_progress is None:
+            return
+        try:
+            self.show()
+        except Exception as error:
+            for slot in self.searches:
+                fail(self.engine, self.searches, slot, error)
+
+    def show(self) -> None:
+        assert self.on_progress is not None
+        if self.one:
+            for search in self.searches.values():
+                self.on_progress(search.progress())
+        else:
+            active = len(self.searches)
+            asks = sum(search._native.asks for search in self.searches.values())
+            self.on_progress(ManyProgress(self.done, self.solved, active, asks))
+
+    # ---- answers
+
+    def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
+        """The answers that can be used, and their asks; the others fail their ask alone."""
+        problems = [_problem_of(steps, count) for steps, count in zip(answers, asked.counts, strict=True)]
+        for i, problem in enumerate(problems):
+            if problem is not None:
+                self.ask_failed(asked.slots[i], asked.tickets[i], problem, answers[i])
+        places = [i for i, problem in enumerate(problems) if problem is None]
+        return asked.take(places), [list(answers[i]) for i in places]
+
+    def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
+        """What the ask took is charged; the question is tried again, or ends with the error."""
+        spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps)
+        cancel(self.engine, self.searches, slot, ticket, spent)
+        self.failures[slot] = self.failures.get(slot, 0) + 1
+        if self.failures[slot] > self.retries:
+            fail(self.engine, self.searches, slot, error)
+
+    # ---- values
+
+    def grow(self, pending: Pending, outputs: Any) -> None:
+        """The critic's numbers into the trees. A question for which it gave none that is good ends with an error."""
+        values, charged = outputs, None
+        if outputs.__class__ is not list:
+            if isinstance(outputs, Scores):
+                outputs, charged = outputs.values, _per_ask(pending, outputs.spent)
+            values = _flat(outputs)
+        if len(values) != len(pending.nodes):
+            raise ValueError(f"critic: expected {len(pending.nodes)} scores, one per node, got {len(values)}")
+        try:
+            clipped = grow(self.engine, self.searches, pending, values, self.clock(), self.residual, None, charged)
+        except (TypeError, ValueError):
+            self.grow_what_can(pending, values, charged)
+        else:
+            if clipped and not self.warned:
+                self.warn_of_scale(pending, values)
+
+    def grow_what_can(self, pending: Pending, values: Sequence[Any], charged: list[Any] | None) -> None:
+        """Some score is not a finite number: its question fails, the others grow."""
+        at = 0
+        for i, part in enumerate(pending.by_ask()):
+            own = values[at : at + len(part.nodes)]
+            at += len(own)
+            problem = next(filter(None, map(_score_problem, own, part.nodes)), None)
+            if problem is not None:
+                self.state_failed(part, problem)
+                continue
+            costs = None if charged is None else charged[i : i + 1]
+            try:
+                grow(self.engine, self.searches, part, own, self.clock(), self.residual, None, costs)
+            except (TypeError, ValueError) as error:
+                self.state_failed(part, error)
+
+    def warn_of_scale(self, pending: Pending, values: Sequence[float]) -> None:
+        """Once. Where the caller made warnings errors, it ends the questions of this wave; their results are kept."""
+        self.warned = True
+        try:
+            warnings.warn(
+                f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
+                "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
+                stacklevel=2,
+            )
+        except Warning as error:
+            for slot in pending.slots:
+                fail(self.engine, self.searches, slot, error)
+
+    def state_failed(self, pending: Pending, error: Exception) -> None:
+        for slot, ticket in zip(pending.slots, pending.tickets, strict=True):
+            with contextlib.suppress(TicketError):  # it may have grown before the error came
+                self.engine.cancel(ticket)
+            fail(self.engine, self.searches, slot, error)
+
+
+# ---- Checks
+
+
+def is_whole(answers: Any, size: int) -> bool:
+    """Whether there is one answer per ask."""
+    is_list = answers.__class__ is list or (isinstance(answers, Sequence) and not isinstance(answers, (str, bytes)))
+    return is_list and len(answers) == size
+
+
+def not_whole(answers: Any, size: int) -> Exception:
+    got = f"{len(answers)}" if isinstance(answers, (list, tuple)) else f"{answers!r:.80}"
+    return ValueError(f"generator: expected {size} lists of steps, one per state, got {got}")
+
+
+def _problem_of(steps: Any, count: int) -> Exception | None:
+    """What is wrong with an answer; None where nothing is."""
+    if isinstance(steps, Exception):
+        return steps
+    if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
+        return TypeError(f"generator: expected a list of Step for each state, got {steps!r:.80}")
+    if len(steps) > count:
+        return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
+    try:
+        for step in steps:
+            checked_step(step)
+    except (TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def _spent_on(steps: Any) -> Spent | None:
+    """What an answer that cannot be used took, as far as it says."""
+    tokens = [step.tokens for step in steps if isinstance(step, Step)] if isinstance(steps, (list, tuple)) else []
+    good = [count for count in tokens if isinstance(count, int) and count > 0]
+    return Spent(sum(good)) if good else None
+
+
+def _flat(outputs: Any) -> list[Any]:
+    """A critic's numbers as a list: also of an array or tensor, and of shape (n, 1)."""
+    values = outputs.tolist() if hasattr(outputs, "tolist") else outputs
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"critic: expected a list of numbers, one per node, got {outputs!r:.80}")
+    if values and all(isinstance(value, list) and len(value) == 1 for value in values):
+        return [value[0] for value in values]
+    return list(values)
+
+
+def _score_problem(score: Any, node: Node) -> Exception | None:
+    if isinstance(score, (bool, str, bytes)) or not hasattr(score, "__float__"):
+        return TypeError(f"critic: expected a number for each state, got {score!r:.80} for {node.text[-60:]!r}")
+    try:
+        output = float(score)
+    except (TypeError, ValueError) as error:
+        return TypeError(f"critic: expected a number for each state, got {score!r:.80} ({error})")
+    if not math.isfinite(output):
+        return ValueError(f"critic: expected finite scores, got {output} for {node.text[-60:]!r}")
+    return None
+
+
+def _per_ask(pending: Pending, costs: Sequence[Any]) -> list[Any]:
+    """The critic's `Spent` per node as the engine's amounts per ask."""
+    whole = isinstance(costs, Sequence) and len(costs) == len(pending.nodes)
+    if not whole or not all(isinstance(cost, Spent) for cost in costs):
+        raise TypeError(f"critic: expected {len(pending.nodes)} Spent, one per node, got {costs!r:.80}")
+    amounts, at = [], 0
+    for count in pending.counts:
+        rows = [cost.amounts() for cost in costs[at : at + count]] or [(0, 0, 0, 0)]
+        amounts.append(tuple(map(sum, zip(*rows, strict=True))))
+        at += count
+    return amounts
+
+
+def named(error: Exception, who: str) -> Exception:
+    """The error, with a note on who raised it, where Python keeps notes."""
+    if hasattr(error, "add_note"):
+        error.add_note(f"raised by the {who}")
+    return error

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bavt_fast.kernels.critic_checks import check_arguments, check_impl
-from bavt_fast.kernels.critic_config import find_entry
+from bavt_fast.kernels.critic_lookup import find_entry
 from bavt_fast.kernels.critic_plan import layout
 from bavt_fast.kernels.critic_reference import critic_mlp_reference, quantize_w1
 

@@ -19,7 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from bavt_fast import kernels  # noqa: E402
 from bavt_fast.kernels import critic, critic_mlp, critic_mlp_reference, quantize_w1, warmup  # noqa: E402
-from bavt_fast.kernels.critic_config import ANY, Entry, find_entry  # noqa: E402
+from bavt_fast.kernels.critic_config import ANY, Entry  # noqa: E402
+from bavt_fast.kernels.critic_lookup import find_entry  # noqa: E402
 from bavt_fast.kernels.critic_table import ENTRIES  # noqa: E402
 
 OP = torch.ops.bavt_fast.critic_mlp.default

@@ -14,7 +14,7 @@ from kernel_cases import DTYPES, allowed_error, critic_arguments, exact, relativ
 from torch import Tensor, nn  # noqa: E402
 
 from bavt_fast.kernels import critic, critic_mlp, critic_mlp_reference, quantize_w1, warmup  # noqa: E402
-from bavt_fast.kernels.critic_config import find_entry  # noqa: E402
+from bavt_fast.kernels.critic_lookup import find_entry  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,24 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
-from search_checks import WORLDS, check_consistent, check_idle, fingerprint, run_all, worlds
+from search_checks import (
+    BUDGET,
+    ENDLESS,
+    WORLDS,
+    alone,
+    check_consistent,
+    check_idle,
+    fingerprint,
+    run_all,
+    worlds,
+)
 
 import bavt_fast as bavt
 from bavt_fast.protocols import GenerationError, StepRequest
 from bavt_fast.result import SearchError
 from bavt_fast.searcher import Searcher
-
-BUDGET = bavt.Budget(tokens=80)
-ENDLESS = World(goal_share=0.0, dead_share=0.0, invalid_share=0.0, merge_share=0.0, branching=26, depth=9, min_tokens=0)
-
-
-def searcher(world: World, **options: Any) -> Searcher:
-    return Searcher(ScriptedGenerator(world), TableCritic(world), WorldTask(world), **options)
-
-
-def alone(world: World, question: str, budget: bavt.Budget = BUDGET, seed: int = 0, **options: Any) -> Any:
-    return fingerprint(searcher(world, wave=1, **options).search(question, budget=budget, seed=seed))
-
 
 # --- failures of single asks
 

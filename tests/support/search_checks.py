@@ -22,6 +22,9 @@ WORLDS = int(os.environ.get("BAVT_SEARCH_WORLDS", "60"))
 POLICIES = ["power", "best_first", "uct", "puct", "ucb"]
 MASK = 2**64 - 1
 
+BUDGET = bavt.Budget(tokens=80)
+ENDLESS = World(goal_share=0.0, dead_share=0.0, invalid_share=0.0, merge_share=0.0, branching=26, depth=9, min_tokens=0)
+
 worlds = st.builds(
     World,
     seed=st.integers(0, 10**6),
@@ -34,6 +37,14 @@ worlds = st.builds(
     max_tokens=st.sampled_from([1, 6, 20]),
     min_tokens=st.integers(0, 3),
 )
+
+
+def searcher(world: World, **options: Any) -> Searcher:
+    return Searcher(ScriptedGenerator(world), TableCritic(world), WorldTask(world), **options)
+
+
+def alone(world: World, question: str, budget: bavt.Budget = BUDGET, seed: int = 0, **options: Any) -> Any:
+    return fingerprint(searcher(world, wave=1, **options).search(question, budget=budget, seed=seed))
 
 
 def run(world: World, *, tokens: int = 150, seed: int = 0, **options: Any) -> SearchResult:

@@ -136,7 +136,7 @@ def dump_nodes(
     used = {*keys, *[key for _, _, _, key in refused]}
 
     def dropped(node: Node, step: Step) -> list[Any]:  # of an answer that was cancelled after `admit`
-        state = None if step.finish_reason == "limit" else task.apply(node.state, step)
+        state = None if step.is_cut else task.apply(node.state, step)
         number = -1 if state is None else numbers.get(task.key(state), -1)
         used.add(number)
         return [number, dump_step(step)]

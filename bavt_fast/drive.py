@@ -11,12 +11,13 @@ from typing import Any
 
 from bavt_fast.drive_base import Asked, Base, is_whole, named, not_whole
 from bavt_fast.engine import Search
-from bavt_fast.protocols import Node, Step
+from bavt_fast.protocols import GenerationError, Node, Step
 from bavt_fast.waves import (
     MOST,
     BadAnswer,
     Pending,
     admit,
+    cancel,
     checked_description,
     describe,
     requests_of,
@@ -199,7 +200,7 @@ class Drive(Base):
             yield from self.refill(waiting, out)
         finally:
             if out:  # broken off: another run numbers its tickets anew
-                self.generator.discard(list(out))
+                self.give_up(list(out), out)
 
     def refill(self, waiting: Iterator[Search], out: dict[int, tuple[int, int, int]]) -> Iterator[tuple[int, Search]]:
         while True:
@@ -214,9 +215,7 @@ class Drive(Base):
                     continue
                 left = [ticket for ticket in out if ticket >> 32 == slot]
                 if left:
-                    self.generator.discard(left)
-                for ticket in left:
-                    del out[ticket]
+                    self.give_up(left, out)
                 yield from self.hand_over(slot)
             if stopped:
                 continue  # their places are free
@@ -224,6 +223,14 @@ class Drive(Base):
                 return
             self.collect(out)
             self.progress()
+
+    def give_up(self, tickets: Sequence[int], out: dict[int, tuple[int, int, int]]) -> None:
+        """Asks that nobody waits for any more; what they took by now is charged."""
+        took = self.generator.discard(tickets) or {}
+        for ticket in tickets:
+            slot, _, _ = out.pop(ticket)
+            if ticket in took:
+                cancel(self.engine, self.searches, slot, ticket, took[ticket])
 
     def submit(self, asked: Asked, out: dict[int, tuple[int, int, int]]) -> None:
         if not asked.tickets:
@@ -245,11 +252,11 @@ class Drive(Base):
             if unknown:
                 raise ValueError(f"generator: expected answers to tickets that are out, got {unknown[0]}")
         except Exception as error:
-            given_up = list(out)
+            took = self.generator.discard(list(out)) or {}
             for ticket, (slot, _, _) in out.items():
-                self.ask_failed(slot, ticket, named(error, "generator"))
+                failure = GenerationError(str(error), took[ticket]) if ticket in took else error
+                self.ask_failed(slot, ticket, named(failure, "generator"))
             out.clear()
-            self.generator.discard(given_up)
             return
         columns = [(*out.pop(ticket), ticket) for ticket, _ in done]
         if columns:

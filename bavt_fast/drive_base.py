@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bavt_fast._core import Engine, TicketError
 from bavt_fast.budget import Spent
 from bavt_fast.engine import Search
-from bavt_fast.protocols import GenerationError, Node, Scores, Step, StepRequest
+from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.waves import (
     Pending,
@@ -59,6 +59,8 @@ class Base:
         self.taken = self.done = self.solved = 0
         self.residual = searcher.critic.predicts == "residual"
         self.warned = self.warned_of_overrun = False
+        self.statistics = getattr(searcher.generator, "statistics", None)
+        self.at_first = None if self.statistics is None else self.statistics()
 
     # ---- questions in and out
 
@@ -97,6 +99,10 @@ class Base:
         if not self.warned_of_overrun and any(search._native.account.overrun):
             self.warn_of_overrun(search)
         search.leave()
+        if self.statistics is not None and self.at_first is not None:
+            now = self.statistics()
+            gained = (new - old for new, old in zip(now, self.at_first, strict=True))
+            search.generation = GenerationStatistics(*gained)._replace(store_bytes=now.store_bytes)
         self.done += 1
         self.solved += search.stop_reason == "solved"
         self.failures.pop(slot, None)

@@ -19,7 +19,7 @@ from bavt_fast._checks import as_amount, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
 from bavt_fast.budget import MAX_COST, Budget, Spent
 from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
-from bavt_fast.protocols import Node, Step, StepRequest
+from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
 from bavt_fast.waves import Pending, admit, cancel, checked_description, checked_steps, grow, requests_of
@@ -129,6 +129,7 @@ class Search:
         self.refused: list[tuple[int, str, Step, int]] = []  # node, reason, step, number of its key or -1
         self.events: list[tuple[Any, ...]] | None = [] if self.settings.record else None
         self.error: Exception | None = None
+        self.generation: GenerationStatistics | None = None
         self._lock = threading.RLock()
         self._home: tuple[Engine, int] | None = None  # the engine it lies in, and its slot there
         self._driven = False  # whether that is a driver's
@@ -337,6 +338,7 @@ class Search:
                 duplicate_steps=duplicate,
                 refuted_steps=refuted,
                 error=self.error,
+                generation=self.generation,
             )
 
     def _value_at(self, path: Sequence[int]) -> float:
@@ -445,7 +447,7 @@ class Search:
 
     def refuse(self, node: int, step: Step, key: int) -> None:
         """Keeps a step that led to no new state."""
-        reason = "duplicate" if key >= 0 else "limit" if step.finish_reason == "limit" else "invalid"
+        reason = "duplicate" if key >= 0 else step.finish_reason if step.is_cut else "invalid"
         self.refused.append((node, reason, step, -1))
 
     def move_to(self, engine: Engine) -> int:

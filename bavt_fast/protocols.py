@@ -11,16 +11,18 @@ tree, with the step that led to it. This module imports nothing else of the pack
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 __all__ = [
+    "CUT",
     "AsyncStepGenerator",
     "Critic",
     "Description",
     "FinishReason",
     "GenerationError",
+    "GenerationStatistics",
     "Node",
     "Sampling",
     "Scores",
@@ -34,7 +36,9 @@ __all__ = [
 ]
 
 State = TypeVar("State")
-FinishReason = Literal["delimiter", "end", "limit"]
+FinishReason = Literal["delimiter", "end", "limit", "deadline"]
+CUT = ("limit", "deadline")
+"""How a step ends that is not whole."""
 
 
 @dataclass(slots=True)
@@ -46,8 +50,8 @@ class Step:
             and the texts of the steps since, one after the other.
         tokens: generated tokens, the delimiter's included. All of them are charged, also those above the limit that
             the generator was given.
-        finish_reason: "delimiter"; "end" where the model ended its text; "limit" where the limit on tokens cut the
-            step short: it is paid for and dropped.
+        finish_reason: "delimiter"; "end" where the model ended its text; "limit" or "deadline" where the limit on
+            tokens or the time that was left cut the step short: it is paid for and dropped.
         prompt_tokens: tokens that the model read for this step, where they are counted.
         tool_calls: calls of tools made for it; None for the search's `step_tool_calls`.
         cost: money; None for the search's prices per token.
@@ -72,6 +76,11 @@ class Step:
     token_probabilities: tuple[float, ...] = ()
     log_probability: float | None = None
     cached_tokens: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was cut short."""
+        return self.finish_reason in CUT
 
     def total_log_probability(self) -> float | None:
         """Natural logarithm of the model's probability of the step; None where nobody said."""
@@ -193,6 +202,7 @@ class Sampling(NamedTuple):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
 
 
 class _RequestFields(NamedTuple):
@@ -211,7 +221,7 @@ class StepRequest(_RequestFields):
         seed: 63 bits that seed everything random about this request, so that a result does not depend on the batch
             around it.
         tried: the steps proposed before from the same node.
-        sampling: temperature, top-p, top-k.
+        sampling: temperature, top-p, top-k, min-p.
         seconds_left: time to the deadline; None without one.
     """
 
@@ -368,9 +378,42 @@ class StreamingStepGenerator(Protocol):
         """Waits until at least one request is done; (ticket, its answer) of all that are, each once."""
         ...
 
-    def discard(self, tickets: Sequence[int]) -> None:
-        """Gives up requests; nothing is told of them any more. One that is done already is passed over."""
+    def discard(self, tickets: Sequence[int]) -> Mapping[int, Any] | None:
+        """Gives up requests; nothing is told of them any more. One that is done already is passed over.
+
+        Returns what each of them took by then, a `Spent` by its ticket; None where nobody counts that.
+        """
         ...
+
+
+class GenerationStatistics(NamedTuple):
+    """What a generator that runs a model itself has done, told by its method ``statistics()``.
+
+    Attributes:
+        generated_tokens: tokens that were sampled.
+        prompt_tokens: tokens of the contexts of all candidates.
+        computed_prompt_tokens, saved_prompt_tokens: of contexts, those that were computed and those that were stored.
+        store_hits, store_evictions, store_bytes: contexts of which something was stored; what had to go; what is there.
+        too_long: requests that did not fit the model's positions.
+        forward_passes, decode_passes: of the model, and those of them that decode.
+        row_passes, wanted_row_passes: rows in the passes that decode, and rows that could have been there.
+        forward_seconds, sampling_seconds: time in the model, and in drawing tokens from its logits.
+    """
+
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    saved_prompt_tokens: int = 0
+    store_hits: int = 0
+    store_evictions: int = 0
+    store_bytes: int = 0
+    too_long: int = 0
+    forward_passes: int = 0
+    decode_passes: int = 0
+    row_passes: int = 0
+    wanted_row_passes: int = 0
+    forward_seconds: float = 0.0
+    sampling_seconds: float = 0.0
 
 
 class Scores(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bavt_fast._core import Tree
 from bavt_fast.budget import Spent
-from bavt_fast.protocols import Step
+from bavt_fast.protocols import GenerationStatistics, Step
 
 __all__ = ["ManyProgress", "Progress", "Refusal", "SearchError", "SearchResult"]
 
@@ -18,8 +18,8 @@ class Refusal(NamedTuple):
 
     Attributes:
         node: id of the node that it was proposed from.
-        reason: "invalid" (not legal), "limit" (cut short by its limit on tokens), "duplicate" (its state is in the
-            tree already) or "refuted" (it ends on an answer that the task refutes).
+        reason: "invalid" (not legal), "limit" or "deadline" (cut short by its limit on tokens, or by time), "duplicate"
+            (its state is in the tree already) or "refuted" (it ends on an answer that the task refutes).
         step: the step.
     """
 
@@ -51,6 +51,8 @@ class SearchResult:
         invalid_steps, duplicate_steps, refuted_steps: how many of them for which reason; those cut short by their
             limit are invalid.
         error: what failed, where the stop reason is "error".
+        generation: of a generator that runs a model itself, what it did for all questions of this run until this one
+            stopped: prompt tokens computed and saved, hits and evictions of its store, ...; else None.
     """
 
     answer: str | None
@@ -68,6 +70,7 @@ class SearchResult:
     duplicate_steps: int = 0
     refuted_steps: int = 0
     error: Exception | None = None
+    generation: GenerationStatistics | None = field(default=None, repr=False)
 
     @property
     def texts(self) -> tuple[str, ...]:

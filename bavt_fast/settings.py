@@ -42,7 +42,7 @@ class Settings:
         max_step_cost: the most that a step may cost beside its tokens.
         max_prompt_tokens: the most tokens that the model may read for one step, where that is limited or priced.
         max_score: the most that the critic may take for one node.
-        temperature, top_p, top_k: how to sample; None leaves it to the generator.
+        temperature, top_p, top_k, min_p: how to sample; None leaves it to the generator.
         record: keep the order of events too (`Search.events`).
     """
 
@@ -65,6 +65,7 @@ class Settings:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     widening_scale: float = 1.0
     widening_exponent: float = 0.5
     record: bool = False
@@ -104,6 +105,8 @@ class Settings:
             put(self, "top_p", as_share("top_p", self.top_p))
         if self.top_k is not None:
             put(self, "top_k", as_count("top_k", self.top_k, minimum=1))
+        if self.min_p is not None:
+            put(self, "min_p", as_share("min_p", self.min_p))
 
     @cached_property
     def native(self) -> SearchOptions:
@@ -130,7 +133,7 @@ class Settings:
     @cached_property
     def sampling(self) -> Sampling:
         """What requests carry."""
-        return Sampling(self.temperature, self.top_p, self.top_k)
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("native", "sampling")}

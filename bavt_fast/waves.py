@@ -16,7 +16,7 @@ from typing import Any
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast._core import Engine
 from bavt_fast.budget import Spent, cost_units, exact
-from bavt_fast.protocols import Description, Node, Step, StepRequest, as_step, without_hidden
+from bavt_fast.protocols import CUT, Description, Node, Step, StepRequest, as_step, without_hidden
 from bavt_fast.settings import Settings
 
 __all__ = [
@@ -193,7 +193,7 @@ def settle(
                 others.append(_other_costs(step, search.settings, len(counts) - 1))
         try:
             for step in steps:
-                after = None if step.finish_reason == "limit" else apply(state, step)
+                after = None if step.finish_reason in CUT else apply(state, step)
                 states.append(after)
                 keys.append(-1 if after is None else known.setdefault(search.key(after), len(known)))
         except Exception as error:  # its steps are charged all the same, and lead nowhere
@@ -208,7 +208,7 @@ def settle(
     return keys, states, is_new
 
 
-_FINISH_REASONS = frozenset(("delimiter", "end", "limit"))
+_FINISH_REASONS = frozenset(("delimiter", "end", *CUT))
 
 
 def _check(step: Any, place: int) -> None:
@@ -467,9 +467,10 @@ def checked_step(step: Any) -> Step:
         raise TypeError(f"generator: expected Step objects, got {type(step).__name__}; make one: Step(text, tokens)")
     if not isinstance(step.text, str):
         raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
-    if step.finish_reason not in ("delimiter", "end", "limit"):
+    if step.finish_reason not in _FINISH_REASONS:
         raise ValueError(
-            f"generator: expected 'delimiter', 'end' or 'limit' as Step.finish_reason, got {step.finish_reason!r}"
+            "generator: expected 'delimiter', 'end', 'limit' or 'deadline' as Step.finish_reason, got "
+            f"{step.finish_reason!r}"
         )
     step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=MOST)
     step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=MOST)

@@ -67,7 +67,7 @@ def rewrite(file: Path, **changes: Any) -> None:
 
 def test_a_saved_folder_loads_without_a_word(good_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     loaded = load_folder(good_folder)
-    assert (loaded.generator.temperature, loaded.generator.delimiter) == (0.25, ".")
+    assert (loaded.generator.temperature, loaded.generator.delimiters) == (0.25, (".",))
     assert loaded.generator.without_replacement
     assert loaded.critic.predicts == "value"
     assert isinstance(loaded.task, TextTask)
@@ -249,7 +249,7 @@ def test_settings_that_are_none_are_refused(folder: Path, changes: dict[str, Any
 
 def test_bad_arguments_are_refused(good_folder: Path) -> None:
     with pytest.raises(ValueError, match="temperature: expected a finite number"):
-        load_folder(good_folder, temperature=0.0)
+        load_folder(good_folder, temperature=-0.1)
     with pytest.raises(TypeError, match="target"):
         load_folder(good_folder, task_options={"target": 24})
 

@@ -1,39 +1,73 @@
 """A step generator over any transformers causal language model.
 
-Everything asked for in one call is decoded as one batch with a key-value cache. A step ends with the token whose text
-holds the delimiter (or with the model's end-of-text token). The hidden state that a critic reads comes from the same
-forward passes: it is the last layer's state at the step's last token before the delimiter, the one that predicted the
-delimiter, so nothing is ever encoded again.
+Requests from many trees are decoded in one batch, and no row waits for another: a step that ends is told at once, and
+the next request takes its place. What was computed of a context is kept, so a step costs the tokens that it adds. The
+hidden state that a critic reads comes from the same forward passes: it is the last layer's state that predicted the
+step's last token, so nothing is ever encoded again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from bavt_fast.protocols import FinishReason, Sampling, Step, StepRequest
+from bavt_fast._checks import as_amount, as_count, as_share
+from bavt_fast.budget import Spent
+from bavt_fast.generators.forward import Forward
+from bavt_fast.generators.prefix_store import PrefixStore
+from bavt_fast.generators.prompts import PlainPrompts
+from bavt_fast.generators.sampling import BROKEN, DELIMITER, END, RUNNING, Drawn, Sampler, SamplingRules
+from bavt_fast.generators.scheduler import Context, Scheduler
+from bavt_fast.generators.stopping import StopTable
+from bavt_fast.generators.vocabulary import Vocabulary, end_ids
+from bavt_fast.protocols import (
+    FinishReason,
+    GenerationError,
+    GenerationStatistics,
+    Sampling,
+    Step,
+    StepRequest,
+)
 
 __all__ = ["TorchGenerator"]
 
-NEW_MASS = 1e-4
-"""Where less than this share of the probability is left to steps not tried yet, nothing new is proposed."""
+_KEPT_PROMPTS = 4096
+"""Prompts whose tokens are remembered: a text task asks for the same one at every step."""
 
 
 class TorchGenerator:
     """Samples steps from a causal language model.
 
+    It is a `StepGenerator` and a `StreamingStepGenerator`; calls from several threads take turns. After the model's
+    weights change call `clear`.
+
     Args:
         model: a transformers causal LM; its device and dtype are used as they are, and it is put into eval mode.
         tokenizer: its tokenizer.
-        delimiter: text that ends a step.
-        temperature: softmax temperature, > 0.
+        delimiter: text that ends a step, or several.
+        temperature: softmax temperature; 0 takes the most likely token.
+        top_p: the most likely tokens that reach this probability together, in (0, 1].
+        top_k: so many of the most likely tokens; 0 for all.
+        min_p: tokens at least this share as likely as the most likely one.
         without_replacement: never sample a step again from the same node: the probability of the steps in
             ``StepRequest.tried`` is taken out of the distribution token by token (Shi et al. 2020, "Incremental
             Sampling Without Replacement for Sequence Models"). Tokens that would only repeat are not spent.
-        max_batch: sequences per forward pass; more are decoded in several batches.
+        prompts: ``text -> token ids`` of the text that a context begins with; None for the tokenizer's plain encoding.
+        max_batch: rows that are decoded at once.
+        store_bytes: limit of the store of contexts that were computed; None for 1 GiB, on a GPU half of what is free;
+            0 for no store.
+        measure: on a GPU, wait after every pass so that the times in `statistics` are right.
+
+    A request's `Sampling` goes before temperature, top_p, top_k and min_p.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be, or the model cannot be driven.
     """
 
     def __init__(
@@ -41,179 +75,273 @@ class TorchGenerator:
         model: Any,
         tokenizer: Any,
         *,
-        delimiter: str = "\n",
+        delimiter: str | Sequence[str] = "\n",
         temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
         without_replacement: bool = True,
+        prompts: Callable[[str], Sequence[int]] | None = None,
         max_batch: int = 256,
+        store_bytes: int | None = None,
+        measure: bool = False,
     ) -> None:
-        is_number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-        if not is_number or not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature: expected a finite number > 0, got {temperature!r}")
-        if not delimiter:
-            raise ValueError("delimiter: expected a non-empty str such as '\\n'")
-        if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
-            raise ValueError(f"max_batch: expected an integer of at least 1, got {max_batch!r}")
+        self.temperature = as_amount("temperature", temperature, allow_zero=True)
+        self.top_p = as_share("top_p", top_p)
+        self.top_k = as_count("top_k", top_k)
+        self.min_p = as_amount("min_p", min_p, allow_zero=True)
+        if self.min_p > 1.0:
+            raise ValueError(f"min_p: expected a number from 0 to 1, got {min_p!r}")
+        self.max_batch = as_count("max_batch", max_batch, minimum=1)
+        self.store_bytes = None if store_bytes is None else as_count("store_bytes", store_bytes)
+        self.delimiters = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
+        self.without_replacement = without_replacement
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.delimiter = delimiter
-        self.temperature = float(temperature)
-        self.without_replacement = without_replacement
-        self.max_batch = max_batch
-        self._pad_id = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-        self._find_ends()
+        self.prompts: Callable[[str], Sequence[int]] = PlainPrompts(tokenizer) if prompts is None else prompts
+        self.measure = measure
+        self._build()
 
-    def _find_ends(self) -> None:
-        """bool (vocabulary,) each: whether a token ends a step, ends the text, is blank."""
-        size = self.model.get_output_embeddings().weight.shape[0]
-        texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
-        self._ends_step, self._ends_text, self._blank = (np.zeros(size, dtype=bool) for _ in range(3))
-        self._ends_step[: len(texts)] = [self.delimiter in text for text in texts]
-        self._blank[: len(texts)] = [not text.strip() for text in texts]
-        eos = self.model.generation_config.eos_token_id
-        self._ends_text[[eos] if isinstance(eos, int) else list(eos or [])] = True
-        if not (self._ends_step | self._ends_text).any():
-            raise ValueError(f"delimiter: no token of the tokenizer contains {self.delimiter!r}; choose another one")
+    def _build(self) -> None:
+        """Everything that is made from the arguments."""
+        forward = Forward(self.model, self.measure)
+        size = int(self.model.get_output_embeddings().weight.shape[0])
+        self._vocabulary = Vocabulary(self.tokenizer, size)
+        stops = StopTable(self._vocabulary, self.delimiters)
+        ends = end_ids(self.model, self.tokenizer, size)
+        named = self._vocabulary.named
+        sampler = Sampler(stops.next_state, stops.FOUND, ends, named, forward.device)
+        on_cuda = forward.device.type == "cuda"
+        self._most_tokens = _max_positions(self.model)
+        self._scheduler = Scheduler(
+            forward,
+            forward.layout(),
+            sampler,
+            PrefixStore(self._store_limit(forward.device)),
+            max_rows=self.max_batch,
+            prefill_tokens=4096 if on_cuda else 512,
+            read_every=4 if on_cuda else 1,
+        )
+        self._lock = threading.RLock()
+        self._contexts: dict[int, Context] = {}  # by ticket
+        self._done: list[Context] = []
+        self._answered: list[tuple[int, list[Step] | Exception]] = []
+        self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._generated = self._read = self._too_long = 0
 
-    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
-        """See `StepGenerator.propose`. Several candidates of one request are drawn independently of each other."""
-        rows = [
-            _Row(self._context_ids(request), request, candidate, limit)
-            for request, count, limit in zip(states, counts, limits, strict=True)
-            for candidate in range(count)
-        ]
-        for start in range(0, len(rows), self.max_batch):
-            self._decode(rows[start : start + self.max_batch])
-        finished = iter(rows)
-        return [[step for _ in range(count) if (step := self._step(next(finished))) is not None] for count in counts]
+    def _store_limit(self, device: torch.device) -> int:
+        if self.store_bytes is not None:
+            return self.store_bytes
+        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**30
 
-    def _context_ids(self, request: StepRequest) -> list[int]:
-        """The prompt's tokens, and those of the steps since as the model made them."""
-        ids = [*self.tokenizer(request.prompt)["input_ids"], *request.token_ids]
-        if not ids:
-            raise ValueError(f"states: expected a text of at least one token to continue, got {request.prompt!r}")
-        return ids
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
-    @torch.no_grad()
-    def _decode(self, rows: list[_Row]) -> None:
-        device = self.model.device
-        longest = max(len(row.prompt) for row in rows)
-        ids = torch.tensor([[self._pad_id] * (longest - len(row.prompt)) + row.prompt for row in rows], device=device)
-        mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=device)
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        cache = None
-        while True:
-            output = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                output_hidden_states=True,
-                logits_to_keep=1,
-            )
-            cache = output.past_key_values
-            probabilities = self._probabilities(output.logits[:, -1].float(), rows)
-            hidden = output.hidden_states[-1][:, -1]
-            tokens = [self._sample(row, probabilities[i], hidden[i]) for i, row in enumerate(rows)]
-            if all(row.done for row in rows):
-                return
-            ids = torch.tensor(tokens, device=device)[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            positions = positions[:, -1:] + 1
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._build()
 
-    def _probabilities(self, logits: torch.Tensor, rows: list[_Row]) -> np.ndarray:
-        """float64 (rows, vocabulary), by each request's sampling settings or else this generator's."""
-        wanted = [row.sampling.temperature for row in rows]
-        temperatures = [self.temperature if t is None else t for t in wanted]
-        divisors = torch.tensor([t or 1.0 for t in temperatures], device=logits.device)[:, None]
-        probabilities: np.ndarray = (logits / divisors).softmax(-1).double().cpu().numpy()
-        for i, row in enumerate(rows):
-            if temperatures[i] == 0.0:
-                best = probabilities[i].argmax()
-                probabilities[i] = 0.0
-                probabilities[i, best] = 1.0
-            elif row.sampling.top_k is not None or row.sampling.top_p is not None:
-                probabilities[i] = _truncated(probabilities[i], row.sampling)
-        return probabilities
+    # ---- the contract
 
-    def _sample(self, row: _Row, probabilities: np.ndarray, hidden: torch.Tensor) -> int:
-        """Draws the row's next token, or padding where the row is done."""
-        if row.done:
-            return int(self._pad_id)
-        weights = row.untried(probabilities) if self.without_replacement else probabilities
-        cumulative = np.cumsum(weights)
-        if cumulative[-1] < NEW_MASS:
-            row.exhausted = row.done = True
-            return int(self._pad_id)
-        token = int(np.searchsorted(cumulative, row.random.random() * cumulative[-1], side="right"))
-        token = min(token, int(np.flatnonzero(weights)[-1]))
-        row.append(token, float(probabilities[token]))
-        row.hidden = hidden
-        row.written = row.written or not (self._blank[token] or self._ends_text[token])
-        if self._ends_text[token]:
-            row.finish_reason = "end"
-        elif self._ends_step[token] and row.written:  # line breaks before a step end nothing
-            row.finish_reason = "delimiter"
-        row.done = row.finish_reason != "limit" or len(row.tokens) >= row.limit
-        return token
+    def propose(
+        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> list[list[Step] | Exception]:
+        """See `StepGenerator.propose`. Requests that were submitted go on beside these."""
+        with self._lock:
+            done: list[Context] = []
+            answers: list[list[Step] | Exception] = []
+            contexts: dict[int, Context] = {}
+            for place, request in enumerate(zip(states, counts, limits, strict=True)):
+                started = self._begin(*request, done)
+                answers.append([] if isinstance(started, Context) else started)
+                if isinstance(started, Context):
+                    contexts[place] = started
+            try:
+                while any(not context.is_over for context in contexts.values()):
+                    self._scheduler.advance()
+                    late = [c for c in contexts.values() if c.is_late(time.monotonic())]
+                    if late:
+                        self._scheduler.drop(late)
+            finally:
+                self._scheduler.drop([context for context in contexts.values() if not context.is_over])
+            for place, context in contexts.items():
+                answers[place] = self._answer(context)
+            return answers
 
-    def _step(self, row: _Row) -> Step | None:
-        if not row.tokens:
-            return None
-        return Step(
-            self.tokenizer.decode(row.tokens, skip_special_tokens=True),
-            len(row.tokens),
-            row.finish_reason,
-            len(row.prompt),
-            hidden=row.hidden,
-            token_ids=tuple(row.tokens),
-            token_probabilities=tuple(row.probabilities),
+    def submit(
+        self, tickets: Sequence[int], states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> None:
+        """See `StreamingStepGenerator.submit`."""
+        with self._lock:
+            for ticket, request, count, limit in zip(tickets, states, counts, limits, strict=True):
+                started = self._begin(request, count, limit, self._done)
+                if isinstance(started, Context):
+                    started.ticket = ticket
+                    self._contexts[ticket] = started
+                else:
+                    self._answered.append((ticket, started))
+
+    def collect(self) -> list[tuple[int, list[Step] | Exception]]:
+        """See `StreamingStepGenerator.collect`. Empty where a request's time is over before it has a token."""
+        with self._lock:
+            while not (self._done or self._answered) and self._contexts:
+                self._scheduler.advance()
+                now = time.monotonic()
+                if any(context.is_late(now) for context in self._contexts.values()):
+                    break
+            answers, self._answered = self._answered, []
+            for context in self._done:
+                del self._contexts[context.ticket]
+                answers.append((context.ticket, self._answer(context)))
+            self._done.clear()
+            return answers
+
+    def discard(self, tickets: Sequence[int]) -> Mapping[int, Spent]:
+        """See `StreamingStepGenerator.discard`: what each of them took by now."""
+        with self._lock:
+            wanted = set(tickets)
+            self._answered = [(ticket, answer) for ticket, answer in self._answered if ticket not in wanted]
+            contexts = [self._contexts.pop(ticket) for ticket in tickets if ticket in self._contexts]
+            self._scheduler.drop([context for context in contexts if not context.is_over])
+            self._done[:] = [context for context in self._done if context.ticket not in wanted]
+            return {context.ticket: self._charge(context) for context in contexts}
+
+    # ---- more
+
+    def statistics(self) -> GenerationStatistics:
+        """What was done since this generator was made."""
+        scheduler = self._scheduler
+        return GenerationStatistics(
+            generated_tokens=self._generated,
+            prompt_tokens=self._read,
+            computed_prompt_tokens=scheduler.computed_tokens,
+            saved_prompt_tokens=scheduler.saved_tokens,
+            store_hits=scheduler.hits,
+            store_evictions=scheduler.store.evictions,
+            store_bytes=scheduler.store.nbytes,
+            too_long=self._too_long,
+            forward_passes=scheduler.forward.passes,
+            decode_passes=scheduler.batch.passes,
+            row_passes=scheduler.batch.row_passes,
+            wanted_row_passes=scheduler.wanted_passes,
+            forward_seconds=scheduler.forward.seconds,
+            sampling_seconds=scheduler.sampling_seconds,
         )
 
+    def clear(self) -> None:
+        """Forgets every context that was computed: after the model's weights have changed."""
+        with self._lock:
+            self._scheduler.store.clear()
 
-class _Row:
-    """One candidate while it is decoded."""
+    # ---- requests and answers
 
-    def __init__(self, prompt: list[int], request: StepRequest, candidate: int, limit: int) -> None:
-        self.prompt = prompt
-        self.limit = limit
-        # A stream of its own per request and candidate: the batch around it does not matter.
-        self.random = np.random.Generator(np.random.Philox(key=[request.seed, candidate]))
-        self.tokens: list[int] = []
-        self.probabilities: list[float] = []
-        self.hidden: torch.Tensor | None = None
-        self.sampling = request.sampling
-        self.done = limit <= 0
-        self.exhausted = False
-        self.written = False  # whether there is more than white space
-        self.finish_reason: FinishReason = "limit"
-        self._following = [step for step in request.tried if step.token_ids]  # tried steps that start as this one does
+    def _begin(
+        self, request: StepRequest, count: int, limit: int, done: list[Context]
+    ) -> Context | list[Step] | Exception:
+        """A context in the queue, or the answer where there is nothing to do."""
+        try:
+            ids = self._ids_of(request)
+        except Exception as error:
+            return error
+        if self._most_tokens is not None and len(ids) + limit > self._most_tokens:
+            limit = self._most_tokens - len(ids)
+            self._too_long += limit <= 0
+        if count <= 0 or limit <= 0:
+            return []
+        node, left_s = request.node, request.seconds_left
+        alone = node.prompt is not None and node.parent is not None  # the task gives every state a prompt of its own
+        deadline = None if left_s is None else time.monotonic() + left_s
+        rules = [self._rules(request, candidate, limit) for candidate in range(count)]
+        context = Context(ids, rules, done, alone, deadline)
+        self._scheduler.submit(context)
+        return context
 
-    def append(self, token: int, probability: float) -> None:
-        at = len(self.tokens)
-        self.tokens.append(token)
-        self.probabilities.append(probability)
-        self._following = [s for s in self._following if len(s.token_ids) > at + 1 and s.token_ids[at] == token]
+    def _rules(self, request: StepRequest, candidate: int, limit: int) -> SamplingRules:
+        wanted: Sampling = request.sampling
+        tried = request.tried if self.without_replacement else ()
+        return SamplingRules(
+            request.seed,
+            candidate,
+            limit,
+            self.temperature if wanted.temperature is None else wanted.temperature,
+            self.top_p if wanted.top_p is None else wanted.top_p,
+            self.top_k if wanted.top_k is None else wanted.top_k,
+            self.min_p if wanted.min_p is None else wanted.min_p,
+            [(step.token_ids, step.token_probabilities) for step in tried if step.token_probabilities],
+        )
 
-    def untried(self, probabilities: np.ndarray) -> np.ndarray:
-        """Next-token probabilities without the mass of the tried steps that run through each token."""
-        if not self._following:
-            return probabilities
-        weights, at = probabilities.copy(), len(self.tokens)
-        for step in self._following:
-            token = step.token_ids[at]
-            weights[token] -= probabilities[token] * float(np.prod(step.token_probabilities[at + 1 :]))
-        weights[weights < 1e-9] = 0.0
-        return weights
+    def _ids_of(self, request: StepRequest) -> tuple[int, ...]:
+        """The prompt's tokens, and those of the steps since as the model made them."""
+        prompt, steps = request.node.context()
+        ids = self._prompt_ids.get(prompt)
+        if ids is None:
+            ids = tuple(self.prompts(prompt))
+            if not ids:
+                raise ValueError(f"states: expected a text of at least one token to continue, got {prompt!r:.80}")
+            self._prompt_ids[prompt] = ids
+            if len(self._prompt_ids) > _KEPT_PROMPTS:
+                self._prompt_ids.popitem(last=False)
+        for step in steps:
+            ids += tuple(step.token_ids) if step.token_ids else self._encode(step.text)
+        return ids
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _charge(self, context: Context) -> Spent:
+        tokens = sum(len(drawn.tokens) for drawn in context.drawn.values())
+        self._generated += tokens
+        read = len(context.ids) * len(context.drawn)
+        self._read += read
+        return Spent(tokens=tokens, prompt_tokens=read)
+
+    def _answer(self, context: Context) -> list[Step] | Exception:
+        """The steps of a context that is over, or why there are none."""
+        spent = self._charge(context)
+        drawn = [context.drawn[candidate] for candidate in sorted(context.drawn)]
+        if context.error is not None:
+            return GenerationError(_why(context.error), spent)
+        if any(row.reason == BROKEN for row in drawn):
+            return GenerationError(
+                f"model: expected logits that are numbers, got NaN or infinity after {self._tail(context)!r}; half "
+                "precision that overflows, or a temperature next to 0, does this: take bfloat16 or float32, or 0",
+                spent,
+            )
+        steps = [self._step(context, row) for row in drawn if row.tokens]
+        if steps and context.computed:  # the first of them read what had to be computed
+            steps[0].cached_tokens = len(context.ids) - min(context.computed, len(context.ids))
+        return steps
+
+    def _step(self, context: Context, drawn: Drawn) -> Step:
+        return Step(
+            self._vocabulary.text(drawn.tokens),
+            len(drawn.tokens),
+            _FINISH_REASONS.get(drawn.reason, "limit"),
+            len(context.ids),
+            hidden=drawn.hidden,
+            token_ids=drawn.tokens,
+            token_probabilities=drawn.probabilities,
+            log_probability=drawn.log_probability if math.isfinite(drawn.log_probability) else None,
+            cached_tokens=len(context.ids),
+        )
+
+    def _tail(self, context: Context) -> str:
+        return str(self.tokenizer.decode(context.ids[-40:]))[-60:]
 
 
-def _truncated(probabilities: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """The most likely tokens alone: at most top_k of them, and no more than it takes to reach top_p."""
-    order = np.argsort(-probabilities, kind="stable")
-    kept = len(order) if sampling.top_k is None else min(sampling.top_k, len(order))
-    if sampling.top_p is not None:
-        reached = int(np.searchsorted(np.cumsum(probabilities[order]), sampling.top_p)) + 1
-        kept = min(kept, reached)
-    truncated = np.zeros_like(probabilities)
-    truncated[order[:kept]] = probabilities[order[:kept]]
-    return truncated / truncated.sum()
+_FINISH_REASONS: Mapping[int, FinishReason] = {DELIMITER: "delimiter", END: "end", RUNNING: "deadline"}
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"device: out of memory with one row and an empty store ({error}); use shorter prompts or a smaller model"
+        )
+    return f"{type(error).__name__} in the model's forward pass: {error}"
+
+
+def _max_positions(model: Any) -> int | None:
+    config = model.config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    sizes = [getattr(config, name, None) for name in names]
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)

@@ -122,21 +122,20 @@ def test_a_search_with_a_tiny_model_end_to_end() -> None:
     from bavt_fast.tasks.text import TextTask
 
     torch.manual_seed(3)
-    generated: list[int] = []
-
-    class Counting(TorchGenerator):
-        def propose(self, states: Any, counts: Any, limits: Any) -> list[list[Step]]:
-            steps = super().propose(states, counts, limits)
-            generated.extend(len(step.token_ids) for row in steps for step in row)
-            return steps
-
-    generator = Counting(tiny_model(), build_tokenizer(), delimiter="7")
     critic = HiddenStateCritic(bavt.ResidualValuePredictor(32), predicts="logit")
-    searcher = bavt.Searcher(generator, critic, TextTask(max_depth=3), wave=4, max_step_tokens=8)
-    first = searcher.search("Target: 5", budget=bavt.Budget(tokens=120), seed=4)
-    assert first.spent.tokens == sum(generated) <= 120
+
+    def search() -> bavt.SearchResult:
+        generator = TorchGenerator(tiny_model(), build_tokenizer(), delimiter="7")
+        searcher = bavt.Searcher(generator, critic, TextTask(max_depth=3), wave=4, max_step_tokens=8)
+        return searcher.search("Target: 5", budget=bavt.Budget(tokens=120), seed=4)
+
+    first = search()
+    told = [step for step in (*first.steps, *(refusal.step for refusal in first.refused)) if step is not None]
+    assert first.spent.tokens == sum(len(step.token_ids) for step in told) <= 120
+    assert first.generation is not None
+    assert first.generation.generated_tokens == first.spent.tokens
     assert first.tree.num_nodes > 1
-    second = searcher.search("Target: 5", budget=bavt.Budget(tokens=120), seed=4)
+    second = search()
     assert first.tree.parents.tobytes() == second.tree.parents.tobytes()
     assert first.tree.values.tobytes() == second.tree.values.tobytes()
     assert first.path == second.path

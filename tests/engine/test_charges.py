@@ -173,7 +173,7 @@ def test_wrong_costs_of_scores(spent: Any) -> None:
 def test_sampling_is_handed_to_the_generator() -> None:
     one = searcher(ENDLESS, temperature=0.25, top_p=0.5, top_k=7)
     one.search("q", budget=BUDGET)
-    assert {request.sampling for request in one.generator.requests} == {(0.25, 0.5, 7)}
+    assert {request.sampling for request in one.generator.requests} == {(0.25, 0.5, 7, None)}
 
 
 def test_prompt_tokens_are_limited_and_priced() -> None:

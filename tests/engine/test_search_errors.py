@@ -198,7 +198,7 @@ def fails(generator: Any, critic: Any = None) -> tuple[str, SearchResult]:
         ([[Step("a", True)]], "Step.tokens: expected an integer from 1 to 1152921504606846976, got True"),
         ([[Step("a", math.nan)]], "Step.tokens: expected an integer from 1 to 1152921504606846976, got nan"),  # type: ignore[arg-type]
         ([[Step(None, 1)]], "a str as Step.text, got NoneType"),  # type: ignore[arg-type]
-        ([[Step("a", 1, "stop")]], "'delimiter', 'end' or 'limit' as Step.finish_reason, got 'stop'"),  # type: ignore[arg-type]
+        ([[Step("a", 1, "stop")]], "'end', 'limit' or 'deadline' as Step.finish_reason, got 'stop'"),  # type: ignore[arg-type]
         (
             [[Step("a", 1, prompt_tokens=-1)]],
             "Step.prompt_tokens: expected an integer from 0 to 1152921504606846976, got -1",

@@ -1,0 +1,150 @@
+"""The rows that are decoded together: each pass computes one more token of every row.
+
+A row that is done leaves at once, and another takes its place; the last rows fill the holes that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bavt_fast.generators.forward import Forward
+from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
+from bavt_fast.generators.sampling import as_numbers
+
+__all__ = ["DecodeBatch", "Pieces", "Row", "prefill"]
+
+Pieces = Sequence[tuple[StoredStates, int]]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A sequence under way.
+
+    Attributes:
+        owner: whose it is; nothing here looks at it.
+        candidate: its number among the owner's.
+        record: its record in the sampler.
+        length: tokens whose keys and values are there.
+        slot: its place in the batch; -1 outside.
+    """
+
+    owner: Any
+    candidate: int
+    record: int
+    length: int
+    slot: int = -1
+
+
+class DecodeBatch:
+    """Rows with their keys and values.
+
+    Attributes:
+        rows: by slot.
+        passes, row_passes: forward passes, and rows in them.
+    """
+
+    def __init__(self, forward: Forward, layout: Layout) -> None:
+        self.forward = forward
+        self.layout = layout
+        self.passes = 0
+        self.row_passes = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Lets go of all rows and their memory."""
+        self.window = KeyValueWindow(self.layout)
+        self.rows: list[Row] = []
+        self._members: tuple[Tensor, Any, Tensor] | None = None  # records, the same on the host, lengths
+
+    def change(self, leaving: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
+        """Takes rows out and puts others in, with the states of their `length` tokens."""
+        if not leaving and not coming:
+            return
+        self._members = None
+        if len(leaving) == len(self.rows):
+            self.window.end = 0
+        holes = sorted((row.slot for row in leaving), reverse=True)
+        for row in leaving:
+            row.slot = -1
+        if coming:
+            longest = max(row.length for row, _ in coming)
+            longest = max([longest, *(row.length for row in self.rows)])
+            self.window.make_room(len(self.rows) + len(coming), longest)
+        for row, pieces in coming:
+            if holes:
+                row.slot = holes.pop()
+                self.rows[row.slot] = row
+            else:
+                row.slot = len(self.rows)
+                self.rows.append(row)
+            self.window.place(row.slot, row.length, pieces)
+        for hole in holes:  # the highest first, so that the last row is never itself a hole
+            last = self.rows.pop()
+            if last.slot >= 0 and hole < len(self.rows):
+                self.window.move(last.slot, hole, last.length)
+                self.rows[hole] = last
+                last.slot = hole
+
+    def members(self) -> tuple[Tensor, Any, Tensor]:
+        """(records, the same on the host, lengths) of the rows, int64 (rows,)."""
+        if self._members is None:
+            records, numbers = as_numbers([row.record for row in self.rows], self.forward.device)
+            lengths = torch.tensor([row.length for row in self.rows], device=self.forward.device)
+            self._members = records, numbers, lengths
+        return self._members
+
+    def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes one token more of every row, int64 (rows,): logits (rows, vocabulary), hidden states (rows, H)."""
+        window, rows = self.window, self.rows
+        records, numbers, lengths = self.members()
+        longest = max(row.length for row in rows)
+        window.make_room(len(rows), longest)
+        window.begin = window.end - longest
+        mask = None
+        if min(row.length for row in rows) < longest:
+            columns = torch.arange(longest + 1, device=lengths.device)
+            mask = columns >= longest - lengths[:, None]
+        logits, hidden = self.forward(tokens[:, None], mask, lengths[:, None], window.cache)
+        window.end += 1
+        for row in rows:
+            row.length += 1
+        self._members = records, numbers, lengths + 1
+        self.passes += 1
+        self.row_passes += len(rows)
+        return logits, hidden
+
+
+def prefill(
+    forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int], int, Pieces]]
+) -> tuple[Tensor, Tensor, list[StoredStates]]:
+    """Computes the prompts of new rows.
+
+    Args:
+        rows: (new ids, tokens before them, the states of those). Either nothing stands before any of them, or they have
+            equally many new ids: padding in the middle of a row would shift a sliding window.
+
+    Returns:
+        Logits (rows, vocabulary) and hidden states (rows, H) of each last token, and each row's new states.
+    """
+    before = max(known for _, known, _ in rows)
+    new = max(len(ids) for ids, _, _ in rows)
+    window = KeyValueWindow(layout, len(rows), before + new)
+    window.end = before
+    for row, (_, known, pieces) in enumerate(rows):
+        window.place(row, known, pieces)
+    ids = torch.tensor([[ids[0]] * (new - len(ids)) + list(ids) for ids, _, _ in rows], device=forward.device)
+    sizes = torch.tensor([[len(ids), known] for ids, known, _ in rows], device=forward.device)
+    columns = torch.arange(before + new, device=forward.device)
+    positions = (columns[before:] - (before + new) + sizes.sum(1, keepdim=True)).clamp_min(0)
+    lengths = sizes.sum(1, keepdim=True)
+    is_padded = any(known + len(ids) < before + new for ids, known, _ in rows)
+    mask = columns >= before + new - lengths if is_padded else None
+    logits, hidden = forward(ids, mask, positions, window.cache)
+    window.end += new
+    states = [window.read(row, known + len(ids), known, len(ids)) for row, (ids, known, _) in enumerate(rows)]
+    return logits, hidden, states

@@ -1,0 +1,197 @@
+"""Keys and values of many sequences of different lengths, in one piece of memory that a model writes into.
+
+Sequences are aligned at their ends, as transformers aligns a left-padded batch: all rows write the same column next,
+and a row's tokens are the columns before it. So masks made of columns (causal, sliding) are right for every row, and no
+row is copied while it grows. Only the columns that the longest row needs are shown to the model.
+
+    column      0   1   2   3   4   5   6   7
+    row 0               a   b   c   d  |next       begin = 1, end = 6
+    row 1                       e   f  |next
+    row 2           g   h   i   j   k  |next
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+__all__ = ["KeyValueWindow", "KeyValues", "Layout", "StoredStates"]
+
+StoredStates = list[Tensor]
+"""Keys and values of some tokens: for each lane of a `Layout` a tensor (layers, heads, tokens, width)."""
+
+
+class _Lane(NamedTuple):
+    """What layers with keys or values of the same shape share."""
+
+    heads: int
+    width: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Layout:
+    """Where each layer's keys and values lie: those of one shape share a tensor, a *lane*.
+
+    Args:
+        layers: (keys, values) of each layer as a model's own cache holds them, each (rows, heads, tokens, width).
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.lanes: list[_Lane] = []
+        self.counts: list[int] = []
+        self.places: list[tuple[tuple[int, int], tuple[int, int]]] = []  # of each layer's keys and values
+        for keys, values in layers:
+            self.places.append((self._add(keys), self._add(values)))
+        self.token_bytes = sum(
+            count * lane.heads * lane.width * lane.dtype.itemsize
+            for lane, count in zip(self.lanes, self.counts, strict=True)
+        )
+
+    def _add(self, states: Tensor) -> tuple[int, int]:
+        lane = _Lane(states.shape[1], states.shape[3], states.dtype, states.device)
+        if lane not in self.lanes:
+            self.lanes.append(lane)
+            self.counts.append(0)
+        at = self.lanes.index(lane)
+        self.counts[at] += 1
+        return at, self.counts[at] - 1
+
+    def empty(self, rows: int, columns: int) -> list[Tensor]:
+        """Memory for so many rows and columns: for each lane (layers, rows, heads, columns, width), filled with zeros:
+        what a mask hides must still be finite."""
+        return [
+            torch.zeros(count, rows, lane.heads, columns, lane.width, dtype=lane.dtype, device=lane.device)
+            for lane, count in zip(self.lanes, self.counts, strict=True)
+        ]
+
+
+class KeyValueWindow:
+    """Rows of keys and values in columns ``begin`` to ``end``; the next tokens go behind them.
+
+    Attributes:
+        end: the column that is written next.
+        cache: what a transformers model takes as its cache. It shows `rows` rows from column `begin` on.
+    """
+
+    def __init__(self, layout: Layout, rows: int = 1, columns: int = 64) -> None:
+        self.layout = layout
+        self.lanes = layout.empty(rows, columns)
+        self.rows = rows
+        self.begin = 0
+        self.end = 0
+        self.cache = _WindowCache(self)
+
+    @property
+    def capacity(self) -> tuple[int, int]:
+        """(rows, columns) that there is memory for."""
+        lane = self.lanes[0]
+        return lane.shape[1], lane.shape[3]
+
+    def make_room(self, rows: int, longest: int, new: int = 1) -> None:
+        """Sees to it that there is memory for `rows` rows and `new` more columns, where no row is longer than
+        `longest`. Moves what there is where the end of the memory is reached."""
+        has_rows, has_columns = self.capacity
+        if rows > has_rows or longest + new > has_columns:
+            columns = has_columns if longest + new <= has_columns else 2 * (longest + new)
+            self._move_to(self.layout.empty(_grown(has_rows, rows), columns), longest)
+        elif self.end + new > has_columns:
+            self._move_to(self.lanes, longest)
+
+    def _move_to(self, lanes: list[Tensor], longest: int) -> None:
+        first = max(self.end - longest, 0)
+        kept = self.end - first
+        for old, new in zip(self.lanes, lanes, strict=True):
+            rows = min(old.shape[1], new.shape[1])
+            source = old[:, :rows, :, first : self.end]
+            overlaps = old is new and kept > first
+            new[:, :rows, :, :kept] = source.clone() if overlaps else source
+        self.lanes = lanes
+        self.begin, self.end = 0, kept
+
+    def place(self, row: int, length: int, pieces: Sequence[tuple[StoredStates, int]]) -> None:
+        """Puts stored states into a row, which then has `length` tokens: (states, how many of their tokens), in the
+        order of the text. Needs room for that many columns: a window that is shorter grows at its beginning."""
+        if length > self.end:
+            self._open_front(length)
+        column = self.end - length
+        for states, count in pieces:
+            for lane, part in zip(self.lanes, states, strict=True):
+                lane[:, row, :, column : column + count] = part[:, :, :count]
+            column += count
+
+    def _open_front(self, length: int) -> None:
+        """Shifts all columns so that a row of `length` fits before the end."""
+        shift = length - self.end
+        _, columns = self.capacity
+        lanes = self.lanes if length < columns else self.layout.empty(self.capacity[0], 2 * length)
+        for old, new in zip(self.lanes, lanes, strict=True):
+            source = old[:, :, :, : self.end]
+            new[:, :, :, shift:length] = source.clone() if old is new else source
+        self.lanes = lanes
+        self.begin, self.end = self.begin + shift, length
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """A row's last `length` tokens into another row."""
+        columns = slice(self.end - length, self.end)
+        for lane in self.lanes:
+            lane[:, target, :, columns] = lane[:, source, :, columns]
+
+    def read(self, row: int, length: int, first: int, count: int) -> StoredStates:
+        """A copy of `count` tokens of a row that has `length`, from its token `first` on."""
+        column = self.end - length + first
+        return [lane[:, row, :, column : column + count].clone() for lane in self.lanes]
+
+
+class KeyValues(CacheLayerMixin):
+    """One layer of a `KeyValueWindow`, as transformers asks for it."""
+
+    is_sliding = False  # all tokens are kept; a sliding mask hides the old ones
+    is_compileable = False
+
+    def __init__(self, window: KeyValueWindow, layer: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.window = window
+        (self._key_lane, self._key_place), (self._value_lane, self._value_place) = window.layout.places[layer]
+        self.is_initialized = True
+
+    def lazy_initialization(self, *_: Any, **__: Any) -> None:
+        """There is nothing to do: the memory is there."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Writes the next columns of all rows; keys and values with them, each (rows, heads, columns, width)."""
+        window = self.window
+        rows, end = key_states.shape[0], window.end + key_states.shape[2]
+        keys = window.lanes[self._key_lane][self._key_place, :rows]
+        values = window.lanes[self._value_lane][self._value_place, :rows]
+        keys[:, :, window.end : end] = key_states
+        values[:, :, window.end : end] = value_states
+        return keys[:, :, window.begin : end], values[:, :, window.begin : end]
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """(columns that attention sees, the first one's number). Before transformers 5.4 it gets the positions."""
+        count = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.get_seq_length() + count, 0
+
+    def get_seq_length(self, *_: Any) -> int:
+        return self.window.end - self.window.begin
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name before transformers 5.20
+
+
+class _WindowCache(Cache):
+    """A `KeyValueWindow` as the cache that a transformers model takes."""
+
+    def __init__(self, window: KeyValueWindow) -> None:
+        super().__init__(layers=[KeyValues(window, layer) for layer in range(len(window.layout.places))])
+
+
+def _grown(has: int, needed: int) -> int:
+    return has if needed <= has else max(needed, 2 * has)

@@ -1,0 +1,355 @@
+"""Draws the next tokens of many rows at once, on the device where the logits are.
+
+What a row has so far (tokens, probabilities, how it ended) lies in tensors, by *record*: a record stays where it is
+while the rows of the batch move. Each row has its own uniform numbers, drawn when it starts by a counter-based
+generator (Philox) from its seed, so a result does not depend on the batch around it.
+
+A token is the smallest one whose cumulative probability is above u times the whole, found in two steps: the block of
+tokens it lies in, then its place in there.
+
+Sampling without replacement takes the probability of steps tried before out of the distribution, token by token (Shi et
+al. 2020, "Incremental Sampling Without Replacement for Sequence Models").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "BROKEN",
+    "DELIMITER",
+    "END",
+    "EXHAUSTED",
+    "LIMIT",
+    "RUNNING",
+    "Drawn",
+    "Sampler",
+    "SamplingRules",
+]
+
+RUNNING, DELIMITER, END, LIMIT, EXHAUSTED, BROKEN = range(6)
+"""Why a row stands: it goes on; a stop string; the end of the text; its limit on tokens; nothing new is left; its
+logits are not numbers."""
+
+NEW_MASS = 1e-4
+"""Where less than this share of the probability is left to steps not tried yet, nothing new is drawn."""
+_SPENT_SHARE = 1e-6  # of a token's probability, below which what is left of it is rounding
+_BLOCK = 256
+
+
+@dataclass(slots=True)
+class SamplingRules:
+    """How one row draws. `tried` are steps not to draw again: their tokens and the probability of each."""
+
+    seed: int
+    candidate: int
+    limit: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    tried: Sequence[tuple[Sequence[int], Sequence[float]]] = field(default=())
+
+
+@dataclass(slots=True)
+class Drawn:
+    """What a row has drawn.
+
+    Attributes:
+        tokens: their ids.
+        probabilities: of each, by the rules of the row.
+        log_probability: of all together, as the model has it at temperature 1.
+        reason: RUNNING, DELIMITER, ...
+        hidden: the state that predicted the last token, (H,), on the device.
+    """
+
+    tokens: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    log_probability: float
+    reason: int
+    hidden: Tensor
+
+
+class Sampler:
+    """The records of all rows that are under way.
+
+    Args:
+        next_state: integer (states, vocabulary), a `StopTable`'s; `found` is its last state.
+        ends: ids that end the text.
+        named: bool (vocabulary,); other ids are never drawn.
+        device: of the logits.
+    """
+
+    def __init__(
+        self, next_state: np.ndarray, found: int, ends: Sequence[int], named: np.ndarray, device: torch.device
+    ) -> None:
+        self.device = device
+        self._next_state = torch.as_tensor(next_state, device=device)
+        self._found = found
+        self._ends = torch.zeros(len(named), dtype=torch.bool, device=device)
+        self._ends[list(ends)] = True
+        self._nameless = None if named.all() else torch.as_tensor(~named, device=device)
+        self._hidden: Tensor | None = None
+        self._free: list[int] = []
+        self._is_greedy, self._is_cut, self._has_tried = (np.zeros(0, dtype=bool) for _ in range(3))
+        self._make_columns(0, 1, 1)
+
+    # ---- records
+
+    def _make_columns(self, records: int, tokens: int, tries: int) -> None:
+        def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=self.device)
+
+        self._count, self._limit, self._state, self._reason, self.next_token = (
+            zeros(records, dtype=torch.long) for _ in range(5)
+        )
+        self._settings = zeros(records, 4, dtype=torch.float32)  # temperature, top_p, top_k, min_p
+        self._log_probability = zeros(records, dtype=torch.float64)
+        self._tokens = zeros(records, tokens, dtype=torch.long)
+        self._uniforms, self._probabilities = (zeros(records, tokens, dtype=torch.float64) for _ in range(2))
+        self._tried = zeros(records, tries, tokens, dtype=torch.long)
+        self._rest = zeros(records, tries, tokens, dtype=torch.float32)  # probability of the tokens behind
+        self._alive = zeros(records, tries, dtype=torch.bool)
+
+    def _make_room(self, rows: int, tokens: int, tries: int) -> None:
+        records, had_tokens = self._tokens.shape
+        had_tries = self._tried.shape[1]
+        grown = records if len(self._free) >= rows else max(8, 2 * records, records + rows)
+        if grown == records and tokens <= had_tokens and tries <= had_tries:
+            return
+        old = {name: getattr(self, name) for name in _COLUMNS}
+        self._make_columns(grown, max(tokens, had_tokens), max(tries, had_tries))
+        for name in _COLUMNS:
+            new = getattr(self, name)
+            new[tuple(slice(size) for size in old[name].shape)] = old[name]
+        if self._hidden is not None:
+            hidden = self._hidden.new_zeros(grown, self._hidden.shape[1])
+            hidden[:records] = self._hidden
+            self._hidden = hidden
+        more = grown - records
+        self._free.extend(range(grown - 1, records - 1, -1))
+        for name in ("_is_greedy", "_is_cut", "_has_tried"):
+            setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, dtype=bool)]))
+
+    def open(self, rules: Sequence[SamplingRules], next_tokens: Sequence[int]) -> list[int]:
+        """Records for rows that start, each of which has `next_tokens` before it (-1 where its logits are there)."""
+        longest = max(rule.limit for rule in rules) + 1
+        tries = max(len(rule.tried) for rule in rules)
+        longest = max([longest, *(len(tokens) + 1 for rule in rules for tokens, _ in rule.tried)])
+        self._make_room(len(rules), longest, tries)
+        numbers = [self._free.pop() for _ in rules]
+        width = self._tokens.shape[1]
+        uniforms = np.zeros((len(rules), width))
+        for row, rule in zip(uniforms, rules, strict=True):
+            random = np.random.Generator(np.random.Philox(key=[rule.seed, rule.candidate]))
+            row[: rule.limit] = random.random(rule.limit)
+        at = torch.tensor(numbers, device=self.device)
+        self._uniforms[at] = torch.as_tensor(uniforms, device=self.device)
+        settings = [[rule.temperature or 1.0, rule.top_p, rule.top_k, rule.min_p] for rule in rules]
+        self._settings[at] = torch.tensor(settings, dtype=torch.float32, device=self.device)
+        self._limit[at] = torch.tensor([rule.limit for rule in rules], device=self.device)
+        self.next_token[at] = torch.tensor(list(next_tokens), device=self.device)
+        for column in (self._count, self._state, self._reason, self._log_probability):
+            column[at] = 0
+        self._is_greedy[numbers] = [rule.temperature == 0.0 for rule in rules]
+        self._is_cut[numbers] = [rule.top_p < 1.0 or rule.top_k > 0 or rule.min_p > 0.0 for rule in rules]
+        self._has_tried[numbers] = [len(rule.tried) > 0 for rule in rules]
+        for number, rule in zip(numbers, rules, strict=True):
+            if rule.tried:
+                self._remember(number, rule.tried)
+        return numbers
+
+    def _remember(self, number: int, tried: Sequence[tuple[Sequence[int], Sequence[float]]]) -> None:
+        tokens = np.full((len(tried), self._tried.shape[2]), -1, dtype=np.int64)
+        rest = np.zeros(tokens.shape, dtype=np.float32)
+        for i, (ids, probabilities) in enumerate(tried):
+            tokens[i, : len(ids)] = ids
+            behind = np.cumprod(np.asarray(probabilities, dtype=np.float64)[::-1])[::-1]
+            rest[i, : len(ids)] = [*behind[1:], 1.0]
+        self._tried[number, : len(tried)] = torch.as_tensor(tokens, device=self.device)
+        self._rest[number, : len(tried)] = torch.as_tensor(rest, device=self.device)
+        self._alive[number] = False
+        self._alive[number, : len(tried)] = True
+
+    def close(self, numbers: Sequence[int]) -> None:
+        """Gives records back."""
+        self._free.extend(numbers)
+
+    def release(self) -> None:
+        """Gives all records back."""
+        self._free = list(range(len(self._count) - 1, -1, -1))
+
+    def reasons(self, records: Tensor) -> list[int]:
+        """Why each row stands."""
+        reasons: list[int] = self._reason[records].tolist()
+        return reasons
+
+    def drawn(self, numbers: Sequence[int]) -> list[Drawn]:
+        """What rows have drawn: one copy to the host for all."""
+        at = torch.tensor(list(numbers), device=self.device)
+        width = self._tokens.shape[1]
+        packed = torch.cat(
+            [
+                torch.stack([self._count[at], self._reason[at]], 1).double(),
+                self._log_probability[at, None],
+                self._tokens[at].double(),
+                self._probabilities[at],
+            ],
+            dim=1,
+        ).tolist()
+        hidden = None if self._hidden is None else self._hidden[at]
+        rows = []
+        for i, row in enumerate(packed):
+            count = int(row[0])
+            tokens = tuple(map(int, row[3 : 3 + count]))
+            probabilities = tuple(row[3 + width : 3 + width + count])
+            state = torch.empty(0) if hidden is None else hidden[i]
+            rows.append(Drawn(tokens, probabilities, row[2], int(row[1]), state))
+        return rows
+
+    # ---- drawing
+
+    def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor) -> None:
+        """The next token of each row that goes on.
+
+        Args:
+            records, numbers: (rows,) the records, on the device and on the host.
+            logits: (rows, vocabulary) of each row's next token.
+            hidden: (rows, H), the states that they were made from.
+        """
+        if self._nameless is not None:
+            logits = logits.masked_fill(self._nameless, -torch.inf)
+        logits = logits.float()
+        probabilities = self._weights(records, numbers, logits)
+        weights, mass = probabilities, None
+        tried = None
+        if self._has_tried[numbers].any():
+            weights, tried = self._without_tried(records, probabilities)
+        token, mass = _pick(weights, self._uniforms[records, self._count[records]])
+        chosen = probabilities.gather(1, token[:, None])[:, 0]
+        self._append(records, token, chosen.double(), mass, logits)
+        if tried is not None:
+            self._alive[records] &= tried == token[:, None]
+        if self._hidden is None:
+            self._hidden = hidden.new_zeros(self._tokens.shape[0], hidden.shape[1])
+        self._hidden[records] = hidden
+
+    def _weights(self, records: Tensor, numbers: np.ndarray, logits: Tensor) -> Tensor:
+        """(rows, vocabulary) probabilities by each row's settings. A row with logits that are not numbers is NaN."""
+        settings = self._settings[records]
+        probabilities = (logits / settings[:, :1]).softmax(-1)
+        greedy = np.flatnonzero(self._is_greedy[numbers])
+        if len(greedy):
+            at = torch.as_tensor(greedy, device=self.device)
+            best = logits[at].argmax(-1, keepdim=True)
+            broken = probabilities[at].sum(-1, keepdim=True) * 0.0  # NaN stays NaN
+            probabilities[at] = torch.zeros_like(probabilities[at]).scatter_(1, best, 1.0) + broken
+        cut = np.flatnonzero(self._is_cut[numbers])
+        if len(cut):
+            at = torch.as_tensor(cut, device=self.device)
+            probabilities[at] = _truncated(probabilities[at], settings[at])
+        return probabilities
+
+    def _without_tried(self, records: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights without the mass of the tried steps that run through each token, and the tokens of those, by try; -1
+        for one that took another turn before."""
+        places = self._count[records][:, None, None].expand(-1, self._tried.shape[1], 1)
+        tokens = self._tried[records].gather(2, places)[:, :, 0]
+        rest = self._rest[records].gather(2, places)[:, :, 0]
+        follows = self._alive[records] & (tokens >= 0)
+        at = tokens.clamp_min(0)
+        before = probabilities.gather(1, at)
+        weights = probabilities.scatter_add(1, at, -before * rest * follows)
+        left = weights.gather(1, at)
+        weights.scatter_reduce_(1, at, torch.where(follows, 0.0, -torch.inf), "amax")
+        weights.scatter_reduce_(1, at, torch.where(follows & (left < _SPENT_SHARE * before), 0.0, torch.inf), "amin")
+        return weights, torch.where(follows, tokens, -1)
+
+    def _append(self, records: Tensor, token: Tensor, chosen: Tensor, mass: Tensor, logits: Tensor) -> None:
+        reason, count = self._reason[records], self._count[records]
+        is_broken = ~torch.isfinite(mass)
+        is_new = mass >= NEW_MASS
+        is_drawn = (reason == RUNNING) & is_new & ~is_broken
+        self._tokens[records, count] = token
+        self._probabilities[records, count] = chosen
+        self.next_token[records] = token
+        count = count + is_drawn
+        self._count[records] = count
+        log_probability = logits.gather(1, token[:, None])[:, 0].double() - logits.logsumexp(-1).double()
+        self._log_probability[records] += torch.where(is_drawn, log_probability, 0.0)
+        state = self._next_state[self._state[records], token].long()
+        self._state[records] = torch.where(is_drawn, state, self._state[records])
+        ended = torch.where(count >= self._limit[records], LIMIT, RUNNING)
+        ended = torch.where(state == self._found, DELIMITER, ended)
+        ended = torch.where(self._ends[token], END, ended)
+        ended = torch.where(is_new, ended, EXHAUSTED)
+        ended = torch.where(is_broken, BROKEN, ended)
+        self._reason[records] = torch.where(reason == RUNNING, ended, reason)
+
+
+_COLUMNS = (
+    "_count",
+    "_limit",
+    "_state",
+    "_reason",
+    "next_token",
+    "_settings",
+    "_log_probability",
+    "_tokens",
+    "_uniforms",
+    "_probabilities",
+    "_tried",
+    "_rest",
+    "_alive",
+)
+
+
+def _pick(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """A token of each row (rows, vocabulary) in proportion to its weight, and the sum of the weights, float64."""
+    size = weights.shape[1]
+    blocks = size // _BLOCK
+    sums = weights[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK)).sum(-1) if blocks else weights[:, :0]
+    if blocks * _BLOCK < size:
+        sums = torch.cat([sums, weights[:, blocks * _BLOCK :].sum(-1, keepdim=True)], 1)
+    up_to = sums.double().cumsum(-1)
+    mass = up_to[:, -1]
+    target = uniforms * mass
+    block = _first_above(up_to, target)
+    target = target - torch.where(block > 0, up_to.gather(1, (block - 1).clamp_min(0)[:, None])[:, 0], 0.0)
+    places = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    within = weights.gather(1, places.clamp_max(size - 1)).double()
+    within = torch.where(places < size, within, 0.0).cumsum(-1)
+    return (block * _BLOCK + _first_above(within, target)).clamp_max(size - 1), mass
+
+
+def _first_above(up_to: Tensor, target: Tensor) -> Tensor:
+    """(rows,) the first place where running sums are above a target; rounding never leads past the last weight."""
+    above = torch.searchsorted(up_to, target[:, None], right=True)[:, 0]
+    last = torch.searchsorted(up_to, up_to[:, -1:].contiguous(), right=False)[:, 0]
+    return torch.minimum(above, last)
+
+
+def _truncated(probabilities: Tensor, settings: Tensor) -> Tensor:
+    """Only the most likely tokens: at most top_k (and those that are as likely), no more than it takes to reach top_p,
+    none below min_p times the most likely one (Nguyen et al. 2024, "Turning Up the Heat")."""
+    top_p, top_k, min_p = settings[:, 1:2], settings[:, 2].long(), settings[:, 3:4]
+    ordered = probabilities.sort(-1, descending=True).values
+    size = ordered.shape[1]
+    before = ordered.cumsum(-1) - ordered
+    kept = (before < top_p).sum(-1).clamp_min(1)
+    kept = torch.where(top_k > 0, torch.minimum(kept, top_k), kept).clamp_max(size)
+    floor = torch.maximum(ordered.gather(1, kept[:, None] - 1), min_p * ordered[:, :1])
+    cut = probabilities.masked_fill(probabilities < floor, 0.0)
+    return cut / cut.sum(-1, keepdim=True)
+
+
+def as_numbers(numbers: Sequence[int], device: torch.device) -> tuple[Tensor, np.ndarray[Any, Any]]:
+    """Record numbers on the device and on the host."""
+    host = np.asarray(numbers, dtype=np.int64)
+    return torch.as_tensor(host, device=device), host

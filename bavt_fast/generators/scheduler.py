@@ -1,0 +1,461 @@
+"""Which contexts are computed when: prompts beside rows that decode, each prefix once, no row waiting for another.
+
+    submit -> waiting -> (prefix store | prefill) -> ready -> decode batch -> done
+
+One `advance` computes some prompts, one token more of every row, and draws the next tokens.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bavt_fast.generators.decode_batch import DecodeBatch, Pieces, Row, prefill
+from bavt_fast.generators.forward import Forward
+from bavt_fast.generators.kv_cache import Layout, StoredStates
+from bavt_fast.generators.prefix_store import Ends, PrefixStore
+from bavt_fast.generators.sampling import DELIMITER, RUNNING, Drawn, Sampler, SamplingRules, as_numbers
+
+__all__ = ["Context", "Scheduler"]
+
+_SHARED_TOKENS = 4
+"""Where this many more tokens of a context are being computed for another, it waits for them."""
+_ALIKE = 0.75
+"""Prompts at least this long, as a share of the longest, are computed together."""
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """A context and the candidates that are to go on from it.
+
+    Attributes:
+        ids: its tokens.
+        rules: how each candidate draws.
+        done: where it is put once it is done.
+        alone: it shares its beginning with no other.
+        deadline: on the clock of `time.monotonic`; None for none.
+        drawn: what each candidate has drawn, once it is done.
+        error: why it cannot be gone on from.
+        computed: how many of its tokens were computed for it.
+        known, pieces: its first tokens that have their states, and these.
+        new: states that were computed for it.
+        ends: what the model said after it.
+        started: candidates that have begun.
+        resumes: a row that had to leave the batch and goes on from here; there are no candidates then.
+        ticket: the caller's number for it.
+    """
+
+    ids: tuple[int, ...]
+    rules: list[SamplingRules]
+    done: list[Context]
+    alone: bool = False
+    deadline: float | None = None
+    drawn: dict[int, Drawn] = field(default_factory=dict)
+    error: BaseException | None = None
+    computed: int = 0
+    known: int = 0
+    pieces: list[tuple[StoredStates, int]] = field(default_factory=list)
+    new: list[StoredStates] = field(default_factory=list)
+    ends: Ends | None = None
+    started: int = 0
+    resumes: Row | None = None
+    is_dropped: bool = False
+    ticket: int = -1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes."""
+        return self.is_done or self.is_dropped
+
+    def is_late(self, now: float) -> bool:
+        """Whether its time is over and some of its candidates have not ended."""
+        return self.deadline is not None and now >= self.deadline and not self.is_over
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.drawn) == len(self.rules)
+
+    @property
+    def target(self) -> int:
+        """Tokens to compute before rows can go on from here: the last one of a row that resumes is its next."""
+        return len(self.ids) - (self.resumes is not None)
+
+    @property
+    def owner(self) -> Context:
+        """The context that was submitted."""
+        owner: Context = self if self.resumes is None else self.resumes.owner
+        return owner
+
+
+class Scheduler:
+    """Contexts in, what was drawn after them out.
+
+    Args:
+        forward, layout, sampler, store: what it works with.
+        max_rows: rows that are decoded at once. It is halved where the device runs out of memory.
+        prefill_tokens: prompt tokens that are computed before the rows that decode have their turn.
+        read_every: tokens between two looks at which rows are done.
+
+    Attributes:
+        computed_tokens, saved_tokens: prompt tokens that were computed, and that were in the store.
+        hits: contexts of which something was in the store.
+        wanted_passes: rows that were decoded or could have been, summed over the passes: up to `max_rows` of those that
+            wait.
+        sampling_seconds: spent on drawing.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        layout: Layout,
+        sampler: Sampler,
+        store: PrefixStore,
+        *,
+        max_rows: int,
+        prefill_tokens: int,
+        read_every: int,
+    ) -> None:
+        self.forward, self.layout, self.sampler, self.store = forward, layout, sampler, store
+        self.max_rows, self.prefill_tokens, self.read_every = max_rows, prefill_tokens, read_every
+        self.batch = DecodeBatch(forward, layout)
+        self.waiting: deque[Context] = deque()
+        self.prefilling: list[Context] = []
+        self.ready: deque[Context] = deque()  # some candidates have not started
+        self.joining: list[Context] = []  # their last token is computed with the rows that decode
+        self.computed_tokens = self.saved_tokens = self.hits = self.wanted_passes = 0
+        self.sampling_seconds = 0.0
+        self._unread = 0
+        self._failed_alone = False
+
+    def submit(self, context: Context) -> None:
+        """Puts a context in the queue. It comes into its list ``done`` with what was drawn, or with an error."""
+        self.waiting.append(context)
+
+    def advance(self) -> None:
+        """Some prompts and one token more of every row. Where it is interrupted, all that is under way ends."""
+        try:
+            self._start()
+            self._prefill()
+            self._begin()
+            logits, hidden = self._decode()
+            self._go_on(logits, hidden)
+            self._drop_late()
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def drop(self, contexts: Sequence[Context]) -> None:
+        """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
+        for context in contexts:
+            context.is_dropped = True
+        rows = [row for row in self.batch.rows if row.owner.is_dropped]
+        for queue in (self.waiting, self.prefilling, self.ready, self.joining):
+            rows += [c.resumes for c in queue if c.resumes is not None and c.owner.is_dropped]
+            kept = [context for context in queue if not context.owner.is_dropped]
+            queue.clear()
+            queue.extend(kept)
+        self._retire(rows, [])
+
+    # ---- contexts that begin
+
+    def _start(self) -> None:
+        """Takes waiting contexts while there is room for their rows, and looks up what is known of them."""
+        put_off: list[Context] = []
+        coming = sum(max(1, len(c.rules) - c.started) for c in (*self.ready, *self.prefilling, *self.joining))
+        room = self.max_rows - len(self.batch.rows) - coming
+        while self.waiting and room > 0:
+            context = self.waiting.popleft()
+            match = self.store.find(context.ids, context.alone)
+            known = min(match.tokens, context.target if match.ends is not None else len(context.ids) - 1)
+            if known < context.target and self._is_computed_now(context, known):
+                put_off.append(context)
+                continue
+            context.known, context.pieces = known, _shortened(match.pieces, known)
+            self.saved_tokens += known
+            self.hits += known > 0
+            room -= max(1, len(context.rules))
+            self._sort_in(context, match.ends)
+        self.waiting.extendleft(reversed(put_off))
+
+    def _sort_in(self, context: Context, ends: Ends | None) -> None:
+        if context.resumes is not None and context.known == context.target:
+            self.joining.append(context)
+        elif ends is not None and context.resumes is None:
+            context.ends = ends
+            self.ready.append(context)
+        elif context.known == len(context.ids) - 1 and len(context.rules) == 1:
+            self.joining.append(context)
+        else:
+            self.prefilling.append(context)
+
+    def _is_computed_now(self, context: Context, known: int) -> bool:
+        """Whether more of a context is on its way for another one, so that it pays to wait."""
+        if self.store.limit_bytes <= 0:
+            return False
+        ids, enough = context.ids, min(known + _SHARED_TOKENS, len(context.ids))
+        for other in (*self.prefilling, *self.joining):
+            if other.ids == ids or (not (context.alone or other.alone) and other.ids[:enough] == ids[:enough]):
+                return True
+        return False
+
+    def _prefill(self) -> None:
+        """Computes prompts, up to `prefill_tokens` of them."""
+        left = self.prefill_tokens
+        while self.prefilling and left > 0:
+            group = self._group(left)
+            rows = []
+            for context in group:
+                size = min(context.target - context.known, self.prefill_tokens)
+                rows.append((context.ids[context.known : context.known + size], context.known, context.pieces))
+                left -= size
+            try:
+                logits, hidden, states = prefill(self.forward, self.layout, rows)
+            except Exception as error:
+                if not self._made_room(error, len(group)):
+                    self._fail(group, error)
+                continue
+            for i, (context, (ids, _, _)) in enumerate(zip(group, rows, strict=True)):
+                self.computed_tokens += len(ids)
+                context.computed += len(ids)
+                context.known += len(ids)
+                context.pieces = [*context.pieces, (states[i], len(ids))]
+                context.new.append(states[i])
+                if context.known == context.target:
+                    self.prefilling.remove(context)
+                    self._is_computed(context, Ends(logits[i].clone(), hidden[i].clone()))
+
+    def _group(self, most_tokens: int) -> list[Context]:
+        """Contexts whose prompts are computed in one pass: of about the same length."""
+        first = self.prefilling[0]
+
+        def size(context: Context) -> int:
+            return min(context.target - context.known, self.prefill_tokens)
+
+        if first.known:
+            alike = [c for c in self.prefilling if c.known and size(c) == size(first)]
+        else:
+            longest = size(first)
+            alike = [c for c in self.prefilling if not c.known and _ALIKE * longest <= size(c) <= longest]
+        rows = min(self.max_rows, max(1, most_tokens // size(first)))
+        return alike[:rows]
+
+    def _is_computed(self, context: Context, ends: Ends) -> None:
+        """The last token of a context was computed: it is stored, and its candidates can start."""
+        states = [torch.cat(parts, 2) for parts in zip(*context.new, strict=True)]
+        context.new = []
+        first = context.target - context.computed
+        if context.resumes is not None:
+            self.store.add(context.ids[: context.target], states, first)
+            self.joining.append(context)
+        else:
+            self.store.add(context.ids, states, first, ends, context.alone)
+            context.ends = ends
+            self.ready.append(context)
+
+    # ---- rows
+
+    def _decode(self) -> tuple[Tensor | None, Tensor | None]:
+        """One token more of every row: (rows, vocabulary) logits, (rows, H) hidden states; None without rows."""
+        joined = self._join()
+        if not self.batch.rows:
+            return None, None
+        waits = sum(max(1, len(c.rules) - c.started) for c in (*self.waiting, *self.prefilling, *self.ready))
+        records, _, _ = self.batch.members()
+        try:
+            logits, hidden = self.batch.decode(self.sampler.next_token[records])
+        except Exception as error:
+            rows = list(self.batch.rows)
+            if self._made_room(error, len(rows)):
+                self._park(rows)
+            else:
+                self._fail([row.owner for row in rows], error)
+            return None, None
+        self._failed_alone = False
+        self.wanted_passes += max(len(self.batch.rows), min(self.max_rows, len(self.batch.rows) + waits))
+        for row in joined:
+            self._store_last(row, logits[row.slot], hidden[row.slot])
+        return logits, hidden
+
+    def _join(self) -> list[Row]:
+        """Rows for contexts of which the last token alone is missing: it is computed as the row's first."""
+        if not self.joining:
+            return []
+        coming: list[tuple[Row, Pieces]] = []
+        new = [context for context in self.joining if context.resumes is None]
+        if new:
+            records = self.sampler.open([c.rules[0] for c in new], [c.ids[-1] for c in new])
+            for context, record in zip(new, records, strict=True):
+                context.started = 1
+                context.computed += 1
+                self.computed_tokens += 1
+                coming.append((Row(context, 0, record, context.known), context.pieces))
+        joined = [row for row, _ in coming]
+        for context in self.joining:
+            if context.resumes is not None:
+                context.resumes.length = context.known
+                coming.append((context.resumes, context.pieces))
+        self.joining = []
+        self.batch.change([], coming)
+        return joined
+
+    def _store_last(self, row: Row, logits: Tensor, hidden: Tensor) -> None:
+        """What a row that joined has computed of its context: the last token's states, and what follows."""
+        context: Context = row.owner
+        if self.store.limit_bytes > 0:
+            states = self.batch.window.read(row.slot, row.length, row.length - 1, 1)
+            ends = Ends(logits.clone(), hidden.clone())
+            self.store.add(context.ids, states, len(context.ids) - 1, ends, context.alone)
+
+    def _begin(self) -> None:
+        """The first token of every row that starts: its logits are there. Those that go on join the batch."""
+        starting = self._starting()
+        if starting:
+            rows = [row for row, _ in starting]
+            logits = torch.stack([ends.logits for _, ends in starting])
+            hidden = torch.stack([ends.hidden for _, ends in starting])
+            records, numbers = as_numbers([row.record for row in rows], self.forward.device)
+            finished = self._draw(rows, records, numbers, logits, hidden, self.read_every == 1)
+            gone = set(map(id, finished))
+            self._retire(finished, [(row, row.owner.pieces) for row in rows if id(row) not in gone])
+
+    def _go_on(self, logits: Tensor | None, hidden: Tensor | None) -> None:
+        """The next token of every row of the batch; those that are done leave."""
+        if logits is not None and hidden is not None:
+            self._unread = (self._unread + 1) % self.read_every
+            records, numbers, _ = self.batch.members()
+            self._retire(self._draw(self.batch.rows, records, numbers, logits, hidden, self._unread == 0), [])
+
+    def _draw(
+        self, rows: Sequence[Row], records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor, read: bool
+    ) -> list[Row]:
+        """Draws a token for each row; those that are done, where that is to be read."""
+        start = time.perf_counter()
+        self.sampler.draw(records, numbers, logits, hidden)
+        reasons = self.sampler.reasons(records) if read else []
+        self.sampling_seconds += time.perf_counter() - start
+        return [row for row, reason in zip(rows, reasons, strict=False) if reason != RUNNING]
+
+    def _starting(self) -> list[tuple[Row, Ends]]:
+        """New rows for candidates whose context is known, as far as there is room."""
+        candidates: list[tuple[Context, int]] = []
+        room = self.max_rows - len(self.batch.rows) - len(self.joining)
+        while self.ready and room > 0:
+            context = self.ready[0]
+            count = min(room, len(context.rules) - context.started)
+            candidates += [(context, context.started + i) for i in range(count)]
+            context.started += count
+            room -= count
+            if context.started == len(context.rules):
+                self.ready.popleft()
+        if not candidates:
+            return []
+        records = self.sampler.open([context.rules[i] for context, i in candidates], [-1] * len(candidates))
+        starting = []
+        for (context, candidate), record in zip(candidates, records, strict=True):
+            assert context.ends is not None
+            starting.append((Row(context, candidate, record, len(context.ids)), context.ends))
+        return starting
+
+    def _retire(self, finished: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
+        """Takes rows out of the batch, keeps what they have drawn, and puts others in their places."""
+        if finished:
+            numbers = [row.record for row in finished]
+            for row, drawn in zip(finished, self.sampler.drawn(numbers), strict=True):
+                context: Context = row.owner
+                context.drawn[row.candidate] = drawn
+                self._store_step(row, drawn)
+                if context.is_done and not context.is_dropped:
+                    context.done.append(context)
+            self.sampler.close(numbers)
+        self.batch.change([row for row in finished if row.slot >= 0], coming)
+
+    def _store_step(self, row: Row, drawn: Drawn) -> None:
+        """The states of a step that others may go on from; its last token was not computed yet."""
+        context: Context = row.owner
+        count = len(drawn.tokens) - 1
+        if drawn.reason != DELIMITER or count < 1 or context.alone or row.slot < 0 or self.store.limit_bytes <= 0:
+            return
+        before = len(context.ids)
+        states = self.batch.window.read(row.slot, row.length, before, count)
+        self.store.add(context.ids + drawn.tokens[:-1], states, before)
+
+    def _drop_late(self) -> None:
+        """Ends the rows whose deadline has passed; what they have drawn is kept."""
+        timed = [row for row in self.batch.rows if row.owner.deadline is not None]
+        if timed:
+            now = time.monotonic()
+            self._retire([row for row in timed if row.owner.deadline <= now], [])
+
+    # ---- failures
+
+    def _made_room(self, error: Exception, rows: int) -> bool:
+        """Whether there is hope to do with less memory what has just failed: without the store, and with half of the
+        rows. One row alone is tried again once."""
+        if not _is_out_of_memory(error) or (rows == 1 and (self._failed_alone or not self.store.nbytes)):
+            return False
+        self._failed_alone = rows == 1
+        self.max_rows = max(1, min(self.max_rows, rows // 2)) if rows > 1 else self.max_rows
+        self.store.clear()
+        error.__traceback__ = None  # it holds what was computed by then
+        gc.collect()
+        if self.forward.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
+
+    def _park(self, rows: Sequence[Row]) -> None:
+        """Takes rows out of the batch, with all its memory. Each is computed anew when there is room, and goes on."""
+        numbers = [row.record for row in rows]
+        for row, drawn in zip(rows, self.sampler.drawn(numbers), strict=True):
+            row.slot = -1
+            owner: Context = row.owner
+            resumed = Context(owner.ids + drawn.tokens, [], owner.done, owner.alone, owner.deadline, resumes=row)
+            self.waiting.appendleft(resumed)
+        self.batch.reset()
+
+    def _abandon(self, error: BaseException) -> None:
+        """Ends everything under way, also where the batch was left half changed."""
+        rows, waiting = self.batch.rows, (*self.waiting, *self.prefilling, *self.ready, *self.joining)
+        owners = {id(owner): owner for owner in (*(c.owner for c in waiting), *(row.owner for row in rows))}
+        for queue in (self.waiting, self.prefilling, self.ready, self.joining):
+            queue.clear()
+        for row in rows:
+            context: Context = row.owner
+            if not context.is_over:
+                [context.drawn[row.candidate]] = self.sampler.drawn([row.record])
+        self.batch.reset()
+        self.sampler.release()
+        for owner in owners.values():
+            if not owner.is_over:
+                owner.is_dropped = True
+                owner.error = error
+                owner.done.append(owner)
+
+    def _fail(self, contexts: Sequence[Context], error: Exception) -> None:
+        """Contexts whose forward pass failed, with what their candidates have drawn."""
+        owners = list({id(context.owner): context.owner for context in contexts}.values())
+        self.drop(owners)
+        for owner in owners:
+            owner.error = error
+            owner.done.append(owner)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _shortened(pieces: Pieces, tokens: int) -> list[tuple[StoredStates, int]]:
+    """The pieces that hold the first tokens."""
+    kept, left = [], tokens
+    for states, count in pieces:
+        if left <= 0:
+            break
+        kept.append((states, min(count, left)))
+        left -= count
+    return kept

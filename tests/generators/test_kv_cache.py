@@ -1,0 +1,110 @@
+"""The window of keys and values against plain lists, over random comings and goings of rows."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from bavt_fast.generators.kv_cache import KeyValueWindow, Layout  # noqa: E402
+
+# Three layers; the second has keys and values of other shapes, as latent attention has.
+SHAPES = [((2, 4), (2, 4)), ((1, 6), (1, 3)), ((2, 4), (2, 4))]
+
+
+def layout() -> Layout:
+    def one(shape: tuple[int, int]) -> Any:
+        return torch.zeros(1, shape[0], 1, shape[1])
+
+    return Layout([(one(keys), one(values)) for keys, values in SHAPES])
+
+
+def new_states(tokens: list[int], shape: tuple[int, int], layer: int, kind: int) -> Any:
+    """(heads, tokens, width): numbers that say whose they are."""
+    base = torch.tensor(tokens, dtype=torch.float32) * 100 + layer * 10 + kind
+    return base.view(1, -1, 1).expand(shape[0], -1, shape[1])
+
+
+def test_layers_of_one_shape_share_a_lane() -> None:
+    lay = layout()
+    assert lay.counts == [4, 1, 1]
+    assert lay.token_bytes == 4 * (4 * 8 + 6 + 3)
+    assert lay.places == [((0, 0), (0, 1)), ((1, 0), (2, 0)), ((0, 2), (0, 3))]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rows_keep_what_was_written(seed: int) -> None:
+    random_ = random.Random(seed)
+    window = KeyValueWindow(layout(), rows=1, columns=4)
+    rows: list[list[int]] = []  # the tokens of each row
+    token = 0
+
+    def pieces(tokens: list[int]) -> list[tuple[list[Any], int]]:
+        """The states of some tokens as a store would hand them over, in two pieces of which the last is too long."""
+        source = KeyValueWindow(layout(), 1, len(tokens) + 4)
+        write(source, [[*tokens, 999]])
+        cut = random_.randrange(len(tokens) + 1)
+        first = source.read(0, len(tokens) + 1, 0, cut)
+        rest = source.read(0, len(tokens) + 1, cut, len(tokens) + 1 - cut)
+        return [(first, cut), (rest, len(tokens) - cut)]
+
+    def write(into: KeyValueWindow, new: list[list[int]]) -> None:
+        """What a forward pass does: every layer writes the same columns of all rows."""
+        for layer, shapes in enumerate(SHAPES):
+            keys, values = (
+                torch.stack([new_states(tokens, shape, layer, kind) for tokens in new])
+                for kind, shape in enumerate(shapes)
+            )
+            shown = into.cache.update(keys, values, layer)
+            for kind, states in enumerate(shown):
+                assert states.shape[2] == into.end - into.begin + len(new[0])
+                if into is window:
+                    for row, tokens in enumerate(rows):
+                        wanted = new_states([*tokens, *new[row]], SHAPES[layer][kind], layer, kind)
+                        torch.testing.assert_close(states[row][:, -wanted.shape[1] :], wanted, rtol=0, atol=0)
+        into.end += len(new[0])
+
+    for _ in range(60):
+        choice = random_.random()
+        longest = max(map(len, rows), default=0)
+        if choice < 0.3 and len(rows) < 6:
+            tokens = list(range(token, token + random_.randrange(0, 9)))
+            token += len(tokens)
+            window.make_room(len(rows) + 1, max(longest, len(tokens)))
+            window.place(len(rows), len(tokens), pieces(tokens))
+            rows.append(tokens)
+        elif choice < 0.45 and rows:
+            gone = random_.randrange(len(rows))
+            last = rows.pop()
+            if gone < len(rows):
+                window.move(len(rows), gone, len(last))
+                rows[gone] = last
+        elif rows:
+            window.make_room(len(rows), longest)
+            window.begin = window.end - longest
+            assert window.cache.get_seq_length() == longest
+            assert window.cache.get_mask_sizes(1, 0) == (longest + 1, 0)
+            write(window, [[token + i] for i in range(len(rows))])
+            for i, tokens in enumerate(rows):
+                tokens.append(token + i)
+            token += len(rows)
+        for row, tokens in enumerate(rows):
+            if tokens:
+                first = random_.randrange(len(tokens))
+                count = random_.randrange(1, len(tokens) - first + 1)
+                read = window.read(row, len(tokens), first, count)
+                wanted = new_states(tokens[first : first + count], SHAPES[0][0], 0, 0)
+                torch.testing.assert_close(read[0][0], wanted, rtol=0, atol=0)
+    assert window.capacity[1] < 200
+
+
+def test_what_no_row_has_written_is_finite() -> None:
+    """A mask hides it, and hidden NaN would still spoil a sum."""
+    window = KeyValueWindow(layout(), 2, 8)
+    window.make_room(9, 40)
+    window._open_front(100)
+    assert all(bool(lane.isfinite().all()) for lane in window.lanes)

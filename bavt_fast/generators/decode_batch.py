@@ -6,38 +6,19 @@ A row that is done leaves at once, and another takes its place; the last rows fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bavt_fast.generators.contexts import Row
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
 from bavt_fast.generators.sampling import as_numbers
 
-__all__ = ["DecodeBatch", "Pieces", "Row", "prefill"]
+__all__ = ["DecodeBatch", "Pieces", "prefill"]
 
 Pieces = Sequence[tuple[StoredStates, int]]
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A sequence under way.
-
-    Attributes:
-        owner: whose it is; nothing here looks at it.
-        candidate: its number among the owner's.
-        record: its record in the sampler.
-        length: tokens whose keys and values are there.
-        slot: its place in the batch; -1 outside.
-    """
-
-    owner: Any
-    candidate: int
-    record: int
-    length: int
-    slot: int = -1
 
 
 class DecodeBatch:
@@ -45,14 +26,11 @@ class DecodeBatch:
 
     Attributes:
         rows: by slot.
-        passes, row_passes: forward passes, and rows in them.
     """
 
     def __init__(self, forward: Forward, layout: Layout) -> None:
         self.forward = forward
         self.layout = layout
-        self.passes = 0
-        self.row_passes = 0
         self.reset()
 
     def reset(self) -> None:
@@ -114,8 +92,6 @@ class DecodeBatch:
         for row in rows:
             row.length += 1
         self._members = records, numbers, lengths + 1
-        self.passes += 1
-        self.row_passes += len(rows)
         return logits, hidden
 
 

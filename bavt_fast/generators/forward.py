@@ -6,8 +6,8 @@ other layer's states are kept and nothing is computed twice.
 
 from __future__ import annotations
 
-import inspect
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from bavt_fast.generators.kv_cache import Layout
+from bavt_fast.generators.model_checks import ModelFacts
 
 __all__ = ["Forward"]
 
@@ -24,21 +25,20 @@ class Forward:
 
     Args:
         model: a transformers causal language model, or a wrapper around one that calls it.
+        facts: of the model.
         measure: wait for the device after each pass, so that `seconds` is right there too.
 
     Attributes:
+        device: where token ids go.
         seconds: spent in the model so far.
         passes: forward passes so far.
     """
 
-    def __init__(self, model: Any, measure: bool = False) -> None:
+    def __init__(self, model: Any, facts: ModelFacts, measure: bool = False) -> None:
         self.model = model
-        self.head = model.get_output_embeddings()
-        self.device: torch.device = model.get_input_embeddings().weight.device
-        parameters = inspect.signature(_unwrapped(model).forward).parameters
-        self.cache_name = "cache" if "cache" in parameters else "past_key_values"
-        self._takes_positions = "position_ids" in parameters
-        self._keeps_logits = "logits_to_keep" in parameters
+        self.facts = facts
+        self.device = facts.device
+        self.cache_name = "cache" if "cache" in facts.parameters else "past_key_values"
         self.measure = measure
         self.seconds = 0.0
         self.passes = 0
@@ -56,37 +56,34 @@ class Forward:
         Returns:
             Logits (rows, vocabulary) and hidden states (rows, H) of the last column.
         """
-        start = time.perf_counter()
-        arguments: dict[str, Any] = {self.cache_name: cache, "use_cache": cache is not None}
-        if self._takes_positions:
+        arguments: dict[str, Any] = {self.cache_name: cache, "use_cache": True}
+        if "position_ids" in self.facts.parameters:
             arguments["position_ids"] = positions
-        if self._keeps_logits:
+        if "logits_to_keep" in self.facts.parameters:
             arguments["logits_to_keep"] = 1
         caught: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+        hook = self.facts.output_head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
         try:
-            logits = self.model(input_ids=ids, attention_mask=mask, **arguments).logits[:, -1]
+            output = self.timed(lambda: self.model(input_ids=ids, attention_mask=mask, **arguments))
         finally:
             hook.remove()
-        if self.measure and logits.is_cuda:
-            torch.cuda.synchronize(logits.device)
+        logits = output.logits[:, -1].to(self.device)
+        hidden = caught[-1].reshape(ids.shape[0], -1, caught[-1].shape[-1])[:, -1].to(self.device)
+        return logits, hidden
+
+    def timed(self, call: Callable[[], Any]) -> Any:
+        """The result of a forward pass, which is counted."""
+        start = time.perf_counter()
+        result = call()
+        if self.measure and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self.passes += 1
         self.seconds += time.perf_counter() - start
-        return logits, caught[-1].reshape(ids.shape[0], -1, caught[-1].shape[-1])[:, -1]
+        return result
 
     def layout(self) -> Layout:
         """Where the model's keys and values lie, found by looking at what it caches of one token."""
-        cache: Any = DynamicCache(config=_unwrapped(self.model).config.get_text_config(decoder=True))
+        cache: Any = DynamicCache()
         one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         self(one, None, one, cache)
         return Layout([(layer.keys, layer.values) for layer in cache.layers])
-
-
-def _unwrapped(model: Any) -> Any:
-    """The transformers model inside wrappers such as torch.compile's and PEFT's."""
-    for name in ("_orig_mod", "base_model"):
-        inner = getattr(model, name, None)
-        if name == "_orig_mod" and inner is not None:
-            model = inner
-    get_base_model = getattr(model, "get_base_model", None)
-    return model if get_base_model is None else get_base_model()

@@ -151,13 +151,14 @@ class KeyValues(CacheLayerMixin):
     """One layer of a `KeyValueWindow`, as transformers asks for it."""
 
     is_sliding = False  # all tokens are kept; a sliding mask hides the old ones
-    is_compileable = False
 
     def __init__(self, window: KeyValueWindow, layer: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.window = window
         (self._key_lane, self._key_place), (self._value_lane, self._value_place) = window.layout.places[layer]
         self.is_initialized = True
+        # On CUDA transformers would look at the mask to see whether it can do without, and wait for the device.
+        self.is_compileable = window.lanes[0].is_cuda
 
     def lazy_initialization(self, *_: Any, **__: Any) -> None:
         """There is nothing to do: the memory is there."""

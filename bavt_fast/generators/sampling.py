@@ -185,6 +185,11 @@ class Sampler:
         """Gives all records back."""
         self._free = list(range(len(self._count) - 1, -1, -1))
 
+    def tokens(self, records: Tensor) -> list[list[int]]:
+        """What rows have drawn so far."""
+        counts, tokens = self._count[records].tolist(), self._tokens[records].tolist()
+        return [row[:count] for row, count in zip(tokens, counts, strict=True)]
+
     def reasons(self, records: Tensor) -> list[int]:
         """Why each row stands."""
         reasons: list[int] = self._reason[records].tolist()

@@ -8,22 +8,21 @@ One `advance` computes some prompts, one token more of every row, and draws the 
 from __future__ import annotations
 
 import gc
-import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bavt_fast.generators.decode_batch import DecodeBatch, Pieces, Row, prefill
+from bavt_fast.generators.contexts import BaseScheduler, Context, Row, waiting_rows
+from bavt_fast.generators.decode_batch import DecodeBatch, Pieces, prefill
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, StoredStates
 from bavt_fast.generators.prefix_store import Ends, PrefixStore
-from bavt_fast.generators.sampling import DELIMITER, RUNNING, Drawn, Sampler, SamplingRules, as_numbers
+from bavt_fast.generators.sampling import DELIMITER, Drawn, Sampler, as_numbers
 
-__all__ = ["Context", "Scheduler"]
+__all__ = ["Scheduler"]
 
 _SHARED_TOKENS = 4
 """Where this many more tokens of a context are being computed for another, it waits for them."""
@@ -31,125 +30,43 @@ _ALIKE = 0.75
 """Prompts at least this long, as a share of the longest, are computed together."""
 
 
-@dataclass(slots=True, eq=False)
-class Context:
-    """A context and the candidates that are to go on from it.
-
-    Attributes:
-        ids: its tokens.
-        rules: how each candidate draws.
-        done: where it is put once it is done.
-        alone: it shares its beginning with no other.
-        deadline: on the clock of `time.monotonic`; None for none.
-        drawn: what each candidate has drawn, once it is done.
-        error: why it cannot be gone on from.
-        computed: how many of its tokens were computed for it.
-        known, pieces: its first tokens that have their states, and these.
-        new: states that were computed for it.
-        ends: what the model said after it.
-        started: candidates that have begun.
-        resumes: a row that had to leave the batch and goes on from here; there are no candidates then.
-        ticket: the caller's number for it.
-    """
-
-    ids: tuple[int, ...]
-    rules: list[SamplingRules]
-    done: list[Context]
-    alone: bool = False
-    deadline: float | None = None
-    drawn: dict[int, Drawn] = field(default_factory=dict)
-    error: BaseException | None = None
-    computed: int = 0
-    known: int = 0
-    pieces: list[tuple[StoredStates, int]] = field(default_factory=list)
-    new: list[StoredStates] = field(default_factory=list)
-    ends: Ends | None = None
-    started: int = 0
-    resumes: Row | None = None
-    is_dropped: bool = False
-    ticket: int = -1
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more comes."""
-        return self.is_done or self.is_dropped
-
-    def is_late(self, now: float) -> bool:
-        """Whether its time is over and some of its candidates have not ended."""
-        return self.deadline is not None and now >= self.deadline and not self.is_over
-
-    @property
-    def is_done(self) -> bool:
-        return len(self.drawn) == len(self.rules)
-
-    @property
-    def target(self) -> int:
-        """Tokens to compute before rows can go on from here: the last one of a row that resumes is its next."""
-        return len(self.ids) - (self.resumes is not None)
-
-    @property
-    def owner(self) -> Context:
-        """The context that was submitted."""
-        owner: Context = self if self.resumes is None else self.resumes.owner
-        return owner
-
-
-class Scheduler:
-    """Contexts in, what was drawn after them out.
+class Scheduler(BaseScheduler):
+    """For models that keep keys and values and nothing else.
 
     Args:
-        forward, layout, sampler, store: what it works with.
-        max_rows: rows that are decoded at once. It is halved where the device runs out of memory.
+        layout: of the model's keys and values.
+        store: of contexts that were computed.
         prefill_tokens: prompt tokens that are computed before the rows that decode have their turn.
-        read_every: tokens between two looks at which rows are done.
-
-    Attributes:
-        computed_tokens, saved_tokens: prompt tokens that were computed, and that were in the store.
-        hits: contexts of which something was in the store.
-        wanted_passes: rows that were decoded or could have been, summed over the passes: up to `max_rows` of those that
-            wait.
-        sampling_seconds: spent on drawing.
+        options: see `BaseScheduler`.
     """
 
     def __init__(
         self,
         forward: Forward,
-        layout: Layout,
         sampler: Sampler,
+        layout: Layout,
         store: PrefixStore,
         *,
-        max_rows: int,
         prefill_tokens: int,
-        read_every: int,
+        **options: Any,
     ) -> None:
-        self.forward, self.layout, self.sampler, self.store = forward, layout, sampler, store
-        self.max_rows, self.prefill_tokens, self.read_every = max_rows, prefill_tokens, read_every
+        super().__init__(forward, sampler, **options)
+        self.layout, self.store = layout, store
+        self.prefill_tokens = prefill_tokens
         self.batch = DecodeBatch(forward, layout)
-        self.waiting: deque[Context] = deque()
         self.prefilling: list[Context] = []
         self.ready: deque[Context] = deque()  # some candidates have not started
         self.joining: list[Context] = []  # their last token is computed with the rows that decode
-        self.computed_tokens = self.saved_tokens = self.hits = self.wanted_passes = 0
-        self.sampling_seconds = 0.0
         self._unread = 0
         self._failed_alone = False
 
-    def submit(self, context: Context) -> None:
-        """Puts a context in the queue. It comes into its list ``done`` with what was drawn, or with an error."""
-        self.waiting.append(context)
-
-    def advance(self) -> None:
-        """Some prompts and one token more of every row. Where it is interrupted, all that is under way ends."""
-        try:
-            self._start()
-            self._prefill()
-            self._begin()
-            logits, hidden = self._decode()
-            self._go_on(logits, hidden)
-            self._drop_late()
-        except BaseException as error:
-            self._abandon(error)
-            raise
+    def _advance(self) -> None:
+        self._start()
+        self._prefill()
+        self._begin()
+        logits, hidden = self._decode()
+        self._go_on(logits, hidden)
+        self._retire(self._late(self.batch.rows), [])
 
     def drop(self, contexts: Sequence[Context]) -> None:
         """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
@@ -168,7 +85,7 @@ class Scheduler:
     def _start(self) -> None:
         """Takes waiting contexts while there is room for their rows, and looks up what is known of them."""
         put_off: list[Context] = []
-        coming = sum(max(1, len(c.rules) - c.started) for c in (*self.ready, *self.prefilling, *self.joining))
+        coming = waiting_rows([*self.ready, *self.prefilling, *self.joining])
         room = self.max_rows - len(self.batch.rows) - coming
         while self.waiting and room > 0:
             context = self.waiting.popleft()
@@ -266,7 +183,7 @@ class Scheduler:
         joined = self._join()
         if not self.batch.rows:
             return None, None
-        waits = sum(max(1, len(c.rules) - c.started) for c in (*self.waiting, *self.prefilling, *self.ready))
+        waits = waiting_rows([*self.waiting, *self.prefilling, *self.ready])
         records, _, _ = self.batch.members()
         try:
             logits, hidden = self.batch.decode(self.sampler.next_token[records])
@@ -278,7 +195,10 @@ class Scheduler:
                 self._fail([row.owner for row in rows], error)
             return None, None
         self._failed_alone = False
-        self.wanted_passes += max(len(self.batch.rows), min(self.max_rows, len(self.batch.rows) + waits))
+        count = len(self.batch.rows)
+        self.passes += 1
+        self.row_passes += count
+        self.wanted_passes += max(count, min(self.max_rows, count + waits))
         for row in joined:
             self._store_last(row, logits[row.slot], hidden[row.slot])
         return logits, hidden
@@ -307,7 +227,7 @@ class Scheduler:
 
     def _store_last(self, row: Row, logits: Tensor, hidden: Tensor) -> None:
         """What a row that joined has computed of its context: the last token's states, and what follows."""
-        context: Context = row.owner
+        context = row.owner
         if self.store.limit_bytes > 0:
             states = self.batch.window.read(row.slot, row.length, row.length - 1, 1)
             ends = Ends(logits.clone(), hidden.clone())
@@ -332,16 +252,6 @@ class Scheduler:
             records, numbers, _ = self.batch.members()
             self._retire(self._draw(self.batch.rows, records, numbers, logits, hidden, self._unread == 0), [])
 
-    def _draw(
-        self, rows: Sequence[Row], records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor, read: bool
-    ) -> list[Row]:
-        """Draws a token for each row; those that are done, where that is to be read."""
-        start = time.perf_counter()
-        self.sampler.draw(records, numbers, logits, hidden)
-        reasons = self.sampler.reasons(records) if read else []
-        self.sampling_seconds += time.perf_counter() - start
-        return [row for row, reason in zip(rows, reasons, strict=False) if reason != RUNNING]
-
     def _starting(self) -> list[tuple[Row, Ends]]:
         """New rows for candidates whose context is known, as far as there is room."""
         candidates: list[tuple[Context, int]] = []
@@ -365,33 +275,19 @@ class Scheduler:
 
     def _retire(self, finished: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
         """Takes rows out of the batch, keeps what they have drawn, and puts others in their places."""
-        if finished:
-            numbers = [row.record for row in finished]
-            for row, drawn in zip(finished, self.sampler.drawn(numbers), strict=True):
-                context: Context = row.owner
-                context.drawn[row.candidate] = drawn
-                self._store_step(row, drawn)
-                if context.is_done and not context.is_dropped:
-                    context.done.append(context)
-            self.sampler.close(numbers)
+        for row, drawn in zip(finished, self._end(finished), strict=True):
+            self._store_step(row, drawn)
         self.batch.change([row for row in finished if row.slot >= 0], coming)
 
     def _store_step(self, row: Row, drawn: Drawn) -> None:
         """The states of a step that others may go on from; its last token was not computed yet."""
-        context: Context = row.owner
+        context = row.owner
         count = len(drawn.tokens) - 1
         if drawn.reason != DELIMITER or count < 1 or context.alone or row.slot < 0 or self.store.limit_bytes <= 0:
             return
         before = len(context.ids)
         states = self.batch.window.read(row.slot, row.length, before, count)
         self.store.add(context.ids + drawn.tokens[:-1], states, before)
-
-    def _drop_late(self) -> None:
-        """Ends the rows whose deadline has passed; what they have drawn is kept."""
-        timed = [row for row in self.batch.rows if row.owner.deadline is not None]
-        if timed:
-            now = time.monotonic()
-            self._retire([row for row in timed if row.owner.deadline <= now], [])
 
     # ---- failures
 
@@ -414,28 +310,19 @@ class Scheduler:
         numbers = [row.record for row in rows]
         for row, drawn in zip(rows, self.sampler.drawn(numbers), strict=True):
             row.slot = -1
-            owner: Context = row.owner
+            owner = row.owner
             resumed = Context(owner.ids + drawn.tokens, [], owner.done, owner.alone, owner.deadline, resumes=row)
             self.waiting.appendleft(resumed)
         self.batch.reset()
 
     def _abandon(self, error: BaseException) -> None:
         """Ends everything under way, also where the batch was left half changed."""
-        rows, waiting = self.batch.rows, (*self.waiting, *self.prefilling, *self.ready, *self.joining)
-        owners = {id(owner): owner for owner in (*(c.owner for c in waiting), *(row.owner for row in rows))}
+        rows = self.batch.rows
+        contexts = [*self.waiting, *self.prefilling, *self.ready, *self.joining, *(row.owner for row in rows)]
         for queue in (self.waiting, self.prefilling, self.ready, self.joining):
             queue.clear()
-        for row in rows:
-            context: Context = row.owner
-            if not context.is_over:
-                [context.drawn[row.candidate]] = self.sampler.drawn([row.record])
+        self._end_all(contexts, rows, error)
         self.batch.reset()
-        self.sampler.release()
-        for owner in owners.values():
-            if not owner.is_over:
-                owner.is_dropped = True
-                owner.error = error
-                owner.done.append(owner)
 
     def _fail(self, contexts: Sequence[Context], error: Exception) -> None:
         """Contexts whose forward pass failed, with what their candidates have drawn."""

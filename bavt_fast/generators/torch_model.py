@@ -16,14 +16,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bavt_fast._checks import as_amount, as_count, as_share
 from bavt_fast.budget import Spent
+from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.forward import Forward
+from bavt_fast.generators.group_scheduler import GroupScheduler
+from bavt_fast.generators.model_checks import check_model
+from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.prefix_store import PrefixStore
 from bavt_fast.generators.prompts import PlainPrompts
 from bavt_fast.generators.sampling import BROKEN, DELIMITER, END, RUNNING, Drawn, Sampler, SamplingRules
-from bavt_fast.generators.scheduler import Context, Scheduler
+from bavt_fast.generators.scheduler import Scheduler
 from bavt_fast.generators.stopping import StopTable
 from bavt_fast.generators.vocabulary import Vocabulary, end_ids
 from bavt_fast.protocols import (
@@ -59,6 +64,9 @@ class TorchGenerator:
             ``StepRequest.tried`` is taken out of the distribution token by token (Shi et al. 2020, "Incremental
             Sampling Without Replacement for Sequence Models"). Tokens that would only repeat are not spent.
         prompts: ``text -> token ids`` of the text that a context begins with; None for the tokenizer's plain encoding.
+        processors: change the logits before they are drawn from, such as transformers' ``LogitsProcessorList`` for
+            repetition penalties or biases: ``(ids, logits) -> logits`` of all rows. A row's ids are filled up at their
+            beginning with the first of them.
         max_batch: rows that are decoded at once.
         store_bytes: limit of the store of contexts that were computed; None for 1 GiB, on a GPU half of what is free;
             0 for no store.
@@ -82,6 +90,7 @@ class TorchGenerator:
         min_p: float = 0.0,
         without_replacement: bool = True,
         prompts: Callable[[str], Sequence[int]] | None = None,
+        processors: Callable[[Tensor, Tensor], Tensor] | None = None,
         max_batch: int = 256,
         store_bytes: int | None = None,
         measure: bool = False,
@@ -96,38 +105,42 @@ class TorchGenerator:
         self.store_bytes = None if store_bytes is None else as_count("store_bytes", store_bytes)
         self.delimiters = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
         self.without_replacement = without_replacement
+        self._facts = check_model(model, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.prompts: Callable[[str], Sequence[int]] = PlainPrompts(tokenizer) if prompts is None else prompts
+        self.processors = processors
         self.measure = measure
         self._build()
 
     def _build(self) -> None:
         """Everything that is made from the arguments."""
-        forward = Forward(self.model, self.measure)
-        size = int(self.model.get_output_embeddings().weight.shape[0])
+        facts = self._facts
+        forward = Forward(self.model, facts, self.measure)
+        size = facts.vocabulary_size
         self._vocabulary = Vocabulary(self.tokenizer, size)
         stops = StopTable(self._vocabulary, self.delimiters)
-        ends = end_ids(self.model, self.tokenizer, size)
+        ends = end_ids(facts.core, self.tokenizer, size)
         named = self._vocabulary.named
         sampler = Sampler(stops.next_state, stops.FOUND, ends, named, forward.device)
-        on_cuda = forward.device.type == "cuda"
-        self._most_tokens = _max_positions(self.model)
-        self._scheduler = Scheduler(
-            forward,
-            forward.layout(),
-            sampler,
-            PrefixStore(self._store_limit(forward.device)),
-            max_rows=self.max_batch,
-            prefill_tokens=4096 if on_cuda else 512,
-            read_every=4 if on_cuda else 1,
-        )
+        self._most_tokens = facts.max_positions
+        self._store = PrefixStore(self._store_limit(facts.device))
+        self._scheduler = self._make_scheduler(forward, sampler)
         self._lock = threading.RLock()
         self._contexts: dict[int, Context] = {}  # by ticket
         self._done: list[Context] = []
         self._answered: list[tuple[int, list[Step] | Exception]] = []
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._generated = self._read = self._too_long = 0
+
+    def _make_scheduler(self, forward: Forward, sampler: Sampler) -> BaseScheduler:
+        options: dict[str, Any] = {"max_rows": self.max_batch, "processors": self.processors}
+        if not has_plain_cache(self.model):
+            return GroupScheduler(forward, sampler, plan_decoding(self.model), **options)
+        on_cuda = forward.device.type == "cuda"
+        options["read_every"] = 4 if on_cuda else 1
+        prefill_tokens = 4096 if on_cuda else 512
+        return Scheduler(forward, sampler, forward.layout(), self._store, prefill_tokens=prefill_tokens, **options)
 
     def _store_limit(self, device: torch.device) -> int:
         if self.store_bytes is not None:
@@ -139,6 +152,7 @@ class TorchGenerator:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._facts = check_model(self.model, self.tokenizer)
         self._build()
 
     # ---- the contract
@@ -217,12 +231,12 @@ class TorchGenerator:
             computed_prompt_tokens=scheduler.computed_tokens,
             saved_prompt_tokens=scheduler.saved_tokens,
             store_hits=scheduler.hits,
-            store_evictions=scheduler.store.evictions,
-            store_bytes=scheduler.store.nbytes,
+            store_evictions=self._store.evictions,
+            store_bytes=self._store.nbytes,
             too_long=self._too_long,
             forward_passes=scheduler.forward.passes,
-            decode_passes=scheduler.batch.passes,
-            row_passes=scheduler.batch.row_passes,
+            decode_passes=scheduler.passes,
+            row_passes=scheduler.row_passes,
             wanted_row_passes=scheduler.wanted_passes,
             forward_seconds=scheduler.forward.seconds,
             sampling_seconds=scheduler.sampling_seconds,
@@ -231,7 +245,7 @@ class TorchGenerator:
     def clear(self) -> None:
         """Forgets every context that was computed: after the model's weights have changed."""
         with self._lock:
-            self._scheduler.store.clear()
+            self._store.clear()
 
     # ---- requests and answers
 
@@ -338,10 +352,3 @@ def _why(error: BaseException) -> str:
             f"device: out of memory with one row and an empty store ({error}); use shorter prompts or a smaller model"
         )
     return f"{type(error).__name__} in the model's forward pass: {error}"
-
-
-def _max_positions(model: Any) -> int | None:
-    config = model.config.get_text_config(decoder=True)
-    names = ("max_position_embeddings", "n_positions", "max_seq_len")
-    sizes = [getattr(config, name, None) for name in names]
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)

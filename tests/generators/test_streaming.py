@@ -132,6 +132,7 @@ def test_no_row_waits_for_another() -> None:
     """Steps of different lengths: a place that gets free is taken in the next pass, until nothing waits."""
     watched = Watched()
     generator = make(watched.model, max_batch=4)
+    watched.shapes.clear()  # of the passes that looked at the model
     limits = [random.Random(seed).randrange(1, 12) for seed in range(40)]
     requests = [StepRequest(PROMPT, seed, sampling=Sampling(temperature=3.0)) for seed in range(40)]
     generator.submit(range(40), requests, [1] * 40, limits)
@@ -141,7 +142,6 @@ def test_no_row_waits_for_another() -> None:
         assert answers
         done.update({ticket: steps for ticket, steps in answers if isinstance(steps, list)})
     assert all(done[i][0].tokens <= limits[i] for i in range(40))
-    watched.shapes.pop(0)  # which the generator made when it was built
     decoded = [rows for rows, columns in watched.shapes if columns == 1]
     full = decoded[decoded.index(4) :]
     assert len(decoded) - len(full) <= 3  # the prompt that all share is computed once
@@ -249,8 +249,9 @@ def test_out_of_memory_makes_the_batch_smaller(most: int) -> None:
         if ids.shape[0] > most:
             raise torch.OutOfMemoryError("no room")
 
-    watched = Watched(check)
+    watched = Watched()
     generator = make(watched.model, max_batch=16)
+    watched.before = check
     requests = [StepRequest(PROMPT + str(seed % 4), seed) for seed in range(24)]
     rows = generator.propose(requests, [1] * 24, [8] * 24)
     wanted = make().propose(requests, [1] * 24, [8] * 24)

@@ -1,0 +1,216 @@
+"""Contexts that are gone on from, and what both ways of scheduling them share."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bavt_fast.generators.forward import Forward
+from bavt_fast.generators.kv_cache import StoredStates
+from bavt_fast.generators.prefix_store import Ends
+from bavt_fast.generators.sampling import RUNNING, Drawn, Sampler, SamplingRules
+
+__all__ = ["BaseScheduler", "Context", "Row", "waiting_rows"]
+
+Processor = Callable[[Tensor, Tensor], Tensor]
+"""``(token ids, logits) -> logits``, as transformers' logits processors are called."""
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """A context and the candidates that are to go on from it.
+
+    Attributes:
+        ids: its tokens.
+        rules: how each candidate draws.
+        done: where it is put once it is done.
+        alone: it shares its beginning with no other.
+        deadline: on the clock of `time.monotonic`; None for none.
+        drawn: what each candidate has drawn, once it is done.
+        error: why it cannot be gone on from.
+        computed: how many of its tokens were computed for it.
+        known, pieces: its first tokens that have their states, and these.
+        new: states that were computed for it.
+        ends: what the model said after it.
+        started: candidates that have begun.
+        resumes: a row that had to leave the batch and goes on from here; there are no candidates then.
+        ticket: the caller's number for it.
+    """
+
+    ids: tuple[int, ...]
+    rules: list[SamplingRules]
+    done: list[Context]
+    alone: bool = False
+    deadline: float | None = None
+    drawn: dict[int, Drawn] = field(default_factory=dict)
+    error: BaseException | None = None
+    computed: int = 0
+    known: int = 0
+    pieces: list[tuple[StoredStates, int]] = field(default_factory=list)
+    new: list[StoredStates] = field(default_factory=list)
+    ends: Ends | None = None
+    started: int = 0
+    resumes: Row | None = None
+    is_dropped: bool = False
+    ticket: int = -1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes."""
+        return self.is_done or self.is_dropped
+
+    def is_late(self, now: float) -> bool:
+        """Whether its time is over and some of its candidates have not ended."""
+        return self.deadline is not None and now >= self.deadline and not self.is_over
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.drawn) == len(self.rules)
+
+    @property
+    def target(self) -> int:
+        """Tokens to compute before rows can go on from here: the last one of a row that resumes is its next."""
+        return len(self.ids) - (self.resumes is not None)
+
+    @property
+    def owner(self) -> Context:
+        """The context that was submitted."""
+        return self if self.resumes is None else self.resumes.owner
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A sequence under way.
+
+    Attributes:
+        owner: the context that it goes on from.
+        candidate: its number among the owner's.
+        record: its record in the sampler.
+        length: tokens whose states are there.
+        slot: its place in the batch; -1 outside.
+    """
+
+    owner: Context
+    candidate: int
+    record: int
+    length: int
+    slot: int = -1
+
+
+class BaseScheduler:
+    """Contexts in, what was drawn after them out.
+
+    Args:
+        forward, sampler: what it works with.
+        max_rows: rows that are decoded at once. It is halved where the device runs out of memory.
+        read_every: tokens between two looks at which rows are done.
+        processors: change the logits before they are drawn from.
+
+    Attributes:
+        computed_tokens, saved_tokens: prompt tokens that were computed, and that were in the store.
+        hits: contexts of which something was in the store.
+        passes, row_passes: passes that decode, and rows in them.
+        wanted_passes: rows that were decoded or could have been, summed over the passes: up to `max_rows` of those that
+            wait.
+        sampling_seconds: spent on drawing.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        sampler: Sampler,
+        *,
+        max_rows: int,
+        read_every: int = 1,
+        processors: Processor | None = None,
+    ) -> None:
+        self.forward, self.sampler = forward, sampler
+        self.max_rows, self.read_every, self.processors = max_rows, read_every, processors
+        self.waiting: deque[Context] = deque()
+        self.computed_tokens = self.saved_tokens = self.hits = 0
+        self.passes = self.row_passes = self.wanted_passes = 0
+        self.sampling_seconds = 0.0
+
+    def submit(self, context: Context) -> None:
+        """Puts a context in the queue. It comes into its list ``done`` with what was drawn, or with an error."""
+        self.waiting.append(context)
+
+    def advance(self) -> None:
+        """Some prompts and one token more of every row. Where it is interrupted, all that is under way ends."""
+        try:
+            self._advance()
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def drop(self, contexts: Sequence[Context]) -> None:
+        """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
+        raise NotImplementedError
+
+    def _advance(self) -> None:
+        raise NotImplementedError
+
+    def _abandon(self, error: BaseException) -> None:
+        raise NotImplementedError
+
+    # ---- drawing
+
+    def _draw(
+        self, rows: Sequence[Row], records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor, read: bool
+    ) -> list[Row]:
+        """Draws a token for each row; those that are done, where that is to be read."""
+        start = time.perf_counter()
+        if self.processors is not None:
+            logits = self.processors(self._texts(rows, records), logits.float())
+        self.sampler.draw(records, numbers, logits, hidden)
+        reasons = self.sampler.reasons(records) if read else []
+        self.sampling_seconds += time.perf_counter() - start
+        return [row for row, reason in zip(rows, reasons, strict=False) if reason != RUNNING]
+
+    def _texts(self, rows: Sequence[Row], records: Tensor) -> Tensor:
+        """int64 (rows, longest): all ids of each row so far. Its first id fills it up at its beginning."""
+        texts = [[*row.owner.ids, *drawn] for row, drawn in zip(rows, self.sampler.tokens(records), strict=True)]
+        longest = max(map(len, texts))
+        return torch.tensor([[ids[0]] * (longest - len(ids)) + ids for ids in texts], device=self.forward.device)
+
+    def _end(self, rows: Sequence[Row]) -> list[Drawn]:
+        """Keeps what rows have drawn, and gives their records back."""
+        if not rows:
+            return []
+        numbers = [row.record for row in rows]
+        drawn = self.sampler.drawn(numbers)
+        for row, one in zip(rows, drawn, strict=True):
+            row.owner.drawn[row.candidate] = one
+            if row.owner.is_done and not row.owner.is_dropped:
+                row.owner.done.append(row.owner)
+        self.sampler.close(numbers)
+        return drawn
+
+    def _late(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows whose deadline has passed."""
+        timed = [row for row in rows if row.owner.deadline is not None]
+        now = time.monotonic() if timed else 0.0
+        return [row for row in timed if row.owner.deadline is not None and row.owner.deadline <= now]
+
+    def _end_all(self, contexts: Sequence[Context], rows: Sequence[Row], error: BaseException) -> None:
+        """Everything ends with an error; what rows have drawn is kept where nobody has it yet."""
+        for row in rows:
+            if not row.owner.is_over:
+                [row.owner.drawn[row.candidate]] = self.sampler.drawn([row.record])
+        self.sampler.release()
+        for owner in {id(context.owner): context.owner for context in contexts}.values():
+            if not owner.is_over:
+                owner.is_dropped = True
+                owner.error = error
+                owner.done.append(owner)
+
+
+def waiting_rows(contexts: Sequence[Context]) -> int:
+    """Rows that contexts still want."""
+    return sum(max(1, len(context.rules) - context.started) for context in contexts)

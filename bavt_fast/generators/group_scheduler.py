@@ -1,0 +1,128 @@
+"""Scheduling for models that keep more of a context than keys and values: nothing is shared, no padding enters a state.
+
+Contexts of one length are begun together and decoded as a group, each token one pass for each group. A row that is done
+leaves its group at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bavt_fast.generators.contexts import BaseScheduler, Context, Row, waiting_rows
+from bavt_fast.generators.forward import Forward
+from bavt_fast.generators.own_cache import DecodingPlan, OwnCacheDecoder
+from bavt_fast.generators.sampling import Sampler, as_numbers
+
+__all__ = ["GroupScheduler"]
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    decoder: OwnCacheDecoder
+    rows: list[Row]
+
+
+class GroupScheduler(BaseScheduler):
+    """For models that keep a context in a way of their own.
+
+    Args:
+        plan: how the model's context is kept.
+        options: see `BaseScheduler`.
+    """
+
+    def __init__(self, forward: Forward, sampler: Sampler, plan: DecodingPlan, **options: Any) -> None:
+        super().__init__(forward, sampler, **options)
+        self.plan = plan
+        self.groups: list[_Group] = []
+
+    def drop(self, contexts: Sequence[Context]) -> None:
+        for context in contexts:
+            context.is_dropped = True
+        kept = [context for context in self.waiting if not context.is_dropped]
+        self.waiting.clear()
+        self.waiting.extend(kept)
+        for group in self.groups:
+            self._leave(group, [row for row in group.rows if row.owner.is_dropped])
+
+    def _advance(self) -> None:
+        for group in [group for group in self.groups if group.rows]:
+            self._step(group, None)
+        self._start()
+        for group in self.groups:
+            self._leave(group, self._late(group.rows))
+        self.groups = [group for group in self.groups if group.rows]
+
+    def _start(self) -> None:
+        """Begins contexts that wait, as far as there is room, in groups of equal length."""
+        room = self.max_rows - sum(len(group.rows) for group in self.groups)
+        by_length: dict[int, list[tuple[Context, int]]] = {}
+        while self.waiting and room > 0:
+            context = self.waiting[0]
+            count = min(room, len(context.rules) - context.started)
+            candidates = [(context, context.started + i) for i in range(count)]
+            by_length.setdefault(len(context.ids), []).extend(candidates)
+            context.started += count
+            room -= count
+            if context.started == len(context.rules):
+                self.waiting.popleft()
+        for candidates in by_length.values():
+            records = self.sampler.open([context.rules[i] for context, i in candidates], [-1] * len(candidates))
+            rows = [
+                Row(context, candidate, record, len(context.ids))
+                for (context, candidate), record in zip(candidates, records, strict=True)
+            ]
+            group = _Group(OwnCacheDecoder(self.forward.model, self.plan), rows)
+            self.groups.append(group)
+            distinct = {context.ids: context for context, _ in candidates}
+            for context in distinct.values():
+                context.computed = len(context.ids)
+                self.computed_tokens += len(context.ids)
+            self._step(group, [context.ids for context, _ in candidates])
+
+    def _step(self, group: _Group, contexts: Sequence[Sequence[int]] | None) -> None:
+        """One token more of a group, whose first pass reads its contexts."""
+        records, numbers = as_numbers([row.record for row in group.rows], self.forward.device)
+
+        def compute() -> tuple[Tensor, Tensor]:
+            if contexts is not None:
+                return group.decoder.begin(contexts)
+            return group.decoder.advance(self.sampler.next_token[records])
+
+        try:
+            logits, hidden = self.forward.timed(compute)
+        except Exception as error:
+            self._fail(group, error)
+            return
+        if contexts is None:
+            count = len(group.rows)
+            self.passes += 1
+            self.row_passes += count
+            self.wanted_passes += max(count, min(self.max_rows, count + waiting_rows([*self.waiting])))
+        self._leave(group, self._draw(group.rows, records, numbers, logits, hidden, True))
+
+    def _leave(self, group: _Group, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        self._end(rows)
+        gone = set(map(id, rows))
+        kept = [i for i, row in enumerate(group.rows) if id(row) not in gone]
+        group.rows = [group.rows[i] for i in kept]
+        group.decoder.keep(kept)
+
+    def _fail(self, group: _Group, error: Exception) -> None:
+        owners = list({id(row.owner): row.owner for row in group.rows}.values())
+        self.drop(owners)
+        for owner in owners:
+            owner.error = error
+            owner.done.append(owner)
+
+    def _abandon(self, error: BaseException) -> None:
+        rows = [row for group in self.groups for row in group.rows]
+        contexts = [*self.waiting, *(row.owner for row in rows)]
+        self.waiting.clear()
+        self._end_all(contexts, rows, error)
+        self.groups.clear()

@@ -32,7 +32,7 @@ class _Remembering(transformers.LlamaForCausalLM):  # type: ignore[misc]
 def _assert_fresh(model: Any, contexts: list[list[int]], logits: torch.Tensor, hidden: torch.Tensor) -> None:
     assert len(logits) == len(hidden) == len(contexts)
     for context, found_logits, found_hidden in zip(contexts, logits, hidden, strict=True):
-        expected_logits, expected_hidden = fresh_pass(model, context)
+        (expected_logits,), (expected_hidden,) = fresh_pass(model, context)
         torch.testing.assert_close(found_logits, expected_logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found_hidden, expected_hidden, rtol=1e-4, atol=1e-4)
         best = expected_logits.topk(2).values

@@ -181,6 +181,7 @@ def build_model(name: str, seed: int = 0) -> Any:
                 parameter.normal_(0.0, 0.3)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        model.get_output_embeddings().weight[:2] = 0.0  # padding and the beginning of a text are no likely next tokens
     model.generation_config.eos_token_id = 2
     return model
 
@@ -189,7 +190,7 @@ def build_tokenizer() -> Any:
     """One token for each of `LETTERS`, after the `SPECIAL` ones; no other text can be encoded."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *LETTERS])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("(?s)."), "isolated")
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = tokenizers.decoders.Fuse()
     pad, bos, eos = SPECIAL
     return transformers.PreTrainedTokenizerFast(
@@ -198,11 +199,19 @@ def build_tokenizer() -> Any:
 
 
 @torch.no_grad()
-def fresh_pass(model: Any, context: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (V,) and hidden state (H,) after one context, by passes over all of it, alone and without a cache."""
-    ids = torch.tensor([list(context)])
-    inputs: dict[str, Any] = {"input_ids": ids}
-    if "target_mapping" in inspect.signature(model.forward).parameters:  # XLNet predicts for a place that it is shown
-        inputs = dict(model.prepare_inputs_for_generation(ids, is_first_iteration=True))
-    logits = model(**inputs, use_cache=False).logits[0, -1]
-    return logits, model.base_model(**inputs, use_cache=False).last_hidden_state[0, -1]
+def fresh_pass(model: Any, context: Sequence[int], count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (count, V) and hidden states (count, H) after each of the `count` longest beginnings of a context.
+
+    Computed by passes over whole contexts, each alone and without a cache.
+    """
+    if "target_mapping" in inspect.signature(model.forward).parameters:  # XLNet sees all, and predicts where it is told
+        beginnings = [torch.tensor([context[:end]]) for end in range(len(context) - count + 1, len(context) + 1)]
+        passes = [_fresh_pass(model, **model.prepare_inputs_for_generation(ids)) for ids in beginnings]
+        return torch.cat([logits for logits, _ in passes]), torch.cat([hidden for _, hidden in passes])
+    logits, hidden = _fresh_pass(model, input_ids=torch.tensor([list(context)]))
+    return logits[-count:], hidden[-count:]
+
+
+def _fresh_pass(model: Any, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = model(**inputs, use_cache=False).logits[0]
+    return logits, model.base_model(**inputs, use_cache=False).last_hidden_state[0]

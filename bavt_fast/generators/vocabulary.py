@@ -23,7 +23,7 @@ import numpy as np
 
 from bavt_fast._checks import as_count
 
-__all__ = ["Vocabulary", "end_ids"]
+__all__ = ["Vocabulary", "control_tokens", "end_ids"]
 
 Token = TypeVar("Token")
 
@@ -58,7 +58,7 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, size: int) -> None:
         self.size = as_count("size", size, minimum=1)
         self.special = np.zeros(self.size, dtype=bool)
-        self.special[[i for i in _special_ids(tokenizer) if i < self.size]] = True
+        self.special[[i for i in control_tokens(tokenizer) if i < self.size]] = True
         backend = getattr(tokenizer, "backend_tokenizer", None)
         known = _slow_bytes(tokenizer, self) if backend is None else _fast_bytes(backend)
         self.named = np.zeros(self.size, dtype=bool)
@@ -71,6 +71,15 @@ class Vocabulary:
     def text(self, ids: Iterable[int]) -> str:
         """The text that the tokens add, exactly as generated. Bytes that make no character become U+FFFD."""
         return b"".join([self.token_bytes[i] for i in ids]).decode("utf-8", errors="replace")
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """The tokens that stand for no text (BOS, EOS, turn ends, ...) by id: those that ``tokenizer.decode`` can skip."""
+    tokens = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        tokens.update((token_id, token) for token_id, token in named if token_id is not None)
+    return tokens
 
 
 def end_ids(model: Any, tokenizer: Any, size: int) -> list[int]:
@@ -107,12 +116,6 @@ def _integers(value: Any) -> list[int]:
         return [operator.index(value)]
     except TypeError:
         return [i for item in value for i in _integers(item)] if isinstance(value, Iterable) else []
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    added = tokenizer.added_tokens_decoder.items()
-    special = {token_id for token_id, token in added if token.special}
-    return special.union(token_id for token_id in tokenizer.all_special_ids if token_id is not None)
 
 
 # --- fast tokenizers

@@ -204,7 +204,7 @@ class _SlowTable(transformers.PreTrainedTokenizer):  # type: ignore[misc]
         named = [UNK, BOS, None, EOS, PAD, None, None, *tokens]
         self.table = {token: i for i, token in enumerate(named) if token is not None}
         self.names = {i: token for token, i in self.table.items()}
-        super().__init__(unk_token=UNK, **names)
+        super().__init__(unk_token=UNK, special_tokens_pattern="none", **names)
 
     @property
     def vocab_size(self) -> int:

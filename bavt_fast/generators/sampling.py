@@ -41,6 +41,7 @@ NEW_MASS = 1e-4
 """Where less than this share of the probability is left to steps not tried yet, nothing new is drawn."""
 _SPENT_SHARE = 1e-6  # of a token's probability, below which what is left of it is rounding
 _BLOCK = 256
+_CACHED = 2**18  # logits that a CPU works on at once: they stay in its cache
 
 
 @dataclass(slots=True)
@@ -97,7 +98,7 @@ class Sampler:
         self._nameless = None if named.all() else torch.as_tensor(~named, device=device)
         self._hidden: Tensor | None = None
         self._free: list[int] = []
-        self._is_greedy, self._is_cut, self._has_tried = (np.zeros(0, dtype=bool) for _ in range(3))
+        self._is_greedy, self._is_cut, self._is_plain, self._has_tried = (np.zeros(0, dtype=bool) for _ in range(4))
         self._make_columns(0, 1, 1)
 
     # ---- records
@@ -134,7 +135,7 @@ class Sampler:
             self._hidden = hidden
         more = grown - records
         self._free.extend(range(grown - 1, records - 1, -1))
-        for name in ("_is_greedy", "_is_cut", "_has_tried"):
+        for name in ("_is_greedy", "_is_cut", "_is_plain", "_has_tried"):
             setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, dtype=bool)]))
 
     def open(self, rules: Sequence[SamplingRules], next_tokens: Sequence[int]) -> list[int]:
@@ -159,6 +160,8 @@ class Sampler:
             column[at] = 0
         self._is_greedy[numbers] = [rule.temperature == 0.0 for rule in rules]
         self._is_cut[numbers] = [rule.top_p < 1.0 or rule.top_k > 0 or rule.min_p > 0.0 for rule in rules]
+        is_warm = np.array([rule.temperature == 1.0 for rule in rules])
+        self._is_plain[numbers] = is_warm & ~self._is_cut[numbers]
         self._has_tried[numbers] = [len(rule.tried) > 0 for rule in rules]
         for number, rule in zip(numbers, rules, strict=True):
             if rule.tried:
@@ -228,22 +231,35 @@ class Sampler:
             logits: (rows, vocabulary) of each row's next token.
             hidden: (rows, H), the states that they were made from.
         """
+        size = max(1, _CACHED // logits.shape[1]) if self.device.type == "cpu" else len(numbers)
+        parts = [
+            self._choose(records[at : at + size], numbers[at : at + size], logits[at : at + size])
+            for at in range(0, len(numbers), size)
+        ]
+        self._append(
+            records, *(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
+        )
+        if self._hidden is None:
+            self._hidden = hidden.new_zeros(self._tokens.shape[0], hidden.shape[1])
+        self._hidden[records] = hidden
+
+    def _choose(self, records: Tensor, numbers: np.ndarray, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(rows,) each: a token, its probability by the row's rules, the probability of all tokens that could be drawn,
+        and the token's log-probability at temperature 1."""
         if self._nameless is not None:
             logits = logits.masked_fill(self._nameless, -torch.inf)
         logits = logits.float()
         probabilities = self._weights(records, numbers, logits)
-        weights, mass = probabilities, None
-        tried = None
-        if self._has_tried[numbers].any():
-            weights, tried = self._without_tried(records, probabilities)
-        token, mass = _pick(weights, self._uniforms[records, self._count[records]])
-        chosen = probabilities.gather(1, token[:, None])[:, 0]
-        self._append(records, token, chosen.double(), mass, logits)
-        if tried is not None:
-            self._alive[records] &= tried == token[:, None]
-        if self._hidden is None:
-            self._hidden = hidden.new_zeros(self._tokens.shape[0], hidden.shape[1])
-        self._hidden[records] = hidden
+        uniforms = self._uniforms[records, self._count[records]]
+        has_tried = bool(self._has_tried[numbers].any())
+        if has_tried and (self.device.type != "cpu" or bool(self._alive[records].any())):
+            token, mass = self._pick_untried(records, probabilities, uniforms)
+        else:
+            token, mass = _pick(probabilities, uniforms)
+        chosen = probabilities.gather(1, token[:, None])[:, 0].double()
+        if self._is_plain[numbers].all():
+            return token, chosen, mass, chosen.log()
+        return token, chosen, mass, logits.log_softmax(-1).gather(1, token[:, None])[:, 0].double()
 
     def _weights(self, records: Tensor, numbers: np.ndarray, logits: Tensor) -> Tensor:
         """(rows, vocabulary) probabilities by each row's settings. A row with logits that are not numbers is NaN."""
@@ -261,22 +277,24 @@ class Sampler:
             probabilities[at] = _truncated(probabilities[at], settings[at])
         return probabilities
 
-    def _without_tried(self, records: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights without the mass of the tried steps that run through each token, and the tokens of those, by try; -1
-        for one that took another turn before."""
+    def _pick_untried(self, records: Tensor, probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """A token of each row without the mass of the tried steps that run through it, and the mass that is left."""
         places = self._count[records][:, None, None].expand(-1, self._tried.shape[1], 1)
         tokens = self._tried[records].gather(2, places)[:, :, 0]
         rest = self._rest[records].gather(2, places)[:, :, 0]
         follows = self._alive[records] & (tokens >= 0)
         at = tokens.clamp_min(0)
         before = probabilities.gather(1, at)
-        weights = probabilities.scatter_add(1, at, -before * rest * follows)
-        left = weights.gather(1, at)
-        weights.scatter_reduce_(1, at, torch.where(follows, 0.0, -torch.inf), "amax")
-        weights.scatter_reduce_(1, at, torch.where(follows & (left < _SPENT_SHARE * before), 0.0, torch.inf), "amin")
-        return weights, torch.where(follows, tokens, -1)
+        probabilities.scatter_add_(1, at, -before * rest * follows)
+        is_spent = follows & (probabilities.gather(1, at) < _SPENT_SHARE * before)
+        probabilities.scatter_reduce_(1, at, torch.where(is_spent, 0.0, torch.inf), "amin")
+        probabilities.scatter_reduce_(1, at, torch.where(follows, 0.0, -torch.inf), "amax")
+        token, mass = _pick(probabilities, uniforms)
+        probabilities.scatter_(1, at, before)
+        self._alive[records] = follows & (tokens == token[:, None])
+        return token, mass
 
-    def _append(self, records: Tensor, token: Tensor, chosen: Tensor, mass: Tensor, logits: Tensor) -> None:
+    def _append(self, records: Tensor, token: Tensor, chosen: Tensor, mass: Tensor, log_probability: Tensor) -> None:
         reason, count = self._reason[records], self._count[records]
         is_broken = ~torch.isfinite(mass)
         is_new = mass >= NEW_MASS
@@ -286,7 +304,6 @@ class Sampler:
         self.next_token[records] = token
         count = count + is_drawn
         self._count[records] = count
-        log_probability = logits.gather(1, token[:, None])[:, 0].double() - logits.logsumexp(-1).double()
         self._log_probability[records] += torch.where(is_drawn, log_probability, 0.0)
         state = self._next_state[self._state[records], token].long()
         self._state[records] = torch.where(is_drawn, state, self._state[records])

@@ -6,10 +6,12 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 # Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
 OLDEST_TRITON := build/triton-3.6.0
+# The oldest that is supported, and the first with another name for the cache. `make test` runs with the one in between.
+TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton bench bench-quick bench-critic bench-engine bench-budget bench-recipe train lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-transformers $(TRANSFORMERS:%=%/.tested) bench bench-quick bench-critic bench-engine bench-budget bench-recipe train lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +24,8 @@ test: $(VENV)/.built  ## set up, then run the whole test suite
 
 test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
 	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k $(notdir $(OLDEST_TRITON))
+
+test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
 
 bench: $(VENV)/.rivals  ## time the trees beside their floors and other searches, ten minutes; see benchmarks/results
 	$(PY) -m benchmarks.tree
@@ -93,6 +97,14 @@ $(VENV)/.rivals: $(VENV)/.built
 $(OLDEST_TRITON)/.there: $(VENV)/.built
 	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
 	touch $@
+
+build/transformers-%/.there: $(VENV)/.built
+	$(PIP) install --no-deps --target $(@D) transformers==$*
+	touch $@
+
+build/transformers-%/.tested: build/transformers-%/.there
+	PYTHONPATH=$(@D) $(PY) -c 'import transformers; assert transformers.__version__ == "$*", transformers.__file__'
+	PYTHONPATH=$(@D) $(PY) -m pytest tests/generators
 
 $(VENV)/.linters: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,dev]'

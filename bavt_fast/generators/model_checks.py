@@ -78,7 +78,7 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
     config = core.config.get_text_config(decoder=True)
     embedding = core.get_input_embeddings()
     device = _input_device(core, embedding)
-    parameters = frozenset(inspect.signature(core.forward).parameters)
+    parameters = frozenset(inspect.signature(type(core).forward).parameters)
     facts = ModelFacts(
         core=core,
         config=config,

@@ -15,6 +15,7 @@ from bavt_fast.generators.contexts import Row
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
 from bavt_fast.generators.sampling import as_numbers
+from bavt_fast.generators.static_decode import StaticDecoder
 
 __all__ = ["DecodeBatch", "Pieces", "prefill"]
 
@@ -24,13 +25,18 @@ Pieces = Sequence[tuple[StoredStates, int]]
 class DecodeBatch:
     """Rows with their keys and values.
 
+    Args:
+        forward, layout: the model.
+        static: decodes by passes of fixed shapes, as far as they suit.
+
     Attributes:
         rows: by slot.
     """
 
-    def __init__(self, forward: Forward, layout: Layout) -> None:
+    def __init__(self, forward: Forward, layout: Layout, static: StaticDecoder | None = None) -> None:
         self.forward = forward
         self.layout = layout
+        self.static = static
         self.reset()
 
     def reset(self) -> None:
@@ -78,21 +84,43 @@ class DecodeBatch:
 
     def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Computes one token more of every row, int64 (rows,): logits (rows, vocabulary), hidden states (rows, H)."""
-        window, rows = self.window, self.rows
         records, numbers, lengths = self.members()
-        longest = max(row.length for row in rows)
-        window.make_room(len(rows), longest)
-        window.begin = window.end - longest
-        mask = None
-        if min(row.length for row in rows) < longest:
-            columns = torch.arange(longest + 1, device=lengths.device)
-            mask = columns >= longest - lengths[:, None]
-        logits, hidden = self.forward(tokens[:, None], mask, lengths[:, None], window.cache)
-        window.end += 1
-        for row in rows:
+        longest = max(row.length for row in self.rows)
+        if self.static is not None and self.static.suits(len(self.rows), longest):
+            logits, hidden = self._decode_static(self.static, tokens, lengths, longest)
+        else:
+            logits, hidden = self._decode(tokens, lengths, longest)
+        self.window.end += 1
+        for row in self.rows:
             row.length += 1
         self._members = records, numbers, lengths + 1
         return logits, hidden
+
+    def _decode(self, tokens: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        window = self.window
+        window.make_room(len(self.rows), longest)
+        window.begin = window.end - longest
+        mask = None
+        if min(row.length for row in self.rows) < longest:
+            columns = torch.arange(longest + 1, device=lengths.device)
+            mask = columns >= longest - lengths[:, None]
+        return self.forward(tokens[:, None], mask, lengths[:, None], window.cache)
+
+    def _decode_static(
+        self, static: StaticDecoder, tokens: Tensor, lengths: Tensor, longest: int
+    ) -> tuple[Tensor, Tensor]:
+        """The first pass is compared with a plain one, which is the result where anything is amiss."""
+        try:
+            found = static.decode(self.window, tokens, lengths, longest)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            static.turn_off(error)
+            return self._decode(tokens, lengths, longest)
+        if static.is_checked:
+            return found
+        expected = self._decode(tokens, lengths, longest)
+        return found if static.check(found, expected) else expected
 
 
 def prefill(

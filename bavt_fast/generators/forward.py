@@ -43,7 +43,6 @@ class Forward:
         self.seconds = 0.0
         self.passes = 0
 
-    @torch.no_grad()
     def __call__(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any) -> tuple[Tensor, Tensor]:
         """Computes the next tokens of some rows.
 
@@ -56,6 +55,12 @@ class Forward:
         Returns:
             Logits (rows, vocabulary) and hidden states (rows, H) of the last column.
         """
+        result: tuple[Tensor, Tensor] = self.timed(lambda: self.untimed(ids, mask, positions, cache))
+        return result
+
+    @torch.no_grad()
+    def untimed(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any) -> tuple[Tensor, Tensor]:
+        """The same, as a part of something that is counted."""
         arguments: dict[str, Any] = {self.cache_name: cache, "use_cache": True}
         if "position_ids" in self.facts.parameters:
             arguments["position_ids"] = positions
@@ -64,7 +69,7 @@ class Forward:
         caught: list[Tensor] = []
         hook = self.facts.output_head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
         try:
-            output = self.timed(lambda: self.model(input_ids=ids, attention_mask=mask, **arguments))
+            output = self.model(input_ids=ids, attention_mask=mask, **arguments)
         finally:
             hook.remove()
         logits = output.logits[:, -1].to(self.device)

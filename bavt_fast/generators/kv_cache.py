@@ -100,7 +100,11 @@ class KeyValueWindow:
             columns = has_columns if longest + new <= has_columns else 2 * (longest + new)
             self._move_to(self.layout.empty(_grown(has_rows, rows), columns), longest)
         elif self.end + new > has_columns:
-            self._move_to(self.lanes, longest)
+            self.compact(longest)
+
+    def compact(self, longest: int) -> None:
+        """Moves the rows to the beginning of the memory, where no row is longer than `longest`."""
+        self._move_to(self.lanes, longest)
 
     def _move_to(self, lanes: list[Tensor], longest: int) -> None:
         first = max(self.end - longest, 0)
@@ -155,7 +159,7 @@ class KeyValues(CacheLayerMixin):
     def __init__(self, window: KeyValueWindow, layer: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.window = window
-        (self._key_lane, self._key_place), (self._value_lane, self._value_place) = window.layout.places[layer]
+        self.places = window.layout.places[layer]
         self.is_initialized = True
         # On CUDA transformers would look at the mask to see whether it can do without, and wait for the device.
         self.is_compileable = window.lanes[0].is_cuda
@@ -167,8 +171,8 @@ class KeyValues(CacheLayerMixin):
         """Writes the next columns of all rows; keys and values with them, each (rows, heads, columns, width)."""
         window = self.window
         rows, end = key_states.shape[0], window.end + key_states.shape[2]
-        keys = window.lanes[self._key_lane][self._key_place, :rows]
-        values = window.lanes[self._value_lane][self._value_place, :rows]
+        (key_lane, key_place), (value_lane, value_place) = self.places
+        keys, values = window.lanes[key_lane][key_place, :rows], window.lanes[value_lane][value_place, :rows]
         keys[:, :, window.end : end] = key_states
         values[:, :, window.end : end] = value_states
         return keys[:, :, window.begin : end], values[:, :, window.begin : end]

@@ -21,6 +21,7 @@ from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, StoredStates
 from bavt_fast.generators.prefix_store import Ends, PrefixStore
 from bavt_fast.generators.sampling import DELIMITER, Drawn, Sampler, as_numbers
+from bavt_fast.generators.static_decode import StaticDecoder
 
 __all__ = ["Scheduler"]
 
@@ -37,6 +38,7 @@ class Scheduler(BaseScheduler):
         layout: of the model's keys and values.
         store: of contexts that were computed.
         prefill_tokens: prompt tokens that are computed before the rows that decode have their turn.
+        static: see `DecodeBatch`.
         options: see `BaseScheduler`.
     """
 
@@ -48,12 +50,13 @@ class Scheduler(BaseScheduler):
         store: PrefixStore,
         *,
         prefill_tokens: int,
+        static: StaticDecoder | None = None,
         **options: Any,
     ) -> None:
         super().__init__(forward, sampler, **options)
         self.layout, self.store = layout, store
         self.prefill_tokens = prefill_tokens
-        self.batch = DecodeBatch(forward, layout)
+        self.batch = DecodeBatch(forward, layout, static)
         self.prefilling: list[Context] = []
         self.ready: deque[Context] = deque()  # some candidates have not started
         self.joining: list[Context] = []  # their last token is computed with the rows that decode

@@ -29,6 +29,7 @@ from bavt_fast.generators.prefix_store import PrefixStore
 from bavt_fast.generators.prompts import PlainPrompts
 from bavt_fast.generators.sampling import BROKEN, DELIMITER, END, RUNNING, Drawn, Sampler, SamplingRules
 from bavt_fast.generators.scheduler import Scheduler
+from bavt_fast.generators.static_decode import StaticDecoder
 from bavt_fast.generators.stopping import StopTable
 from bavt_fast.generators.vocabulary import Vocabulary, end_ids
 from bavt_fast.protocols import (
@@ -70,6 +71,8 @@ class TorchGenerator:
         max_batch: rows that are decoded at once.
         store_bytes: limit of the store of contexts that were computed; None for 1 GiB, on a GPU half of what is free;
             0 for no store.
+        graphs: on a GPU, replay CUDA graphs in decoding. They are captured when a number of rows and tokens is first
+            reached, or ahead by `warm_up`; a model that cannot be captured goes without, with a warning.
         measure: on a GPU, wait after every pass so that the times in `statistics` are right.
 
     A request's `Sampling` goes before temperature, top_p, top_k and min_p.
@@ -93,6 +96,7 @@ class TorchGenerator:
         processors: Callable[[Tensor, Tensor], Tensor] | None = None,
         max_batch: int = 256,
         store_bytes: int | None = None,
+        graphs: bool = True,
         measure: bool = False,
     ) -> None:
         self.temperature = as_amount("temperature", temperature, allow_zero=True)
@@ -110,6 +114,7 @@ class TorchGenerator:
         self.tokenizer = tokenizer
         self.prompts: Callable[[str], Sequence[int]] = PlainPrompts(tokenizer) if prompts is None else prompts
         self.processors = processors
+        self.graphs = graphs
         self.measure = measure
         self._build()
 
@@ -140,6 +145,7 @@ class TorchGenerator:
         on_cuda = forward.device.type == "cuda"
         options["read_every"] = 4 if on_cuda else 1
         prefill_tokens = 4096 if on_cuda else 512
+        options["static"] = StaticDecoder(forward, capture=True) if on_cuda and self.graphs else None
         return Scheduler(forward, sampler, forward.layout(), self._store, prefill_tokens=prefill_tokens, **options)
 
     def _store_limit(self, device: torch.device) -> int:
@@ -241,6 +247,20 @@ class TorchGenerator:
             forward_seconds=scheduler.forward.seconds,
             sampling_seconds=scheduler.sampling_seconds,
         )
+
+    def warm_up(self, rows: int, tokens: int) -> None:
+        """On a GPU, captures decoding of so many rows of at most so many tokens ahead. Elsewhere it does nothing.
+
+        Raises:
+            RuntimeError: requests are under way.
+        """
+        with self._lock:
+            if self._contexts:
+                raise RuntimeError("warm_up: expected no request under way, got some; call it before the search")
+            scheduler = self._scheduler
+            static = scheduler.batch.static if isinstance(scheduler, Scheduler) else None
+            if isinstance(scheduler, Scheduler) and static is not None and static.suits(rows, tokens):
+                static.warm_up(scheduler.batch.window, rows, tokens)
 
     def clear(self) -> None:
         """Forgets every context that was computed: after the model's weights have changed."""

@@ -433,19 +433,22 @@ def test_the_model_that_writes_the_steps_rates_them_too() -> None:
     from bavt_fast.tasks.countdown.training.model import build_tokenizer
 
     torch.set_num_threads(1)
-    generated: list[int] = []
+    generator = TorchGenerator(tiny_model(), build_tokenizer(), delimiter="7")
+    rated: list[int] = []
 
-    class Counting(TorchGenerator):
-        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
-            answers = super().propose(states, counts, limits)
-            generated.extend(len(step.token_ids) for row in answers for step in row)
+    class Rater:
+        def propose(self, *columns: Any) -> Any:
+            answers = generator.propose(*columns)
+            rated.extend(len(step.token_ids) for row in answers for step in row)
             return answers
 
-    generator = Counting(tiny_model(), build_tokenizer(), delimiter="7")
-    critic = PromptedCritic(generator, template="{text} 5", max_tokens=4, scale=(0, 999))
-    searcher = bavt.Searcher(generator, critic, wave=2, max_step_tokens=8)
+    critic = PromptedCritic(Rater(), template="{text} 5", max_tokens=4, scale=(0, 999))
+    searcher = bavt.Searcher(generator, critic, max_step_tokens=8)
     first = searcher.search("Target: 5", budget=bavt.Budget(tokens=150), seed=4)
-    assert first.spent.tokens == sum(generated) <= 150
+    steps = [step for step in first.steps if step is not None] + [refusal.step for refusal in first.refused]
+    assert first.spent.tokens == sum(len(step.token_ids) for step in steps) + sum(rated) <= 150
+    assert first.spent.tokens == generator.statistics().generated_tokens
+    assert len(rated) == critic.asked
     assert critic.asked == first.tree.num_nodes - 1 > 3
     assert first.overrun == bavt.Spent()
     second = searcher.search("Target: 5", budget=bavt.Budget(tokens=150), seed=4)

@@ -202,11 +202,11 @@ class Base:
         for i, part in enumerate(pending.by_ask()):
             own = values[at : at + len(part.nodes)]
             at += len(own)
+            costs = None if charged is None else charged[i : i + 1]
             problem = next(filter(None, map(_score_problem, own, part.nodes)), None)
             if problem is not None:
-                self.state_failed(part, problem)
+                self.state_failed(part, named(problem, "critic"), costs)
                 continue
-            costs = None if charged is None else charged[i : i + 1]
             try:
                 grow(self.engine, self.searches, part, own, self.clock(), self.residual, None, costs)
             except (TypeError, ValueError) as error:
@@ -225,10 +225,15 @@ class Base:
             for slot in pending.slots:
                 fail(self.engine, self.searches, slot, error)
 
-    def state_failed(self, pending: Pending, error: Exception) -> None:
-        for slot, ticket in zip(pending.slots, pending.tickets, strict=True):
+    def state_failed(self, pending: Pending, error: Exception, charged: Sequence[Any] | None = None) -> None:
+        """Ends the questions of these asks. What the critic took for them is charged."""
+        for i, (slot, ticket) in enumerate(zip(pending.slots, pending.tickets, strict=True)):
+            costs: list[Any] = []
+            if charged is not None:
+                tokens, *others = charged[i]
+                costs = [[tokens], [(*others, 0.0)]]
             with contextlib.suppress(TicketError):  # it may have grown before the error came
-                self.engine.cancel(ticket)
+                self.engine.cancel(ticket, *costs)
             fail(self.engine, self.searches, slot, error)
 
 
@@ -280,6 +285,8 @@ def _flat(outputs: Any) -> list[Any]:
 
 
 def _score_problem(score: Any, node: Node) -> Exception | None:
+    if isinstance(score, Exception):
+        return score
     if isinstance(score, (bool, str, bytes)) or not hasattr(score, "__float__"):
         return TypeError(f"critic: expected a number for each state, got {score!r:.80} for {node.text[-60:]!r}")
     try:

@@ -417,9 +417,9 @@ class GenerationStatistics(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a critic returns if scoring costs something: a number per node, and a `Spent` per node."""
+    """What a critic returns if scoring costs something: a number (or an exception) per node, and a `Spent` per node."""
 
-    values: Sequence[float]
+    values: Sequence[float | Exception]
     spent: Sequence[Any]
 
 
@@ -436,6 +436,6 @@ class Critic(Protocol):
 
     predicts: Literal["value", "residual"]
 
-    def score(self, candidates: Sequence[Node]) -> Sequence[float] | Scores:
-        """One finite number per node."""
+    def score(self, candidates: Sequence[Node]) -> Sequence[float | Exception] | Scores:
+        """One finite number per node; an exception in its place ends the node's question, and the others go on."""
         ...

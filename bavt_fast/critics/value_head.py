@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -79,21 +80,32 @@ class ResidualValuePredictor(nn.Module):
 class HiddenStateCritic:
     """A value head on the hidden state of each step's last token, which the generator hands over with the step.
 
+    The states of a wave are stacked where they lie, moved to the head's device and dtype in one piece, and judged in
+    one call; one copy brings the scores to the host.
+
     Args:
-        head: maps ``(rows, H)`` to ``(rows, 1)``, such as `ResidualValuePredictor`; it is put into eval mode.
+        head: maps ``(rows, H)`` to ``(rows, 1)`` or ``(rows,)``, such as `ResidualValuePredictor`; it is put into eval
+            mode. One without parameters takes the states as they come.
         predicts: "value", "residual", or "logit" for a head whose sigmoid is the value.
     """
 
     def __init__(self, head: nn.Module, predicts: Literal["value", "residual", "logit"] = "residual") -> None:
         if predicts not in ("value", "residual", "logit"):
             raise ValueError(f"predicts: expected 'value', 'residual' or 'logit', got {predicts!r}")
+        if not isinstance(head, nn.Module):
+            raise TypeError(f"head: expected a torch.nn.Module, got {type(head).__name__}; wrap a function in one")
         self.head = head.eval()
         self.predicts: Literal["value", "residual"] = "residual" if predicts == "residual" else "value"
         self._sigmoid = predicts == "logit"
 
     @torch.no_grad()
     def score(self, candidates: Sequence[Node]) -> list[float]:
-        """One call of the head for all candidates. Raises TypeError where a step carries no hidden state."""
+        """One call of the head for all candidates.
+
+        Raises:
+            TypeError: a step carries no hidden state.
+            ValueError: hidden states of several shapes, or a head that gives more than a number for each.
+        """
         if not candidates:
             return []
         states: list[Any] = [None if node.step is None else node.step.hidden for node in candidates]
@@ -101,7 +113,19 @@ class HiddenStateCritic:
             raise TypeError(
                 "critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator"
             )
-        hidden = torch.stack(states)
-        weight = next(self.head.parameters(), None)  # a head without parameters takes the states as they are
-        outputs = self.head(hidden if weight is None else hidden.to(weight.device, weight.dtype)).float().squeeze(-1)
+        outputs = self.head(self._stacked([torch.as_tensor(state) for state in states]))
+        if tuple(outputs.shape) not in ((len(states), 1), (len(states),)):
+            raise ValueError(f"head: expected outputs of shape ({len(states)}, 1), got {tuple(outputs.shape)}")
+        outputs = outputs.float().reshape(-1)
         return (outputs.sigmoid() if self._sigmoid else outputs).tolist()
+
+    def _stacked(self, states: list[Tensor]) -> Tensor:
+        """(rows, H) where the head's first weight is, in its dtype."""
+        shapes = {tuple(state.shape) for state in states}
+        if len(shapes) > 1 or len(min(shapes)) != 1:
+            raise ValueError(f"critic: expected hidden states of one shape (H,), got {sorted(shapes)}")
+        weights = chain(self.head.parameters(), self.head.buffers())
+        like = next((weight for weight in weights if weight.is_floating_point()), states[0])
+        if any(state.device != states[0].device for state in states):
+            states = [state.to(like.device) for state in states]
+        return torch.stack(states).to(like.device, like.dtype)

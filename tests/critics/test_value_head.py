@@ -139,3 +139,127 @@ def test_a_search_with_a_tiny_model_end_to_end() -> None:
     assert first.tree.parents.tobytes() == second.tree.parents.tobytes()
     assert first.tree.values.tobytes() == second.tree.values.tobytes()
     assert first.path == second.path
+
+
+# --- kinds of heads and of hidden states
+
+
+class Flat(torch.nn.Module):  # type: ignore[misc]
+    """Gives (rows,) instead of (rows, 1)."""
+
+    def forward(self, hidden: Any) -> Any:
+        return hidden.mean(-1)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_head_without_a_last_dimension(rows: int) -> None:
+    scores = HiddenStateCritic(Flat(), "value").score([candidate(torch.full((WIDTH,), 0.25))] * rows)
+    assert scores == [0.25] * rows
+
+
+@pytest.mark.parametrize("shape", [(2,), (WIDTH, 1), ()])
+def test_a_head_that_gives_several_numbers_is_refused(shape: tuple[int, ...]) -> None:
+    class Odd(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, hidden: Any) -> Any:
+            return hidden.new_zeros(len(hidden), *shape) if shape else hidden.sum()
+
+    with pytest.raises(ValueError, match=r"head: expected outputs of shape \(3, 1\), got"):
+        HiddenStateCritic(Odd()).score([candidate(torch.zeros(WIDTH))] * 3)
+
+
+def test_a_head_that_is_no_module() -> None:
+    with pytest.raises(TypeError, match=r"head: expected a torch.nn.Module, got function; wrap"):
+        HiddenStateCritic(lambda hidden: hidden.mean(-1))  # type: ignore[arg-type]
+
+
+def test_a_head_whose_first_weight_is_quantised(head: Any) -> None:
+    """Integers say nothing of the dtype that the states are to have."""
+
+    class Quantised(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.packed = torch.nn.Parameter(torch.ones(WIDTH, dtype=torch.int8), requires_grad=False)
+            self.register_buffer("scale", torch.full((1,), 0.5, dtype=torch.float64))
+
+        def forward(self, hidden: Any) -> Any:
+            assert hidden.dtype == torch.float64
+            return (hidden * self.packed * self.scale).sum(-1, keepdim=True)
+
+    scores = HiddenStateCritic(Quantised(), "value").score([candidate(torch.full((WIDTH,), 0.25))])
+    assert scores == [0.125 * WIDTH]
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("bfloat16", "float32"), ("float16", "bfloat16")])
+def test_hidden_states_of_several_dtypes_in_one_wave(head: Any, dtypes: tuple[str, str]) -> None:
+    hidden = torch.randn(WIDTH).half().float()
+    scores = HiddenStateCritic(head).score([candidate(hidden.to(getattr(torch, name))) for name in dtypes])
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+
+
+def test_hidden_states_of_numpy(head: Any) -> None:
+    """From another machine."""
+    hidden = torch.randn(3, WIDTH)
+    plain = HiddenStateCritic(head).score([candidate(row) for row in hidden])
+    assert HiddenStateCritic(head).score([candidate(row.numpy()) for row in hidden]) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("shapes", [[(WIDTH,), (WIDTH + 1,)], [(1, WIDTH)], [()]])
+def test_hidden_states_of_the_wrong_shape(head: Any, shapes: Any) -> None:
+    with pytest.raises(ValueError, match=r"critic: expected hidden states of one shape \(H,\), got \["):
+        HiddenStateCritic(head).score([candidate(torch.zeros(shape)) for shape in shapes])
+
+
+def test_a_wave_is_moved_in_one_piece() -> None:
+    """States on another device than the head: as many operations for 64 of them as for 2, and one copy to the host."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.operations: list[str] = []
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operations.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    counted = []
+    critic = HiddenStateCritic(bavt.ResidualValuePredictor(WIDTH).double())
+    for rows in (2, 64):
+        candidates = [candidate(row) for row in torch.randn(rows, WIDTH)]
+        with Count() as count:
+            critic.score(candidates)
+        counted.append(count.operations)
+    assert counted[0] == counted[1]
+    assert sum("stack" in name or "cat" in name for name in counted[0]) == 1
+    assert sum("_to_copy" in name for name in counted[0]) == 2  # to the head's dtype, and the scores to float32
+
+
+def test_states_on_another_device_are_moved_to_the_head_s() -> None:
+    """`meta` stands in for a GPU: nothing else would take its tensors together with those of the CPU."""
+    seen = []
+
+    class OnMeta(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(WIDTH, 1, device="meta"))
+
+        def forward(self, hidden: Any) -> Any:
+            seen.append((hidden @ self.weight).shape)
+            return torch.zeros(len(hidden), 1)
+
+    here, there = torch.zeros(WIDTH), torch.zeros(WIDTH, device="meta")
+    critic = HiddenStateCritic(OnMeta())
+    for states in ([here, here], [here, there], [there, there]):
+        assert critic.score([candidate(state) for state in states]) == [0.0, 0.0]
+    assert seen == [(2, 1)] * 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("head_on", ["cpu", "cuda"])
+def test_states_on_a_gpu(head: Any, head_on: str) -> None:
+    hidden = torch.randn(9, WIDTH)
+    plain = HiddenStateCritic(head).score([candidate(row) for row in hidden])
+    critic = HiddenStateCritic(head.to(head_on))
+    for states in (hidden.cuda(), [*hidden[:4].cuda(), *hidden[4:]]):
+        assert critic.score([candidate(row) for row in states]) == pytest.approx(plain, abs=1e-3)

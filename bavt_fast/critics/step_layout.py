@@ -1,0 +1,137 @@
+"""A path as the text that a process reward model reads, and where in its tokens each step is judged."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from bavt_fast.protocols import Node
+
+__all__ = ["Laid", "StepLayout", "max_length_of"]
+
+
+class Laid(NamedTuple):
+    """A path in tokens: `ids`, and the position of each step's last token, in order."""
+
+    ids: list[int]
+    positions: list[int]
+
+
+class StepLayout:
+    """``prompt(question)``, and then every step with its tag, and `between` from one to the next.
+
+    A path is encoded as one text, as in training. Where a step's tag ended up is read from the tokenizer's offsets, so
+    a tag that also stands in the question or inside a step does no harm.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers; only those tell where each token stands in the text.
+        step_tag: follows each step; the step is judged at the last token of the tag, or, where the tokenizer drops it
+            (as WordPiece drops white space), at the last token before it.
+        between: stands between a tag and the next step.
+        prompt: makes the text before the first step from the question.
+        add_special_tokens: whether the tokenizer puts its BOS and the like around the text; False where `prompt` writes
+            them, as chat templates do.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        step_tag: str = "\n",
+        between: str = "",
+        prompt: Callable[[str], str] | None = None,
+        add_special_tokens: bool = True,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise TypeError(
+                f"tokenizer: expected a fast tokenizer, which knows the offsets of its tokens, got "
+                f"{type(tokenizer).__name__}; load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+            )
+        for name, value in (("step_tag", step_tag), ("between", between)):
+            if not isinstance(value, str):
+                raise TypeError(f"{name}: expected a str, got {value!r:.80}")
+        if not step_tag:
+            raise ValueError("step_tag: expected a non-empty str such as '\\n' or '<extra_0>', got ''")
+        if prompt is not None and not callable(prompt):
+            raise TypeError(f"prompt: expected a function question -> text, got {prompt!r:.80}")
+        self.tokenizer = tokenizer
+        self.step_tag, self.between = step_tag, between
+        self.prompt = prompt
+        self.add_special_tokens = add_special_tokens
+
+    def text(self, node: Node) -> tuple[str, list[int]]:
+        """The text of the path to a node, and the places of its tags' last characters.
+
+        The question is the root's text, whatever prompts the states in between have.
+
+        Raises:
+            ValueError: the node is a root, on whose way there is no step.
+        """
+        steps = []
+        while node.parent is not None:
+            if node.step is not None:
+                steps.append(node.step.text.strip("\r\n").rstrip())
+            node = node.parent
+        if not steps:
+            raise ValueError(f"critic: expected a state with a step behind it, got the question {node.text[-60:]!r}")
+        text = node.text if self.prompt is None else self.prompt(node.text)
+        places = []
+        for number, step in enumerate(reversed(steps)):
+            text += (self.between if number else "") + step + self.step_tag
+            places.append(len(text) - 1)
+        return text, places
+
+    def lay(self, nodes: Sequence[Node]) -> list[Laid | Exception]:
+        """Paths in tokens; an exception in the place of one that cannot be encoded."""
+        texts: list[tuple[str, list[int]] | Exception] = [_tried(self.text, node) for node in nodes]
+        good = [text for text in texts if not isinstance(text, Exception)]
+        laid = iter(self._encode(good))
+        return [text if isinstance(text, Exception) else next(laid) for text in texts]
+
+    def _encode(self, texts: list[tuple[str, list[int]]]) -> list[Laid | Exception]:
+        if not texts:
+            return []
+        try:
+            encoded = self.tokenizer(
+                [text for text, _ in texts],
+                add_special_tokens=self.add_special_tokens,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                padding=False,
+                truncation=False,
+                verbose=False,
+            )
+        except Exception as error:  # one text may be at fault, such as one with half a surrogate pair
+            if len(texts) == 1:
+                return [error]
+            return [self._encode([text])[0] for text in texts]
+        columns = zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [_laid(text, places, ids, offsets) for (text, places), ids, offsets in columns]
+
+
+def _laid(text: str, places: list[int], ids: list[int], offsets: list[tuple[int, int]]) -> Laid | Exception:
+    written = [(start, at) for at, (start, end) in enumerate(offsets) if end > start]  # special tokens stand nowhere
+    starts = [start for start, _ in written]
+    last = [bisect_right(starts, place) - 1 for place in places]
+    if min(last) < 0:
+        return ValueError(f"critic: expected a token at the end of every step, got none in {text[-60:]!r}")
+    return Laid(ids, [written[i][1] for i in last])
+
+
+def _tried(text: Callable[[Node], tuple[str, list[int]]], node: Node) -> tuple[str, list[int]] | Exception:
+    try:
+        return text(node)
+    except Exception as error:
+        return error
+
+
+def max_length_of(model: Any, tokenizer: Any) -> int | None:
+    """The most tokens that a model reads at once, by its configuration and its tokenizer; None for no limit known."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    named = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    known = [n for n in (*named, getattr(tokenizer, "model_max_length", None)) if isinstance(n, int) and 0 < n < 10**9]
+    return min(known, default=None)

@@ -1,0 +1,82 @@
+"""Critics that fail for single nodes: an exception in the place of a score."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from scripted import AsyncGenerator, ScriptedGenerator, TableCritic, WorldTask
+from search_checks import BUDGET, ENDLESS, alone, check_idle, fingerprint, run_all
+
+import bavt_fast as bavt
+from bavt_fast.protocols import Node
+from bavt_fast.result import SearchError
+from bavt_fast.searcher import Searcher
+
+FAILED = LookupError("no such state")
+
+
+class Partial(TableCritic):
+    """Fails for the states of some questions; ``took`` is what a score takes, also one that failed."""
+
+    def __init__(self, questions: Sequence[str], took: bavt.Spent | None = None) -> None:
+        super().__init__(ENDLESS)
+        self.questions, self.took = questions, took
+        self.max_score = bavt.Spent() if took is None else took
+
+    def score(self, candidates: Sequence[Node]) -> Any:
+        values = [
+            FAILED if node.state[0] in self.questions else value
+            for node, value in zip(candidates, super().score(candidates), strict=True)
+        ]
+        return values if self.took is None else bavt.Scores(values, [self.took] * len(values))
+
+
+def partial(
+    questions: Sequence[str], took: bavt.Spent | None = None, generator: Any = None, **options: Any
+) -> Searcher:
+    generator = ScriptedGenerator(ENDLESS) if generator is None else generator
+    return Searcher(generator, Partial(questions, took), WorldTask(ENDLESS), **options)
+
+
+@pytest.mark.parametrize("wave", [1, 4])
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_the_question_ends_with_the_error_and_the_others_are_untouched(wave: int, candidates: int) -> None:
+    one = partial(["q1", "q3"], wave=wave, candidates=candidates)
+    searches = [one.start(f"q{i}", budget=BUDGET) for i in range(5)]
+    for i, result in enumerate(run_all(one, searches)):
+        check_idle(searches[i])
+        if i in (1, 3):
+            assert (result.stop_reason, result.error, result.tree.num_nodes) == ("error", FAILED, 1)
+        else:
+            assert fingerprint(result) == alone(ENDLESS, f"q{i}", candidates=candidates)
+
+
+def test_a_search_raises_it() -> None:
+    with pytest.raises(SearchError, match="LookupError during the search: no such state") as caught:
+        partial(["q"]).search("q", budget=BUDGET)
+    assert caught.value.__cause__ is FAILED
+    assert caught.value.result.stop_reason == "error"
+
+
+def test_coroutines() -> None:
+    one = partial(["q1"], generator=AsyncGenerator(ENDLESS), wave=3)
+    results = asyncio.run(one.asearch_many([f"q{i}" for i in range(3)], budget=BUDGET))
+    assert [result.error for result in results] == [None, FAILED, None]
+    assert [result.stop_reason for result in results] == ["budget", "error", "budget"]
+
+
+@pytest.mark.parametrize("wave", [1, 4])
+def test_what_a_failed_score_took_is_charged(wave: int) -> None:
+    """Its own price counts: the price of the generator's tokens has nothing to do with it."""
+    took = bavt.Spent(tokens=2, tool_calls=1, cost=0.25, prompt_tokens=7)
+    one = partial(["q1"], took, wave=wave, token_cost=0.001)
+    failed = one.search_many(["q0", "q1"], budget=bavt.Budget(cost=3.0))[1]
+    assert failed.refused == ()  # the step was good; only its score was not
+    assert (failed.spent.tool_calls, failed.spent.prompt_tokens) == (1, 7)
+    made = failed.spent.tokens - 2
+    assert made >= 1
+    assert failed.spent.cost == pytest.approx(0.25 + 0.001 * made)
+    assert failed.overrun == bavt.Spent()

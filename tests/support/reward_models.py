@@ -1,0 +1,93 @@
+"""Tiny random process reward models of every kind, and tokenizers to go with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_level() -> Any:
+    """A byte-level tokenizer without merges, with the special tokens of Qwen2.5-Math-PRM and its chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>", "<extra_0>"],
+        chat_template=CHAT,
+    )
+
+
+def metaspace() -> Any:
+    """A sentencepiece-like tokenizer with BOS and byte fallback, in which " ки", "+" and "-" are a token each."""
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    inner.decoder = decoders.Sequence([decoders.Metaspace(prepend_scheme="first"), decoders.ByteFallback()])
+    trainer = trainers.BpeTrainer(special_tokens=["<unk>", "<s>", "</s>", *bytes_], vocab_size=400, show_progress=False)
+    inner.train_from_iterator(["a ки b", "+ - + - ки", "Step 1: 2 + 3 = 5. ки", "ки"] * 20, trainer)
+    inner.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+
+
+def word_piece() -> Any:
+    """A WordPiece tokenizer, which drops white space, between [CLS] and [SEP]."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz0123456789+=.?"]
+    words += [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    inner = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", model_max_length=64)
+
+
+def classifier(tokenizer: Any, labels: int = 2, context: int = 512) -> Any:
+    """A Qwen2 of width 16 with a label per token."""
+    torch.manual_seed(1)
+    config = transformers.Qwen2Config(**_sizes(tokenizer, context), num_labels=labels)
+    return _spread(transformers.Qwen2ForTokenClassification(config))
+
+
+def encoder(tokenizer: Any) -> Any:
+    """A BERT of width 16 with a label per token: it reads in both directions."""
+    torch.manual_seed(2)
+    sizes = _sizes(tokenizer, 64)
+    sizes.pop("num_key_value_heads")
+    return _spread(transformers.BertForTokenClassification(transformers.BertConfig(**sizes, num_labels=2)))
+
+
+def causal(tokenizer: Any, context: int = 512) -> Any:
+    """A Llama of width 16."""
+    torch.manual_seed(3)
+    return _spread(transformers.LlamaForCausalLM(transformers.LlamaConfig(**_sizes(tokenizer, context))))
+
+
+def _sizes(tokenizer: Any, context: int) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer) + 3,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": context,
+    }
+
+
+def _spread(model: Any) -> Any:
+    """The model with larger weights, so that its scores differ."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, 0.4)
+    return model

@@ -31,6 +31,9 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHOR = "a"
 """A token around which a fast tokenizer's others are decoded. It need not be in the vocabulary."""
 
+ENOUGH_WORDS = 500
+"""So many words are looked at for one that is written without a space."""
+
 
 class Vocabulary:
     """The bytes of each token id of a tokenizer, as far as a model's logits reach.
@@ -179,8 +182,13 @@ def _byte_level_bytes(token: str) -> bytes:
         return token.encode()
 
 
-def _between_anchors(join: Callable[[Sequence[Token]], str], anchor: Token) -> Callable[[Token], str]:
-    """A function from a token to the text that it makes between two anchors: never a text's first or last token."""
+def _between_anchors(join: Callable[[Sequence[Token]], str], anchor: Token | None) -> Callable[[Token], str]:
+    """A function from a token to the text that it makes between two anchors: never a text's first or last token.
+
+    Without an anchor it is the text that the token makes alone.
+    """
+    if anchor is None:
+        return lambda token: join([token])
     head = join([anchor])
     tail = join([anchor, anchor])[len(head) :]
 
@@ -204,8 +212,8 @@ def _slow_bytes(tokenizer: Any, vocabulary: Vocabulary) -> list[tuple[int, bytes
         text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    anchor = next((i for i in ids if not vocabulary.special[i] and _is_anchor(i, join)), None)
-    in_context = _between_anchors(join, anchor) if anchor is not None else lambda token_id: join([token_id])
+    anchor = _anchor((i for i in ids if not vocabulary.special[i]), join)
+    in_context = _between_anchors(join, anchor)
     letters = getattr(tokenizer, "byte_decoder", {})
     known = []
     for i in ids:
@@ -216,11 +224,23 @@ def _slow_bytes(tokenizer: Any, vocabulary: Vocabulary) -> list[tuple[int, bytes
     return known
 
 
-def _is_anchor(token_id: int, join: Callable[[Sequence[int]], str]) -> bool:
-    """Whether a token is an ASCII word that stays the same word behind itself."""
-    alone, twice = join([token_id]), join([token_id, token_id])
-    is_word = alone.isascii() and alone.strip().isalnum()
-    return is_word and twice.startswith(alone) and twice[len(alone) :].strip() == alone.strip()
+def _anchor(ids: Iterable[int], join: Callable[[Sequence[int]], str]) -> int | None:
+    """A token to decode the others beside: an ASCII word that stays the same word behind itself, None without any.
+
+    Best is one that is written without a space, such as a syllable: then every space is the other token's.
+    """
+    words = []
+    for token_id in ids:
+        alone, twice = join([token_id]), join([token_id, token_id])
+        word, again = alone.strip(), twice[len(alone) :]
+        if not (word.isascii() and word.isalnum() and twice.startswith(alone) and again.strip() == word):
+            continue
+        if alone == again == word:
+            return token_id
+        words.append(token_id)
+        if len(words) == ENOUGH_WORDS:
+            break
+    return words[0] if words else None
 
 
 def _slow_token_bytes(token: str, text: str, letters: dict[str, int]) -> bytes:

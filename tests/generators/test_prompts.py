@@ -76,10 +76,10 @@ def test_a_slow_tokenizer_appends_no_eos() -> None:
 
 def test_nothing_is_cut_off_or_filled_up() -> None:
     tokenizer = tiny_tokenizer("byte_level", adds_bos=True)
-    tokenizer.backend_tokenizer.enable_truncation(4)
-    tokenizer.backend_tokenizer.enable_padding(length=64)
     text = "the dog does not mind the fox </s> at all"
     for prompts in (PlainPrompts(tokenizer), PlainPrompts(tokenizer, tokens_as_text=True)):
+        tokenizer.backend_tokenizer.enable_truncation(4)
+        tokenizer.backend_tokenizer.enable_padding(length=64)
         assert tokenizer.decode(prompts(text)) == BOS + text
 
 
@@ -232,15 +232,17 @@ def test_a_template_may_treat_the_users_text() -> None:
 
 
 def test_added_tokens_that_the_template_writes_are_control_words() -> None:
-    template = CHAT_TEMPLATE.replace("[assistant]\n", "[assistant]\n<think>")
-    tokenizer = chat_tokenizer(template=template, added=("<think>", "<tool>", "\n\n"))
-    think, tool, lines = tokenizer.convert_tokens_to_ids(["<think>", "<tool>", "\n\n"])
-    ids = ChatPrompts(tokenizer)("a <think> b <tool> c\n\n")
+    template = CHAT_TEMPLATE.replace("[assistant]\n", "[assistant]\n</think>")
+    tokenizer = chat_tokenizer(template=template, added=("</think>", "<tool>", "\n"))
+    think, tool, line = tokenizer.convert_tokens_to_ids(["</think>", "<tool>", "\n"])
+    ids = ChatPrompts(tokenizer)("a </think> b <tool> c\n</s>")
     assert ids.count(think) == 1
     assert ids[-1] == think
     assert tool in ids  # nothing but a longer word
-    assert lines in ids
-    assert ChatPrompts(tokenizer, user_tokens_as_text=False)("a <think> b").count(think) == 2
+    assert ids.count(line) == tokenizer.decode(ids).count("\n") == 4  # the user's too
+    spelled = encode(chat_tokenizer(), "a </think> b ")
+    assert spelled in [ids[at : at + len(spelled)] for at in range(len(ids))]
+    assert ChatPrompts(tokenizer, user_tokens_as_text=False)("a </think> b").count(think) == 2
 
 
 def test_control_words_are_found_as_the_tokenizer_reads_them() -> None:
@@ -253,6 +255,14 @@ def test_control_words_are_found_as_the_tokenizer_reads_them() -> None:
     ids = ChatPrompts(tokenizer)("the <TURN> dog")
     assert turn not in ids
     assert "the <turn> dog" in tokenizer.decode(ids)
+
+
+def test_the_unknown_word_is_a_word() -> None:
+    tokenizer = chat_tokenizer("llama")
+    assert tokenizer.unk_token_id in encode(tokenizer, "the <unk> dog")
+    ids = ChatPrompts(tokenizer)("the <unk> dog")
+    assert tokenizer.unk_token_id not in ids
+    assert "the <unk> dog" in tokenizer.decode(ids)
 
 
 def test_the_longest_control_word_counts() -> None:

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 
-from tiny_tokenizers import CORPUS, FAST_KINDS, KINDS, SLOW_KINDS, tiny_tokenizer
+from tiny_tokenizers import CORPUS, FAST_KINDS, KINDS, SLOW_KINDS, SlowTable, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
@@ -150,6 +150,24 @@ def test_a_slow_tokenizer_without_any_word_is_decoded_alone(kind: str) -> None:
     tokenizer.decode = lambda ids, **_: "?" * len(ids)
     vocabulary = Vocabulary(tokenizer, len(tokenizer))
     assert vocabulary.token_bytes[np.flatnonzero(vocabulary.named & ~vocabulary.special)[0]] == b"?"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ids", "text"),
+    [
+        (["foo</w>", "ba", "r</w>"], [8, 9, 7], "bar foo "),
+        (["foo</w>", "(</w>", "("], [7, 8, 9, 7], " foo ( ( foo"),
+    ],
+    ids=["with a syllable", "words alone"],
+)
+def test_a_slow_tokenizer_with_spaces_behind_its_words(tokens: list[str], ids: list[int], text: str) -> None:
+    tokenizer = SlowTable(tokens)
+
+    def decode(ids: list[int], **_: Any) -> str:
+        return "".join(tokenizer.convert_ids_to_tokens(ids)).replace("</w>", " ").strip()
+
+    tokenizer.decode = decode
+    assert Vocabulary(tokenizer, 7 + len(tokens)).text(ids) == text
 
 
 def test_a_slow_tokenizer_may_give_bytes() -> None:

@@ -197,7 +197,7 @@ def _slow_bytes(bos_token: str | None, eos_token: str | None, pad_token: str | N
     return tokenizer
 
 
-class _SlowTable(transformers.PreTrainedTokenizer):  # type: ignore[misc]
+class SlowTable(transformers.PreTrainedTokenizer):  # type: ignore[misc]
     """Tokens from a table; ids 2, 5 and 6 have none."""
 
     def __init__(self, tokens: list[str], **names: str | None) -> None:
@@ -220,7 +220,7 @@ class _SlowTable(transformers.PreTrainedTokenizer):  # type: ignore[misc]
         return self.names.get(index)
 
 
-class SlowWords(_SlowTable):
+class SlowWords(SlowTable):
     """A word a token, joined by spaces."""
 
     def __init__(self, **names: Any) -> None:
@@ -230,7 +230,7 @@ class SlowWords(_SlowTable):
         return text.split()
 
 
-class SlowLetters(_SlowTable):
+class SlowLetters(SlowTable):
     """Byte-level letters, as GPT-2's tokenizer in Python had them."""
 
     def __init__(self, **names: Any) -> None:

@@ -151,7 +151,7 @@ class PromptedCritic:
         spent = sum(map(self._spent, reply), Spent())
         number = None
         if reply:
-            number = read_rating(reply[0].text, self.low, self.high, cut=reply[0].finish_reason == "limit")
+            number = read_rating(reply[0].text, self.low, self.high, cut=reply[0].is_cut)
         if number is None:
             self.unread += 1
             return self.default, spent

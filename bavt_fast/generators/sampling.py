@@ -81,7 +81,7 @@ class Sampler:
     """The records of all rows that are under way.
 
     Args:
-        next_state: integer (states, vocabulary), a `StopTable`'s; `found` is its last state.
+        next_state: integer (states, vocabulary), a `StopTable`'s; `found` is the state behind a stop string.
         ends: ids that end the text.
         named: bool (vocabulary,); other ids are never drawn.
         device: of the logits.

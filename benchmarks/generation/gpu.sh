@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Builds the package, then checks and times the generator on the GPU at hand, in under ten minutes:
+#     benchmarks/generation/gpu.sh [--tiny] [folder for the results]
+# Leaves generation-<gpu>-<date>.{json,md} in benchmarks/results (versions and commit inside), to be committed. --tiny
+# does the same on the CPU with models of a few thousand weights: it shows that the script runs, and its results go to
+# build/bench. Needs torch, transformers, pytest, setuptools, pybind11, cmake and a C++ compiler; no network. PYTHON
+# names the interpreter.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python="${PYTHON:-python}"
+export PYTHONPATH=".${PYTHONPATH:+:$PYTHONPATH}"
+options=(--device cuda) tests="not slow" out=benchmarks/results
+if [[ "${1:-}" == --tiny ]]; then
+    options=(--device cpu --quick) tests="gpu and not slow" out=build/bench
+    shift
+fi
+out="${1:-$out}"
+
+left() { # seconds until ten minutes are over, less $1 for what comes after
+    local seconds=$((590 - SECONDS - $1))
+    echo $((seconds > 1 ? seconds : 1))
+}
+
+if ! "$python" -c 'import bavt_fast._core' 2>/dev/null; then
+    echo "== build"
+    timeout 90 "$python" setup.py -q build_ext --inplace --build-temp build/generation_gpu
+fi
+
+# tests/conftest.py needs hypothesis, and so do some tests; where it is missing they are left out.
+missing=()
+if ! "$python" -c 'import hypothesis' 2>/dev/null; then
+    mapfile -t missing < <(grep -l '^from hypothesis' tests/generators/*.py tests/critics/*.py | sed 's/^/--ignore=/')
+fi
+echo "== check: generator and critics, tests that are $tests ($SECONDS s)"
+timeout 240 "$python" -m pytest -q -x --noconftest -p no:cacheprovider -m "$tests" "${missing[@]}" \
+    tests/generators tests/critics || [[ $? == 5 ]] # 5: none of them is
+
+echo "== time ($SECONDS s)"
+timeout "$(left 0)" "$python" -m benchmarks.generation "${options[@]}" --limit-s "$(left 90)" --out "$out"

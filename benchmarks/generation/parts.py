@@ -1,0 +1,99 @@
+"""Which sides take turns, and at which sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.generation.models import EMBEDDED, Subject
+from benchmarks.generation.plain import ContinuousBatching, Generate, RecipeLoop
+from benchmarks.generation.rounds import Side, rows_of
+from benchmarks.generation.search import OurSearch
+from benchmarks.harness import LeftOut, Limits, Row
+
+WIDEST = 64
+Part = Callable[[], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model is timed at.
+
+    Args:
+        most_step_tokens: the most of a step.
+        one_tokens: budget of a question that is searched alone.
+        many_tokens: budget of each of many.
+        slots: asks in flight of the search with four times as many questions.
+        limits: of a part.
+    """
+
+    most_step_tokens: int
+    one_tokens: int
+    many_tokens: int
+    slots: int
+    limits: Limits
+
+    @property
+    def wide_tokens(self) -> int:
+        """Budget of one question with 64 asks in flight: each may take a whole step."""
+        return WIDEST * self.most_step_tokens
+
+
+QUICK = Sizes(16, 128, 64, 8, Limits(0.0, fewest=1, most=1))
+LARGE_ON_CPU = Sizes(16, 192, 32, 8, Limits(20.0, fewest=2, most=3))
+SMALL_ON_CPU = Sizes(16, 250, 125, 8, Limits(8.0, fewest=3, most=9))
+ON_GPU = Sizes(24, 128, 128, WIDEST, Limits(1e6, fewest=3, most=3))  # the first turn captures graphs: never counted
+
+
+def sizes_of(name: str, device: torch.device, quick: bool) -> Sizes:
+    if quick:
+        return QUICK
+    if device.type == "cuda":
+        return ON_GPU
+    return SMALL_ON_CPU if name == EMBEDDED else LARGE_ON_CPU
+
+
+def parts_of(subject: Callable[[], Subject], sizes: Sizes) -> list[Part]:
+    """The sides that are compared with each other take turns in one part; `subject` loads the model at first use."""
+    return [
+        lambda: _one_question(subject(), sizes),
+        lambda: _side_by_side(subject(), sizes, 8, [(8, 8), (16, 16)]),
+        lambda: _side_by_side(subject(), sizes, WIDEST, [(WIDEST, WIDEST), (1, WIDEST)]),
+    ]
+
+
+def _one_question(subject: Subject, sizes: Sizes) -> Iterator[Row]:
+    ours = [OurSearch(subject, 1, asks, sizes.one_tokens, sizes.most_step_tokens) for asks in (1, 8)]
+    sides = [*ours, RecipeLoop(subject, ours[0]), Generate(subject, 1, ours[0])]
+    yield from rows_of("one question", sides, sizes.limits)
+
+
+def _side_by_side(subject: Subject, sizes: Sizes, rows: int, shapes: list[tuple[int, int]]) -> Iterator[Row]:
+    """Shapes (questions, asks in flight), beside `rows` rows of the ceilings; the first has as many of both."""
+    if sizes.slots == rows:
+        shapes = [*shapes, (4 * rows, rows)]
+    ours = [
+        OurSearch(
+            subject,
+            questions,
+            asks,
+            sizes.wide_tokens if questions == 1 else sizes.many_tokens,
+            sizes.most_step_tokens,
+        )
+        for questions, asks in shapes
+    ]
+    sides: list[Side] = [*ours, RecipeLoop(subject, ours[0]), Generate(subject, rows, ours[0])]
+    reason: LeftOut | None = None
+    if sizes.slots == rows:
+        continuous = ContinuousBatching(subject, rows, ours[0])
+        try:
+            continuous.batch(8)
+        except LeftOut as error:
+            reason = error
+        else:
+            sides.append(continuous)
+    yield from rows_of(f"{rows} rows", sides, sizes.limits)
+    if reason is not None:
+        raise reason

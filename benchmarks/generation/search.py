@@ -1,0 +1,154 @@
+"""Rounds of our search with so many questions and so many asks in flight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bavt_fast import Budget, Searcher, SearchResult
+from bavt_fast.protocols import GenerationStatistics
+from benchmarks.generation import rows
+from benchmarks.generation.counters import PeakMemory, since, synchronize
+from benchmarks.generation.models import Subject
+from benchmarks.generation.prefixes import Prefixes
+from benchmarks.generation.rounds import Round
+from benchmarks.harness import Stopwatch
+
+
+class OurSearch:
+    """A search of `questions`, `asks` of them in flight; of one question all are leaves of its tree.
+
+    Attributes:
+        step_tokens, question_tokens: means of the last round, for those that are to generate as much.
+
+    Args:
+        measure: on CUDA, wait for every pass, so that the time in them is known.
+    """
+
+    who = rows.OURS
+
+    def __init__(
+        self, subject: Subject, questions: int, asks: int, tokens: int, most_step_tokens: int, measure: bool = False
+    ) -> None:
+        self.at = subject.at(questions, asks, tokens)
+        self.step_tokens = self.question_tokens = 0.0
+        self._subject, self._questions, self._asks = subject, questions, asks
+        self._budget = Budget(tokens=tokens)
+        self._most_step_tokens = most_step_tokens
+        self._generator = subject.generator(asks, measure)
+        self._knows_times = measure or subject.device.type == "cpu"
+        self._rounds = 0
+        self._searcher = Searcher(
+            self._generator,
+            subject.critic,
+            subject.task,
+            wave=asks,
+            leaves=asks if questions == 1 else 1,
+            max_step_tokens=most_step_tokens,
+            **subject.settings,
+        )
+
+    def more(self) -> Mapping[str, float]:
+        """On CUDA the time in forward passes is only known where the host waits for each: a round of its own."""
+        if self._knows_times:
+            return {}
+        subject, tokens = self._subject, int(self.at["tokens"])
+        waiting = OurSearch(subject, self._questions, self._asks, tokens, self._most_step_tokens, measure=True)
+        waiting.round()  # warm up
+        return {rows.OUTSIDE: waiting.round().figures[rows.OUTSIDE]}
+
+    def round(self) -> Round:
+        generator, critic = self._generator, Stopwatch(self._subject.critic, "score")
+        generator.clear()
+        questions = self._subject.asked(self._rounds, self._questions)
+        watch = _Watch(questions, generator, self._asks)
+        memory = PeakMemory(self._subject.device)
+        try:
+            synchronize(self._subject.device)
+            before, start_s = generator.statistics(), time.perf_counter()
+            found, first_s = [], 0.0
+            for index, result in self._searcher.search_iter(watch, budget=self._budget, seed=self._rounds):
+                first_s = first_s or time.perf_counter() - start_s
+                found.append((questions[index], result))
+            seconds = time.perf_counter() - start_s
+        finally:
+            del self._subject.critic.score  # the stopwatch on it
+        self._rounds += 1
+        took = since(generator.statistics(), before)
+        figures = {
+            **self._prompt_figures(found, took),
+            **watch.figures(),
+            rows.HITS: float(took.store_hits),
+            rows.EVICTIONS: float(took.store_evictions),
+            rows.MEMORY: memory.read() / 1e6,
+        }
+        if self._knows_times:
+            inside_s = took.forward_seconds + took.sampling_seconds + critic.seconds
+            figures[rows.OUTSIDE] = 1.0 - inside_s / seconds
+        tokens = sum(result.spent.tokens for _, result in found)
+        self.question_tokens = tokens / len(found)
+        return Round(tokens, seconds, first_s, figures)
+
+    def _prompt_figures(
+        self, found: Sequence[tuple[str, SearchResult]], took: GenerationStatistics
+    ) -> dict[str, float]:
+        """A round's steps, and its prompt tokens: those computed against those needed once."""
+        prefixes, steps, tokens = Prefixes(), 0, 0
+        for question, result in found:
+            for context, step in contexts_of(self._subject, question, result):
+                prefixes.add(context, step.token_ids)
+                steps += 1
+                tokens += step.tokens
+        self.step_tokens = tokens / steps
+        return {rows.STEP_TOKENS: self.step_tokens, rows.PROMPT: took.computed_prompt_tokens / prefixes.needed}
+
+
+class _Watch:
+    """Hands out questions, and looks at the generator while its batch is full.
+
+    That is from when the first place came free and was taken again, until the last question was taken. At both moments
+    the other rows stand somewhere in their steps, so what is told at the end of a step is right on average.
+    """
+
+    def __init__(self, questions: Sequence[str], generator: Any, slots: int) -> None:
+        self._questions, self._generator, self._slots = questions, generator, slots
+        self._moments: list[tuple[float, GenerationStatistics]] = []
+
+    def __iter__(self) -> Iterator[str]:
+        for number, question in enumerate(self._questions):
+            if number == self._slots:
+                self._look()
+            yield question
+        self._look()
+
+    def _look(self) -> None:
+        self._moments.append((time.perf_counter(), self._generator.statistics()))
+
+    def figures(self) -> dict[str, float]:
+        """Idle slots and tokens per second of the full batch; nothing where no question had to wait for a slot."""
+        if len(self._moments) < 2:
+            return {}
+        (start_s, before), (end_s, after) = self._moments
+        took = since(after, before)
+        return {
+            rows.IDLE: 1.0 - took.row_passes / (took.decode_passes * self._slots),
+            rows.FULL_SPEED: took.generated_tokens / (end_s - start_s),
+        }
+
+
+def contexts_of(subject: Subject, question: str, result: SearchResult) -> Iterator[tuple[list[int], Any]]:
+    """(tokens of the context, step) of all steps that were proposed in a search, kept or not."""
+    task = subject.task
+    states = [task.initial_state(question)]
+    contexts = [subject.ids_of(subject.prompt_of(question))]
+    parents = result.tree.parents.tolist()
+    for parent, step in zip(parents[1:], result.steps[1:], strict=True):
+        assert step is not None, "only the root has none"
+        yield contexts[parent], step
+        state = task.apply(states[parent], step)
+        prompt = task.describe(state).prompt
+        states.append(state)
+        contexts.append([*contexts[parent], *step.token_ids] if prompt is None else subject.ids_of(prompt))
+    for refusal in result.refused:
+        yield contexts[refusal.node], refusal.step

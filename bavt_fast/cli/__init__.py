@@ -234,7 +234,3 @@ def _as_json(question: str, result: SearchResult, solved: bool) -> dict[str, Any
         "duplicate_steps": result.duplicate_steps,
         "refuted_steps": result.refuted_steps,
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -57,12 +57,13 @@ class TextTask:
         max_depth: int = 10,
         answers: str | Mapping[str, str] | None = None,
     ) -> None:
-        self.ends = _checked_ends(end)
+        ends = _checked_ends(end)
+        self.end = end
         self.max_depth = as_count("max_depth", max_depth, minimum=1)
         self.answers = _checked_answers(answers)
-        words = "|".join(map(re.escape, self.ends))
+        words = "|".join(map(re.escape, ends))
         self._announcement = re.compile(rf"^[ \t>#*_`-]*(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
-        self._signs = (*self.ends, "box")  # what a step that announces an answer has in it
+        self._signs = (*ends, "box")  # what a step that announces an answer has in it
 
     def initial_state(self, question: str) -> TextState:
         if not isinstance(question, str) or not question.strip():

@@ -44,6 +44,7 @@ from bavt_fast.recipe.search import BudgetAwareUCB, BudgetAwareValueTreeSearch, 
 from bavt_fast.result import ManyProgress, Progress, Refusal, SearchError, SearchResult
 from bavt_fast.searcher import Searcher, search
 from bavt_fast.settings import Settings
+from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:
     import bavt_fast.kernels as kernels
@@ -84,9 +85,11 @@ __all__ = [
     "TicketError",
     "Tree",
     "TreeNode",
+    "Vote",
     "iterations_needed",
     "kernels",
     "search",
+    "vote",
 ]
 
 _NEEDS_TORCH = {

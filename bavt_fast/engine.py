@@ -333,6 +333,7 @@ class Search:
                 stop_reason=reason,
                 tree=self._native.tree,
                 steps=tuple([node.step for node in self.nodes]),
+                answers=tuple([node.answer for node in self.nodes]),
                 refused=tuple([Refusal(node, why, step) for node, why, step, _ in self.refused]),
                 invalid_steps=invalid,
                 duplicate_steps=duplicate,

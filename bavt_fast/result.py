@@ -47,6 +47,8 @@ class SearchResult:
             still go on.
         tree: a copy of the native tree.
         steps: the step that led to each node, by node id; None for the root.
+        answers: what each terminal state commits to, by node id; None for no answer, and for the other states. For a
+            vote over them see `bavt_fast.votes`.
         refused: steps that were paid for and dropped, in order.
         invalid_steps, duplicate_steps, refuted_steps: how many of them for which reason; those cut short by their
             limit are invalid.
@@ -65,6 +67,7 @@ class SearchResult:
     stop_reason: str | None
     tree: Tree = field(repr=False)
     steps: tuple[Step | None, ...] = field(repr=False)
+    answers: tuple[str | None, ...] = field(repr=False)
     refused: tuple[Refusal, ...] = field(repr=False)
     invalid_steps: int = 0
     duplicate_steps: int = 0

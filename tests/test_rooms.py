@@ -49,7 +49,7 @@ def imports(source: str, at_import_time: bool = False) -> set[str]:
 
 
 def room(path: Path) -> str:
-    """The first name below the package: ``tasks`` for bavt_fast/tasks/text.py, ``cli`` for bavt_fast/cli.py."""
+    """The first name below the package: ``tasks`` for bavt_fast/tasks/text.py, ``cli`` for bavt_fast/cli/ask.py."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

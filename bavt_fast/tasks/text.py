@@ -1,12 +1,15 @@
-"""Plain text: every step with something in it is valid, nothing is verified, a path ends where the text says so."""
+"""Plain text: every step with something in it is valid, a path ends where the text says so, and its answer is text."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bavt_fast._checks import as_count
 from bavt_fast.protocols import Description, Step
+from bavt_fast.tasks.announced import find_answer, last_line
+from bavt_fast.tasks.values import compare, read
 
 __all__ = ["TextState", "TextTask", "make_task"]
 
@@ -16,7 +19,11 @@ _OPEN = Description(min_tokens=1)
 class TextState(NamedTuple):
     """The whole text so far, the last step in it, and the number of steps.
 
-    ``ended``: the model ended its text. ``answer``: None where none was announced, "" where it did not come yet.
+    Attributes:
+        ended: the model ended its text.
+        answer: the answer that the text announces; None for none yet.
+        waiting: the text from an announcement on whose answer did not come yet; "" without one.
+        reference: the right answer; None where nobody knows it.
     """
 
     text: str
@@ -24,41 +31,58 @@ class TextState(NamedTuple):
     depth: int = 0
     ended: bool = False
     answer: str | None = None
+    waiting: str = ""
+    reference: str | None = None
 
 
 class TextTask:
-    """The task for a search without one.
+    r"""The task for a search without one.
 
-    A path ends with a line that begins with ``end``, such as ``Answer: 42`` or ``**Answer:** 42``, and has an answer
-    behind it or on the next line; or where the model ends its text, or at ``max_depth``: the answer is the last line
-    then.
+    A path ends with an answer: a line that begins with ``end``, such as ``Answer: 42`` or ``**Answer:** 42``, and has
+    one behind it or on the next line; or ``\boxed{42}`` anywhere in a step. Of several answers in a step the last one
+    counts, and an empty one is none. A path also ends where the model ends its text, or at ``max_depth``: its last line
+    is the answer of last resort.
 
     Args:
-        end: what announces the answer.
+        end: what announces the answer; one text or several.
         max_depth: a step at this depth ends its path.
+        answers: the right answer of every question, or of each by its question. Where there is one, the task verifies:
+            an answer is right where `same_answer` says so. Without one, paths are compared by value or by a vote
+            (`bavt_fast.votes`).
     """
 
-    def __init__(self, end: str = "Answer:", max_depth: int = 10) -> None:
-        if not isinstance(end, str) or not end.strip():
-            raise ValueError(f"end: expected a non-empty str such as 'Answer:', got {end!r}")
+    def __init__(
+        self,
+        end: str | Sequence[str] = "Answer:",
+        max_depth: int = 10,
+        answers: str | Mapping[str, str] | None = None,
+    ) -> None:
+        ends = _checked_ends(end)
         self.end = end
         self.max_depth = as_count("max_depth", max_depth, minimum=1)
-        self._announced = re.compile(rf"^[ \t>#*_`-]*{re.escape(end)}[ \t*_`]*(.*)$", re.MULTILINE)
+        self.answers = _checked_answers(answers)
+        words = "|".join(map(re.escape, ends))
+        self._announcement = re.compile(rf"^[ \t>#*_`-]*(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
+        self._signs = (*ends, "box")  # what a step that announces an answer has in it
 
     def initial_state(self, question: str) -> TextState:
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question: expected a non-empty str, got {question!r}")
-        return TextState(question if question.endswith("\n") else question + "\n")
+        answers = self.answers
+        reference = answers if answers is None or isinstance(answers, str) else answers.get(question)
+        return TextState(question if question.endswith("\n") else question + "\n", reference=reference)
 
     def apply(self, state: TextState, step: Step) -> TextState | None:
         text = step.text
         ended = step.finish_reason == "end"
         if not ended and not text.strip():
             return None
-        answer = state.answer
-        if answer is not None or self.end in text:
-            answer = self._answer(answer is not None, text)
-        return TextState(state.text + text, text, state.depth + 1, ended, answer)
+        answer, waiting = None, state.waiting
+        for sign in self._signs:
+            if waiting or sign in text:
+                answer, waiting = find_answer(self._announcement, waiting + text)
+                break
+        return TextState(state.text + text, text, state.depth + 1, ended, answer, waiting, state.reference)
 
     def key(self, state: TextState) -> str | tuple[str, str]:
         return (state.text, "ended") if state.ended else state.text
@@ -66,31 +90,37 @@ class TextTask:
     def describe(self, state: TextState) -> Description:
         if not state.depth:
             return Description(prompt=state.text, min_tokens=1)
-        if not state.answer and not state.ended and state.depth < self.max_depth:
+        if state.answer is None and not state.ended and state.depth < self.max_depth:
             return _OPEN
-        return Description(True, None, state.answer or _last_line(state.step or state.text * (state.depth > 1)))
+        answer = state.answer or last_line(state.step) or last_line(state.text) * (state.depth > 1)
+        if state.reference is None:
+            return Description(True, None, answer)
+        return Description(True, bool(answer) and self.same_answer(state.reference, answer), answer)
 
-    def _answer(self, awaited: bool, text: str) -> str | None:
-        """The answer in a step: None where none is announced, "" where one is and does not follow."""
-        announced = list(self._announced.finditer(text))
-        if not announced:
-            return _plain(_first_line(text)) if awaited else None
-        last = announced[-1]
-        return _plain(last[1]) or _plain(_first_line(text[last.end() :]))
+    def same_answer(self, reference: str, answer: str) -> bool:
+        """Whether two answers are equal: as numbers where both are one (`values.compare`), else as normalised text."""
+        return reference == answer or compare(read(reference), read(answer)) is True
 
 
 make_task = TextTask
 """What a model folder that names this module is given."""
 
 
-def _plain(text: str) -> str:
-    """Without the markdown around it."""
-    return text.strip(" \t\r*_`").strip()
+def _checked_ends(end: str | Sequence[str]) -> tuple[str, ...]:
+    ends = (end,) if isinstance(end, str) else tuple(end) if isinstance(end, Sequence) else ()
+    if not ends or not all(isinstance(word, str) and word.strip() for word in ends):
+        raise ValueError(f"end: expected a non-empty str such as 'Answer:', or several, got {end!r:.80}")
+    return ends
 
 
-def _first_line(text: str) -> str:
-    return next((line for line in text.splitlines() if line.strip()), "")
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+def _checked_answers(answers: str | Mapping[str, str] | None) -> str | Mapping[str, str] | None:
+    if answers is None:
+        return None
+    if isinstance(answers, Mapping):
+        known, answers = list(answers.values()), dict(answers)
+    else:
+        known = [answers]
+    for answer in known:
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(f"answers: expected a non-empty str, or one by each question, got {answer!r:.80}")
+    return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -69,13 +70,50 @@ def test_a_path_ends_on_an_answer_or_at_max_depth() -> None:
         ("**Answer:**\n\n**42**", "42"),
         ("Answer: 41\nNo, wait.\nAnswer: 42", "42"),
         ("Answer: a: b", "a: b"),
+        ("Answer: 42\nAnswer:\n", "42"),  # an empty one is none
+        ("Answer:\nAnswer:\n43", "43"),
+        ("Answer:\n$$\n42\n$$", "42"),
+        ("Answer:\n```python\n42\n```", "42"),
+        ("Answer: 100%", "100%"),
+        ("Answer: ½ кг — 三", "½ кг — 三"),
+        (r"Answer: $\frac{1}{2}$.", r"$\frac{1}{2}$."),
+        (r"so it is \boxed{42}, I think.", "42"),
+        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\boxed{42}}", "42"),
+        (r"\boxed {42} or \fbox{43}", "43"),
+        (r"$\boxed 42$", "42"),
+        (r"\boxed{41} \boxed{}", "41"),
+        (r"{ \boxed{41} } } \boxed{42}", "42"),
+        (r"Answer: the value is $\boxed{42}$.", "42"),
+        ("Answer: 41\n" r"No: \boxed{42}", "42"),
+        (r"\boxed{41}" "\nAnswer: 42", "42"),
+        ("Answer:\n" r"\[ \boxed{42} \]", "42"),
+        (r"\boxed{1} \boxed{2", "1"),  # the second one never closes
+        (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
     ],
 )
 def test_answers(text: str, answer: str) -> None:
     assert after("think\n", text) == Description(True, None, answer)
 
 
-@pytest.mark.parametrize("text", ["The Answer: 42", "So. Answer: 42", "answer: 42", "Answers: 42", "Answer 42"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The Answer: 42",
+        "So. Answer: 42",
+        "answer: 42",
+        "Answers: 42",
+        "Answer 42",
+        r"\boxed{}",
+        r"\boxed{ ** }",
+        r"\boxed{42",
+        r"\boxedtext{42}",
+        "boxed{42}",
+        "a box of 42",
+        r"Answer: $\boxed{",
+    ],
+)
 def test_what_announces_no_answer(text: str) -> None:
     assert not after(text).terminal
 
@@ -85,6 +123,30 @@ def test_an_answer_may_come_with_the_next_step() -> None:
     assert after("Answer:\n", "42\nbecause\n") == Description(True, None, "42")
     assert after("**Answer:**\n", "**42**\n").answer == "42"
     assert after("Answer:\n", "Answer: 43\n").answer == "43"
+    assert after("Answer:\n", "$$\n", "\\boxed{42}\n").answer == "42"
+
+
+def test_a_box_may_go_over_several_steps() -> None:
+    assert not after("so \\boxed{\n", "\\frac{1}\n").terminal
+    assert after("so \\boxed{\n", "\\frac{1}\n", "{2}\n", "} is it\n").answer == "\\frac{1}\n{2}"
+    assert after("Answer: $\\boxed{4\n", "2}$\n").answer == "4\n2"
+    assert after("so \\boxed{4", ended=True).answer == "so \\boxed{4"
+
+
+@pytest.mark.parametrize(
+    "text", ["\\boxed{" * 20_000, "Answer:\n" * 20_000, "{" * 100_000, "*" * 100_000, " " * 100_000]
+)
+def test_a_long_text_is_read_in_time_that_grows_with_it(text: str) -> None:
+    state = TextTask().initial_state("q")
+    started = time.process_time()
+    apply(TextTask(), state, text, "end")
+    assert time.process_time() - started < 2.0
+
+
+def test_several_words_may_announce_an_answer() -> None:
+    task = TextTask(("Answer:", "Final Answer:", "####"))
+    for text in ("Answer: 7", "**Final Answer:** 7", "#### 7"):
+        assert after(text, task=task).answer == "7"
 
 
 def test_an_empty_answer_is_none() -> None:
@@ -101,6 +163,8 @@ def test_the_end_of_the_text_ends_a_path() -> None:
     assert after("3 + 4 = 7.\nSo it is 7.", ended=True) == Description(True, None, "So it is 7.")
     assert after("think\n", "Answer: 8\nThat is all.", ended=True).answer == "8"
     assert after("think\n", "", ended=True).answer == "think"  # an empty step may end a text
+    assert after("think\n", "\n", ended=True).answer == "think"
+    assert after("So:\n**It is 7.**\n$$\n", ended=True).answer == "It is 7."
 
 
 def test_the_end_of_a_text_is_part_of_the_key() -> None:
@@ -121,7 +185,21 @@ def test_a_chat_model_s_answer_is_found_by_a_search() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"max_depth": 0}, {"max_depth": -1}, {"max_depth": 1.5}, {"max_depth": True}, {"end": ""}, {"end": None}],
+    [
+        {"max_depth": 0},
+        {"max_depth": -1},
+        {"max_depth": 1.5},
+        {"max_depth": True},
+        {"end": ""},
+        {"end": None},
+        {"end": []},
+        {"end": ["Answer:", " "]},
+        {"end": {"Answer:"}},
+        {"answers": ""},
+        {"answers": 7},
+        {"answers": {"q": 7}},
+        {"answers": ["7"]},
+    ],
 )
 def test_bad_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(arguments)) + ": expected"):
@@ -140,3 +218,51 @@ def test_a_search_stays_within_max_depth() -> None:
     assert result.tree.depths.max() == 3
     assert len(result.path) == 3
     assert result.answer == result.path[-1]
+
+
+# ---- With the right answer at hand
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Answer: Paris", True),
+        ("Answer: **paris**.", True),
+        ("Answer: the Paris!", True),
+        (r"\boxed{\text{Paris}}", True),
+        ("Answer: London", False),
+        ("Answer: Paris, Texas", False),
+    ],
+)
+def test_an_answer_is_verified_where_the_right_one_is_known(text: str, verdict: bool) -> None:
+    assert after(text, task=TextTask(answers="Paris")).verdict is verdict
+    assert after(text, task=TextTask(answers={"q": "Paris", "other": "London"})).verdict is verdict
+    assert after(text, task=TextTask(answers={"other": "London"})).verdict is None
+    assert after(text).verdict is None
+
+
+def test_without_an_answer_a_path_is_wrong() -> None:
+    task = TextTask(answers="7")
+    assert after("", ended=True, task=task) == Description(True, False, "")
+    assert after("so\n", "7", ended=True, task=task).verdict is True  # the last line, as the last resort
+    assert after("so\n", task=task).verdict is None
+
+
+def test_a_search_ends_with_the_right_answer_and_drops_the_others() -> None:
+    replies = iter(["Answer: 5", "Answer: 6", "Answer: 7.0 apples", "Answer: 8"])
+    result = bavt.search(
+        "q", generator=lambda text, n: [next(replies)], task=TextTask(answers="7"), budget=bavt.Budget(tokens=60)
+    )
+    assert (result.solved, result.answer, result.refuted_steps) == (True, "7.0 apples", 2)
+
+
+def test_the_right_answer_is_known_after_a_checkpoint_too(tmp_path: Any) -> None:
+    task = TextTask(answers={"q": "7"})
+    search = bavt.Search("q", task=task, budget=bavt.Budget(tokens=60))
+    search.tell(search.ask(1)[0], ["Answer:"])
+    search.save(tmp_path / "search")
+    loaded = bavt.Search.load(tmp_path / "search", task)
+    assert loaded.nodes[1].state == search.nodes[1].state
+    ask = next(ask for ask in loaded.ask(8) if ask.node == 1)
+    loaded.tell(ask, ["7"])
+    assert (loaded.result().solved, loaded.result().answer) == (True, "7")

@@ -1,0 +1,7 @@
+"""``python -m bavt_fast.cli``: the command line."""
+
+from __future__ import annotations
+
+from bavt_fast.cli import main
+
+main()

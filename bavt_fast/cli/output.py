@@ -1,0 +1,92 @@
+"""What the commands share: how a search is run and shown, and how they end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bavt_fast.budget import Budget
+from bavt_fast.result import Progress, SearchError, SearchResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bavt_fast.searcher import Searcher
+
+__all__ = ["BAD_INPUT", "NOT_SOLVED", "SOLVED", "as_json", "errors", "refuse", "searched", "show_path", "show_spent"]
+
+SOLVED, NOT_SOLVED, BAD_INPUT = 0, 1, 2
+
+errors = Console(stderr=True)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Says what is wrong with the input, and ends."""
+    text = str(error)
+    if isinstance(error, ModuleNotFoundError) and "pip install" not in text:
+        text = f"this command needs {error.name}; install it with: pip install 'bavt_fast[all]'"
+    errors.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(BAD_INPUT) from error
+
+
+def searched(console: Console, searcher: Searcher, question: str, budget: Budget, seed: int) -> SearchResult:
+    """Searches and shows how far it is; where something fails, says so and gives what was found by then."""
+    try:
+        with Live(console=console, refresh_per_second=8, transient=True) as live:
+            searcher.on_progress = _shows(live, budget)
+            return searcher.search(question, budget=budget, seed=seed)
+    except SearchError as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return error.result
+    except (ValueError, TypeError) as error:
+        refuse(error)
+
+
+def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
+    def update(progress: Progress) -> None:
+        table = Table.grid(padding=(0, 2))
+        table.add_row("spent", f"{progress.spent.tokens} of {budget.tokens} tokens, {progress.spent.seconds:.1f} s")
+        table.add_row("nodes", str(progress.num_nodes))
+        table.add_row("best value", f"{progress.value:.3f}")
+        table.add_row("best path", Text("\n".join(progress.path)))
+        live.update(table)
+
+    return update
+
+
+def show_path(console: Console, path: Sequence[str]) -> None:
+    """The steps, numbered."""
+    for number, step in enumerate(path, start=1):
+        console.print(f"  {number}. {step}", markup=False, highlight=False)
+
+
+def show_spent(console: Console, result: SearchResult, budget: Budget) -> None:
+    """One line: what was spent, the nodes, and why it stopped."""
+    console.print(
+        f"spent: {result.spent.tokens} of {budget.tokens} tokens, {result.spent.seconds:.2f} s; "
+        f"{result.tree.num_nodes} nodes; stopped: {result.stop_reason}",
+        highlight=False,
+    )
+
+
+def as_json(question: str, result: SearchResult, solved: bool) -> dict[str, Any]:
+    """A result as what JSON has forms for."""
+    return {
+        "question": question,
+        "solved": solved,
+        "answer": result.answer,
+        "path": list(result.path),
+        "value": result.value,
+        "spent": asdict(result.spent),
+        "stop_reason": result.stop_reason,
+        "nodes": result.tree.num_nodes,
+        "invalid_steps": result.invalid_steps,
+        "duplicate_steps": result.duplicate_steps,
+        "refuted_steps": result.refuted_steps,
+    }

@@ -1,0 +1,89 @@
+"""``bavt-fast solve``: a question for the task of a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from bavt_fast.budget import Budget
+from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.folder_settings import embedded_folder, read_settings
+from bavt_fast.searcher import Searcher
+
+if TYPE_CHECKING:
+    from bavt_fast.protocols import Task
+    from bavt_fast.result import SearchResult
+
+__all__ = ["solve"]
+
+
+def solve(
+    question: Annotated[
+        list[str], typer.Argument(help="What the model's task takes, such as '4 5 6 10'; quoted where it has a '>'.")
+    ],
+    budget_tokens: Annotated[int, typer.Option(help="Hard limit on generated tokens.")] = 500,
+    budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
+    target: Annotated[int | None, typer.Option(help="What an answer must come to, for a task with a target.")] = None,
+    policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
+    candidates: Annotated[int, typer.Option(help="Steps proposed at once; above 1 for uct, puct and ucb.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature; the model folder's own without it.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="A model folder; the embedded model without it.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that the model folder brings, if any.")
+    ] = False,
+    json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
+) -> None:
+    """Answer a question with the embedded model, or another, within a budget."""
+    console = Console(quiet=json_alone or quiet)
+    text = " ".join(question)
+    try:
+        folder = embedded_folder() if model is None else model
+        task = read_settings(folder).make_task(None if target is None else {"target": target})
+        task.initial_state(text)
+        budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
+        searcher = _searcher(folder, task, temperature, trust_remote_code, policy=policy, candidates=candidates)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        refuse(error)
+    result = searched(console, searcher, text, budget, seed)
+    solved = _is_right(task, text, result)
+    if json_alone:
+        typer.echo(json.dumps(as_json(text, result, solved)))
+    elif quiet:
+        typer.echo(result.answer or "")
+    else:
+        _report(console, result, solved, budget)
+    raise typer.Exit(SOLVED if solved else NOT_SOLVED)
+
+
+def _searcher(
+    folder: Path, task: Task[Any], temperature: float | None, trust_remote_code: bool, **options: Any
+) -> Searcher:
+    from bavt_fast.model_folder import load_folder
+
+    loaded = load_folder(folder, temperature=temperature, trust_remote_code=trust_remote_code)
+    return Searcher(loaded.generator, loaded.critic, task, **{**loaded.settings.search, **options})
+
+
+def _is_right(task: Task[Any], question: str, result: SearchResult) -> bool:
+    """Whether the task verified the answer and, where it can work one out anew, comes to the same."""
+    check = getattr(task, "check_answer", None)
+    return result.solved and result.answer is not None and (check is None or check(question, result.answer))
+
+
+def _report(console: Console, result: SearchResult, solved: bool, budget: Budget) -> None:
+    show_path(console, result.path)
+    if solved:
+        console.print(f"solved: {result.answer}  (checked)", style="bold green", markup=False, highlight=False)
+    else:
+        if result.answer:
+            console.print(f"answer: {result.answer}  (not verified)", markup=False, highlight=False)
+        console.print(f"not solved; best path so far has value {result.value:.3f}", style="yellow", highlight=False)
+    show_spent(console, result, budget)

@@ -1,0 +1,50 @@
+"""``bavt-fast train``: a small model and its critic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bavt_fast.cli.output import refuse
+from bavt_fast.folder_settings import embedded_folder, read_settings
+from bavt_fast.tasks import training_module
+
+__all__ = ["train"]
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, the log and, at the end, the model folder.")],
+    task: Annotated[str | None, typer.Option(help="The task to train for; the embedded model's without it.")] = None,
+    minutes: Annotated[float, typer.Option(help="Wall time of the training.")] = 75.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    init: Annotated[Path | None, typer.Option(help="A checkpoint or a model folder to go on from.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
+) -> None:
+    """Train a small model and its critic on problems that the task generates."""
+    import logging
+
+    try:
+        from bavt_fast.training.checkpoints import export
+        from bavt_fast.training.trainer import TrainConfig, Trainer, prepare_out
+
+        config = TrainConfig(
+            out=str(out),
+            minutes=minutes,
+            seed=seed,
+            init=None if init is None else str(init),
+            threads=threads,
+            compile=compile_model,
+        )
+        name = read_settings(embedded_folder()).task if task is None else task
+        course = training_module(name).make_course()
+        trainer = Trainer(config, course)
+        prepare_out(out)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        refuse(error)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    trainer.run()
+    export(out / "checkpoint.pt", out / "model", course, config.sizes)
+    typer.echo(f"model folder: {out / 'model'}")

@@ -1,0 +1,290 @@
+r"""What an answer stands for: a number with its unit, LaTeX for other mathematics, normalised text for the rest.
+
+    "$18", "18.00 dollars", "\text{18 dollars}"     the number 18, in dollars
+    "1/2", "\frac12", "0.5", "½", "50%"             the number 1/2
+    "x^2 - 1", "(0, 1]", "√2", "\pm 3"              LaTeX, which a computer algebra system can compare
+    "Paris.", "**paris**", "\text{Paris}"           the text "paris"
+
+Numbers are compared here, exactly. Nothing is ever evaluated, so an answer such as 10^10^10 costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fractions import Fraction
+from typing import NamedTuple
+
+from bavt_fast.tasks.announced import plain
+from bavt_fast.tasks.units import PERCENT, unit_of
+
+__all__ = ["Value", "bare_answer", "compare", "only_number", "read"]
+
+MAX_LENGTH = 400
+"""Characters of an answer above which it is compared as text alone."""
+CLOSE = Fraction(1, 10**9)
+"""Relative difference within which two decimals are equal: what arithmetic in floating point leaves."""
+
+
+class Value(NamedTuple):
+    """An answer as it is compared.
+
+    Attributes:
+        text: the answer normalised: without markdown, LaTeX's dressing, capitals and punctuation around it.
+        number: what it is as a number; None where it is none.
+        decimal: whether the number is written as a decimal, so that it may be rounded.
+        unit: the number's unit in the singular; "%" for a percentage; "" for none.
+        latex: what it is as mathematics; None where it is none.
+    """
+
+    text: str
+    number: Fraction | None = None
+    decimal: bool = False
+    unit: str = ""
+    latex: str | None = None
+
+
+def compare(reference: Value, answer: Value) -> bool | None:
+    """Whether two answers are equal; None where it takes algebra to tell.
+
+    Two numbers are equal where their values are (decimals up to rounding in floating point) and their units do not
+    differ; a unit that only one of them has is passed over. A percentage equals the number before its sign and that
+    number's hundredth part.
+    """
+    if reference.number is not None and answer.number is not None:
+        return _compare_numbers(reference, answer)
+    if reference.text == answer.text and reference.text:
+        return True
+    if reference.latex is None or answer.latex is None:
+        return False
+    return None
+
+
+def _compare_numbers(reference: Value, answer: Value) -> bool | None:
+    a, b = reference.number, answer.number
+    assert a is not None, "both are numbers"
+    assert b is not None, "both are numbers"
+    if reference.unit != answer.unit:
+        if PERCENT in (reference.unit, answer.unit):
+            percentage, other = (a, b) if reference.unit == PERCENT else (b, a)
+            return other in (percentage, percentage / 100)
+        if reference.unit and answer.unit:
+            return False
+    if a == b or not (reference.decimal or answer.decimal):
+        return a == b
+    if abs(a - b) <= CLOSE * max(abs(a), abs(b)):
+        return True
+    exact = a if answer.decimal else b
+    # 0.333333 and 1/3: how many places count is for the algebra to say.
+    return None if reference.decimal != answer.decimal and exact.denominator > 1 else False
+
+
+def read(answer: str) -> Value:
+    """What an answer stands for."""
+    if len(answer) > MAX_LENGTH:
+        return Value(" ".join(answer.split()).casefold())
+    bare = _bare(answer)
+    text = _normalised(bare)
+    number = _number(bare)
+    if number is not None:
+        return number._replace(text=text)
+    return Value(text, latex=_latex(bare))
+
+
+def bare_answer(answer: str) -> str:
+    """A mathematical answer without LaTeX's delimiters and the full stop around it; any other as it is."""
+    value = read(answer)
+    if value.number is None and value.latex is None:
+        return answer
+    bare = plain(answer).rstrip(".")
+    while (match := _DELIMITED.fullmatch(bare)) and (inner := match[1] or match[2] or match[3]):
+        bare = inner.strip()
+    return bare or answer
+
+
+def only_number(sentence: str) -> str | None:
+    """The number in a sentence that has one alone, or the one behind its last equals sign; else None.
+
+    "She makes 18 dollars a day." has 18, and "So 3 + 4 = 7" has 7.
+    """
+    bare = _bare(sentence[-4 * MAX_LENGTH :])
+    before, _, behind = bare.rpartition("=")
+    if before:
+        return behind.strip() if _number(behind.strip()) is not None else None
+    found = [match[0] for match in _IN_SENTENCE.finditer(bare)]
+    return found[0].strip() if len(found) == 1 else None
+
+
+# ---- Signs and dressing
+
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("−–‒﹣－", "-"),
+        **dict.fromkeys("×⋅·∙", "*"),
+        **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000\t\r\n", " "),
+        **dict.fromkeys("“”„«»", '"'),
+        **dict.fromkeys("‘’‚", "'"),
+        "。": ".",
+        "÷": "/",
+        "∕": "/",
+        "⁄": "/",
+        "％": "%",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "±": r"\pm ",
+        "∞": r"\infty ",
+        "∅": r"\emptyset ",
+        "∪": r"\cup ",
+        "∩": r"\cap ",
+        "∈": r"\in ",
+        "π": r"\pi ",
+        "θ": r"\theta ",
+        "°": r"^\circ ",
+        "ℝ": r"\mathbb{R}",
+    }
+)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|\w))")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(])")
+_THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!)(?=\d{3}(?!\d))")
+_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/])")
+_SPACES = re.compile(r"(?<!\\)\\[!,;: ]|(?<!\\)~|\\q?quad(?![A-Za-z])|\\(?:left|right|displaystyle)(?![A-Za-z])")
+_FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_WORDS_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
+_DELIMITER = re.compile(r"(?<!\\)\\[\[\]()]")
+_DELIMITED = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
+_DOLLAR = re.compile(r"(?<!\\)\$")
+
+
+def _bare(answer: str) -> str:
+    """In ASCII signs as far as there are some, without markdown and the dressing that LaTeX gives a formula."""
+    text = answer.translate(_SIGNS)
+    if not text.isascii():
+        text = _NOT_ASCII.sub(_as_ascii, _SUPERSCRIPT.sub(_superscripts, text))
+    text = _DELIMITER.sub(" ", text)
+    if len(_DOLLAR.findall(text)) % 2 == 0:  # one that is left over is a currency's
+        text = _DOLLAR.sub(" ", text)
+    text = _THIN.sub(",", text).replace("\\$", "$").replace("\\%", "%")
+    text = _BOLD.sub(r"\1", _FRACTION_COMMAND.sub(r"\\frac", _SPACES.sub(" ", text)))
+    for _ in range(2):  # \text{ \mathrm{} }
+        text = _WORDS_COMMAND.sub(r" \1 ", text)
+    text = plain(plain(" ".join(text.split()).replace(" ^", "^")).rstrip(".,;: "))
+    return _GROUPS.sub(lambda match: match[0].replace(" ", ""), text)
+
+
+def _as_ascii(match: re.Match[str]) -> str:
+    """A vulgar fraction as "1/2" with a space before it; a digit of any script, and wide letters, as ASCII's."""
+    sign = match[0]
+    if unicodedata.category(sign) == "Nd":
+        return str(unicodedata.decimal(sign))
+    folded = unicodedata.normalize("NFKC", sign).translate(_SIGNS)
+    if "/" in folded:
+        return f" {folded}"
+    return folded if folded.isascii() else sign
+
+
+def _superscripts(match: re.Match[str]) -> str:
+    return f"^{{{match[0].translate(_SUPERSCRIPTS)}}}"
+
+
+# ---- Text
+
+_CHOICE = re.compile(r"\(?([a-z])\)?")
+_ONE_IN_BRACES = re.compile(r"\{(\w)\}")
+_SPACE = re.compile(r"(?<!\d) | (?!\d)")  # 3 1/2 is not 31/2
+
+
+def _normalised(bare: str) -> str:
+    text = bare.casefold().strip(" \"'")
+    if choice := _CHOICE.fullmatch(text):  # (B)
+        return choice[1]
+    text = _ONE_IN_BRACES.sub(r"\1", text).removeprefix("the ")
+    return text.rstrip("!? ") if _WORD.search(text) else _SPACE.sub("", text)
+
+
+# ---- Numbers
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+_POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})|\s?(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?(?P<ten>[-+]?\d{1,3})\}?)?"
+_RATIO = (
+    r"(?:\\frac\s?\{\s?(?P<n>\d+)\s?\}\s?\{\s?(?P<d>\d+)\s?\}|\\frac\s?(?P<n1>\d)\s?(?P<d1>\d)"
+    r"|(?<!\d)(?P<n2>\d+)\s?/\s?(?P<d2>\d+))"
+)
+_AMOUNT = re.compile(
+    rf"(?P<sign>[-+])?\s?(?P<currency>[$€£¥₹]\s?)?(?P<sign2>[-+])?"
+    rf"(?:(?P<whole>\d+)??\s?{_RATIO}(?!\s?/)|(?P<digits>{_DIGITS}){_POWER})(?P<unit>(?![\d,.]).*)?"
+)
+_IN_SENTENCE = re.compile(rf"(?<![\w.,/^])[-+]?(?:\d+\s?/\s?\d+|{_DIGITS})(?:\s?%)?(?![\w^*/]|[.,]\d)")
+
+
+def _number(bare: str) -> Value | None:
+    match = _AMOUNT.fullmatch(bare)
+    if match is None or (match["sign"] and match["sign2"]):
+        return None
+    unit = unit_of(match["unit"] or "", match["currency"] or "")
+    if unit is None:
+        return None
+    numerator = match["n"] or match["n1"] or match["n2"]
+    if numerator is None:
+        digits = match["digits"].replace(",", "")
+        value = Fraction(digits) * Fraction(10) ** int(match["e"] or match["ten"] or 0)
+    else:
+        denominator = int(match["d"] or match["d1"] or match["d2"])
+        if not denominator:
+            return None
+        value = int(match["whole"] or 0) + Fraction(int(numerator), denominator)
+    value = -value if "-" in (match["sign"], match["sign2"]) else value
+    decimal = numerator is None and "." in match["digits"]
+    if numerator is None and value.denominator > 1:
+        latex = _decimal_latex(value)
+    else:
+        latex = str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return Value("", value, decimal, unit, latex + r"\%" * (unit == PERCENT))
+
+
+def _decimal_latex(value: Fraction) -> str:
+    """A decimal fraction as LaTeX; as a fraction where it has more than forty places."""
+    places = next((n for n in range(1, 41) if (value * 10**n).denominator == 1), None)
+    if places is None:
+        return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    whole, part = divmod(abs(value * 10**places).numerator, 10**places)
+    return f"{'-' if value < 0 else ''}{whole}.{part:0{places}}"
+
+
+# ---- Other mathematics
+
+_COMMAND = re.compile(r"\\(?:begin|end)\s?\{\w+\}|\\[A-Za-z]+")
+_WORD = re.compile(
+    r"(?<![\\A-Za-z])(?:[^\W\d_]{3,}|(?:is|it|of|to|in|at|or|so|no|an|as|he|we|if|by|on|be|do)(?![A-Za-z]))",
+    re.IGNORECASE,
+)
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+_BASE = re.compile(r"\d\s?_")
+_FUNCTION = re.compile(
+    r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|theta|infty|pm|cup)(?![A-Za-z])"
+)
+_AND = re.compile(r",?\s(?:and|or)\s")
+_REPLACED = (("**", "^"), ("*", r"\cdot "), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("infinity", r"\infty "))
+
+
+def _latex(bare: str) -> str | None:
+    """LaTeX of an answer that is mathematics but not a number; None of one that is not.
+
+    A product of letters would be equal to any other word of the same letters, so what has words in it is text. A number
+    to another base (``17_8``) and a ratio or a time (``3:4``) are text too.
+    """
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", bare)
+    for sign, command in _REPLACED:
+        text = text.replace(sign, command)
+    text = _AND.sub(", ", _FUNCTION.sub(r"\\\1 ", text))
+    text = text.replace(r"\sqrt (", "sqrt(")
+    without = _COMMAND.sub(" ", text.replace("sqrt(", "("))
+    if not text.isascii() or ":" in text or "$" in text or _BASE.search(text) or _WORD.search(without):
+        return None
+    is_formula = _COMMAND.search(text) or re.search(r"\d|[-+=<>|^/]", text)
+    if not re.search(r"[A-Za-z\d]", text) or (not is_formula and _LETTERS.search(text)):
+        return None
+    return text

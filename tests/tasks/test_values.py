@@ -1,0 +1,340 @@
+"""What answers stand for, and which of them are equal without algebra."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bavt_fast.tasks.values import bare_answer, compare, only_number, read
+
+
+def same(reference: str, answer: str) -> bool | None:
+    found = compare(read(reference), read(answer))
+    assert compare(read(answer), read(reference)) == found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("18", 18),
+        ("18.", 18),
+        ("**18**", 18),
+        ("**18** dollars.", 18),
+        ("$18$", 18),
+        (r"\(18\)", 18),
+        (r"\[ 18 \]", 18),
+        (r"\text{18}", 18),
+        ("-3", -3),
+        ("−3", -3),
+        ("- 3", -3),
+        ("+3", 3),
+        ("-$5", -5),
+        ("$-5", -5),
+        ("1,234,567.50", Fraction("1234567.5")),
+        ("1 234", 1234),
+        (r"1{,}234", 1234),
+        (r"1,\!234", 1234),
+        (r"1\,234", 1234),
+        ("0.5", Fraction(1, 2)),
+        (".5", Fraction(1, 2)),
+        ("1/2", Fraction(1, 2)),
+        (r"\frac{1}{2}", Fraction(1, 2)),
+        (r"\dfrac12", Fraction(1, 2)),
+        ("½", Fraction(1, 2)),
+        ("2½", Fraction(5, 2)),
+        ("2 1/2", Fraction(5, 2)),
+        (r"-2\frac{1}{2}", Fraction(-5, 2)),
+        ("-4/6", Fraction(-2, 3)),
+        ("1e5", 100_000),
+        ("1.5e-3", Fraction(3, 2000)),
+        (r"3 \times 10^8", 300_000_000),
+        ("3 x 10^{-2}", Fraction(3, 100)),
+        ("3 × 10⁸", 300_000_000),
+        ("１８", 18),
+        ("١٨", 18),
+        ("50%", 50),
+        (r"50\%", 50),
+    ],
+)
+def test_numbers(answer: str, number: Fraction | int) -> None:
+    assert read(answer).number == number
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "7!",
+        "10^10",
+        "2x",
+        "5x",
+        "2 x",
+        "2xy",
+        "5-x",
+        "1/0",
+        "1/2/3",
+        "1.2.3",
+        "1,2",
+        "1,23,456",
+        "17_8",
+        "3:4",
+        "12:30",
+        "--3",
+        "-$-3",
+        "1e9999",
+        "x = 5",
+        "5 and 6",
+        "It is 5",
+        "",
+        "$",
+        "三",
+        "5 + 3",
+        "2**3",
+        r"\frac{1}{",
+        "∞",
+        "e",
+        "½x",
+    ],
+)
+def test_what_is_no_number(answer: str) -> None:
+    assert read(answer).number is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "unit"),
+    [
+        ("18 dollars", "dollar"),
+        ("$18", "dollar"),
+        (r"\$18.00 per day", "dollar"),
+        ("18 USD", "dollar"),
+        ("€5", "euro"),
+        ("5 km", "kilometer"),
+        ("5km", "kilometer"),
+        (r"5\,\mathrm{km}", "kilometer"),
+        ("5 m", "meter"),
+        ("3 cm²", "centimeter2"),
+        (r"3\text{ cm}^2", "centimeter2"),
+        ("60 km/h", "kilometer"),
+        ("90°", "degree"),
+        (r"90^\circ", "degree"),
+        (r"90^{\circ}", "degree"),
+        ("90 degrees", "degree"),
+        ("12 apples", "apple"),
+        ("12 angry men", "angry"),
+        ("5-year", "year"),
+        ("18 in", "inch"),
+        ("18 in all", ""),
+        ("18 left", ""),
+        ("6 feet tall", "foot"),
+        ("3 boxes.", "boxe"),
+        ("20% off", "%"),
+        ("20 percent", "%"),
+    ],
+)
+def test_units(answer: str, unit: str) -> None:
+    assert read(answer).unit == unit
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("18", "18.00 dollars"),
+        ("$18", "18 dollars"),
+        ("1200", "1,200"),
+        ("0.5", r"\frac{1}{2}"),
+        ("0.3", "0.30000000000000004"),
+        ("18", "17.9999999999999"),
+        ("50%", "50"),
+        ("50%", "0.5"),
+        ("12.5%", "1/8"),
+        ("5 km", "5 kilometers"),
+        ("Paris", "**paris**."),
+        ("Paris", r"\text{Paris}"),
+        ("The Nile", "nile!"),
+        ("New  York", "new york"),
+        ("“yes”", "Yes"),
+        ("B", "(b)"),
+        ("B", r"\text{(B)}"),
+        ("x = 5", "$x=5$"),
+        (r"\left( 0, 1 \right]", "(0,1]"),
+        ("x²", "x^{2}"),
+        ("17_8", "17_{8}"),
+        ("3:4", "3 : 4"),
+        ("7!", "7!"),
+        ("Straße", "STRASSE"),
+        ("日本", "日本。"),
+    ],
+)
+def test_equal(reference: str, answer: str) -> None:
+    assert same(reference, answer) is True
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("18", "19"),
+        ("18", "-18"),
+        ("3 1/2", "31/2"),
+        (".5", "5"),
+        ("18", "18.5"),
+        ("5 km", "5 miles"),
+        ("5 dollars", "5 cents"),
+        ("3 cm", "3 cm²"),
+        ("10000000000000000000", "10000000000000000001"),
+        ("1e-7", "2e-7"),
+        ("50%", "5"),
+        ("17_8", "17"),
+        ("3:4", "3/4"),
+        ("12:30", "2:5"),
+        ("Paris", "London"),
+        ("listen", "silent"),
+        ("on", "no"),
+        ("12", "It is 12."),
+        ("Paris", "5"),
+        ("", ""),
+        ("5", ""),
+    ],
+)
+def test_different(reference: str, answer: str) -> None:
+    assert same(reference, answer) is False
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("0.333333", "1/3"),
+        ("(x+1)^2", "x^2+2x+1"),
+        ("√8", r"2\sqrt{2}"),
+        ("2, 3", "3 and 2"),
+        ("10^10^10", "5"),
+        ("(0,1]", "[0,1]"),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{bmatrix} 1 \\ 2 \end{bmatrix}"),
+        ("5", "x=5"),
+        ("7", "7!"),
+    ],
+)
+def test_what_takes_algebra(reference: str, answer: str) -> None:
+    assert same(reference, answer) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "latex"),
+    [
+        ("x²", "x^{2}"),
+        ("√2", r"\sqrt{2}"),
+        ("√(2x)", r"\sqrt{2x}"),
+        ("2*x**3", r"2\cdot x^3"),
+        ("x <= 5", r"x \le  5"),
+        ("(-∞, 3)", r"(-\infty , 3)"),
+        ("2 and 3", "2, 3"),
+        ("sin(x)", r"\sin (x)"),
+        ("2π", r"2\pi"),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+        (r"50\%", r"50\%"),
+        ("0.0015", "0.0015"),
+        ("-2.50", "-2.5"),
+        ("1e-50", rf"\frac{{1}}{{{10**50}}}"),
+        ("even", None),
+        ("xyz", None),
+        ("No", None),
+        ("5:30", None),
+        ("It is x", None),
+        ("?", None),
+    ],
+)
+def test_latex(answer: str, latex: str | None) -> None:
+    assert read(answer).latex == latex
+
+
+@pytest.mark.parametrize(
+    ("sentence", "number"),
+    [
+        ("So it is 7.", "7"),
+        ("She makes 18 dollars a day.", "18"),
+        ("So 3 + 4 = 7.", "7"),
+        ("The total is $1,234.50.", "1,234.50"),
+        ("about 1/2 of it", "1/2"),
+        ("30% of the water", "30%"),
+        ("It falls to -5 degrees.", "-5"),
+        ("2 of 3", None),
+        ("The line is y = x + 2", None),
+        ("x2 is it", None),
+        ("v1.2.3", None),
+        ("at 5:30", None),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_the_only_number_of_a_sentence(sentence: str, number: str | None) -> None:
+    assert only_number(sentence) == number
+
+
+@pytest.mark.parametrize(
+    ("answer", "bare"),
+    [
+        (r"$\frac{1}{2}$.", r"\frac{1}{2}"),
+        ("42.", "42"),
+        ("$18", "$18"),
+        (r"\(x\)", "x"),
+        (r"$$\[ x \]$$", "x"),
+        ("Washington D.C.", "Washington D.C."),
+        ("18 dollars.", "18 dollars"),
+        (".", "."),
+    ],
+)
+def test_a_mathematical_answer_is_shown_bare(answer: str, bare: str) -> None:
+    assert bare_answer(answer) == bare
+
+
+@given(st.text(max_size=80) | st.text("0123456789.,/%$-+ex^_{}()\\ frac", max_size=60))
+def test_any_text_is_read(text: str) -> None:
+    value = read(text)
+    assert compare(value, value) in (True, None) or not value.text
+    assert value.number is None or value.latex is not None
+    only_number(text)
+    bare_answer(text)
+
+
+@given(st.fractions(max_denominator=10**6), st.sampled_from(["{n}/{d}", r"\frac{{{n}}}{{{d}}}", "${n}/{d}$."]))
+def test_fractions_are_exact(value: Fraction, form: str) -> None:
+    text = ("-" if value < 0 else "") + form.format(n=abs(value.numerator), d=value.denominator)
+    assert read(text).number in (value, None if text.startswith("-$") else value)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**9), max_value=10**9))
+def test_decimals_are_exact_with_and_without_commas(value: object) -> None:
+    for text in (f"{value:f}", f"{value:,f}"):
+        assert read(text).number == Fraction(str(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 10**6,
+        "1e" + "9" * 10**5,
+        "(" * 10**5,
+        "a " * 10**5,
+        "1 " * 10**5,
+        "$" * 10**5,
+        "*" * 10**5,
+        r"\frac" * 10**5,
+        "1," * 10**5,
+        "√" * 10**5,
+        r"\text{" * 10**5,
+        "5 " + "kg " * 10**5,
+        "1/" * 10**5,
+        "-" * 10**5,
+        "½" * 10**5,
+    ],
+)
+def test_a_long_answer_is_text(text: str) -> None:
+    started = time.process_time()
+    value = read(text)
+    only_number(text)
+    assert time.process_time() - started < 2.0
+    assert (value.number, value.latex) == (None, None)
+    assert compare(value, value) in (True, False)

@@ -53,8 +53,11 @@ _MAMBA_HEADS = {
     "mamba_d_conv": 3,
     "mamba_chunk_size": 4,
 }
-_LINEAR_THEN_FULL = {"layer_types": ["linear_attention", "full_attention"]}
-_SLIDING_THEN_FULL = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": SLIDING_WINDOW}
+_LINEAR_THEN_FULL: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]}
+_SLIDING_THEN_FULL: dict[str, Any] = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": SLIDING_WINDOW,
+}
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("LlamaForCausalLM", "plain", _DECODER),
@@ -69,12 +72,31 @@ FAMILIES: dict[str, Family] = {
         {**_WIDE, **_SLIDING_THEN_FULL, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0},
     ),
     "gemma3": Family("Gemma3ForCausalLM", "plain", {**_WIDE, **_SLIDING_THEN_FULL}),
+    "gemma4": Family(  # the last two layers read the keys and values of the first two
+        "Gemma4ForCausalLM",
+        "plain",
+        {
+            **_WIDE,
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "layer_types": 2 * _SLIDING_THEN_FULL["layer_types"],
+            "sliding_window": SLIDING_WINDOW,
+            "global_head_dim": 16,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "hidden_size_per_layer_input": 8,
+        },
+    ),
     "mistral": Family("MistralForCausalLM", "plain", {**_DECODER, "sliding_window": SLIDING_WINDOW}),
     "phi": Family("PhiForCausalLM", "plain", _DECODER),
-    "phi3": Family("Phi3ForCausalLM", "plain", _DECODER),
+    "stablelm": Family("StableLmForCausalLM", "plain", _DECODER),
     "gpt2": Family("GPT2LMHeadModel", "plain", _GPT),
     "gpt_neox": Family("GPTNeoXForCausalLM", "plain", _HEADS),
     "opt": Family("OPTForCausalLM", "plain", {**_HEADS, "ffn_dim": 48, "word_embed_proj_dim": 16}),
+    "xglm": Family(
+        "XGLMForCausalLM",
+        "plain",
+        {"d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48, "max_position_embeddings": 256},
+    ),
     "bloom": Family("BloomForCausalLM", "plain", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "falcon": Family("FalconForCausalLM", "plain", {**_HEADS, "ffn_hidden_size": 48}),
     "falcon_alibi": Family("FalconForCausalLM", "plain", {**_HEADS, "ffn_hidden_size": 48, "alibi": True}),
@@ -168,7 +190,7 @@ def families(kind: str | None = None) -> list[str]:
 
 
 def build_model(name: str, seed: int = 0) -> Any:
-    """A random model of 2 layers, in float32 and eval mode. Its weights are wide, which makes sharp distributions."""
+    """A random model of a few layers, in float32 and eval mode. Its weights are wide: sharp distributions."""
     family = FAMILIES[name]
     model_class = getattr(transformers, family.model_class)
     common = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

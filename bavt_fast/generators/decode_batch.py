@@ -51,7 +51,7 @@ class DecodeBatch:
             return
         self._members = None
         if len(leaving) == len(self.rows):
-            self.window.end = 0
+            self.window.rows = self.window.end = 0
         holes = sorted((row.slot for row in leaving), reverse=True)
         for row in leaving:
             row.slot = -1
@@ -73,6 +73,7 @@ class DecodeBatch:
                 self.window.move(last.slot, hole, last.length)
                 self.rows[hole] = last
                 last.slot = hole
+        self.window.rows = len(self.rows)
 
     def members(self) -> tuple[Tensor, Any, Tensor]:
         """(records, the same on the host, lengths) of the rows, int64 (rows,)."""

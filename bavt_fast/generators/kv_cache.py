@@ -74,14 +74,15 @@ class KeyValueWindow:
     """Rows of keys and values in columns ``begin`` to ``end``; the next tokens go behind them.
 
     Attributes:
+        rows: how many rows are in use: only these are moved.
         end: the column that is written next.
-        cache: what a transformers model takes as its cache. It shows `rows` rows from column `begin` on.
+        cache: what a transformers model takes as its cache. It shows the columns from `begin` on.
     """
 
     def __init__(self, layout: Layout, rows: int = 1, columns: int = 64) -> None:
         self.layout = layout
         self.lanes = layout.empty(rows, columns)
-        self.rows = rows
+        self.rows = 0
         self.begin = 0
         self.end = 0
         self.cache = _WindowCache(self)
@@ -93,13 +94,13 @@ class KeyValueWindow:
         return lane.shape[1], lane.shape[3]
 
     def make_room(self, rows: int, longest: int, new: int = 1) -> None:
-        """Sees to it that there is memory for `rows` rows and `new` more columns, where no row is longer than
-        `longest`. Moves what there is where the end of the memory is reached."""
+        """Sees to it that there is memory for `rows` rows and `new` more columns, and that a row of `longest` tokens, the
+        most that any has, fits before the end. Moves what there is where it must."""
         has_rows, has_columns = self.capacity
         if rows > has_rows or longest + new > has_columns:
             columns = has_columns if longest + new <= has_columns else 2 * (longest + new)
             self._move_to(self.layout.empty(_grown(has_rows, rows), columns), longest)
-        elif self.end + new > has_columns:
+        elif self.end + new > has_columns or self.end < longest:
             self.compact(longest)
 
     def compact(self, longest: int) -> None:
@@ -108,36 +109,23 @@ class KeyValueWindow:
 
     def _move_to(self, lanes: list[Tensor], longest: int) -> None:
         first = max(self.end - longest, 0)
-        kept = self.end - first
+        start = longest - (self.end - first)
         for old, new in zip(self.lanes, lanes, strict=True):
-            rows = min(old.shape[1], new.shape[1])
-            source = old[:, :rows, :, first : self.end]
-            overlaps = old is new and kept > first
-            new[:, :rows, :, :kept] = source.clone() if overlaps else source
+            if self.rows and self.end > first:
+                source = old[:, : self.rows, :, first : self.end]
+                overlaps = old is new and max(first, start) < min(self.end, longest)
+                new[:, : self.rows, :, start:longest] = source.clone() if overlaps else source
         self.lanes = lanes
-        self.begin, self.end = 0, kept
+        self.begin, self.end = start, longest
 
     def place(self, row: int, length: int, pieces: Sequence[tuple[StoredStates, int]]) -> None:
         """Puts stored states into a row, which then has `length` tokens: (states, how many of their tokens), in the
-        order of the text. Needs room for that many columns: a window that is shorter grows at its beginning."""
-        if length > self.end:
-            self._open_front(length)
+        order of the text. There must be room for them before the end."""
         column = self.end - length
         for states, count in pieces:
             for lane, part in zip(self.lanes, states, strict=True):
                 lane[:, row, :, column : column + count] = part[:, :, :count]
             column += count
-
-    def _open_front(self, length: int) -> None:
-        """Shifts all columns so that a row of `length` fits before the end."""
-        shift = length - self.end
-        _, columns = self.capacity
-        lanes = self.lanes if length < columns else self.layout.empty(self.capacity[0], 2 * length)
-        for old, new in zip(self.lanes, lanes, strict=True):
-            source = old[:, :, :, : self.end]
-            new[:, :, :, shift:length] = source.clone() if old is new else source
-        self.lanes = lanes
-        self.begin, self.end = self.begin + shift, length
 
     def move(self, source: int, target: int, length: int) -> None:
         """A row's last `length` tokens into another row."""

@@ -25,8 +25,8 @@ from bavt_fast.generators.static_decode import StaticDecoder
 
 __all__ = ["Scheduler"]
 
-_SHARED_TOKENS = 4
-"""Where this many more tokens of a context are being computed for another, it waits for them."""
+_WORTH_WAITING = 0.05
+"""Where more than this share of what is missing of a context is being computed for another, it waits for that."""
 _ALIKE = 0.75
 """Prompts at least this long, as a share of the longest, are computed together."""
 
@@ -119,7 +119,7 @@ class Scheduler(BaseScheduler):
         """Whether more of a context is on its way for another one, so that it pays to wait."""
         if self.store.limit_bytes <= 0:
             return False
-        ids, enough = context.ids, min(known + _SHARED_TOKENS, len(context.ids))
+        ids, enough = context.ids, known + 1 + int(_WORTH_WAITING * (len(context.ids) - known))
         for other in (*self.prefilling, *self.joining):
             if other.ids == ids or (not (context.alone or other.alone) and other.ids[:enough] == ids[:enough]):
                 return True
@@ -168,8 +168,7 @@ class Scheduler(BaseScheduler):
 
     def _is_computed(self, context: Context, ends: Ends) -> None:
         """The last token of a context was computed: it is stored, and its candidates can start."""
-        states = [torch.cat(parts, 2) for parts in zip(*context.new, strict=True)]
-        context.new = []
+        states, context.new = _joined(context.new), []
         first = context.target - context.computed
         if context.resumes is not None:
             self.store.add(context.ids[: context.target], states, first)
@@ -334,6 +333,11 @@ class Scheduler(BaseScheduler):
         for owner in owners:
             owner.error = error
             owner.done.append(owner)
+
+
+def _joined(parts: list[StoredStates]) -> StoredStates:
+    """States of tokens that follow each other, as one."""
+    return parts[0] if len(parts) == 1 else [torch.cat(lanes, 2) for lanes in zip(*parts, strict=True)]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

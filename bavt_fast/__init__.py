@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import bavt_fast.kernels as kernels
     from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
     from bavt_fast.generators.torch_model import TorchGenerator
+    from bavt_fast.language_model import TorchModel, load
     from bavt_fast.recipe.heads import CriticHead
     from bavt_fast.recipe.search import DualRoleLLMAgent
 
@@ -98,10 +99,13 @@ _NEEDS_TORCH = {
     "HiddenStateCritic": "bavt_fast.critics.value_head",
     "ResidualValuePredictor": "bavt_fast.critics.value_head",
     "TorchGenerator": "bavt_fast.generators.torch_model",
+    "TorchModel": "bavt_fast.language_model",
+    "load": "bavt_fast.language_model",
 }
 
 if TYPE_CHECKING or _optional.has_torch():
-    __all__ += ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ResidualValuePredictor", "TorchGenerator"]
+    __all__ += ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ResidualValuePredictor"]
+    __all__ += ["TorchGenerator", "TorchModel", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,11 +14,10 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
 from bavt_fast.folder_settings import HEAD_FILE, SETTINGS_FILE, FolderSettings, embedded_folder, read_settings
+from bavt_fast.generators.pretrained import ModelSource, load_pretrained
 from bavt_fast.generators.torch_model import TorchGenerator
 from bavt_fast.protocols import Task
 from bavt_fast.settings import Settings
@@ -45,6 +44,7 @@ def load_folder(
     *,
     temperature: float | None = None,
     without_replacement: bool = True,
+    threads: int | None = None,
     task_options: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> ModelFolder:
@@ -53,7 +53,7 @@ def load_folder(
     Args:
         folder: the folder.
         temperature: softmax temperature; None for the folder's own.
-        without_replacement: see `TorchGenerator`.
+        without_replacement, threads: see `TorchGenerator`.
         task_options: arguments of the task, which win over those of the folder.
         trust_remote_code: run the Python code that the folder brings, if it brings any.
 
@@ -71,9 +71,9 @@ def load_folder(
         if unknown := sorted(set(settings.search) - _SEARCH_OPTIONS):
             raise ValueError(f"{SETTINGS_FILE}: search: expected arguments of Searcher, got {', '.join(unknown):.80}")
         head = _load_head(path)
-        model = _load_model(path, trust_remote_code)
+        source = ModelSource(path)
+        model, tokenizer = load_pretrained(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
         _check_width(head, model)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ValueError(f"model: {path} is not a model folder of bavt-fast ({error})") from error
     generator = TorchGenerator(
@@ -82,6 +82,7 @@ def load_folder(
         delimiter=settings.delimiter,
         temperature=settings.temperature if temperature is None else temperature,
         without_replacement=without_replacement,
+        threads=threads,
     )
     return ModelFolder(generator, HiddenStateCritic(head, predicts=cast(Any, settings.head)), task, settings)
 
@@ -167,27 +168,3 @@ def _check_width(head: ResidualValuePredictor, model: Any) -> None:
     width = model.config.get_text_config().hidden_size
     if head.hidden_dim != width:
         raise ValueError(f"head: expected the model's width of {width}, got a head of width {head.hidden_dim}")
-
-
-def _load_model(path: Path, trust_remote_code: bool) -> Any:
-    """The language model, loaded without a word. Weights that are missing are an error, not random numbers."""
-    verbosity, shows_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shows_bar:
-            transformers_logging.enable_progress_bar()
-    model, report = loaded
-    if report["missing_keys"]:
-        raise ValueError(f"model.safetensors: expected {sorted(report['missing_keys'])[0]}, got no such weight")
-    return model

@@ -177,9 +177,7 @@ def test_a_folder_with_a_cut_file(folder: Path, name: str) -> None:
 def test_a_folder_whose_weights_are_another_model_s(folder: Path) -> None:
     """Weights that are missing must not be filled with random numbers."""
     safetensors_torch.save_file({"other": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"is not a model folder of bavt-fast \(model.safetensors: expected .*, got no"
-    ):
+    with pytest.raises(ValueError, match=r"is not a model folder of bavt-fast \(weights: expected .*, got no"):
         load_folder(folder)
 
 

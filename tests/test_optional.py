@@ -8,6 +8,7 @@ import sys
 import pytest
 
 NAMES = ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ResidualValuePredictor", "TorchGenerator"]
+NAMES += ["TorchModel", "load"]
 KERNELS = ["critic_mlp", "critic_mlp_reference", "quantize_w1", "warmup"]
 BLOCK = (
     "import sys\n"

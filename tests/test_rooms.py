@@ -24,7 +24,7 @@ ENGINE = (
 )
 HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "triton")
 # Only these join what the others keep apart.
-JOINERS = ("__init__", "cli", "model_folder", "searcher", "training")
+JOINERS = ("__init__", "cli", "language_model", "model_folder", "searcher", "training")
 
 
 def imports(source: str, at_import_time: bool = False) -> set[str]:

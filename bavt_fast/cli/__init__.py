@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 try:
     import typer
 
     from bavt_fast.cli.ask import ask
-    from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED
+    from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED, SOLVED
     from bavt_fast.cli.solve import solve
     from bavt_fast.cli.train import train
 except ModuleNotFoundError as error:
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
     )
     sys.exit(2)
 
+import bavt_fast.cli.process as process
 from bavt_fast._version import __version__
 
 __all__ = ["app", "main"]
@@ -51,24 +52,33 @@ def common(
     """Budget-aware value tree search."""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of ``bavt-fast``."""
+    process.begin()
+    process.end(_run())
+
+
+def _run() -> int:
+    """The exit code of the command, once all that it printed is written."""
     try:
         try:
             app()
         finally:
             if sys.stdout is not None:  # it is None where the shell closed it
-                sys.stdout.flush()  # what cannot be written is said here, not by the interpreter as it ends
+                sys.stdout.flush()  # what cannot be written is said here, not as the process ends
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else SOLVED
     except BrokenPipeError:
         _drop_output()
-        sys.exit(NOT_SOLVED)
+        return NOT_SOLVED
     except OSError as error:
         _drop_output()
         print(f"bavt-fast: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        return BAD_INPUT
+    return SOLVED
 
 
 def _drop_output() -> None:
-    """Standard output goes nowhere from here on: the interpreter flushes it once more as it ends."""
+    """Standard output goes nowhere from here on: it is flushed once more as the process ends."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

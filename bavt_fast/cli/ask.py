@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bavt_fast.budget import Budget
 from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import EXAMPLES, SYSTEM, plain_prompt
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks import task_module
@@ -94,7 +95,7 @@ def ask(
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
-        with console.status("loading the model"):
+        with console.status("loading the model"), loading():
             from bavt_fast.language_model import load
 
             loaded = load(model, device=device, dtype=dtype, threads=threads, trust_remote_code=trust_remote_code)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bavt_fast.budget import Budget
 from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.cli.process import loading
 from bavt_fast.folder_settings import embedded_folder, read_settings
 from bavt_fast.searcher import Searcher
 
@@ -66,9 +67,10 @@ def solve(
 def _searcher(
     folder: Path, task: Task[Any], temperature: float | None, trust_remote_code: bool, **options: Any
 ) -> Searcher:
-    from bavt_fast.model_folder import load_folder
+    with loading():
+        from bavt_fast.model_folder import load_folder
 
-    loaded = load_folder(folder, temperature=temperature, trust_remote_code=trust_remote_code)
+        loaded = load_folder(folder, temperature=temperature, trust_remote_code=trust_remote_code)
     return Searcher(loaded.generator, loaded.critic, task, **{**loaded.settings.search, **options})
 
 

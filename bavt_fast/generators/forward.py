@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from bavt_fast.generators.kv_cache import Layout
 from bavt_fast.generators.model_checks import ModelFacts
+from bavt_fast.generators.threads import ComputeThreads
 
 __all__ = ["Forward"]
 
@@ -27,6 +28,7 @@ class Forward:
         model: a transformers causal language model, or a wrapper around one that calls it.
         facts: of the model.
         measure: wait for the device after each pass, so that `seconds` is right there too.
+        threads: of a pass on the CPU; None to choose by its work.
 
     Attributes:
         device: where token ids go.
@@ -34,12 +36,13 @@ class Forward:
         passes: forward passes so far.
     """
 
-    def __init__(self, model: Any, facts: ModelFacts, measure: bool = False) -> None:
+    def __init__(self, model: Any, facts: ModelFacts, measure: bool = False, threads: int | None = None) -> None:
         self.model = model
         self.facts = facts
         self.device = facts.device
         self.cache_name = "cache" if "cache" in facts.parameters else "past_key_values"
         self.measure = measure
+        self.threads = ComputeThreads(facts.device, facts.parameter_bytes // facts.dtype.itemsize, threads)
         self.seconds = 0.0
         self.passes = 0
 
@@ -55,7 +58,7 @@ class Forward:
         Returns:
             Logits (rows, vocabulary) and hidden states (rows, H) of the last column.
         """
-        result: tuple[Tensor, Tensor] = self.timed(lambda: self.untimed(ids, mask, positions, cache))
+        result: tuple[Tensor, Tensor] = self.timed(lambda: self.untimed(ids, mask, positions, cache), ids.numel())
         return result
 
     @torch.no_grad()
@@ -78,10 +81,11 @@ class Forward:
         hidden = caught[-1].reshape(ids.shape[0], -1, caught[-1].shape[-1])[:, -1].to(self.device)
         return logits, hidden
 
-    def timed(self, call: Callable[[], Any]) -> Any:
-        """The result of a forward pass, which is counted."""
+    def timed(self, call: Callable[[], Any], tokens: int = 1) -> Any:
+        """The result of a forward pass over so many tokens, which is counted."""
         start = time.perf_counter()
-        result = call()
+        with self.threads.of_pass(tokens):
+            result = call()
         if self.measure and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.passes += 1

@@ -92,8 +92,9 @@ class GroupScheduler(BaseScheduler):
                 return group.decoder.begin(contexts)
             return group.decoder.advance(self.sampler.next_token[records])
 
+        tokens = len(group.rows) if contexts is None else sum(map(len, contexts))
         try:
-            logits, hidden = self.forward.timed(compute)
+            logits, hidden = self.forward.timed(compute, tokens)
         except Exception as error:
             self._fail(group, error)
             return

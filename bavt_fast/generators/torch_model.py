@@ -73,6 +73,8 @@ class TorchGenerator:
             0 for no store.
         graphs: on a GPU, replay CUDA graphs in decoding. They are captured when a number of rows and tokens is first
             reached, or ahead by `warm_up`; a model that cannot be captured goes without, with a warning.
+        threads: of a forward pass on the CPU; None to choose by its work (`bavt_fast.generators.threads`). The caller's
+            own number is back after each pass.
         measure: on a GPU, wait after every pass so that the times in `statistics` are right.
 
     A request's `Sampling` goes before temperature, top_p, top_k and min_p.
@@ -97,6 +99,7 @@ class TorchGenerator:
         max_batch: int = 256,
         store_bytes: int | None = None,
         graphs: bool = True,
+        threads: int | None = None,
         measure: bool = False,
     ) -> None:
         self.temperature = as_amount("temperature", temperature, allow_zero=True)
@@ -107,6 +110,7 @@ class TorchGenerator:
             raise ValueError(f"min_p: expected a number from 0 to 1, got {min_p!r}")
         self.max_batch = as_count("max_batch", max_batch, minimum=1)
         self.store_bytes = None if store_bytes is None else as_count("store_bytes", store_bytes)
+        self.threads = None if threads is None else as_count("threads", threads, minimum=1)
         self.delimiters = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
         self.without_replacement = without_replacement
         self._facts = check_model(model, tokenizer)
@@ -121,7 +125,7 @@ class TorchGenerator:
     def _build(self) -> None:
         """Everything that is made from the arguments."""
         facts = self._facts
-        forward = Forward(self.model, facts, self.measure)
+        forward = Forward(self.model, facts, self.measure, self.threads)
         size = facts.vocabulary_size
         self._vocabulary = Vocabulary(self.tokenizer, size)
         stops = StopTable(self._vocabulary, self.delimiters)

@@ -1,0 +1,128 @@
+"""Threads of a forward pass: as many as the work is worth, and the caller's number afterwards."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bavt_fast.generators import threads  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A control group of ours in the place of the machine's."""
+    monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
+    (tmp_path / "cpu").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, math.inf),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3.0),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, math.inf),
+        ({"cpu.max": "nonsense"}, math.inf),
+    ],
+)
+def test_quotas_of_containers(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: float
+) -> None:
+    for name, text in files.items():
+        (groups / name).write_text(text)
+    for allowed in (1, 2, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, allowed=allowed: set(range(allowed)))
+        assert threads.usable_cores() == max(1, min(allowed, math.ceil(min(cores, 1000))))
+
+
+def test_no_limits_are_known(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert threads.usable_cores() == 1
+
+
+# ---- how many
+
+
+def of(weights: int, wanted: int | None = None, cores: int = 16, device: str = "cpu") -> threads.ComputeThreads:
+    torch.set_num_threads(cores)
+    return threads.ComputeThreads(torch.device(device), weights, wanted)
+
+
+def test_work_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model computes with one thread, a large one with all there are, and one between as there is to read."""
+    monkeypatch.setattr(threads, "usable_cores", lambda: 16)
+    small, medium, large = of(4_700_000), of(135_000_000), of(8_000_000_000)
+    assert [small.count(tokens) for tokens in (1, 8, 64, 512, 4096)] == [1, 1, 1, 8, 16]
+    assert [medium.count(tokens) for tokens in (1, 8, 64)] == [4, 4, 16]
+    assert large.count(1) == 16
+
+
+@pytest.mark.parametrize(("allowed", "set_by_caller", "expected"), [(4, 16, 4), (16, 3, 3), (2, 2, 2)])
+def test_no_more_than_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, set_by_caller: int, expected: int
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: allowed)
+    assert of(8_000_000_000, cores=set_by_caller).count(1) == expected
+
+
+def test_the_users_number_goes_before() -> None:
+    assert [of(4_700_000, wanted=3).count(tokens) for tokens in (1, 512)] == [3, 3]
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=r"threads: expected an integer of at least 1, got"):
+            of(1, wanted=wrong)
+
+
+# ---- setting it
+
+
+def test_the_callers_number_is_back_after_a_pass() -> None:
+    one = of(10, wanted=1, cores=2)
+    with one.of_pass(8):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    with pytest.raises(RuntimeError, match="fails"), one.of_pass(8):
+        raise RuntimeError("it fails")
+    assert torch.get_num_threads() == 2
+
+
+def test_on_a_gpu_nothing_is_set() -> None:
+    with of(10, wanted=1, cores=2, device="cuda").of_pass(8):
+        assert torch.get_num_threads() == 2
+
+
+def test_passes_that_overlap() -> None:
+    """Two Python threads are inside at once; when both have left, the number is the caller's again."""
+    first, second = of(10, wanted=1, cores=2), of(10, wanted=3, cores=2)
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with first.of_pass(1):
+            inside.set()
+            leave.wait()
+
+    worker = threading.Thread(target=other)
+    worker.start()
+    inside.wait()
+    with second.of_pass(1):
+        leave.set()
+        worker.join()
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 2

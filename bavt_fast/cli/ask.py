@@ -150,7 +150,7 @@ def _show_answer(console: Console, result: SearchResult, answer: str | None, out
     about = f"value {result.value:.3f}"
     if outcome is not None:
         about = f"{outcome.share:.0%} of the votes, {len(outcome.counts)} different answers"
-    console.print(f"answer: {answer}  ({about})", style="bold", markup=False, highlight=False)
+    console.print(f"answer: {answer}  ({about})", style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def _as_json(

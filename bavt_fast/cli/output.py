@@ -63,7 +63,7 @@ def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
 def show_path(console: Console, path: Sequence[str]) -> None:
     """The steps, numbered."""
     for number, step in enumerate(path, start=1):
-        console.print(f"  {number}. {step}", markup=False, highlight=False)
+        console.print(f"  {number}. {step}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_spent(console: Console, result: SearchResult, budget: Budget) -> None:

@@ -86,6 +86,6 @@ def _report(console: Console, result: SearchResult, solved: bool, budget: Budget
         console.print(f"solved: {result.answer}  (checked)", style="bold green", markup=False, highlight=False)
     else:
         if result.answer:
-            console.print(f"answer: {result.answer}  (not verified)", markup=False, highlight=False)
+            console.print(f"answer: {result.answer}  (not verified)", markup=False, highlight=False, soft_wrap=True)
         console.print(f"not solved; best path so far has value {result.value:.3f}", style="yellow", highlight=False)
     show_spent(console, result, budget)

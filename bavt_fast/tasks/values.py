@@ -262,7 +262,7 @@ _WORD = re.compile(
     re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
-_BASE = re.compile(r"\d\s?_")
+_NOT_VALUES = re.compile(r"\d\s?_|:|\$|(?<!\d)\d+([-/])\d+\1\d")  # 17_8, 3:4, $, 2024-05-01
 _FUNCTION = re.compile(
     r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|theta|infty|pm|cup)(?![A-Za-z])"
 )
@@ -274,7 +274,7 @@ def _latex(bare: str) -> str | None:
     """LaTeX of an answer that is mathematics but not a number; None of one that is not.
 
     A product of letters would be equal to any other word of the same letters, so what has words in it is text. A number
-    to another base (``17_8``) and a ratio or a time (``3:4``) are text too.
+    to another base (``17_8``), a ratio or a time (``3:4``) and a date are text too.
     """
     text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", bare)
     for sign, command in _REPLACED:
@@ -282,7 +282,7 @@ def _latex(bare: str) -> str | None:
     text = _AND.sub(", ", _FUNCTION.sub(r"\\\1 ", text))
     text = text.replace(r"\sqrt (", "sqrt(")
     without = _COMMAND.sub(" ", text.replace("sqrt(", "("))
-    if not text.isascii() or ":" in text or "$" in text or _BASE.search(text) or _WORD.search(without):
+    if not text.isascii() or _NOT_VALUES.search(text) or _WORD.search(without):
         return None
     is_formula = _COMMAND.search(text) or re.search(r"\d|[-+=<>|^/]", text)
     if not re.search(r"[A-Za-z\d]", text) or (not is_formula and _LETTERS.search(text)):

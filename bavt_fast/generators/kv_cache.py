@@ -94,8 +94,8 @@ class KeyValueWindow:
         return lane.shape[1], lane.shape[3]
 
     def make_room(self, rows: int, longest: int, new: int = 1) -> None:
-        """Sees to it that there is memory for `rows` rows and `new` more columns, and that a row of `longest` tokens, the
-        most that any has, fits before the end. Moves what there is where it must."""
+        """Sees to it that there is memory for `rows` rows and `new` more columns, and that a row of `longest` tokens,
+        the most that any has, fits before the end. Moves what is there where it must."""
         has_rows, has_columns = self.capacity
         if rows > has_rows or longest + new > has_columns:
             columns = has_columns if longest + new <= has_columns else 2 * (longest + new)

@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 import bavt_fast._optional as _optional
 from bavt_fast._version import __version__ as __version__
 from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_needed
+from bavt_fast.critics.prompted import AsyncPromptedCritic, PromptedCritic
 from bavt_fast.engine import Ask, Search
 from bavt_fast.protocols import (
     Critic,
@@ -48,6 +49,7 @@ from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:
     import bavt_fast.kernels as kernels
+    from bavt_fast.critics.process_reward import ProcessRewardCritic
     from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
     from bavt_fast.generators.torch_model import TorchGenerator
     from bavt_fast.language_model import TorchModel, load
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ask",
+    "AsyncPromptedCritic",
     "Budget",
     "BudgetAwareUCB",
     "BudgetAwareValueTreeSearch",
@@ -69,6 +72,7 @@ __all__ = [
     "ManyProgress",
     "Node",
     "Progress",
+    "PromptedCritic",
     "Refusal",
     "Sampling",
     "Scores",
@@ -97,6 +101,7 @@ _NEEDS_TORCH = {
     "CriticHead": "bavt_fast.recipe.heads",
     "DualRoleLLMAgent": "bavt_fast.recipe.search",
     "HiddenStateCritic": "bavt_fast.critics.value_head",
+    "ProcessRewardCritic": "bavt_fast.critics.process_reward",
     "ResidualValuePredictor": "bavt_fast.critics.value_head",
     "TorchGenerator": "bavt_fast.generators.torch_model",
     "TorchModel": "bavt_fast.language_model",
@@ -104,7 +109,7 @@ _NEEDS_TORCH = {
 }
 
 if TYPE_CHECKING or _optional.has_torch():
-    __all__ += ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ResidualValuePredictor"]
+    __all__ += ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ProcessRewardCritic", "ResidualValuePredictor"]
     __all__ += ["TorchGenerator", "TorchModel", "load"]
 
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-NAMES = ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ResidualValuePredictor", "TorchGenerator"]
-NAMES += ["TorchModel", "load"]
+NAMES = ["CriticHead", "DualRoleLLMAgent", "HiddenStateCritic", "ProcessRewardCritic", "ResidualValuePredictor"]
+NAMES += ["TorchGenerator", "TorchModel", "load"]
 KERNELS = ["critic_mlp", "critic_mlp_reference", "quantize_w1", "warmup"]
 BLOCK = (
     "import sys\n"

@@ -29,16 +29,14 @@ Rate this solution. Reply with only one of these numbers:
 {low} if it is wrong
 {middle} if it is unclear
 {high} if it is right
-
-Your rating:"""
+"""
 RESIDUAL_TEMPLATE = """{text}
 The last step was: {step}
 Rate this step. Reply with only one of these numbers:
 {low} if it is wrong
 {middle} if it does not help
 {high} if it is right and helps
-
-Your rating:"""
+"""
 _FIELDS = frozenset(("text", "question", "steps", "step", "low", "middle", "high"))
 _GREEDY = Sampling(temperature=0.0)
 
@@ -56,6 +54,8 @@ class PromptedCritic:
             ``{question}`` the prompt that it begins with, ``{steps}`` what follows, ``{step}`` the last step without
             white space around it, ``{low}``, ``{middle}`` and ``{high}`` the scale. None for one that small
             instruction-tuned models answer with a number.
+        opening: what the reply begins with, put into the model's mouth: small models then go on with a number and not
+            with the solution. "" for nothing.
         scale: the lowest and the highest number.
         predicts: "value" for how good the state is, "residual" for how much its last step helped.
         reach: the residual of the highest number, in (0, 1]; that of the lowest is its negative.
@@ -79,6 +79,7 @@ class PromptedCritic:
         generator: Any,
         *,
         template: str | None = None,
+        opening: str = "Rating:",
         scale: tuple[float, float] = (0, 10),
         predicts: Literal["value", "residual"] = "value",
         reach: float = 0.25,
@@ -98,6 +99,9 @@ class PromptedCritic:
         self.template = _checked_template(
             template if template is not None else VALUE_TEMPLATE if predicts == "value" else RESIDUAL_TEMPLATE
         )
+        if not isinstance(opening, str):
+            raise TypeError(f"opening: expected a str, got {opening!r:.80}")
+        self.opening = opening
         self.max_tokens = as_count("max_tokens", max_tokens, minimum=1)
         self._prices = tuple(
             Decimal(repr(as_amount(name, price, allow_zero=True)))
@@ -129,8 +133,13 @@ class PromptedCritic:
         )
 
     def _columns(self, candidates: Sequence[Node]) -> tuple[list[StepRequest], list[int], list[int]]:
-        requests = [StepRequest(self.prompt(node), sampling=_GREEDY) for node in candidates]
+        requests = [StepRequest(self._asked(node), sampling=_GREEDY) for node in candidates]
         return requests, [1] * len(requests), [self.max_tokens] * len(requests)
+
+    def _asked(self, node: Node) -> Node:
+        """A context of its own: the prompt, and the opening as a step behind it, which a chat model has written."""
+        asked = Node(None, self.prompt(node))
+        return Node(None, None, asked, Step(self.opening, 1)) if self.opening else asked
 
     def _scores(self, candidates: Sequence[Node], replies: Any) -> Scores:
         is_whole = isinstance(replies, Sequence) and not isinstance(replies, (str, bytes))

@@ -43,7 +43,7 @@ class Model:
 
     @property
     def prompts(self) -> list[str]:
-        return [state.text for states, _, _ in self.calls for state in states]
+        return [state.prompt for states, _, _ in self.calls for state in states]
 
 
 def path(*steps: str, question: str = "q\n") -> Node:
@@ -76,7 +76,18 @@ def test_the_context_comes_first_and_the_question_about_it_last(predicts: Any) -
         assert prompt.startswith(node.text)
         assert all(f"\n{level} if it" in prompt for level in (0, 5, 10))
         assert ("The last step was: step" in prompt) == (predicts == "residual")
+    assert [state.text for state in states] == [prompt + "Rating:" for prompt in model.prompts]
     assert model.prompts[1].startswith(parent.text)  # a store of prefixes has that already
+
+
+def test_the_reply_begins_as_it_is_told() -> None:
+    """The opening is a step behind the prompt: a chat model's own words, not the user's."""
+    for opening in ("Rating:", "I say ", ""):
+        model = Model()
+        assert PromptedCritic(model, template="{text}", opening=opening).score([path("a\n")]).values == [0.8]
+        [([request], _, _)] = model.calls
+        assert (request.prompt, request.text) == ("q\na\n", "q\na\n" + opening)
+        assert [step.text for step in request.node.context()[1]] == ([opening] if opening else [])
 
 
 def test_every_field_of_a_template() -> None:
@@ -393,6 +404,7 @@ def test_the_kind_of_generator_must_fit() -> None:
         ({"max_tokens": 0}, ValueError, "max_tokens: expected an integer of at least 1"),
         ({"max_prompt_tokens": -1}, ValueError, "max_prompt_tokens: expected an integer of at least 0"),
         ({"token_cost": -1.0}, ValueError, "token_cost: expected a finite number of zero or above"),
+        ({"opening": None}, TypeError, "opening: expected a str, got None"),
         ({"template": 5}, TypeError, "template: expected a str, got 5"),
         ({"template": "{text} {other}"}, ValueError, r"template: expected fields among .*, got \['other'\]"),
         ({"template": "{text} {}"}, ValueError, r"template: expected fields among .*, got \[''\]"),

@@ -90,14 +90,18 @@ class Watched:
 
     def __init__(self, generator: Any, critic: Any) -> None:
         self.steps = 0
-        self._propose = generator.propose
-        generator.propose = self._counted
-        self._clocks = [Stopwatch(generator, "propose"), Stopwatch(critic, "score")]
+        streams = hasattr(generator, "submit")
+        answers = "collect" if streams else "propose"
+        self._answers = getattr(generator, answers)
+        setattr(generator, answers, self._counted)
+        calls = (answers, "submit", "discard") if streams else (answers,)
+        self._clocks = [*(Stopwatch(generator, call) for call in calls), Stopwatch(critic, "score")]
 
     def _counted(self, *arguments: Any) -> Any:
-        proposals = self._propose(*arguments)
+        answers = self._answers(*arguments)
+        proposals = answers if arguments else [steps for _, steps in answers]  # `collect` takes nothing
         self.steps += sum(map(len, proposals))
-        return proposals
+        return answers
 
     def run(self, search: Callable[[], object]) -> tuple[float, float, int]:
         """Seconds of a search, those of them outside generator and critic, and the steps proposed."""

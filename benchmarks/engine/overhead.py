@@ -1,7 +1,7 @@
 """What of a search by the embedded model is spent outside it: selection, ledger, the task, expansion, backup.
 
-The model is the time inside ``generator.propose`` and ``critic.score``: tokenizer, forward passes, sampling, value
-head. On one thread, which is how a model this small is fastest where cores are shared.
+The model is the time inside the generator (``submit``, ``collect``) and ``critic.score``: tokenizer, forward passes,
+sampling, value head. On one thread, which is how a model this small is fastest where cores are shared.
 """
 
 from __future__ import annotations

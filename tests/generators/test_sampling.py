@@ -36,7 +36,7 @@ def oracle(logits: np.ndarray, rule: SamplingRules, named: np.ndarray) -> tuple[
     warm = np.exp((logits - logits.max()) / (rule.temperature or 1.0))
     p = warm / warm.sum()
     if rule.temperature == 0.0:
-        p = np.eye(len(logits))[logits.argmax()]
+        p = (np.arange(len(logits)) == logits.argmax()).astype(float)
     order = np.argsort(-p, kind="stable")
     kept = int((np.cumsum(p[order]) - p[order] < rule.top_p).sum())
     kept = min(kept, rule.top_k) if rule.top_k else kept
@@ -117,10 +117,6 @@ def test_processors_see_each_row_s_ids_and_change_its_logits() -> None:
     for context, row in zip(contexts, rows, strict=True):
         step = row[0]  # type: ignore[index]
         assert set(step.token_ids) <= {5, 6}
-        texts = [[*context, *step.token_ids[:count]] for count in range(4)]
-        for text in texts:
-            assert any(
-                given[-len(text) :] == text and set(given[: -len(text)]) <= {text[0]}
-                for batch in seen
-                for given in batch
-            )
+        given = [row for batch in seen for row in batch]
+        for text in [[*context, *step.token_ids[:count]] for count in range(4)]:
+            assert any(row[-len(text) :] == text and set(row[: -len(text)]) <= {text[0]} for row in given)

@@ -68,7 +68,7 @@ class PromptedCritic:
     Attributes:
         max_score: the most that one node takes, reserved with its step.
         asked: replies so far, and those that failed.
-        unread: replies in which no number could be read.
+        unread: replies in which no number could be read, and those that stayed empty (a prompt beyond the context).
 
     Raises:
         TypeError, ValueError: an argument is not what it should be.

@@ -466,3 +466,34 @@ def test_the_model_that_writes_the_steps_rates_them_too() -> None:
     second = searcher.search("Target: 5", budget=bavt.Budget(tokens=150), seed=4)
     assert first.tree.values.tobytes() == second.tree.values.tobytes()
     assert first.path == second.path
+
+
+def test_a_chat_model_reads_the_prompt_as_a_user_s_turn_and_the_opening_as_its_own() -> None:
+    """And the state of a parent's prompt is in the store when its child's is asked about."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from reward_models import byte_level, causal
+
+    from bavt_fast.generators.torch_model import TorchGenerator
+
+    torch.set_num_threads(1)
+    tokenizer = byte_level()
+
+    def chat(text: str) -> list[int]:
+        turn = [{"role": "user", "content": text}]
+        ids: list[int] = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+        return ids
+
+    generator = TorchGenerator(causal(tokenizer), tokenizer, prompts=chat)
+    critic = PromptedCritic(generator, opening="Rating:")
+    parent = path("a step of some length\n", question="A question?\n")
+    child = Node(None, None, parent, Step("b\n", 1))
+    read = [len(chat(critic.prompt(node))) + len("Rating:") for node in (parent, child)]
+    assert critic.score([parent]).spent[0].prompt_tokens == read[0]
+    before = generator.statistics()
+    [spent] = critic.score([child]).spent
+    after = generator.statistics()
+    assert spent.prompt_tokens == read[1]
+    saved = after.saved_prompt_tokens - before.saved_prompt_tokens
+    assert saved >= len(tokenizer("<|im_start|>user\n" + parent.text)["input_ids"])
+    assert saved + after.computed_prompt_tokens - before.computed_prompt_tokens == read[1]

@@ -166,6 +166,20 @@ def test_the_chat_template_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert model.options == {"chat": True, "system": None, "examples": ()}
 
 
+@pytest.mark.parametrize(("tokens", "side_by_side"), [(200, 1), (800, 3), (4000, 8)])
+def test_a_small_budget_is_not_all_spent_on_first_steps(model: ScriptedModel, tokens: int, side_by_side: int) -> None:
+    sizes: list[int] = []
+    propose = model.propose
+
+    def watched(states: Any, counts: Any, limits: Any) -> Any:
+        sizes.append(len(states))
+        return propose(states, counts, limits)
+
+    model.propose = watched  # type: ignore[method-assign]
+    assert invoke("--budget-tokens", str(tokens), "--max-step-tokens", "20").exit_code == 0
+    assert max(sizes) == side_by_side
+
+
 def test_no_answer_within_the_budget(model: ScriptedModel) -> None:
     result = invoke("--budget-tokens", "5")
     assert result.exit_code == 1
@@ -187,7 +201,7 @@ def test_markup_in_a_step_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_model_that_fails_leaves_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded(monkeypatch, ScriptedModel(lines={0: ["So."]}))  # and nothing behind it
-    result = invoke("--wave", "1")
+    result = invoke()
     assert result.exit_code == 1
     assert "error: KeyError during the search: 1" in result.stderr
     assert "1. So." in result.stdout

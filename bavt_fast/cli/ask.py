@@ -25,6 +25,8 @@ __all__ = ["ask"]
 ENDS = ("Answer:", "Final Answer:", "The answer is:", "The answer is", "####")
 """What announces an answer: what is asked for, and what models write all the same."""
 MAX_DEPTH = 16
+TOKENS_PER_ASK = 250
+"""Of the budget, for each ask in flight: side by side, a small one would all be spent on first steps."""
 
 
 class TaskName(str, Enum):
@@ -56,8 +58,10 @@ def ask(
     budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
     policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.7,
-    wave: Annotated[int, typer.Option(help="Steps that are generated side by side.")] = 8,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.4,
+    wave: Annotated[
+        int | None, typer.Option(help="Steps generated side by side; one for each 250 tokens, 8 at most, without it.")
+    ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Tokens after which a step is cut short and dropped.")] = 128,
     task: Annotated[TaskName, typer.Option(help="How answers are compared.")] = TaskName.TEXT,
     vote_by: Annotated[
@@ -84,6 +88,7 @@ def ask(
     """Answer a question with a language model, step by step, within a budget."""
     console = Console(quiet=json_alone or quiet)
     text = " ".join(question)
+    wave = max(1, min(8, budget_tokens // TOKENS_PER_ASK)) if wave is None else wave
     options: dict[str, Any] = {
         "wave": wave,
         "policy": policy,

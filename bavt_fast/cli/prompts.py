@@ -1,4 +1,25 @@
-"""What ``bavt-fast ask`` tells a model of how to answer."""
+"""What ``bavt-fast ask`` tells a model of how to answer.
+
+Measured with SmolLM2-135M-Instruct (Q4) on 20 word problems, the share of texts that announced an answer within 110
+tokens (one greedy text each) or 90 (three samples each at temperature 0.7):
+
+    instructions alone, as system prompt or behind the question    0.50 to 0.65    not measured
+    the same and one example as a turn                             1.00            0.80
+    the same and three examples                                    not measured    0.88
+    two examples without instructions                              not measured    0.82
+
+With the announcement ``Answer:`` alone, instead of all of `ask.ENDS`, instructions alone got 0 to 0.30. How many of the
+answers were right differed by less than the noise between examples (0.05 to 0.12 of the samples; 0.20 to 0.25 greedily
+with examples, 0.05 without).
+
+A search with these examples, 300 tokens for each of the 20 problems, by temperature, over one or two seeds:
+
+    temperature                                     0.2     0.4       0.55    0.7
+    problems with an answer                         20      20, 20    20      18, 20
+    right by majority                               6       4, 3      2       3, 2
+    right by the best path, as V = 1 everywhere     2       1, 1      0       0, 0
+    a right answer among those reached              9       9, 6      6       5, 6
+"""
 
 from __future__ import annotations
 
@@ -23,8 +44,7 @@ EXAMPLES = (
         "4 packs hold 4 * 6 = 24 eggs.\nHalf a pack is 6 / 2 = 3 eggs.\nTogether that is 24 + 3 = 27 eggs.\nAnswer: 27",
     ),
 )
-"""Turns that stand before the question. A small model follows examples rather than instructions: with them SmolLM2-135M
-announced an answer in four texts of five, without in one or two of three."""
+"""Turns that stand before the question. A small model follows examples rather than instructions."""
 
 
 def plain_prompt(question: str, system: str, examples: Sequence[tuple[str, str]] = ()) -> str:

@@ -101,7 +101,15 @@ class ProcessRewardCritic:
         system: str | None = "Please reason step by step, and put your final answer within \\boxed{}.",
         **options: Any,
     ) -> ProcessRewardCritic:
-        """For models of the kind of Qwen2.5-Math-PRM: the question as a user's turn, the steps as the assistant's."""
+        """For models of the kind of Qwen2.5-Math-PRM: the question as a user's turn, the steps as the assistant's.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or no token ``<extra_0>``.
+        """
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ValueError("tokenizer: expected one with a chat template; load the one of the reward model")
+        if len(tokenizer("<extra_0>", add_special_tokens=False)["input_ids"]) != 1:
+            raise ValueError("tokenizer: expected one with the token <extra_0>; load the one of the reward model")
 
         def prompt(question: str) -> str:
             turns = [] if system is None else [{"role": "system", "content": system}]

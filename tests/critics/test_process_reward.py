@@ -412,6 +412,13 @@ def test_models_and_tokenizers_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="good_label: expected one of the model's 2 labels, got 2"):
         ProcessRewardCritic(classifier(tokenizer), tokenizer, good_label=2).score([path("a\n")])
 
+    with pytest.raises(ValueError, match="tokenizer: expected one with a chat template"):
+        ProcessRewardCritic.qwen(classifier(tokenizer), word_piece())
+    other = metaspace()
+    other.chat_template = tokenizer.chat_template
+    with pytest.raises(ValueError, match="tokenizer: expected one with the token <extra_0>"):
+        ProcessRewardCritic.qwen(classifier(other), other)
+
     class Pooled(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()

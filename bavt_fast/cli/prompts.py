@@ -12,13 +12,17 @@ With the announcement ``Answer:`` alone, instead of all of `ask.ENDS`, instructi
 answers were right differed by less than the noise between examples (0.05 to 0.12 of the samples; 0.20 to 0.25 greedily
 with examples, 0.05 without).
 
-A search with these examples, 300 tokens for each of the 20 problems, by temperature, over one or two seeds:
+A search of each of the 20 problems, 300 tokens each, by temperature; with these examples (seed 0), and with another
+second example (seeds 0, 1; alone: seed 1), with which the three examples above were measured too:
 
-    temperature                                     0.2     0.4       0.55    0.7
-    problems with an answer                         20      20, 20    20      18, 20
-    right by majority                               6       4, 3      2       3, 2
-    right by the best path, as V = 1 everywhere     2       1, 1      0       0, 0
-    a right answer among those reached              9       9, 6      6       5, 6
+    temperature                            0.4    0.7      0.2    0.4       0.55    0.7
+    problems with an answer                20     20       20     20, 20    20      18, 20
+    right by majority                      5      3        6      4, 3      2       3, 2
+    right by the best path, V = 1          0      1        2      1, 1      0       0, 0
+    a right answer among those reached     7      8        9      9, 6      6       5, 6
+
+The second example is one that no question asks for again: the other was about capitals, and its lines answered "What is
+the capital of France?".
 """
 
 from __future__ import annotations
@@ -35,9 +39,8 @@ EXAMPLES = (
         "After buying she has 13 + 8 = 21 stamps.\nAfter giving some away she has 21 - 5 = 16 stamps.\nAnswer: 16",
     ),
     (
-        "Which city has more people, the capital of France or that of Iceland?",
-        "The capital of France is Paris.\nThe capital of Iceland is Reykjavik.\n"
-        "Paris has more people than Reykjavik.\nAnswer: Paris",
+        "Rosa is taller than Ivan, and Ivan is taller than Lena. Who is the shortest?",
+        "Rosa is taller than Ivan, so it is not Rosa.\nIvan is taller than Lena, so it is not Ivan.\nAnswer: Lena",
     ),
     (
         "A pack holds 6 eggs. How many eggs are there in 4 packs and a pack that is half full?",

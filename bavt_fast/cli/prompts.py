@@ -1,29 +1,4 @@
-"""What ``bavt-fast ask`` tells a model of how to answer.
-
-Measured with SmolLM2-135M-Instruct (Q4) on 20 word problems, the share of texts that announced an answer within 110
-tokens (one greedy text each) or 90 (three samples each at temperature 0.7):
-
-    instructions alone, as system prompt or behind the question    0.50 to 0.65    not measured
-    the same and one example as a turn                             1.00            0.80
-    the same and three examples                                    not measured    0.88
-    two examples without instructions                              not measured    0.82
-
-With the announcement ``Answer:`` alone, instead of all of `ask.ENDS`, instructions alone got 0 to 0.30. How many of the
-answers were right differed by less than the noise between examples (0.05 to 0.12 of the samples; 0.20 to 0.25 greedily
-with examples, 0.05 without).
-
-A search of each of the 20 problems, 300 tokens each, by temperature; with these examples (seed 0), and with another
-second example (seeds 0, 1; alone: seed 1), with which the three examples above were measured too:
-
-    temperature                            0.4    0.7      0.2    0.4       0.55    0.7
-    problems with an answer                20     20       20     20, 20    20      18, 20
-    right by majority                      5      3        6      4, 3      2       3, 2
-    right by the best path, V = 1          0      1        2      1, 1      0       0, 0
-    a right answer among those reached     7      8        9      9, 6      6       5, 6
-
-The second example is one that no question asks for again: the other was about capitals, and its lines answered "What is
-the capital of France?".
-"""
+"""What ``bavt-fast ask`` tells a model of how to answer."""
 
 from __future__ import annotations
 

@@ -133,6 +133,7 @@ def test_a_process_that_was_killed_is_started_again() -> None:
 
 def test_no_reply_is_taken_for_the_next_one_after_ctrl_c() -> None:
     """The handler runs while the main thread waits for the reply."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell starts it behind, it is ignored
     task = Mathematics()
     assert task.same_answer("(x+30)^2", "x^2 + 60x + 900")
     child = algebra._process._child
@@ -143,6 +144,7 @@ def test_no_reply_is_taken_for_the_next_one_after_ctrl_c() -> None:
     with pytest.raises(KeyboardInterrupt):
         task.same_answer("(x+31)^2", "x^2 + 62x + 961")
     timer.join()
+    signal.signal(signal.SIGINT, before)
     assert not task.same_answer("(x+32)^2", "x^2 + 62x + 961")
     assert child.poll() is not None
 

@@ -42,7 +42,7 @@ class TorchModel:
         model: a transformers causal language model; its device and dtype are used as they are, and it is put into eval
             mode. See `bavt_fast.generators.model_checks` for what else may wrap it.
         tokenizer: its tokenizer.
-        threads: CPU threads of a forward pass; None to choose by its work (`bavt_fast.generators.threads`).
+        threads: CPU threads of a forward pass; None to choose by its work (`bavt_fast.threads`).
         seed: seeds `generate`.
 
     Attributes:

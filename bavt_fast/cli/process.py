@@ -25,7 +25,7 @@ _is_ours = False
 def begin() -> None:
     """To be called before torch is imported: its threads sleep while they wait, unless the user wants otherwise.
 
-    See `bavt_fast.generators.threads`.
+    See `bavt_fast.threads`.
     """
     global _is_ours
     _is_ours = True

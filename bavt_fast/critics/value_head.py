@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bavt_fast.protocols import Node
+from bavt_fast.threads import ComputeThreads
 
 __all__ = ["HiddenStateCritic", "ResidualValuePredictor"]
 
@@ -97,6 +98,9 @@ class HiddenStateCritic:
         self.head = head.eval()
         self.predicts: Literal["value", "residual"] = "residual" if predicts == "residual" else "value"
         self._sigmoid = predicts == "logit"
+        weights = list(head.parameters())
+        device = weights[0].device if weights else torch.device("cpu")
+        self._threads = ComputeThreads(device, sum(weight.numel() for weight in weights), layers=2)
 
     @torch.no_grad()
     def score(self, candidates: Sequence[Node]) -> list[float]:
@@ -113,7 +117,8 @@ class HiddenStateCritic:
             raise TypeError(
                 "critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator"
             )
-        outputs = self.head(self._stacked([torch.as_tensor(state) for state in states]))
+        with self._threads.of_pass(len(states)):
+            outputs = self.head(self._stacked([torch.as_tensor(state) for state in states]))
         if tuple(outputs.shape) not in ((len(states), 1), (len(states),)):
             raise ValueError(f"head: expected outputs of shape ({len(states)}, 1), got {tuple(outputs.shape)}")
         outputs = outputs.float().reshape(-1)

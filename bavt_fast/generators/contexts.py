@@ -144,7 +144,8 @@ class BaseScheduler:
     def advance(self) -> None:
         """Some prompts and one token more of every row. Where it is interrupted, all that is under way ends."""
         try:
-            self._advance()
+            with self.forward.threads.of_pass(1):  # passes of more tokens set a number of their own
+                self._advance()
         except BaseException as error:
             self._abandon(error)
             raise

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from bavt_fast.generators.kv_cache import Layout
 from bavt_fast.generators.model_checks import ModelFacts
-from bavt_fast.generators.threads import ComputeThreads
+from bavt_fast.threads import ComputeThreads
 
 __all__ = ["Forward"]
 
@@ -42,7 +42,7 @@ class Forward:
         self.device = facts.device
         self.cache_name = "cache" if "cache" in facts.parameters else "past_key_values"
         self.measure = measure
-        self.threads = ComputeThreads(facts.device, facts.num_weights, threads)
+        self.threads = ComputeThreads(facts.device, facts.num_weights, facts.num_layers, threads)
         self.seconds = 0.0
         self.passes = 0
 

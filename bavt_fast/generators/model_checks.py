@@ -40,6 +40,7 @@ class ModelFacts:
         output_head: the module whose input is the last hidden state and whose output are the logits.
         parameters: names of the arguments of the model's ``forward``.
         num_weights: how many it has, those of packed layers too.
+        num_layers: 1 where the configuration does not say.
     """
 
     core: Any
@@ -53,6 +54,7 @@ class ModelFacts:
     output_head: nn.Module
     parameters: frozenset[str]
     num_weights: int
+    num_layers: int
 
 
 def check_model(model: Any, tokenizer: Any) -> ModelFacts:
@@ -91,6 +93,7 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
         output_head=head,
         parameters=parameters,
         num_weights=_count_weights(core),
+        num_layers=getattr(config, "num_hidden_layers", None) or 1,
     )
     if getattr(config, "is_decoder", None) is False and _looks_ahead(core, device):
         raise ValueError(

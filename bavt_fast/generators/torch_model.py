@@ -73,7 +73,7 @@ class TorchGenerator:
             0 for no store.
         graphs: on a GPU, replay CUDA graphs in decoding. They are captured when a number of rows and tokens is first
             reached, or ahead by `warm_up`; a model that cannot be captured goes without, with a warning.
-        threads: of a forward pass on the CPU; None to choose by its work (`bavt_fast.generators.threads`). The caller's
+        threads: of a forward pass on the CPU; None to choose by its work (`bavt_fast.threads`). The caller's
             own number is back after each pass.
         measure: on a GPU, wait after every pass so that the times in `statistics` are right.
 

@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from bavt_fast.generators import threads  # noqa: E402
+import bavt_fast.threads as threads  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -61,18 +62,19 @@ def test_no_limits_are_known(groups: Path, monkeypatch: pytest.MonkeyPatch) -> N
 # ---- how many
 
 
-def of(weights: int, wanted: int | None = None, cores: int = 16, device: str = "cpu") -> threads.ComputeThreads:
+def of(weights: int, layers: int = 1, *, wanted: int | None = None, cores: int = 16, device: str = "cpu") -> Any:
     torch.set_num_threads(cores)
-    return threads.ComputeThreads(torch.device(device), weights, wanted)
+    return threads.ComputeThreads(torch.device(device), weights, layers, wanted)
 
 
 def test_work_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small model computes with one thread, a large one with all there are, and one between as there is to read."""
     monkeypatch.setattr(threads, "usable_cores", lambda: 16)
-    small, medium, large = of(4_700_000), of(135_000_000), of(8_000_000_000)
-    assert [small.count(tokens) for tokens in (1, 8, 64, 512, 4096)] == [1, 1, 1, 8, 16]
-    assert [medium.count(tokens) for tokens in (1, 8, 64)] == [4, 4, 16]
+    small, medium, large = of(4_700_000, 6), of(135_000_000, 30), of(8_000_000_000, 32)
+    assert [small.count(tokens) for tokens in (1, 8, 64, 512, 4096)] == [1, 1, 1, 5, 16]
+    assert [medium.count(tokens) for tokens in (1, 8, 29, 64, 512)] == [1, 1, 1, 4, 16]
     assert large.count(1) == 16
+    assert of(10, layers=0).count(1) == 1
 
 
 @pytest.mark.parametrize(("allowed", "set_by_caller", "expected"), [(4, 16, 4), (16, 3, 3), (2, 2, 2)])
@@ -101,6 +103,15 @@ def test_the_callers_number_is_back_after_a_pass() -> None:
     with pytest.raises(RuntimeError, match="fails"), one.of_pass(8):
         raise RuntimeError("it fails")
     assert torch.get_num_threads() == 2
+
+
+def test_a_pass_inside_another() -> None:
+    inner, outer = of(10, wanted=3), of(10, wanted=1, cores=4)
+    with outer.of_pass(8):
+        with inner.of_pass(8):
+            assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 4
 
 
 def test_on_a_gpu_nothing_is_set() -> None:

@@ -26,7 +26,7 @@ test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with t
 	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k $(notdir $(OLDEST_TRITON))
 
 test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned model
-	$(PY) -m pytest tests/test_cli_smollm2.py
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_cli_smollm2.py
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
 

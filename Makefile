@@ -104,13 +104,15 @@ $(OLDEST_TRITON)/.there: $(VENV)/.built
 	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
 	touch $@
 
+# The oldest reads the hub with httpx, the newer ones do not.
 build/transformers-%/.there: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) httpx
 	$(PIP) install --no-deps --target $(@D) transformers==$*
 	touch $@
 
-build/transformers-%/.tested: build/transformers-%/.there
-	PYTHONPATH=$(@D) $(PY) -c 'import transformers; assert transformers.__version__ == "$*", transformers.__file__'
-	PYTHONPATH=$(@D) $(PY) -m pytest tests/generators
+$(TRANSFORMERS:%=%/.tested): %/.tested: %/.there
+	PYTHONPATH=$* $(PY) -c 'import transformers as t; assert t.__version__ == "$(notdir $*)".split("-")[1], t.__file__'
+	PYTHONPATH=$* $(PY) -m pytest tests/generators
 
 # Without its dependencies: they are of a program that runs the model in another way.
 $(VENV)/.smollm2: $(VENV)/.built

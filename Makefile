@@ -104,10 +104,9 @@ $(OLDEST_TRITON)/.there: $(VENV)/.built
 	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
 	touch $@
 
-# The oldest reads the hub with httpx, the newer ones do not.
+# With what it depends on: each wants other versions of tokenizers.
 build/transformers-%/.there: $(VENV)/.built
-	$(PIP) install -c $(CONSTRAINTS) httpx
-	$(PIP) install --no-deps --target $(@D) transformers==$*
+	$(PIP) install --target $(@D) transformers==$*
 	touch $@
 
 $(TRANSFORMERS:%=%/.tested): %/.tested: %/.there

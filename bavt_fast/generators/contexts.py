@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class Row:
     slot: int = -1
 
 
-class BaseScheduler:
+class BaseScheduler(ABC):
     """Contexts in, what was drawn after them out.
 
     Args:
@@ -150,15 +151,15 @@ class BaseScheduler:
             self._abandon(error)
             raise
 
+    @abstractmethod
     def drop(self, contexts: Sequence[Context]) -> None:
         """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
-        raise NotImplementedError
 
-    def _advance(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _advance(self) -> None: ...
 
-    def _abandon(self, error: BaseException) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _abandon(self, error: BaseException) -> None: ...
 
     # ---- drawing
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from sanitizers import takes_the_address_space
 
 from bavt_fast import _core
 
@@ -92,7 +92,7 @@ def test_a_wave_with_one_full_tree_is_refused_whole(trees: int, threads: int) ->
     assert forest.to_bytes() == untouched.to_bytes()
 
 
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer takes the address space")
+@takes_the_address_space
 def test_a_ranking_that_finds_no_memory_is_given_up_and_made_anew() -> None:
     """The tree grows on, in what it has reserved. The next draw fails until there is memory, and then is right."""
     script = """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 
 import pytest
+from sanitizers import takes_the_address_space
 
-pytestmark = pytest.mark.skipif(
-    "asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer takes the address space"
-)
+pytestmark = takes_the_address_space
 
 PRELUDE = """
 import contextlib

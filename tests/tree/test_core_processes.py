@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sanitizers import cannot_fork
 
 from bavt_fast import _core
 
@@ -144,6 +145,7 @@ assert forest.to_bytes() == twin.to_bytes()
 """)
 
 
+@cannot_fork
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_fork_while_other_threads_are_inside(threads: int) -> None:
     """The child has every forest as it was between two calls."""

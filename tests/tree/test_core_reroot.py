@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sanitizers import keeps_freed_memory
 
 from bavt_fast import _core, reference
 
@@ -118,7 +119,7 @@ def memory_in_use() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps freed memory")
+@keeps_freed_memory
 @pytest.mark.parametrize("in_forest", [False, True], ids=["tree", "forest"])
 def test_what_is_cut_off_goes_back_to_the_system(in_forest: bool) -> None:
     nodes = 2_000_000

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sanitizers import takes_the_address_space
 
 from bavt_fast import _core
 
@@ -327,7 +328,7 @@ def test_trees_of_a_forest_take_memory_for_what_is_in_them() -> None:
     assert forest.num_nodes.tolist() == [1] * 20_000
 
 
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer takes the address space")
+@takes_the_address_space
 def test_without_address_space_the_answer_is_an_error_of_the_snapshot(tmp_path: Path) -> None:
     (tmp_path / "tree").write_bytes(forged.one_node_tree(max_nodes=100_000_000))
     (tmp_path / "forest").write_bytes(forged.forest([(0, forged.one_node_tree())] * 10))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,13 +30,15 @@ class Layout:
     """Where things stand in the sequences of a batch, all of one length: a state, then one step from it.
 
     The step begins at `step_start`. Its first `choice_length` tokens choose; those behind them follow from the choice.
-    The value head is read at `value_positions`: first the state's, then the step's.
+    The value head is read at `value_positions`: first the state's, then the step's. `successor_kinds` are the kinds of
+    the states that stand there, keys of `JointModel`'s successor heads; 0 for a state without successors.
     """
 
     length: int
     step_start: int
     choice_length: int
     value_positions: tuple[int, int]
+    successor_kinds: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -44,28 +46,44 @@ class Batch:
     """Sequences of one kind, which is a key of `Course.batch_sizes`.
 
     ids int64 (batch, length); labels float32 (batch, 2): whether an answer can be reached from the state and after the
-    step; imitate bool (batch,): whether the step is one to imitate.
+    step.
+
+    What the choosing tokens should be, given those before them, is a distribution: choice_ids int64 and choice_weights
+    float32 (batch, choice_length, words). The weights of a token add up to 1, or to 0 where nothing is to be learnt:
+    behind a wrong choice, and in a state without a good step.
+
+    successors: int8 (batch, steps) for each of the two states: 1 where that step leads to a state from which an answer
+    can be reached, 0 where it does not, -1 where there is no such step. None for a state without successors.
     """
 
     kind: int
     layout: Layout
     ids: torch.Tensor
     labels: torch.Tensor
-    imitate: torch.Tensor
+    choice_ids: torch.Tensor
+    choice_weights: torch.Tensor
+    successors: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
 
     def rows(self, rows: torch.Tensor) -> Batch:
-        return Batch(self.kind, self.layout, self.ids[rows], self.labels[rows], self.imitate[rows])
+        return _combine([self], lambda parts: parts[0][rows])
 
 
 def concatenate(batches: list[Batch], limit: int) -> Batch:
     """One batch of the first ``limit`` sequences of several of one kind."""
-    return Batch(
-        batches[0].kind,
-        batches[0].layout,
-        torch.cat([b.ids for b in batches])[:limit],
-        torch.cat([b.labels for b in batches])[:limit],
-        torch.cat([b.imitate for b in batches])[:limit],
+    return _combine(batches, lambda parts: torch.cat(parts)[:limit])
+
+
+def _combine(batches: list[Batch], how: Callable[[list[torch.Tensor]], torch.Tensor]) -> Batch:
+    first = batches[0]
+    tensors = {
+        name: how([getattr(batch, name) for batch in batches])
+        for name in ("ids", "labels", "choice_ids", "choice_weights")
+    }
+    state, step = (
+        how([labels for labels in column if labels is not None]) if column[0] is not None else None
+        for column in zip(*(batch.successors for batch in batches), strict=True)
     )
+    return Batch(first.kind, first.layout, **tensors, successors=(state, step))
 
 
 class Course(Protocol):

@@ -31,7 +31,8 @@ class TrainConfig:
     """Settings of a run. ``minutes`` of wall time are split into warm-up, constant rate and linear decay to zero.
 
     ``init`` is a checkpoint or a model folder to go on from; ``batch_sizes`` the sequences of an update by their kind,
-    the course's own where None; ``value_weight`` what the values count for beside the words.
+    the course's own where None; ``value_weight`` and ``successor_weight`` what the values and the successors of a state
+    count for beside the words, ``successor_alive`` what a living successor counts for beside a dead one.
 
     Raises:
         TypeError, ValueError: minutes, seed, a size or a number of threads that is none.
@@ -52,6 +53,8 @@ class TrainConfig:
     decay_from: float = 0.3
     batch_sizes: dict[int, int] | None = None
     value_weight: float = 1.5
+    successor_weight: float = 3.0
+    successor_alive: float = 4.0
     rollouts_from: float = 0.05
     rollout_every: int = 100
     rollout_problems: int = 384
@@ -106,16 +109,34 @@ class Replay:
         return stored.rows(torch.from_numpy(rng.integers(0, len(stored.ids), count)))
 
 
-def joint_loss(model: Callable[..., Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the step that should be chosen, of what follows from the choice, and of the value labels."""
+def joint_loss(model: Callable[..., Any], batch: Batch, alive_weight: float = 1.0) -> torch.Tensor:
+    """Four losses, float32 (4,), each summed over the sequences.
+
+    They are the cross-entropy of the tokens that choose with their distribution, that of the tokens that follow from
+    the choice, that of the two values, and the mean over the successors of each state of theirs.
+    """
     layout = batch.layout
     with torch.autocast("cpu", torch.bfloat16):
-        logits, values = model(batch.ids, layout.value_positions, layout.step_start)
-    wanted = batch.ids[:, layout.step_start :]
-    token_loss = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
-    choice = token_loss[:, : layout.choice_length].sum(1) * batch.imitate
-    value = binary_cross_entropy_with_logits(values.float(), batch.labels, reduction="none").sum(1)
-    return choice.sum(), token_loss[:, layout.choice_length :].sum(), value.sum()
+        logits, values, successors = model(batch.ids, layout.value_positions, layout.step_start, layout.successor_kinds)
+    logits = logits.float()
+    log_chances = logits[:, : layout.choice_length].log_softmax(-1)
+    choice = -(batch.choice_weights * log_chances.gather(-1, batch.choice_ids)).sum()
+    follows = batch.ids[:, layout.step_start + layout.choice_length :]
+    rest = cross_entropy(logits[:, layout.choice_length :].flatten(0, 1), follows.flatten(), reduction="sum")
+    value = binary_cross_entropy_with_logits(values.float(), batch.labels, reduction="sum")
+    behind = torch.zeros(())
+    for found, labels in zip(successors, batch.successors, strict=True):
+        if labels is not None:
+            behind = behind + _successor_loss(found.float(), labels, alive_weight)
+    return torch.stack([choice, rest, value, behind])
+
+
+def _successor_loss(logits: torch.Tensor, labels: torch.Tensor, alive_weight: float) -> torch.Tensor:
+    exists = labels >= 0
+    each = binary_cross_entropy_with_logits(
+        logits, (labels == 1).float(), weight=exists.float(), pos_weight=torch.tensor(alive_weight), reduction="none"
+    )
+    return (each.sum(1) / exists.sum(1).clamp(min=1)).sum()
 
 
 def optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -148,6 +169,7 @@ class Trainer:
         self.step_model = torch.compile(self.model, dynamic=False) if config.compile else self.model
         self.optimizers = optimizers(self.model, config)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
+        self.loss_weights = torch.tensor([1.0, 1.0, config.value_weight, config.successor_weight])
         self.replay = Replay(capacity=40_000)
         self.step = 0
 
@@ -166,11 +188,11 @@ class Trainer:
         return concatenate(parts, size)
 
     def train_step(self, fresh: dict[int, Batch], progress: float) -> np.ndarray:
-        sums, total = np.zeros(3), sum(self.batch_sizes.values())
+        sums, total = np.zeros(len(self.loss_weights)), sum(self.batch_sizes.values())
         for kind in self.batch_sizes:
-            losses = joint_loss(self.step_model, self.mixed(fresh, kind))
-            ((losses[0] + losses[1] + self.config.value_weight * losses[2]) / total).backward()
-            sums += [float(x.detach()) / total for x in losses]
+            losses = joint_loss(self.step_model, self.mixed(fresh, kind), self.config.successor_alive) / total
+            (losses @ self.loss_weights).backward()
+            sums += losses.detach().numpy()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         factor = self.rate(progress)
         rates = iter(self.base_rates)
@@ -194,7 +216,7 @@ class Trainer:
         out = prepare_out(c.out)
         (out / "config.json").write_text(json.dumps({"task": self.course.settings.task, **asdict(c)}, indent=1))
         start = last_report = time.monotonic()
-        means = np.zeros(3)
+        means = np.zeros(len(self.loss_weights))
         with ThreadPoolExecutor(1) as pool:
             pending = pool.submit(self.fresh_batches)
             while (progress := (time.monotonic() - start) / (60 * c.minutes)) < 1.0:

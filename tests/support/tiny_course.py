@@ -20,7 +20,10 @@ WORDS = [*map(str, range(LARGEST + 1)), ".", "[PAD]"]
 
 
 class CountingCourse:
-    """States "n n+1 ..." of `kind` numbers; the step is the number that follows, then a dot. Large numbers are dead."""
+    """States "n n+1 ..." of `kind` numbers; the step is the number that follows, then a dot. Large numbers are dead.
+
+    A state of one or two numbers has two successors: the number that follows, and one more that does not exist.
+    """
 
     settings = FolderSettings(task="text", delimiter=".", head="value", task_options={"max_depth": 3})
     batch_sizes: Mapping[int, int] = {1: 8, 2: 4}
@@ -35,7 +38,8 @@ class CountingCourse:
 
     def new_model(self, sizes: Sizes) -> JointModel:
         return JointModel(
-            LlamaConfig(
+            successors={1: 2, 2: 2},
+            config=LlamaConfig(
                 vocab_size=len(WORDS),
                 hidden_size=sizes.hidden_size,
                 intermediate_size=sizes.mlp_size,
@@ -46,7 +50,7 @@ class CountingCourse:
                 eos_token_id=None,
                 pad_token_id=len(WORDS) - 1,
                 dtype="float32",
-            )
+            ),
         )
 
     def fresh_batches(self, rng: np.random.Generator, wanted: Mapping[int, int]) -> dict[int, Batch]:
@@ -61,7 +65,7 @@ class CountingCourse:
         assert not model.training
         batch = self.batch(np.random.default_rng(0), 1, 64)
         with torch.no_grad():
-            logits, _ = model(batch.ids, batch.layout.value_positions, batch.layout.step_start)
+            logits, *_ = model(batch.ids, batch.layout.value_positions, batch.layout.step_start)
         return {"right": float((logits[:, 0].argmax(-1) == batch.ids[:, 1]).float().mean())}
 
     @staticmethod
@@ -70,5 +74,17 @@ class CountingCourse:
         numbers = torch.from_numpy(first[:, None] + np.arange(kind + 1))
         ids = torch.cat([numbers, torch.full((count, 1), DOT)], dim=1)
         alive = (numbers[:, [kind - 1, kind]] < LARGEST // 2).float()
-        layout = Layout(length=kind + 2, step_start=kind, choice_length=1, value_positions=(kind - 1, kind))
-        return Batch(kind, layout, ids, alive, torch.ones(count, dtype=torch.bool))
+        after = (numbers[:, kind] + 1 < LARGEST // 2).to(torch.int8)
+        layout = Layout(kind + 2, kind, 1, (kind - 1, kind), (kind, kind + 1 if kind < 2 else 0))
+        successors = [
+            torch.stack([labels, torch.full_like(labels, -1)], 1) for labels in (alive[:, 1].to(torch.int8), after)
+        ]
+        return Batch(
+            kind,
+            layout,
+            ids,
+            alive,
+            choice_ids=numbers[:, kind, None, None],
+            choice_weights=torch.ones(count, 1, 1),
+            successors=(successors[0], successors[1] if kind < 2 else None),
+        )

@@ -21,7 +21,9 @@ from tiny_course import CountingCourse  # noqa: E402
 
 from bavt_fast.model_folder import load_folder  # noqa: E402
 from bavt_fast.training.checkpoints import export, load_checkpoint  # noqa: E402
+from bavt_fast.training.course import Batch  # noqa: E402
 from bavt_fast.training.figures import auc  # noqa: E402
+from bavt_fast.training.model import JointModel  # noqa: E402
 from bavt_fast.training.trainer import Replay, TrainConfig, Trainer, joint_loss, prepare_out  # noqa: E402
 
 
@@ -76,16 +78,47 @@ def test_updates_bring_the_losses_down() -> None:
     assert (losses[-10:].mean(axis=0) < 0.7 * losses[:5].mean(axis=0)).all()
 
 
-def test_only_steps_to_imitate_count_for_the_choice() -> None:
+def tiny_model_and_batch(kind: int) -> tuple[JointModel, Batch]:
     course = CountingCourse()
-    model = course.new_model(tiny_config("").sizes)
-    batch = course.batch(np.random.default_rng(0), 2, 5)
-    choice, rest, value = joint_loss(model, batch)
-    nothing = replace(batch, imitate=torch.zeros(5, dtype=torch.bool))
+    return course.new_model(tiny_config("").sizes), course.batch(np.random.default_rng(0), kind, 5)
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_the_losses_of_a_batch_are_the_sums_of_its_sequences(kind: int) -> None:
+    model, batch = tiny_model_and_batch(kind)
+    whole = joint_loss(model, batch)
+    parts = [joint_loss(model, batch.rows(rows)) for rows in (torch.tensor([0]), torch.arange(1, 5))]
+    torch.testing.assert_close(parts[0] + parts[1], whole, rtol=0.02, atol=1e-3)
+    assert (whole > 0).all()
+
+
+def test_the_choice_is_learnt_as_a_distribution() -> None:
+    model, batch = tiny_model_and_batch(2)
+    choice, *others = joint_loss(model, batch)
+    nothing = replace(batch, choice_weights=torch.zeros(5, 1, 1))
     assert joint_loss(model, nothing)[0] == 0.0
-    assert joint_loss(model, nothing)[1:] == (rest, value)
-    parts = [joint_loss(model, batch.rows(rows))[0].item() for rows in (torch.tensor([0]), torch.arange(1, 5))]
-    assert sum(parts) == pytest.approx(choice.item(), rel=0.02)
+    assert joint_loss(model, nothing)[1:].tolist() == pytest.approx([loss.item() for loss in others])
+    other = replace(batch, choice_ids=batch.choice_ids + 1)
+    half = replace(
+        batch,
+        choice_ids=torch.cat([batch.choice_ids, other.choice_ids], 2),
+        choice_weights=torch.full((5, 1, 2), 0.5),
+    )
+    assert joint_loss(model, half)[0].item() == pytest.approx((choice + joint_loss(model, other)[0]).item() / 2)
+
+
+def test_successors_that_do_not_exist_do_not_count() -> None:
+    model, batch = tiny_model_and_batch(1)
+    none = torch.full((5, 2), -1, dtype=torch.int8)
+    assert joint_loss(model, replace(batch, successors=(none, none)))[3] == 0.0
+    there = batch.successors[0]
+    assert there is not None
+    first = joint_loss(model, replace(batch, successors=(there, none)))[3]
+    both = joint_loss(model, replace(batch, successors=(torch.cat([there[:, :1]] * 2, 1), none)))[3]
+    assert not torch.isclose(first, both)
+    alive = int((there[:, 0] == 1).sum())
+    assert 0 < alive < 5
+    assert joint_loss(model, replace(batch, successors=(there, none)), 4.0)[3] > first
 
 
 def test_the_checkpoint_exports_to_a_folder_that_loads(short_run: tuple[Path, Trainer], tmp_path: Path) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from bavt_fast.folder_settings import FolderSettings
-from bavt_fast.tasks.countdown.training.batches import make_batch, walk
+from bavt_fast.tasks.countdown.training.batches import MIXES, make_batch, walk
 from bavt_fast.tasks.countdown.training.figures import evaluate
 from bavt_fast.tasks.countdown.training.model import build_tokenizer, new_model
 from bavt_fast.tasks.countdown.training.rollouts import rollout
-from bavt_fast.tasks.countdown.training.states import random_problems
+from bavt_fast.tasks.countdown.training.states import WIDE, random_problems
 from bavt_fast.training.course import Batch, Sizes
 from bavt_fast.training.model import JointModel
 
 __all__ = ["CountdownCourse"]
 
-VISITED = ((5, 0.7, 0.0), (6, 0.15, 0.0), (4, 0.4, 0.6))
-"""Of the problems that the model visits: numbers, the share of the problems asked for, the share of Games of 24."""
+VISITED = ((5, 0.7), (6, 0.15), (4, 0.4))
+"""Of the problems that the model visits: numbers, the share of the problems asked for."""
 
 
 class CountdownCourse:
@@ -29,7 +29,7 @@ class CountdownCourse:
     settings = FolderSettings(
         task="countdown", delimiter=")", head="logit", temperature=0.7, search={"decay": 0.7, "discount": 0.97}
     )
-    batch_sizes: Mapping[int, int] = {6: 8, 5: 80, 4: 144, 3: 128, 2: 96}
+    batch_sizes: Mapping[int, int] = {6: 8, 5: 72, 4: 192, 3: 160, 2: 24}
 
     def tokenizer(self) -> Any:
         return build_tokenizer()
@@ -46,12 +46,14 @@ class CountdownCourse:
         return walk(rng, starts)
 
     def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
-        for k, share, game24 in VISITED:
-            numbers, targets = random_problems(rng, int(problems * share), k, game24=game24)
+        for k, share in VISITED:
+            numbers, targets = random_problems(rng, int(problems * share), k, MIXES[k])
             for visit in rollout(model, numbers, targets, 1.0, seed=seed):
                 legal = visit.legal
                 if legal.any():
                     yield make_batch(visit.numbers[legal], visit.targets[legal], visit.steps[legal])
 
     def figures(self, model: JointModel) -> dict[str, float]:
-        return evaluate(model, problems=600, seed=7)
+        small = evaluate(model, problems=1000, seed=7)
+        wide = evaluate(model, problems=1000, seed=7, mix=WIDE)
+        return {**small, **{f"wide_{name}": value for name, value in wide.items()}}

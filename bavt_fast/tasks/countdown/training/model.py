@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from bavt_fast.tasks.countdown.task import MAX_NUMBERS, OPERATORS
+from bavt_fast.tasks.countdown.training.states import pairs_of
 from bavt_fast.tasks.countdown.training.vocabulary import NUM_NUMBERS, PAD, PAD_ID, UNKNOWN, WORD_IDS
 from bavt_fast.training.course import Sizes
 from bavt_fast.training.model import JointModel
@@ -63,7 +65,8 @@ def number_features(width: int) -> torch.Tensor:
 
 def new_model(sizes: Sizes) -> JointModel:
     """An untrained model whose number embeddings start from what numbers are."""
-    model = JointModel(build_config(sizes.hidden_size, sizes.layers, sizes.mlp_size, sizes.heads))
+    successors = {k: len(pairs_of(k)[0]) * len(OPERATORS) for k in range(2, MAX_NUMBERS + 1)}
+    model = JointModel(build_config(sizes.hidden_size, sizes.layers, sizes.mlp_size, sizes.heads), successors)
     with torch.no_grad():
         model.lm.get_input_embeddings().weight[:NUM_NUMBERS] += 0.05 * number_features(sizes.hidden_size)
     return model

@@ -7,12 +7,15 @@ A step is ``(first, op, second, result)``, int32 ``(states, 4)``, with ``op`` an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 import bavt_fast._core as _core
 from bavt_fast.tasks.countdown.puzzles import GAME24_TEST_RANKS, load_game24
-from bavt_fast.tasks.countdown.task import MAX_VALUE
+from bavt_fast.tasks.countdown.task import MAX_VALUE, OPERATORS
 
 SPLITS = 64  # one residue of the hash is the test set, one the validation set, the others are for training
 TEST, VALIDATION = 0, 1
@@ -62,23 +65,56 @@ def solvable(numbers: Ints, targets: Ints) -> Bools:
     return _core.countdown_solvable(numbers, targets)
 
 
-def random_problems(rng: np.random.Generator, count: int, k: int, game24: float = 0.0) -> tuple[Ints, Ints]:
-    """``count`` solvable problems: k numbers from 1 to 50 and a target from 1 to 100.
+@dataclass(frozen=True)
+class Range:
+    """Where the numbers and the target of a problem come from, bounds included. ``large`` are further numbers, of which
+    a third of a problem's numbers are drawn."""
 
-    ``game24`` is the share of Games of 24 (numbers 1 to 13, target 24) among the draws, for k = 4. More of them than of
-    the others are solvable, so their share among the problems is larger: 0.5 of the draws are three problems in four.
-    """
-    found: list[tuple[Ints, Ints]] = [(np.empty((0, k), np.int32), np.empty(0, np.int32))]
-    missing = count
-    while missing > 0:
-        size = 2 * missing + 64
-        numbers = rng.integers(1, 51, (size, k), dtype=np.int32)
-        targets = rng.integers(1, 101, size, dtype=np.int32)
-        small = rng.random(size) < game24
-        numbers[small] = rng.integers(1, 14, (int(small.sum()), k), dtype=np.int32)
-        targets[small] = 24
+    numbers: tuple[int, int]
+    targets: tuple[int, int]
+    large: tuple[int, ...] = ()
+
+    def draw(self, rng: np.random.Generator, count: int, k: int) -> tuple[Ints, Ints]:
+        """``count`` problems of k numbers, many of which have no solution."""
+        numbers = rng.integers(self.numbers[0], self.numbers[1] + 1, (count, k), dtype=np.int32)
+        targets = rng.integers(self.targets[0], self.targets[1] + 1, count, dtype=np.int32)
+        if self.large:
+            large = rng.random(numbers.shape) < 1 / 3
+            numbers[large] = rng.choice(np.array(self.large, np.int32), int(large.sum()))
         numbers.sort(axis=1)
+        return numbers, targets
+
+
+SMALL = Range((1, 50), (1, 100))
+WIDE = Range((1, 100), (1, 999))
+SELECTION = Range((1, 10), (101, 999), large=(25, 50, 75, 100))
+"""The numbers of the television game."""
+GAME24 = Range((1, 13), (24, 24))
+
+Mix = Mapping[Range, float]
+"""Shares of the ranges."""
+
+
+def random_problems(rng: np.random.Generator, count: int, k: int, mix: Mix | Range = SMALL) -> tuple[Ints, Ints]:
+    """``count`` solvable problems of k numbers, from one range or from several by their shares, in random order."""
+    if isinstance(mix, Range):
+        return _solvable_problems(rng, count, k, mix)
+    total, left, parts = sum(mix.values()), count, []
+    for number, (span, share) in enumerate(mix.items(), start=1):
+        taken = left if number == len(mix) else min(round(count * share / total), left)
+        parts.append(_solvable_problems(rng, taken, k, span))
+        left -= taken
+    order = rng.permutation(count)
+    return np.concatenate([n for n, _ in parts])[order], np.concatenate([t for _, t in parts])[order]
+
+
+def _solvable_problems(rng: np.random.Generator, count: int, k: int, span: Range) -> tuple[Ints, Ints]:
+    found: list[tuple[Ints, Ints]] = [(np.empty((0, k), np.int32), np.empty(0, np.int32))]
+    missing, share = count, 0.5
+    while missing > 0:
+        numbers, targets = span.draw(rng, int(missing / share) + 64, k)
         keep = solvable(numbers, targets)
+        share = max(float(keep.mean()), 0.01)
         found.append((numbers[keep][:missing], targets[keep][:missing]))
         missing -= len(found[-1][0])
     return np.concatenate([n for n, _ in found]), np.concatenate([t for _, t in found])
@@ -102,19 +138,51 @@ def random_steps(rng: np.random.Generator, numbers: Ints) -> Ints:
 
 
 def _apply(a: Ints, b: Ints, op: NDArray[np.int64]) -> tuple[Ints, Bools]:
-    """Results of a >= b, and which are legal. An operator whose result an earlier one gives too counts as illegal."""
+    """Results of a >= b, and which are legal."""
+    results, legal = _outcomes(a, b)
+    rows = np.arange(len(a))
+    return results[op, rows], legal[op, rows]
+
+
+def _outcomes(a: Ints, b: Ints) -> tuple[Ints, Bools]:
+    """Results of a >= b by operator, and which are legal, ``(4, ...)``. An operator whose result an earlier one gives
+    too counts as illegal."""
     divisor = np.maximum(b, 1)
     plus, minus, times, over = a + b, a - b, a * b, a // divisor
-    legal = np.stack(
-        [
-            plus <= MAX_VALUE,
-            minus != plus,
-            (times <= MAX_VALUE) & (times != plus) & (times != minus),
-            (b > 0) & (a % divisor == 0) & (over != times) & (over != minus),
-        ]
-    )
-    rows = np.arange(len(a))
-    return np.stack([plus, minus, times, over])[op, rows], legal[op, rows]
+    legal = [
+        plus <= MAX_VALUE,
+        minus != plus,
+        (times <= MAX_VALUE) & (times != plus) & (times != minus),
+        (b > 0) & (a % divisor == 0) & (over != times) & (over != minus),
+    ]
+    return np.stack([plus, minus, times, over]), np.stack(legal)
+
+
+def pairs_of(k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of k ascending numbers: the places of the smaller and of the larger one, ``(k (k - 1) / 2,)`` each."""
+    return np.triu_indices(k, 1)
+
+
+def living_steps(numbers: Ints, targets: Ints) -> NDArray[np.int8]:
+    """Of every step of every state whether it keeps the target within reach (exact search).
+
+    Returns int8 ``(states, pairs, 4)``, pairs as `pairs_of` has them: 1 where it does, 0 where not, and -1 where there
+    is no such step: it is not legal, or two equal numbers make it the same as another.
+    """
+    states, k = numbers.shape
+    low, high = pairs_of(k)
+    results, legal = _outcomes(numbers[:, high], numbers[:, low])  # (4, states, pairs)
+    same = np.concatenate([np.zeros((states, 1), bool), numbers[:, 1:] == numbers[:, :-1]], axis=1)
+    distinct = ~same[:, low] & (~same[:, high] | (high == low + 1))
+    state, pair, op = np.nonzero((legal & distinct).transpose(1, 2, 0))
+    found = np.full((states, len(low), len(OPERATORS)), -1, dtype=np.int8)
+    rest = np.array([np.delete(np.arange(k), [i, j]) for i, j in zip(low, high, strict=True)], dtype=np.int64)
+    children = np.empty((len(state), k - 1), dtype=np.int32)
+    children[:, :-1] = numbers[state[:, None], rest.reshape(len(low), k - 2)[pair]]
+    children[:, -1] = results[op, state, pair]
+    children.sort(axis=1)
+    found[state, pair, op] = solvable(children, targets[state])
+    return found
 
 
 def apply_steps(numbers: Ints, steps: Ints) -> Ints:

@@ -10,7 +10,17 @@ import typer
 from rich.console import Console
 
 from bavt_fast.budget import Budget
-from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.cli.output import (
+    NOT_SOLVED,
+    SOLVED,
+    as_json,
+    as_question,
+    policies,
+    refuse,
+    searched,
+    show_path,
+    show_spent,
+)
 from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import EXAMPLES, SYSTEM, plain_prompt
 from bavt_fast.searcher import Searcher
@@ -57,7 +67,9 @@ def ask(
     budget_tokens: Annotated[int, typer.Option(help="Hard limit on generated tokens.")] = 1000,
     budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
-    policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
+    policy: Annotated[
+        str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)
+    ] = "power",
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.4,
     wave: Annotated[
         int | None, typer.Option(help="Steps generated side by side; one for each 250 tokens, 8 at most, without it.")
@@ -87,7 +99,6 @@ def ask(
 ) -> None:
     """Answer a question with a language model, step by step, within a budget."""
     console = Console(quiet=json_alone or quiet)
-    text = " ".join(question)
     wave = max(1, min(8, budget_tokens // TOKENS_PER_ASK)) if wave is None else wave
     options: dict[str, Any] = {
         "wave": wave,
@@ -96,11 +107,12 @@ def ask(
         "max_step_tokens": max_step_tokens,
     }
     try:
+        text = as_question(question)
         made = task_module(task.value).make_task(end=ENDS, max_depth=MAX_DEPTH)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
-        with console.status("loading the model"), loading():
+        with console.status("loading the model", spinner="line"), loading():
             from bavt_fast.language_model import load
 
             loaded = load(model, device=device, dtype=dtype, threads=threads, trust_remote_code=trust_remote_code)
@@ -150,7 +162,9 @@ def _path_to(result: SearchResult, outcome: Vote) -> tuple[str, ...]:
 
 def _show_answer(console: Console, result: SearchResult, answer: str | None, outcome: Vote | None) -> None:
     if not answer:
-        console.print(f"no answer; best path so far has value {result.value:.3f}", style="yellow", highlight=False)
+        console.print(
+            f"no answer; best path so far has value {result.value:.3f}", style="yellow", highlight=False, soft_wrap=True
+        )
         return
     about = f"value {result.value:.3f}"
     if outcome is not None:

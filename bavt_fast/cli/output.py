@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
 
     from bavt_fast.searcher import Searcher
 
-__all__ = ["BAD_INPUT", "NOT_SOLVED", "SOLVED", "as_json", "errors", "refuse", "searched", "show_path", "show_spent"]
+__all__ = [
+    "BAD_INPUT",
+    "NOT_SOLVED",
+    "SOLVED",
+    "as_json",
+    "as_question",
+    "errors",
+    "policies",
+    "refuse",
+    "searched",
+    "show_path",
+    "show_spent",
+]
 
 SOLVED, NOT_SOLVED, BAD_INPUT = 0, 1, 2
 
@@ -35,6 +48,28 @@ def refuse(error: Exception) -> NoReturn:
     raise typer.Exit(BAD_INPUT) from error
 
 
+def policies() -> list[str]:
+    """What a shell completes ``--policy`` with."""
+    return ["power", "best_first", "uct", "puct", "ucb"]
+
+
+def as_question(words: Sequence[str]) -> str:
+    """The words of a command line as one text.
+
+    Raises:
+        ValueError: it holds bytes that the terminal's encoding does not know.
+    """
+    text = " ".join(words)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"question: expected text in {sys.getfilesystemencoding()}, got {text!r:.80}; set LANG to the encoding that "
+            "your terminal writes"
+        ) from error
+    return text
+
+
 def searched(console: Console, searcher: Searcher, question: str, budget: Budget, seed: int) -> SearchResult:
     """Searches and shows how far it is; where something fails, says so and gives what was found by then."""
     try:
@@ -42,7 +77,7 @@ def searched(console: Console, searcher: Searcher, question: str, budget: Budget
             searcher.on_progress = _shows(live, budget)
             return searcher.search(question, budget=budget, seed=seed)
     except SearchError as error:
-        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return error.result
     except (ValueError, TypeError) as error:
         refuse(error)
@@ -72,6 +107,7 @@ def show_spent(console: Console, result: SearchResult, budget: Budget) -> None:
         f"spent: {result.spent.tokens} of {budget.tokens} tokens, {result.spent.seconds:.2f} s; "
         f"{result.tree.num_nodes} nodes; stopped: {result.stop_reason}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -10,7 +10,17 @@ import typer
 from rich.console import Console
 
 from bavt_fast.budget import Budget
-from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.cli.output import (
+    NOT_SOLVED,
+    SOLVED,
+    as_json,
+    as_question,
+    policies,
+    refuse,
+    searched,
+    show_path,
+    show_spent,
+)
 from bavt_fast.cli.process import loading
 from bavt_fast.folder_settings import embedded_folder, read_settings
 from bavt_fast.searcher import Searcher
@@ -30,7 +40,9 @@ def solve(
     budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
     target: Annotated[int | None, typer.Option(help="What an answer must come to, for a task with a target.")] = None,
-    policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
+    policy: Annotated[
+        str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)
+    ] = "power",
     candidates: Annotated[int, typer.Option(help="Steps proposed at once; above 1 for uct, puct and ucb.")] = 1,
     temperature: Annotated[
         float | None, typer.Option(help="Sampling temperature; the model folder's own without it.")
@@ -44,8 +56,8 @@ def solve(
 ) -> None:
     """Answer a question with the embedded model, or another, within a budget."""
     console = Console(quiet=json_alone or quiet)
-    text = " ".join(question)
     try:
+        text = as_question(question)
         folder = embedded_folder() if model is None else model
         task = read_settings(folder).make_task(None if target is None else {"target": target})
         task.initial_state(text)
@@ -83,9 +95,11 @@ def _is_right(task: Task[Any], question: str, result: SearchResult) -> bool:
 def _report(console: Console, result: SearchResult, solved: bool, budget: Budget) -> None:
     show_path(console, result.path)
     if solved:
-        console.print(f"solved: {result.answer}  (checked)", style="bold green", markup=False, highlight=False)
+        text = f"solved: {result.answer}  (checked)"
+        console.print(text, style="bold green", markup=False, highlight=False, soft_wrap=True)
     else:
         if result.answer:
             console.print(f"answer: {result.answer}  (not verified)", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"not solved; best path so far has value {result.value:.3f}", style="yellow", highlight=False)
+        text = f"not solved; best path so far has value {result.value:.3f}"
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
     show_spent(console, result, budget)

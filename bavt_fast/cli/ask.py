@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from bavt_fast.cli.output import (
     SOLVED,
     as_json,
     as_question,
+    opened_trace,
     policies,
     refuse,
     searched,
@@ -94,6 +96,7 @@ def ask(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model brings, if any.")
     ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
@@ -112,6 +115,7 @@ def ask(
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
+        heard = opened_trace(trace)
         with console.status("loading the model", spinner="line"), loading():
             from bavt_fast.language_model import load
 
@@ -121,7 +125,7 @@ def ask(
             searcher = Searcher(generator, scorer, made, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, prompt, budget, seed)
+    result = searched(console, searcher, prompt, budget, seed, heard)
     outcome = None if vote_by is VoteRule.NONE else vote(result, made, vote_by.value)
     answer, path = (result.answer, result.path) if outcome is None else (outcome.answer, _path_to(result, outcome))
     if json_alone:

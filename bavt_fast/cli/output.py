@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,10 +15,13 @@ from rich.text import Text
 
 from bavt_fast.budget import Budget
 from bavt_fast.result import Progress, SearchError, SearchResult
+from bavt_fast.traces import JsonLines, jsonl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from bavt_fast.events import Event
     from bavt_fast.searcher import Searcher
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "as_json",
     "as_question",
     "errors",
+    "opened_trace",
     "policies",
     "refuse",
     "searched",
@@ -64,14 +69,30 @@ def as_question(words: Sequence[str]) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"question: expected text in {sys.getfilesystemencoding()}, got {text!r:.80}; set LANG to the encoding that "
-            "your terminal writes"
+            f"question: expected text in {sys.getfilesystemencoding()}, got {text!r:.80}; set LANG to the encoding "
+            "that your terminal writes"
         ) from error
     return text
 
 
-def searched(console: Console, searcher: Searcher, question: str, budget: Budget, seed: int) -> SearchResult:
+def opened_trace(file: Path | None) -> JsonLines | None:
+    """What ``--trace`` names, before the search begins. Raises OSError where it cannot be written."""
+    return None if file is None else jsonl(file)
+
+
+def searched(
+    console: Console, searcher: Searcher, question: str, budget: Budget, seed: int, trace: JsonLines | None = None
+) -> SearchResult:
     """Searches and shows how far it is; where something fails, says so and gives what was found by then."""
+    trouble: list[OSError] = []
+
+    def heard(event: Event) -> None:
+        assert trace is not None
+        if not trouble:
+            with _kept(trouble):
+                trace(event)
+
+    searcher.on_event = None if trace is None else heard
     try:
         with Live(console=console, refresh_per_second=8, transient=True) as live:
             searcher.on_progress = _shows(live, budget)
@@ -81,6 +102,20 @@ def searched(console: Console, searcher: Searcher, question: str, budget: Budget
         return error.result
     except (ValueError, TypeError) as error:
         refuse(error)
+    finally:
+        if trace is not None:
+            with _kept(trouble):
+                trace.close()
+        for problem in trouble[:1]:  # the search is worth more than its trace
+            errors.print(f"error: trace: {problem}; the file is not whole", markup=False, highlight=False)
+
+
+@contextmanager
+def _kept(trouble: list[OSError]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        trouble.append(error)
 
 
 def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:

@@ -15,6 +15,7 @@ from bavt_fast.cli.output import (
     SOLVED,
     as_json,
     as_question,
+    opened_trace,
     policies,
     refuse,
     searched,
@@ -51,6 +52,7 @@ def solve(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model folder brings, if any.")
     ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
@@ -62,10 +64,11 @@ def solve(
         task = read_settings(folder).make_task(None if target is None else {"target": target})
         task.initial_state(text)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
+        heard = opened_trace(trace)
         searcher = _searcher(folder, task, temperature, trust_remote_code, policy=policy, candidates=candidates)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, text, budget, seed)
+    result = searched(console, searcher, text, budget, seed, heard)
     solved = _is_right(task, text, result)
     if json_alone:
         typer.echo(json.dumps(as_json(text, result, solved)))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.figures
 
-Each SVG in `docs/images` names the file that it was drawn from and its hash; `tests/docs/test_figures.py` says which are
-older than their results.
+Each SVG in `docs/images` names its source and that file's hash; `tests/docs/test_figures.py` says which are older
+than their results.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ try:
     from bavt_fast.cli.ask import ask
     from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED, SOLVED
     from bavt_fast.cli.solve import solve
-    from bavt_fast.cli.train import train
+    from bavt_fast.cli.train import training
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
         raise
@@ -37,7 +37,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, help="Budget-aware value tree search.")
 app.command()(solve)
 app.command()(ask)
-app.command()(train)
+app.add_typer(training, name="train")
 
 
 def _show_version(wanted: bool) -> None:

@@ -24,12 +24,13 @@ from bavt_fast.cli.output import (
     show_spent,
 )
 from bavt_fast.cli.process import loading
-from bavt_fast.cli.prompts import EXAMPLES, SYSTEM, plain_prompt
+from bavt_fast.cli.prompts import generator_and_prompts
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks import task_module
 from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:
+    from bavt_fast.language_model import TorchModel
     from bavt_fast.result import SearchResult
 
 __all__ = ["ask"]
@@ -46,13 +47,6 @@ class TaskName(str, Enum):
 
     TEXT = "text"
     MATHEMATICS = "mathematics"
-
-
-class CriticName(str, Enum):
-    """Who scores the steps: nobody, so that V = 1 everywhere, or the model, asked about each of them."""
-
-    NONE = "none"
-    PROMPTED = "prompted"
 
 
 class VoteRule(str, Enum):
@@ -82,8 +76,8 @@ def ask(
         VoteRule, typer.Option("--vote", help="Choose the answer by a vote of all paths, or take the best path's.")
     ] = VoteRule.VALUE,
     critic: Annotated[
-        CriticName, typer.Option(help="Who scores steps: nobody, or the model itself.")
-    ] = CriticName.NONE,
+        str, typer.Option(help="Who scores steps: none, prompted (the model itself), or a trained critic's file.")
+    ] = "none",
     system: Annotated[
         str | None, typer.Option(help="System prompt in the place of our own, which asks for steps and an answer.")
     ] = None,
@@ -111,6 +105,10 @@ def ask(
     }
     try:
         text = as_question(question)
+        if critic not in ("none", "prompted") and not Path(critic).is_file():
+            raise ValueError(
+                f"critic: expected none, prompted, or a file that `train critic` wrote, got {critic!r:.80}"
+            )
         made = task_module(task.value).make_task(end=ENDS, max_depth=MAX_DEPTH)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
@@ -120,12 +118,12 @@ def ask(
             from bavt_fast.language_model import load
 
             loaded = load(model, device=device, dtype=dtype, threads=threads, trust_remote_code=trust_remote_code)
-            generator, prompt = _generator(loaded, text, system, chat)
-            scorer = loaded.prompted_critic() if critic is CriticName.PROMPTED else None
+            generator, prompt_of = generator_and_prompts(loaded, system, chat)
+            scorer = _critic(loaded, critic, task.value)
             searcher = Searcher(generator, scorer, made, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, prompt, budget, seed, heard)
+    result = searched(console, searcher, prompt_of(text), budget, seed, heard)
     outcome = None if vote_by is VoteRule.NONE else vote(result, made, vote_by.value)
     answer, path = (result.answer, result.path) if outcome is None else (outcome.answer, _path_to(result, outcome))
     if json_alone:
@@ -139,15 +137,14 @@ def ask(
     raise typer.Exit(SOLVED if answer else NOT_SOLVED)
 
 
-def _generator(model: Any, question: str, system: str | None, chat: bool | None) -> tuple[Any, str]:
-    """The generator, and the prompt that the search begins with."""
-    examples = EXAMPLES if system is None else ()
-    asked = SYSTEM if system is None else system
-    if chat is None:
-        chat = getattr(model.tokenizer, "chat_template", None) is not None
-    if chat:
-        return model.generator(chat=True, system=asked or None, examples=examples), question
-    return model.generator(chat=False), plain_prompt(question, asked, examples)
+def _critic(model: TorchModel, name: str, task: str) -> Any:
+    if name == "none":
+        return None
+    if name == "prompted":
+        return model.prompted_critic()
+    from bavt_fast.critics.critic_file import load_critic
+
+    return load_critic(name, model, task=task)
 
 
 def _path_to(result: SearchResult, outcome: Vote) -> tuple[str, ...]:

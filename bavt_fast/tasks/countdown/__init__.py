@@ -13,8 +13,14 @@ __all__ = [
     "CountdownState",
     "check_expression",
     "load_game24",
+    "make_oracle",
     "make_task",
 ]
 
 make_task = Countdown
 """What a model folder that names this module is given."""
+
+
+def make_oracle() -> CountdownOracle:
+    """The exact solver, as what a critic is to learn: 1 where the target can be reached, 0 elsewhere."""
+    return CountdownOracle(unsolvable_value=0.0)

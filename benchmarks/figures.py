@@ -47,7 +47,7 @@ def success_within_a_budget(report: Any, axes: Sequence[Any]) -> None:
             ax.errorbar(at, success, error, fmt=style, capsize=2, label=f"search, {_critic(side)}")
         ax.set(xscale="log", xlabel="generated tokens a problem, B", ylabel="solved, %", title=name, ylim=(0, 102))
         ax.grid(alpha=0.3)
-    axes[0].legend(frameon=False, loc="upper left")
+    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
 
 
 def _critic(side: str) -> str:
@@ -137,11 +137,11 @@ def _draw_bars(ax: Any, bars: Sequence[tuple[str, float]], across: str) -> None:
 # ---- All of them
 
 Draw = Callable[[Any, Sequence[Any]], None]
-FIGURES: dict[str, tuple[str, Draw, int, float]] = {  # name: results, what draws it, panels, height in inches
-    "budget": ("budget.json", success_within_a_budget, 2, 4.0),
-    "simulation": ("tree-*.json", cost_of_a_simulation, 1, 4.0),
-    "step": ("engine-[!b]*.json", cost_of_a_step, 1, 2.4),
-    "generation": ("generation-*.json", tokens_per_second, 1, 3.2),
+FIGURES: dict[str, tuple[str, Draw, float]] = {  # name: results, what draws it, height in inches
+    "budget": ("budget.json", success_within_a_budget, 4.0),
+    "simulation": ("tree-*.json", cost_of_a_simulation, 4.0),
+    "step": ("engine-[!b]*.json", cost_of_a_step, 2.4),
+    "generation": ("generation-*.json", tokens_per_second, 3.2),
 }
 
 
@@ -158,11 +158,18 @@ def draw(name: str, folder: Path = IMAGES) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    pattern, fill, panels, height = FIGURES[name]
+    pattern, fill, height = FIGURES[name]
+    report = json.loads(newest(pattern).read_text(encoding="utf-8"))
+    panels = len(report.get("sets", "1"))
+    columns = min(panels, 2)
+    lines = -(-panels // columns)
     # Text stays text, and ids do not change from one drawing to the next.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bavt_fast", "font.size": 9}):
-        figure, axes = plt.subplots(1, panels, figsize=(9, height), layout="constrained", squeeze=False)
-        fill(json.loads(newest(pattern).read_text(encoding="utf-8")), axes[0])
+        size = 9, height * lines
+        figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+        for ax in axes.flat[panels:]:
+            ax.set_visible(False)
+        fill(report, axes.flat[:panels])
         path = folder / f"{name}.svg"
         figure.savefig(path, metadata={"Date": None, "Source": source_of(name)})
         plt.close(figure)

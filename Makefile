@@ -27,6 +27,7 @@ test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with t
 
 test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned model
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_cli_smollm2.py
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs/test_blocks.py -k your_model
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
 

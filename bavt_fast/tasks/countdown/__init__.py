@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bavt_fast.tasks.countdown.oracle import CountdownOracle
-from bavt_fast.tasks.countdown.puzzles import GAME24_TEST_RANKS, load_game24
+from bavt_fast.tasks.countdown.puzzles import GAME24_TEST_RANKS, gym_question, load_game24
 from bavt_fast.tasks.countdown.task import Countdown, CountdownState, check_expression
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "CountdownOracle",
     "CountdownState",
     "check_expression",
+    "gym_question",
     "load_game24",
     "make_oracle",
     "make_task",

@@ -30,6 +30,7 @@ from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_n
 from bavt_fast.critics.prompted import AsyncPromptedCritic, PromptedCritic
 from bavt_fast.engine import Ask, Search
 from bavt_fast.events import Event
+from bavt_fast.generators.openai_server import OpenAIGenerator
 from bavt_fast.protocols import (
     Critic,
     Description,
@@ -73,6 +74,7 @@ __all__ = [
     "Ledger",
     "ManyProgress",
     "Node",
+    "OpenAIGenerator",
     "Progress",
     "PromptedCritic",
     "Refusal",

@@ -28,7 +28,7 @@ LABELS = {
     "ours": "search, our critic",
     "ours, tuned": "search, our critic, tuned",
     "V = 1": "search, no critic (V = 1)",
-    "ours, V = 1": "search, no critic (V = 1)",
+    "ours without a critic": "search, no critic (V = 1)",
     "exact solver": "search, a perfect critic",
     "ours, exact solver as critic": "search, a perfect critic",
 }
@@ -79,9 +79,8 @@ def _success_curves(report: Any) -> list[tuple[str, dict[str, Points]]]:
             found.append((name, curves))
     else:
         for part in report["sets"]:
-            found.append(
-                (part["name"], {side: tuple(zip(*line, strict=True)) for side, line in part["curves"].items()})
-            )
+            curves = {side: tuple(zip(*line, strict=True)) for side, line in part["curves"].items()}
+            found.append((part["name"], curves))
     shown = [(name, curves) for name, curves in found if name.startswith(SHOWN)]
     return [(name, {LABELS[side]: curves[side] for side in LABELS if side in curves}) for name, curves in shown]
 

@@ -1,6 +1,7 @@
-"""Hooks of mkdocs: the results of benchmarks are part of the site, so that pages can link to them as they do in the repository.
+"""Hooks of mkdocs: the results of benchmarks are part of the site, and pages link to them as they do in the repository.
 
-A page says ``../benchmarks/results/x.md``, which leads out of ``docs/``. In the site they lie in ``benchmarks/results/`` of its root.
+A page says ``../benchmarks/results/x.md``, which leads out of ``docs/``. In the site they lie in ``benchmarks/results``
+below its root.
 """
 
 from __future__ import annotations

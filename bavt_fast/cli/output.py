@@ -84,17 +84,8 @@ def searched(
     console: Console, searcher: Searcher, question: str, budget: Budget, seed: int, trace: JsonLines | None = None
 ) -> SearchResult:
     """Searches and shows how far it is; where something fails, says so and gives what was found by then."""
-    trouble: list[OSError] = []
-
-    def heard(event: Event) -> None:
-        assert trace is not None
-        if not trouble:
-            with _kept(trouble):
-                trace(event)
-
-    searcher.on_event = None if trace is None else heard
     try:
-        with Live(console=console, refresh_per_second=8, transient=True) as live:
+        with _heard(searcher, trace), Live(console=console, refresh_per_second=8, transient=True) as live:
             searcher.on_progress = _shows(live, budget)
             return searcher.search(question, budget=budget, seed=seed)
     except SearchError as error:
@@ -102,11 +93,27 @@ def searched(
         return error.result
     except (ValueError, TypeError) as error:
         refuse(error)
+
+
+@contextmanager
+def _heard(searcher: Searcher, trace: JsonLines | None) -> Iterator[None]:
+    """Writes what happens in searches begun within. Where that fails it is said, for the search is worth more."""
+    trouble: list[OSError] = []
+
+    def listener(event: Event) -> None:
+        assert trace is not None
+        if not trouble:
+            with _kept(trouble):
+                trace(event)
+
+    searcher.on_event = None if trace is None else listener
+    try:
+        yield
     finally:
         if trace is not None:
             with _kept(trouble):
                 trace.close()
-        for problem in trouble[:1]:  # the search is worth more than its trace
+        for problem in trouble[:1]:
             errors.print(f"error: trace: {problem}; the file is not whole", markup=False, highlight=False)
 
 

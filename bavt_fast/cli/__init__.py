@@ -1,7 +1,8 @@
 """The command line: ``bavt-fast solve``, ``bavt-fast ask`` and ``bavt-fast train``.
 
 Exit codes: 0 solved, answered or done; 1 not solved within the budget or no answer (the best partial path is shown), or
-the reader of the output went away; 2 bad input, something that is not installed, or output that cannot be written.
+the reader of the output went away; 2 bad input, something that is not installed, or output that cannot be written;
+130 Ctrl-C before there was anything to show.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 import bavt_fast.cli.process as process
 from bavt_fast._version import __version__
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Budget-aware value tree search.")
+app = typer.Typer(no_args_is_help=True, help="Budget-aware value tree search.")
 app.command()(solve)
 app.command()(ask)
 app.add_typer(training, name="train")
@@ -62,7 +65,7 @@ def _run() -> int:
     """The exit code of the command, once all that it printed is written."""
     try:
         try:
-            app()
+            app(prog_name="bavt-fast")
         finally:
             if sys.stdout is not None:  # it is None where the shell closed it
                 sys.stdout.flush()  # what cannot be written is said here, not as the process ends

@@ -11,7 +11,18 @@ import typer
 from rich.console import Console
 
 from bavt_fast.budget import Budget
-from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.cli.output import (
+    NOT_SOLVED,
+    SOLVED,
+    as_json,
+    as_question,
+    opened_trace,
+    policies,
+    refuse,
+    searched,
+    show_path,
+    show_spent,
+)
 from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import generator_and_prompts
 from bavt_fast.searcher import Searcher
@@ -52,7 +63,9 @@ def ask(
     budget_tokens: Annotated[int, typer.Option(help="Hard limit on generated tokens.")] = 1000,
     budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
-    policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
+    policy: Annotated[
+        str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)
+    ] = "power",
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.4,
     wave: Annotated[
         int | None, typer.Option(help="Steps generated side by side; one for each 250 tokens, 8 at most, without it.")
@@ -77,12 +90,12 @@ def ask(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model brings, if any.")
     ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
     """Answer a question with a language model, step by step, within a budget."""
     console = Console(quiet=json_alone or quiet)
-    text = " ".join(question)
     wave = max(1, min(8, budget_tokens // TOKENS_PER_ASK)) if wave is None else wave
     options: dict[str, Any] = {
         "wave": wave,
@@ -91,6 +104,7 @@ def ask(
         "max_step_tokens": max_step_tokens,
     }
     try:
+        text = as_question(question)
         if critic not in ("none", "prompted") and not Path(critic).is_file():
             raise ValueError(
                 f"critic: expected none, prompted, or a file that `train critic` wrote, got {critic!r:.80}"
@@ -99,7 +113,8 @@ def ask(
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
-        with console.status("loading the model"), loading():
+        heard = opened_trace(trace)
+        with console.status("loading the model", spinner="line"), loading():
             from bavt_fast.language_model import load
 
             loaded = load(model, device=device, dtype=dtype, threads=threads, trust_remote_code=trust_remote_code)
@@ -108,7 +123,7 @@ def ask(
             searcher = Searcher(generator, scorer, made, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, prompt_of(text), budget, seed)
+    result = searched(console, searcher, prompt_of(text), budget, seed, heard)
     outcome = None if vote_by is VoteRule.NONE else vote(result, made, vote_by.value)
     answer, path = (result.answer, result.path) if outcome is None else (outcome.answer, _path_to(result, outcome))
     if json_alone:
@@ -148,7 +163,9 @@ def _path_to(result: SearchResult, outcome: Vote) -> tuple[str, ...]:
 
 def _show_answer(console: Console, result: SearchResult, answer: str | None, outcome: Vote | None) -> None:
     if not answer:
-        console.print(f"no answer; best path so far has value {result.value:.3f}", style="yellow", highlight=False)
+        console.print(
+            f"no answer; best path so far has value {result.value:.3f}", style="yellow", highlight=False, soft_wrap=True
+        )
         return
     about = f"value {result.value:.3f}"
     if outcome is not None:

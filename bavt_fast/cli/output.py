@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,8 +16,10 @@ from bavt_fast.budget import Budget
 from bavt_fast.result import Progress, SearchError, SearchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from bavt_fast.engine import Search
     from bavt_fast.searcher import Searcher
 
 __all__ = ["BAD_INPUT", "NOT_SOLVED", "SOLVED", "as_json", "errors", "refuse", "searched", "show_path", "show_spent"]
@@ -35,17 +38,57 @@ def refuse(error: Exception) -> NoReturn:
     raise typer.Exit(BAD_INPUT) from error
 
 
-def searched(console: Console, searcher: Searcher, question: str, budget: Budget, seed: int) -> SearchResult:
-    """Searches and shows how far it is; where something fails, says so and gives what was found by then."""
+def searched(
+    console: Console,
+    searcher: Searcher,
+    question: str,
+    budget: Budget,
+    seed: int,
+    *,
+    live: bool = False,
+    save: Path | None = None,
+) -> SearchResult:
+    """Searches and shows how far it is; where something fails, says so and gives what was found by then.
+
+    Args:
+        live: whether to serve the page of `bavt_fast.view` meanwhile.
+        save: where to write the search when it has ended.
+    """
     try:
-        with Live(console=console, refresh_per_second=8, transient=True) as live:
-            searcher.on_progress = _shows(live, budget)
-            return searcher.search(question, budget=budget, seed=seed)
+        search = searcher.start(question, budget=budget, seed=seed)
+        with _served(search) if live else nullcontext(), _shown(console, searcher, budget):
+            result = searcher.complete(search)
     except SearchError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
-        return error.result
+        result = error.result
     except (ValueError, TypeError) as error:
         refuse(error)
+    if save is not None:
+        try:
+            search.save(save)
+        except (OSError, TypeError, ValueError) as error:
+            refuse(error)
+    return result
+
+
+@contextmanager
+def _served(search: Search) -> Iterator[None]:
+    from bavt_fast.view.server import Live as Served
+
+    try:
+        served = Served(search)
+    except OSError as error:
+        refuse(error)
+    with served:
+        errors.print(f"live: {served.url}", markup=False, highlight=False, soft_wrap=True)
+        yield
+
+
+@contextmanager
+def _shown(console: Console, searcher: Searcher, budget: Budget) -> Iterator[None]:
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        searcher.on_progress = _shows(live, budget)
+        yield
 
 
 def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:

@@ -39,6 +39,10 @@ def solve(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model folder brings, if any.")
     ] = False,
+    live: Annotated[bool, typer.Option("--live", help="Print a link to a page that shows the search as it runs.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)
+    ] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
@@ -50,10 +54,11 @@ def solve(
         task = read_settings(folder).make_task(None if target is None else {"target": target})
         task.initial_state(text)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
-        searcher = _searcher(folder, task, temperature, trust_remote_code, policy=policy, candidates=candidates)
+        options: dict[str, Any] = {"policy": policy, "candidates": candidates, "record": live or save is not None}
+        searcher = _searcher(folder, task, temperature, trust_remote_code, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, text, budget, seed)
+    result = searched(console, searcher, text, budget, seed, live=live, save=save)
     solved = _is_right(task, text, result)
     if json_alone:
         typer.echo(json.dumps(as_json(text, result, solved)))

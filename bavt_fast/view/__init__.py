@@ -5,6 +5,7 @@
     bavt_fast.view.html(result, "tree.html")
     bavt_fast.view.html({"no critic": first, "critic": second}, "two.html")
     bavt_fast.view.html("search.bavt", "tree.html")          # what Search.save wrote; no task is needed
+    with bavt_fast.view.Live(search) as live: print(live.url)   # while it runs
 
 `picture` makes one plain record of whatever holds a search, and everything else is a function of that record.
 """
@@ -19,9 +20,11 @@ import bavt_fast.view.tables as tables
 import bavt_fast.view.terminal as terminal
 from bavt_fast.view.page import html
 from bavt_fast.view.record import NodeColumns, Picture, RefusedColumns
+from bavt_fast.view.server import Live
 from bavt_fast.view.sources import picture, pictures
 
 __all__ = [
+    "Live",
     "NodeColumns",
     "Picture",
     "RefusedColumns",

@@ -26,7 +26,7 @@ from bavt_fast.view.record import EVENTS, REASONS, STATUSES, NodeColumns, Pictur
 from bavt_fast.view.sources import pictures
 from bavt_fast.view.terminal import text as as_text
 
-__all__ = ["chunk_of", "frame", "header_of", "html", "page"]
+__all__ = ["chunk_of", "chunk_of_part", "dump", "final_columns", "frame", "html", "page"]
 
 _ASSETS = Path(__file__).parent / "assets"
 _SCRIPTS = ("data", "replay", "layout", "painter", "pane", "outline", "details", "exports", "main")
@@ -128,20 +128,27 @@ def dump(chunk: dict[str, Any]) -> bytes:
 
 def chunk_of(picture: Picture) -> dict[str, Any]:
     """A whole picture as `assets/data.js` takes it."""
-    nodes = picture.nodes
+    chunk = chunk_of_part(picture, 0, live=False)
+    chunk["nodes"] |= final_columns(picture.nodes)
+    return chunk
+
+
+def chunk_of_part(part: Picture, first: int, live: bool) -> dict[str, Any]:
+    """A part of a search: nodes from the id `first` on, and what was refused and what happened since the part before."""
     return {
-        "from": 0,
-        "live": False,
-        "header": header_of(picture),
-        "nodes": {
-            **node_chunk(nodes, 0),
-            "visits": nodes.visit_counts,
-            "tries": nodes.tries,
-            "statuses": [STATUSES.index(status) for status in nodes.statuses],
-        },
-        "refused": refused_chunk(picture.refused),
-        "events": None if picture.events is None else event_chunk(picture.events),
+        "from": first,
+        "live": live,
+        "header": header_of(part),
+        "nodes": node_chunk(part.nodes, first),
+        "refused": refused_chunk(part.refused),
+        "events": None if part.events is None else event_chunk(part.events),
     }
+
+
+def final_columns(nodes: NodeColumns) -> dict[str, Any]:
+    """What changes while a search runs, as it is at its end."""
+    statuses = [STATUSES.index(status) for status in nodes.statuses]
+    return {"visits": nodes.visit_counts, "tries": nodes.tries, "statuses": statuses}
 
 
 def header_of(picture: Picture) -> dict[str, Any]:

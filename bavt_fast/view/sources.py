@@ -14,7 +14,7 @@ from bavt_fast.checkpoint import checked, is_checkpoint, load_step, read
 from bavt_fast.protocols import Step
 from bavt_fast.view.record import FORMAT, REASONS, NodeColumns, Picture, RefusedColumns, residuals_of
 
-__all__ = ["FileError", "picture", "picture_of_result", "pictures"]
+__all__ = ["FileError", "part_of_search", "picture", "picture_of_result", "pictures"]
 
 _RESULT = ("tree", "steps", "answers", "refused", "path_nodes")
 
@@ -183,6 +183,37 @@ def _of_tree(tree: Tree) -> Picture:
     )
 
 
+def part_of_search(search: Any, nodes: int, refused: int, events: int) -> tuple[Picture, tuple[int, int, int]]:
+    """What a `Search` has beyond so many nodes, refused steps and events; and how many of each there are with it.
+
+    For a search that another thread drives: takes none of its locks. Everything read only grows. Events are read
+    first: what they tell of is there by then.
+    """
+    native = search._native
+    new_events = search.events[events:]
+    new_refused = search.refused[refused:]
+    tree, account, best, stopped = native.tree, native.account, native.best_path(), native.stop_reason
+    own = search.nodes[nodes : tree.num_nodes]
+    path = [node for node in best if node < tree.num_nodes]
+    solved = stopped == "solved"
+    part = Picture(
+        nodes=_nodes(tree, [node.step for node in own], [node.answer for node in own], path if solved else (), nodes),
+        refused=_refused([(node, why, step) for node, why, step, _ in new_refused]),
+        question=search.question,
+        answer=search.nodes[path[-1] if path else 0].answer,
+        solved=solved,
+        value=float(tree.values[path[-1] if path else 0]),
+        path=tuple(path),
+        stop_reason=stopped,
+        error=None if search.error is None else f"{type(search.error).__name__}: {search.error}",
+        spent=_amounts(Spent.of(account.spent, account.elapsed_s)),
+        budget=asdict(search.budget),
+        settings=asdict(search.settings),
+        events=events_of(new_events),
+    )
+    return part, (nodes + len(own), refused + len(new_refused), events + len(new_events))
+
+
 def events_of(events: Iterable[Sequence[Any]] | None) -> tuple[tuple[Any, ...], ...] | None:
     """A search's events without the seeds of its asks, which JSON readers cannot all hold."""
     if events is None:
@@ -196,20 +227,25 @@ def _amounts(spent: Any) -> dict[str, float]:
 
 
 def _nodes(
-    tree: Tree, steps: Sequence[Step | None], answers: Sequence[str | None], verified: Sequence[int]
+    tree: Tree, steps: Sequence[Step | None], answers: Sequence[str | None], verified: Sequence[int], first: int = 0
 ) -> NodeColumns:
-    parents, values = tree.parents.tolist(), tree.values.tolist()
-    statuses = [_status(flags) for flags in tree.flags.tolist()]
-    if verified:
-        statuses[verified[-1]] = "verified"
+    """Columns of the nodes from the id `first` on, as many as there are steps."""
+    some = slice(first, first + len(steps))
+    parents, values = tree.parents[some], tree.values[some]
+    residuals: list[float | None] = (values - tree.values[parents]).tolist()
+    if first == 0:
+        residuals[0] = None
+    statuses = [_status(flags) for flags in tree.flags[some].tolist()]
+    if verified and 0 <= verified[-1] - first < len(statuses):
+        statuses[verified[-1] - first] = "verified"
     return NodeColumns(
-        parents,
+        parents.tolist(),
         ["" if step is None else step.text for step in steps],
-        values,
-        residuals_of(parents, values),
-        tree.weights.tolist(),
-        tree.visit_counts.tolist(),
-        tree.tries.tolist(),
+        values.tolist(),
+        residuals,
+        tree.weights[some].tolist(),
+        tree.visit_counts[some].tolist(),
+        tree.tries[some].tolist(),
         [0 if step is None else int(step.tokens) for step in steps],
         [0 if step is None else int(step.prompt_tokens) for step in steps],
         [None if step is None else step.total_log_probability() for step in steps],

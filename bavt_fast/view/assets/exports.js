@@ -67,9 +67,10 @@ function pngOf(pane) {
   const [width, height] = [layout.right + 60, layout.bottom - layout.top + 2 * ROW];
   const scale = Math.min(2, MOST_PIXELS / width, MOST_PIXELS / height);
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
   const shown = pane.view;
   pane.view = { x: 16 * scale, y: (ROW - layout.top) * scale, scale };
+  const wide = Math.min(MOST_PIXELS, width * pane.across);
+  [canvas.width, canvas.height] = [Math.max(1, Math.round(wide)), Math.max(1, Math.round(height * scale))];
   pane.painter.draw(canvas.getContext("2d", { alpha: false }), canvas.width, canvas.height, 1, pane.app.theme);
   pane.view = shown;
   return canvas;

@@ -95,7 +95,8 @@ class App {
 
   /** Everything beside the canvases, and a frame of each of them. */
   refresh() {
-    this.outline.refresh(false);
+    this.outline.refresh(this.pane.selected !== this.followed);
+    this.followed = this.pane.selected;
     showDetails(this, byId("details"));
     byId("event").textContent = this.pane.replay.describe();
     for (const pane of this.panes) {

@@ -4,6 +4,7 @@
 
 const READABLE = 0.42; // scale from which texts are drawn
 const SHADES = 32;
+const MOST_MARKS = 5000; // matches that are drawn apart from what shares their pixels
 const FONT = "12px system-ui, sans-serif";
 
 /** Colours of the theme in use, read once for each theme. */
@@ -39,11 +40,15 @@ class Painter {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.fillStyle = theme.paper;
     context.fillRect(0, 0, width, height);
-    this.path = new Set([0, ...this.pane.search.header.path]);
+    const { search } = this.pane;
+    this.path = new Set([0, ...search.header.path]);
+    this.pathAt = []; // by depth
+    for (const node of search.header.path) (this.pathAt[search.depths[node]] ??= []).push(node);
     this.there = this.pane.replay.nodesThere;
-    const scale = view.scale;
-    const first = Math.max(0, Math.floor((-view.x - BOX.width * scale - 60) / (COLUMN * scale)));
-    const last = Math.min(layout.columns.length - 1, Math.ceil((width - view.x) / (COLUMN * scale)));
+    const { scale } = view;
+    const { across } = this.pane;
+    const first = Math.max(0, Math.floor((-view.x - BOX.width * across - 60) / (COLUMN * across)));
+    const last = Math.min(layout.columns.length - 1, Math.ceil((width - view.x) / (COLUMN * across)));
     const spans = [];
     for (let depth = first; depth <= last; depth++) spans.push([depth, ...this.inSight(depth, height)]);
     const step = scale * ROW;
@@ -59,6 +64,7 @@ class Painter {
       }
     } else {
       for (const [depth, from, to] of spans) drawn += this.drawDots(context, depth, from, to, step, theme);
+      this.drawMarks(context, theme);
     }
     return drawn;
   }
@@ -75,73 +81,103 @@ class Painter {
     return place.data.id < this.there;
   }
 
+  /** The place after this one to draw: the next, or the first that does not fall on the same row of pixels. */
+  after(column, i, y, step) {
+    if (step >= 2) return i + 1;
+    const { view } = this.pane;
+    return Math.max(i + 1, firstBelow(column, (y + 0.5 - view.y) / view.scale));
+  }
+
   drawEdges(context, depth, from, to, height, step, theme) {
-    const { view, layout } = this.pane;
+    const { view, layout, across } = this.pane;
     const { scale } = view;
     const column = layout.columns[depth];
     const thick = scale >= READABLE ? Math.max(1, Math.round(scale)) : 1;
-    const left = Math.round(view.x + ((depth - 1) * COLUMN + BOX.width) * scale);
-    const right = Math.round(view.x + depth * COLUMN * scale);
+    const left = Math.round(view.x + ((depth - 1) * COLUMN + BOX.width) * across);
+    const right = Math.round(view.x + depth * COLUMN * across);
     const middle = Math.round((left + right) / 2);
-    const line = (place, wide) => {
-      const y = Math.round(view.y + place.x * scale);
-      const top = Math.round(view.y + place.parent.x * scale);
-      const [low, high] = [Math.max(-4, Math.min(y, top)), Math.min(height + 4, Math.max(y, top))];
+    const rowOf = (place) => Math.round(view.y + place.x * scale);
+    const trunk = (a, b, wide) => {
+      const [low, high] = [Math.max(-4, Math.min(a, b)), Math.min(height + 4, Math.max(a, b))];
       if (high >= low) context.fillRect(middle, low, wide, high - low + wide);
-      context.fillRect(middle, y, right - middle, wide);
+    };
+    const whole = (place, y, wide) => {
+      const top = rowOf(place.parent);
+      trunk(y, top, wide);
       if (top >= -4 && top <= height + 4) context.fillRect(left, top, middle - left, wide);
     };
     context.fillStyle = theme.edge;
-    let row = -Infinity;
-    const onPath = [];
     // One more at each side: the nearest beyond the screen has the trunk that crosses it.
-    for (let i = Math.max(0, from - 1); i < Math.min(column.length, to + 1); i++) {
+    const end = Math.min(column.length, to + 1);
+    let before = null;
+    let y = 0;
+    for (let i = Math.max(0, from - 1); i < end; ) {
       const place = column[i];
-      if (!this.isThere(place)) continue;
-      if (this.path.has(place.data.id)) onPath.push(place);
-      const y = Math.round(view.y + place.x * scale);
-      if (step < 2 && y <= row) continue;
-      row = y;
-      line(place, thick);
+      if (!this.isThere(place)) {
+        i++;
+        continue;
+      }
+      // Between the first and the last of its children a parent's trunk is drawn piece by piece.
+      const above = y;
+      y = rowOf(place);
+      if (before?.parent === place.parent) trunk(above, y, thick);
+      else {
+        if (before) whole(before, above, thick);
+        whole(place, y, thick);
+      }
+      context.fillRect(middle, y, right - middle, thick);
+      before = place;
+      i = this.after(column, i, y, step);
     }
+    if (before) whole(before, y, thick);
     context.fillStyle = theme.path;
-    for (const place of onPath) line(place, thick + 1);
+    for (const node of this.pathAt[depth] ?? []) {
+      const place = layout.of.get(node);
+      if (!place || !this.isThere(place)) continue;
+      y = rowOf(place);
+      whole(place, y, thick + 1);
+      context.fillRect(middle, y, right - middle, thick + 1);
+    }
   }
 
   drawDots(context, depth, from, to, step, theme) {
-    const { view, layout, search } = this.pane;
+    const { view, layout, search, across } = this.pane;
     const column = layout.columns[depth];
-    const x = Math.round(view.x + depth * COLUMN * view.scale);
-    const wide = Math.max(1, Math.round(BOX.width * view.scale));
+    const x = Math.round(view.x + depth * COLUMN * across);
+    const wide = Math.max(1, Math.round(BOX.width * across));
     const high = Math.max(1, Math.round(BOX.height * view.scale));
-    const marked = [];
-    let row = -Infinity;
     let drawn = 0;
-    for (let i = from; i < to; i++) {
+    for (let i = from; i < to; ) {
       const { id } = column[i].data;
-      if (!this.isThere(column[i])) continue;
-      const y = Math.round(view.y + column[i].x * view.scale - high / 2);
-      const mark = this.markOf(id, theme);
-      if (mark) marked.push([y, mark]);
-      if (step < 2 && y <= row) continue;
-      row = y;
-      context.fillStyle = id < 0 ? theme.faint : shadeOf(theme, search.values[id]);
-      context.fillRect(x, y, wide, high);
+      if (!this.isThere(column[i])) {
+        i++;
+        continue;
+      }
+      const y = Math.round(view.y + column[i].x * view.scale);
+      const mark = this.pane.matches.has(id) ? theme.match : null;
+      context.fillStyle = mark ?? (id < 0 ? theme.faint : shadeOf(theme, search.values[id]));
+      context.fillRect(x, y - (high >> 1), wide, high);
       drawn++;
-    }
-    for (const [y, mark] of marked) {
-      context.fillStyle = mark;
-      context.fillRect(x - 1, y - 1, wide + 2, Math.max(3, high + 2));
+      i = this.after(column, i, y, step);
     }
     return drawn;
   }
 
-  markOf(id, theme) {
-    const { selected, matches, replay } = this.pane;
-    if (id === selected) return theme.accent;
-    if (matches.has(id)) return theme.match;
-    if (id >= 0 && this.path.has(id)) return theme.path;
-    return id >= 0 && !replay.isFinal && replay.last?.node === id ? theme.accent : null;
+  /** What must be seen among dots, whichever of them share a row of pixels. */
+  drawMarks(context, theme) {
+    const { view, layout, selected, matches, replay, across } = this.pane;
+    const high = Math.max(3, Math.round(BOX.height * view.scale) + 2);
+    const wide = Math.max(3, Math.round(BOX.width * across) + 2);
+    const mark = (node, color) => {
+      const place = layout.of.get(node);
+      if (!place || !this.isThere(place)) return;
+      context.fillStyle = color;
+      context.fillRect(Math.round(view.x + place.y * across) - 1, Math.round(view.y + place.x * view.scale - high / 2), wide, high);
+    };
+    for (const node of this.path) mark(node, theme.path);
+    if (matches.size < MOST_MARKS) for (const node of matches) mark(node, theme.match);
+    mark(selected, theme.accent);
+    if (!replay.isFinal && replay.last) mark(replay.last.node, theme.accent);
   }
 
   drawBox(context, place, theme) {

@@ -1,7 +1,8 @@
 "use strict";
 // One search on its canvas: pan, zoom, select, fold. Several panes stand side by side.
 
-const ZOOM = { least: 0.0005, most: 4 };
+const ZOOM = { least: 0.00005, most: 4 };
+const NARROWEST = 0.22; // of columns: trees are far higher than wide, so rows shrink further than columns do
 
 class Pane {
   constructor(app, index, search) {
@@ -32,6 +33,11 @@ class Pane {
 
   lay() {
     this.layout = layOut(this.search, this.folding);
+  }
+
+  /** The scale from left to right. */
+  get across() {
+    return Math.max(this.view.scale, Math.min(NARROWEST, (this.size.width - 70) / this.layout.right));
   }
 
   /** After folding or unfolding: a node stays where it is on the screen. */
@@ -78,8 +84,8 @@ class Pane {
   fit() {
     const { width, height } = this.size;
     const { top, bottom, right } = this.layout;
-    const scale = Math.min(1.2, (width - 70) / right, (height - 40) / (bottom - top + ROW));
-    this.view.scale = Math.max(ZOOM.least, scale);
+    const [wide, high] = [(width - 70) / right, (height - 40) / (bottom - top + ROW)];
+    this.view.scale = Math.max(ZOOM.least, Math.min(1.2, wide, high));
     this.view.x = 16;
     this.view.y = height / 2 - ((top + bottom) / 2) * this.view.scale;
     this.changed();
@@ -96,11 +102,11 @@ class Pane {
   }
 
   zoom(factor, x = this.size.width / 2, y = this.size.height / 2) {
-    const { view } = this;
+    const { view, across } = this;
     const scale = Math.min(ZOOM.most, Math.max(ZOOM.least, view.scale * factor));
-    view.x = x - ((x - view.x) * scale) / view.scale;
     view.y = y - ((y - view.y) * scale) / view.scale;
     view.scale = scale;
+    view.x = x - ((x - view.x) * this.across) / across;
     this.changed();
   }
 
@@ -160,8 +166,7 @@ class Pane {
 
   /** What is at a point of the canvas: {place, fold: whether on the sign that folds it}; or null. */
   at(x, y) {
-    const { scale } = this.view;
-    const [across, down] = [(x - this.view.x) / scale, (y - this.view.y) / scale];
+    const [across, down] = [(x - this.view.x) / this.across, (y - this.view.y) / this.view.scale];
     const depth = Math.floor(across / COLUMN);
     const column = this.layout.columns[depth];
     if (!column) return null;

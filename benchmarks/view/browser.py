@@ -63,7 +63,7 @@ def load(browser: Any, path: Path) -> tuple[Any, float]:
     """The page of a file, and the milliseconds from its navigation to the end of its first frame."""
     page = browser.new_page(viewport=WINDOW)
     page.goto(path.as_uri())
-    page.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+    page.locator("html[data-ready]").wait_for(state="attached", timeout=120_000)
     return page, float(page.evaluate("window.bavt.ready"))
 
 

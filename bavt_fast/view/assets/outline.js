@@ -25,8 +25,12 @@ class Outline {
 
   /** After any change of what is unfolded or selected. */
   refresh(follow = true) {
-    const place = this.pane.layout.of.get(this.pane.selected);
-    if (place) this.active = this.pane.layout.rows.get(place);
+    const { layout, selected } = this.pane;
+    if (this.seen?.layout !== layout || this.seen.selected !== selected) {
+      const place = layout.of.get(selected);
+      if (place) this.active = layout.rows.get(place);
+      this.seen = { layout, selected };
+    }
     this.active = Math.min(this.active, this.order.length - 1);
     this.rows.style.height = `${this.order.length * LINE}px`;
     if (follow) this.scrollTo(this.active);
@@ -99,15 +103,21 @@ class Outline {
     if (!item) return;
     const row = Number(item.dataset.row);
     const { id, parent } = this.order[row].data;
-    if (id < 0) this.open(parent, true);
+    if (id < 0) this.more(parent, row);
     else if (row === this.active && this.pane.selected === id) this.open(id);
     else this.move(row);
   }
 
-  open(node, more = false) {
-    if (more) this.pane.showMore(node);
-    else if (this.pane.folding.hasChildren(node)) this.pane.toggle(node);
+  open(node) {
+    if (this.pane.folding.hasChildren(node)) this.pane.toggle(node);
     this.app.refresh();
+  }
+
+  /** More children of a node; the first of them takes the row. */
+  more(node, row) {
+    this.pane.showMore(node);
+    this.app.refresh();
+    this.move(row);
   }
 
   key(event) {
@@ -124,8 +134,10 @@ class Outline {
     } else if (event.key === "ArrowLeft") {
       if (id >= 0 && place.children) this.open(id);
       else if (place.parent) this.move(this.pane.layout.rows.get(place.parent));
-    } else if (event.key === "Enter" || event.key === " ") this.open(id < 0 ? parent : id, id < 0);
-    else return;
+    } else if (event.key === "Enter" || event.key === " ") {
+      if (id < 0) this.more(parent, this.active);
+      else this.open(id);
+    } else return;
     event.preventDefault();
   }
 }

@@ -83,7 +83,7 @@ def ask(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model brings, if any.")
     ] = False,
-    live: Annotated[bool, typer.Option("--live", help="Print a link to a page that shows the search as it runs.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")] = False,
     save: Annotated[
         Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)
     ] = None,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from bavt_fast.cli.output import BAD_INPUT, errors, refuse
+from bavt_fast.cli.output import refuse
+
+if TYPE_CHECKING:
+    from bavt_fast.view.record import Picture
 
 __all__ = ["view"]
 
@@ -40,7 +43,6 @@ def view(
 ) -> None:
     """Look at saved searches: a tree in the terminal, one HTML file, or a diagram."""
     from bavt_fast.view.page import page
-    from bavt_fast.view.record import Picture
     from bavt_fast.view.sources import pictures
     from bavt_fast.view.terminal import text
 
@@ -65,7 +67,7 @@ def view(
 
 def _writer(out: Path, nodes: int | None) -> Callable[[Picture], None]:
     """What writes a picture into a file of that ending."""
-    from bavt_fast.view import diagrams
+    import bavt_fast.view.diagrams as diagrams
 
     most = diagrams.MOST_NODES if nodes is None else nodes
 
@@ -82,6 +84,5 @@ def _writer(out: Path, nodes: int | None) -> Callable[[Picture], None]:
     }
     writer = writers.get(out.suffix.lower())
     if writer is None:
-        errors.print(f"error: --out: expected a file that ends in one of {ENDINGS}, got {out.name}", markup=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT)
+        raise ValueError(f"--out: expected a file that ends in one of {ENDINGS}, got {out.name}")
     return writer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
@@ -131,7 +132,8 @@ def svg(picture: Picture, *, most_nodes: int = MOST_NODES) -> str:
             f'<g><title>{_xml(whole)}</title><rect x="{x:g}" y="{y - _BOX[1] / 2:g}" width="{_BOX[0]}" '
             f'height="{_BOX[1]}" rx="5" fill="{_color(picture, node)}" {stroke}/>'
             f'<text x="{x + 7:g}" y="{y - 3:g}">{_xml(first)}</text>'
-            f'<text x="{x + 7:g}" y="{y + 12:g}" fill="#555555" font-size="10">{_xml(label("; ".join(others), 44))}</text></g>'
+            f'<text x="{x + 7:g}" y="{y + 12:g}" fill="#555555" font-size="10">'
+            f"{_xml(label('; '.join(others), 44))}</text></g>"
         )
     return "\n".join([*out, "</svg>", ""])
 
@@ -142,9 +144,7 @@ def _xml(text: str) -> str:
 
 
 def _is_xml(code: int) -> bool:
-    return (
-        code in (0x9, 0xA, 0xD) or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or 0x10000 <= code <= 0x10FFFF
-    )
+    return code in (0x9, 0xA, 0xD) or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or 0x10000 <= code <= 0x10FFFF
 
 
 def png(picture: Picture, path: str | os.PathLike[str], *, most_nodes: int = MOST_NODES) -> None:
@@ -170,22 +170,23 @@ def png(picture: Picture, path: str | os.PathLike[str], *, most_nodes: int = MOS
     def write(x: float, y: float, line: str, **style: Any) -> None:
         axes.text(x, y, line, va="center", parse_math=False, **style)
 
+    def style_of(node: int) -> dict[str, Any]:
+        return {"color": "#1a7f45", "lw": 1.8} if node in on_path else {"color": "#9a9aa2", "lw": 0.8}
+
     for i, line in enumerate(summary(picture)):
         write(10, 16 + 18 * i, line, fontsize=9)
     for node in drawing.nodes[1:]:
         (x0, y0), (x1, y1) = drawing.at[picture.nodes.parents[node]], drawing.at[node]
         bend = x0 + _BOX[0] + (x1 - x0 - _BOX[0]) / 2
-        style = {"color": "#1a7f45", "lw": 1.8} if node in on_path else {"color": "#9a9aa2", "lw": 0.8}
-        axes.plot([x0 + _BOX[0], bend, bend, x1], [y0, y0, y1, y1], **style)
+        axes.plot([x0 + _BOX[0], bend, bend, x1], [y0, y0, y1, y1], **style_of(node))
     for node in drawing.nodes:
         x, y = drawing.at[node]
-        edge = {"ec": "#1a7f45", "lw": 1.8} if node in on_path else {"ec": "#9a9aa2", "lw": 0.8}
-        box = FancyBboxPatch((x, y - _BOX[1] / 2), *_BOX, boxstyle="round,pad=0,rounding_size=5", **edge)
-        box.set_facecolor(_color(picture, node))
+        box = FancyBboxPatch((x, y - _BOX[1] / 2), *_BOX, boxstyle="round,pad=0,rounding_size=5")
+        box.set(facecolor=_color(picture, node), edgecolor=style_of(node)["color"], linewidth=style_of(node)["lw"])
         axes.add_patch(box)
         first, *others = _lines(picture, node, most_nodes)
         write(x + 7, y - 7, first, fontsize=8)
         write(x + 7, y + 9, label("; ".join(others), 44), fontsize=6.5, color="#555555")
-    figure.savefig(path, dpi=dpi, format="png")
-
-
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # it draws a box for a sign that its fonts do not have
+        figure.savefig(path, dpi=dpi, format="png")

@@ -134,7 +134,7 @@ def chunk_of(picture: Picture) -> dict[str, Any]:
 
 
 def chunk_of_part(part: Picture, first: int, live: bool) -> dict[str, Any]:
-    """A part of a search: nodes from the id `first` on, and what was refused and what happened since the part before."""
+    """A part of a search: nodes from the id `first` on, and what was refused and happened since the part before."""
     return {
         "from": first,
         "live": live,

@@ -346,9 +346,7 @@ def _checked_nodes(record: Mapping[str, Any]) -> NodeColumns:
 
 def residuals_of(parents: Sequence[int], values: Sequence[float]) -> list[float | None]:
     """V minus V of the parent."""
-    return [
-        None if parent < 0 else value - values[parent] for parent, value in zip(parents, values, strict=True)
-    ]
+    return [None if parent < 0 else value - values[parent] for parent, value in zip(parents, values, strict=True)]
 
 
 def _checked_events(rows: Any, node: Callable[[Any], int], count: int) -> tuple[tuple[Any, ...], ...]:
@@ -358,10 +356,7 @@ def _checked_events(rows: Any, node: Callable[[Any], int], count: int) -> tuple[
         if not isinstance(row, (list, tuple)) or len(row) < 4 or len(row) != 4 + EVENTS.get(row[0], -5):
             raise ValueError(f"picture: expected an event such as ('ask', 0.1, 20, 0.9, 3), got {row!r:.60}")
         kind, seconds, tokens, left, *about = row
-        if kind == "stop":
-            about = [_text(about[0])]
-        else:
-            about = [_count(entry) for entry in about]
+        about = [_text(about[0])] if kind == "stop" else [_count(entry) for entry in about]
         if kind in ("ask", "admit", "grow"):
             node(about[0])
         born += about[1] if kind == "grow" else 0

@@ -12,7 +12,7 @@ from bavt_fast._core import Question, Tree
 from bavt_fast.budget import Spent
 from bavt_fast.checkpoint import checked, is_checkpoint, load_step, read
 from bavt_fast.protocols import Step
-from bavt_fast.view.record import FORMAT, REASONS, NodeColumns, Picture, RefusedColumns, residuals_of
+from bavt_fast.view.record import FORMAT, REASONS, NodeColumns, Picture, RefusedColumns
 
 __all__ = ["FileError", "part_of_search", "picture", "picture_of_result", "pictures"]
 
@@ -77,7 +77,7 @@ def pictures(sources: Any) -> list[Picture]:
     elif isinstance(sources, (str, os.PathLike)) and Path(sources).is_dir():
         made = list(_of_folder(Path(sources)))
         if not made:
-            raise FileError(Path(sources), "expected a folder with files of Search.save or result.to_json(), found none")
+            raise FileError(Path(sources), "expected files of Search.save or result.to_json() in it, found none")
     else:
         made = [picture(sources)]
     if not made:

@@ -28,7 +28,9 @@ FRAME, SLOW, DRAW, SIGHT = "frame", "slowest twentieth of frames", "drawing a fr
 WHO = "page"
 SCENES = {
     "as opened": "",
-    "all unfolded, in the middle": "bavt.pane.command('all'); bavt.pane.select(bavt.pane.layout.order[bavt.pane.layout.order.length >> 1].data.id)",
+    "all unfolded, in the middle": (
+        "bavt.pane.command('all'); bavt.pane.select(bavt.pane.layout.order[bavt.pane.layout.order.length >> 1].data.id)"
+    ),
     "all unfolded, all in sight": "bavt.pane.command('fit')",
 }
 

@@ -18,7 +18,7 @@ EVIL = (
     "\x1b[31mred\x1b[0m \x00 \x07 \r over",
     "\ud800 lone \udc00",
     "日本語の手順 👩‍👩‍👧 e\u0301 ﷽",
-    'quote " \' \\ \n new\tline | [x](y) #quot;',
+    "quote \" ' \\ \n new\tline | [x](y) #quot;",
     "",
 )
 

@@ -209,8 +209,10 @@ def test_the_outline_by_keyboard(show: Show) -> None:
 def test_mouse_and_keys_on_the_tree(show: Show) -> None:
     tab = show(picture_of([-1, 0, 0, 1, 1]))
     box = tab.locator("canvas").bounding_box()
-    place = tab.evaluate("(() => { const p = bavt.pane.layout.of.get(2), { x, y, scale } = bavt.pane.view;"
-                         " return [x + (p.y + 20) * scale, y + p.x * scale]; })()")
+    place = tab.evaluate(
+        "(() => { const p = bavt.pane.layout.of.get(2), { x, y, scale } = bavt.pane.view;"
+        " return [x + (p.y + 20) * scale, y + p.x * scale]; })()"
+    )
     tab.mouse.click(box["x"] + place[0], box["y"] + place[1])
     assert tab.evaluate("bavt.pane.selected") == 2
     before = tab.evaluate("({ ...bavt.pane.view })")

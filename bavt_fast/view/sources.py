@@ -14,20 +14,9 @@ from bavt_fast.checkpoint import checked, is_checkpoint, load_step, read
 from bavt_fast.protocols import Step
 from bavt_fast.view.record import FORMAT, REASONS, NodeColumns, Picture, RefusedColumns
 
-__all__ = ["FileError", "part_of_search", "picture", "picture_of_result", "pictures"]
+__all__ = ["part_of_search", "picture", "picture_of_result", "pictures"]
 
 _RESULT = ("tree", "steps", "answers", "refused", "path_nodes")
-
-
-class FileError(ValueError):
-    """A file that holds no search. `path` names it."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(path, problem)
-        self.path = path
-
-    def __str__(self) -> str:
-        return f"{self.args[0]}: {self.args[1]}"
 
 
 def picture(source: Any, *, name: str | None = None) -> Picture:
@@ -77,7 +66,7 @@ def pictures(sources: Any) -> list[Picture]:
     elif isinstance(sources, (str, os.PathLike)) and Path(sources).is_dir():
         made = list(_of_folder(Path(sources)))
         if not made:
-            raise FileError(Path(sources), "expected files of Search.save or result.to_json() in it, found none")
+            raise ValueError(f"{sources}: expected a folder with files of Search.save or result.to_json(), found none")
     else:
         made = [picture(sources)]
     if not made:
@@ -93,11 +82,11 @@ def _of_file(path: Path) -> Picture:
         return replace(_of_checkpoint(path), name=path.stem)
     text = path.read_bytes()
     if text.lstrip()[:1] != b"{":
-        raise FileError(path, "expected a file that Search.save or result.to_json() wrote, got something else")
+        raise ValueError(f"{path}: expected a file that Search.save or result.to_json() wrote, got something else")
     try:
         made = Picture.from_json(text.decode("utf-8"))
     except ValueError as error:
-        raise FileError(path, str(error)) from error
+        raise ValueError(f"{path}: {error}") from error
     return replace(made, name=made.name or path.stem)
 
 

@@ -11,7 +11,7 @@ TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-smollm2 test-transformers $(TRANSFORMERS:%=%/.tested) bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe train docs test-docs lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-smollm2 test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe bench-view train docs test-docs lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,10 @@ test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned mod
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs/test_blocks.py -k your_model
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
+
+test-view: $(VENV)/.browser  ## the page of a search in a real browser; as root it installs Debian's chromium
+	bash tests/view/get_chromium.sh
+	$(PY) -m pytest tests/view
 
 bench: $(VENV)/.rivals  ## time the trees beside their floors and other searches, ten minutes; see benchmarks/results
 	$(PY) -m benchmarks.tree
@@ -51,6 +55,9 @@ bench-budget: $(VENV)/.built  ## success within a budget against parallel sampli
 
 bench-recipe: $(VENV)/.built  ## our search against the recipe as it circulates
 	$(PY) -m benchmarks.recipe
+
+bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a search, two minutes; see benchmarks/results
+	$(PY) -m benchmarks.view
 
 train: $(VENV)/.built  ## train the embedded model anew, into runs/
 	$(VENV)/bin/bavt-fast train --out runs/countdown
@@ -128,6 +135,10 @@ $(VENV)/.smollm2: $(VENV)/.built
 
 $(VENV)/.site: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,docs]'
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,browser]'
 	touch $@
 
 $(VENV)/.linters: $(VENV)/.built

@@ -354,6 +354,11 @@ class Search:
                 refuted_steps=refuted,
                 error=self.error,
                 generation=self.generation,
+                question=self.question,
+                budget=self.budget,
+                settings=self.settings,
+                seed=self.seed,
+                events=None if self.events is None else tuple(self.events),
             )
 
     def _value_at(self, path: Sequence[int]) -> float:

@@ -114,7 +114,10 @@ class Searcher:
             SearchError: generator, critic or task failed; its ``result`` holds what had been found.
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
-        search = self.start(question, budget=budget, seed=seed)
+        return self.complete(self.start(question, budget=budget, seed=seed))
+
+    def complete(self, search: Search) -> SearchResult:
+        """Drives one search, made by `start` or `Search.load`, to its end, as `search` does. Raises as `search`."""
         if self._is_async:
             self._run_loop([search], one=True)
         else:

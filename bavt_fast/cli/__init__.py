@@ -1,4 +1,4 @@
-"""The command line: ``bavt-fast solve``, ``bavt-fast ask`` and ``bavt-fast train``.
+"""The command line: ``bavt-fast solve``, ``bavt-fast ask``, ``bavt-fast view`` and ``bavt-fast train``.
 
 Exit codes: 0 solved, answered or done; 1 not solved within the budget or no answer (the best partial path is shown), or
 the reader of the output went away; 2 bad input, something that is not installed, or output that cannot be written;
@@ -18,6 +18,7 @@ try:
     from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED, SOLVED
     from bavt_fast.cli.solve import solve
     from bavt_fast.cli.train import training
+    from bavt_fast.cli.view import view
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
         raise
@@ -38,6 +39,7 @@ app = typer.Typer(no_args_is_help=True, help="Budget-aware value tree search.")
 app.command()(solve)
 app.command()(ask)
 app.add_typer(training, name="train")
+app.command()(view)
 
 
 def _show_version(wanted: bool) -> None:

@@ -91,6 +91,10 @@ def ask(
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model brings, if any.")
     ] = False,
     trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)
+    ] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
@@ -102,6 +106,7 @@ def ask(
         "policy": policy,
         "temperature": temperature,
         "max_step_tokens": max_step_tokens,
+        "record": live or save is not None,
     }
     try:
         text = as_question(question)
@@ -123,7 +128,7 @@ def ask(
             searcher = Searcher(generator, scorer, made, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, prompt_of(text), budget, seed, heard)
+    result = searched(console, searcher, prompt_of(text), budget, seed, trace=heard, live=live, save=save)
     outcome = None if vote_by is VoteRule.NONE else vote(result, made, vote_by.value)
     answer, path = (result.answer, result.path) if outcome is None else (outcome.answer, _path_to(result, outcome))
     if json_alone:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from bavt_fast.engine import Search
     from bavt_fast.events import Event
     from bavt_fast.searcher import Searcher
 
@@ -81,32 +82,53 @@ def opened_trace(file: Path | None) -> JsonLines | None:
 
 
 def searched(
-    console: Console, searcher: Searcher, question: str, budget: Budget, seed: int, trace: JsonLines | None = None
+    console: Console,
+    searcher: Searcher,
+    question: str,
+    budget: Budget,
+    seed: int,
+    *,
+    trace: JsonLines | None = None,
+    live: bool = False,
+    save: Path | None = None,
 ) -> SearchResult:
-    """Searches and shows how far it is; where something fails, says so and gives what was found by then."""
+    """Searches and shows how far it is; where something fails, says so and gives what was found by then.
+
+    Args:
+        trace: hears what happens, and is closed at the end.
+        live: whether to serve the page of `bavt_fast.view` meanwhile.
+        save: where to write the search when it has ended.
+    """
     try:
-        with _heard(searcher, trace), Live(console=console, refresh_per_second=8, transient=True) as live:
-            searcher.on_progress = _shows(live, budget)
-            return searcher.search(question, budget=budget, seed=seed)
+        with _traced(searcher, trace):
+            search = searcher.start(question, budget=budget, seed=seed)
+            with _served(search) if live else nullcontext(), _shown(console, searcher, budget):
+                result = searcher.complete(search)
     except SearchError as error:
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return error.result
+        result = error.result
     except (ValueError, TypeError) as error:
         refuse(error)
+    if save is not None:
+        try:
+            search.save(save)
+        except (OSError, TypeError, ValueError) as error:
+            refuse(error)
+    return result
 
 
 @contextmanager
-def _heard(searcher: Searcher, trace: JsonLines | None) -> Iterator[None]:
-    """Writes what happens in searches begun within. Where that fails it is said, for the search is worth more."""
+def _traced(searcher: Searcher, trace: JsonLines | None) -> Iterator[None]:
+    """The search is worth more than its trace: what cannot be written is said at the end, and harms nothing."""
     trouble: list[OSError] = []
 
-    def listener(event: Event) -> None:
+    def heard(event: Event) -> None:
         assert trace is not None
         if not trouble:
             with _kept(trouble):
                 trace(event)
 
-    searcher.on_event = None if trace is None else listener
+    searcher.on_event = None if trace is None else heard
     try:
         yield
     finally:
@@ -125,6 +147,26 @@ def _kept(trouble: list[OSError]) -> Iterator[None]:
         trouble.append(error)
 
 
+@contextmanager
+def _served(search: Search) -> Iterator[None]:
+    from bavt_fast.view.server import Live as Served
+
+    try:
+        served = Served(search)
+    except OSError as error:
+        refuse(error)
+    with served:
+        errors.print(f"live: {served.url}", markup=False, highlight=False, soft_wrap=True)
+        yield
+
+
+@contextmanager
+def _shown(console: Console, searcher: Searcher, budget: Budget) -> Iterator[None]:
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        searcher.on_progress = _shows(live, budget)
+        yield
+
+
 def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
     def update(progress: Progress) -> None:
         table = Table.grid(padding=(0, 2))
@@ -140,7 +182,7 @@ def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
 def show_path(console: Console, path: Sequence[str]) -> None:
     """The steps, numbered."""
     for number, step in enumerate(path, start=1):
-        console.print(f"  {number}. {step}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {number}. {step.strip()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_spent(console: Console, result: SearchResult, budget: Budget) -> None:

@@ -53,6 +53,10 @@ def solve(
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model folder brings, if any.")
     ] = False,
     trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)
+    ] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
@@ -65,10 +69,11 @@ def solve(
         task.initial_state(text)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         heard = opened_trace(trace)
-        searcher = _searcher(folder, task, temperature, trust_remote_code, policy=policy, candidates=candidates)
+        options: dict[str, Any] = {"policy": policy, "candidates": candidates, "record": live or save is not None}
+        searcher = _searcher(folder, task, temperature, trust_remote_code, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, text, budget, seed, heard)
+    result = searched(console, searcher, text, budget, seed, trace=heard, live=live, save=save)
     solved = _is_right(task, text, result)
     if json_alone:
         typer.echo(json.dumps(as_json(text, result, solved)))

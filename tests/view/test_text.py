@@ -69,7 +69,10 @@ def test_terminals_that_show_little() -> None:
     shown = text(picture_of([-1, 0, 0], ["", "ä …", "日本"]), encoding="ascii")
     assert shown.isascii()
     assert "`- " in shown
-    text(evil(), encoding="latin-1").encode("latin-1")
+    for encoding in ("ascii", "latin-1", "cp1252", "no such encoding"):
+        shown = text(evil(), encoding=encoding, width=60)
+        shown.encode("ascii" if encoding.startswith("no") else encoding)
+        assert max(map(len, shown.splitlines())) <= 60
 
 
 def test_nothing_moves_the_cursor_or_turns_the_writing() -> None:

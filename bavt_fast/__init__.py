@@ -29,6 +29,8 @@ from bavt_fast._version import __version__ as __version__
 from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_needed
 from bavt_fast.critics.prompted import AsyncPromptedCritic, PromptedCritic
 from bavt_fast.engine import Ask, Search
+from bavt_fast.events import Event
+from bavt_fast.generators.openai_server import OpenAIGenerator
 from bavt_fast.protocols import (
     Critic,
     Description,
@@ -67,11 +69,13 @@ __all__ = [
     "CapacityError",
     "Critic",
     "Description",
+    "Event",
     "Forest",
     "GenerationError",
     "Ledger",
     "ManyProgress",
     "Node",
+    "OpenAIGenerator",
     "Progress",
     "PromptedCritic",
     "Refusal",

@@ -109,5 +109,8 @@ def _shown(picture: Picture) -> Sequence[str]:
 
 def _amount(name: str, spent: float, limit: float | None) -> str:
     unit = {"seconds": "s", "tool_calls": "tool calls", "prompt_tokens": "prompt tokens"}.get(name, name)
-    digits = f"{spent:.4g}" if isinstance(spent, float) else f"{spent}"
-    return f"{digits} {unit}" if limit is None else f"{digits} of {limit:g} {unit}"
+    return f"{_digits(spent)} {unit}" if limit is None else f"{_digits(spent)} of {_digits(limit)} {unit}"
+
+
+def _digits(amount: float) -> str:
+    return f"{amount:.4g}" if isinstance(amount, float) else f"{amount:,}"

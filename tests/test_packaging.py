@@ -16,7 +16,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "triton", "tokenizers", "safetensors", "typer", "rich", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "triton",
+    "tokenizers",
+    "safetensors",
+    "typer",
+    "rich",
+    "matplotlib",
+    "networkx",
+    "pandas",
+)
 # Built for its content, not for speed.
 UNOPTIMISED = "-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O0"
 

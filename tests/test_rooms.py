@@ -106,6 +106,17 @@ def test_a_task_is_there_without_torch(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NAMED)
+def test_views_know_searches_alone_and_nothing_loads_them_unasked(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    if room(path) == "view":
+        assert knows(path, "generators", "critics", "tasks", "searcher", "cli", "training", "recipe") == set()
+        loaded = {name.split(".")[0] for name in imports(source, at_import_time=True)}
+        assert loaded & {"matplotlib", "networkx", "pandas", *HEAVY} == set()
+    else:
+        assert {name for name in imports(source, at_import_time=True) if name.startswith("bavt_fast.view")} == set()
+
+
+@pytest.mark.parametrize("path", NAMED)
 def test_training_knows_no_task(path: Path) -> None:
     if room(path) == "training":
         assert knows(path, "tasks") == set()

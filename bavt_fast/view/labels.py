@@ -9,6 +9,7 @@ from bavt_fast.view.record import Picture
 
 __all__ = ["cut", "label", "node_label", "node_notes", "number", "printable", "summary", "width_of"]
 
+UNKNOWN = ("(question not known)", "(empty)")
 _JOINERS = "\u200c\u200d"  # parts of words and of emoji
 
 
@@ -30,7 +31,7 @@ def label(text: str, most: int = 60) -> str:
     return cut(line + " " if len(begin) < len(text) else line, most)
 
 
-def cut(line: str, most: int) -> str:
+def cut(line: str, most: int, more: str = "…") -> str:
     """A line that is cut where it is wider than so many columns, with "…" at its end."""
     if len(line) <= most and line.isascii():
         return line
@@ -39,10 +40,10 @@ def cut(line: str, most: int) -> str:
     used, kept = 0, []
     for character in line:
         used += _width(character)
-        if used > most - 1:
+        if used > most - len(more):
             break
         kept.append(character)
-    return "".join(kept).rstrip() + "…" if most > 0 else ""
+    return ("".join(kept).rstrip() + more)[:most] if most > 0 else ""
 
 
 def width_of(line: str) -> int:
@@ -63,7 +64,7 @@ def number(value: float) -> str:
 
 def node_label(picture: Picture, node: int, most: int = 60) -> str:
     """What a node is called: its step, or for the root the question."""
-    return label(picture.nodes.texts[node] if node else picture.question or "(question not known)", most)
+    return label(picture.nodes.texts[node] if node else picture.question, most) or UNKNOWN[node > 0]
 
 
 def node_notes(picture: Picture, node: int) -> list[str]:
@@ -91,10 +92,14 @@ def summary(picture: Picture) -> list[str]:
     limits = picture.budget or {}
     spent = [_amount(name, picture.spent[name], limits.get(name)) for name in _shown(picture)]
     took = [f"{picture.count} node{'s' * (picture.count != 1)}", *spent]
-    stopped = "under way" if picture.stop_reason is None else f"stopped: {picture.stop_reason}"
+    if picture.stop_reason is not None:
+        took.append(f"stopped: {picture.stop_reason}")
+    elif spent:
+        took.append("under way")
     if picture.error is not None:
-        stopped += f" ({label(picture.error, 80)})"
-    return [f"{found}  (value {number(picture.value)}, {len(picture.path)} steps)", ", ".join([*took, stopped])]
+        took[-1] += f" ({label(picture.error, 80)})"
+    steps = f"{len(picture.path)} step{'s' * (len(picture.path) != 1)}"
+    return [f"{found}  (value {number(picture.value)}, {steps})", ", ".join(took)]
 
 
 def _shown(picture: Picture) -> Sequence[str]:
@@ -104,5 +109,8 @@ def _shown(picture: Picture) -> Sequence[str]:
 
 def _amount(name: str, spent: float, limit: float | None) -> str:
     unit = {"seconds": "s", "tool_calls": "tool calls", "prompt_tokens": "prompt tokens"}.get(name, name)
-    digits = f"{spent:.4g}" if isinstance(spent, float) else f"{spent}"
-    return f"{digits} {unit}" if limit is None else f"{digits} of {limit:g} {unit}"
+    return f"{_digits(spent)} {unit}" if limit is None else f"{_digits(spent)} of {_digits(limit)} {unit}"
+
+
+def _digits(amount: float) -> str:
+    return f"{amount:.4g}" if isinstance(amount, float) else f"{amount:,}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -184,7 +184,8 @@ class Picture:
         """All of it as dictionaries, lists, texts and numbers. `from_dict` reads it."""
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         plain["path"] = list(self.path)
-        plain["nodes"], plain["refused"] = asdict(self.nodes), asdict(self.refused)
+        for name in ("nodes", "refused"):
+            plain[name] = {column.name: list(getattr(plain[name], column.name)) for column in fields(plain[name])}
         plain["events"] = None if self.events is None else [list(event) for event in self.events]
         return {"format": FORMAT, "version": VERSION, **plain}
 
@@ -280,7 +281,12 @@ def _column(record: Mapping[str, Any], name: str, check: Callable[[Any], Any], s
     return [check(value) for value in column]
 
 
-def _amounts(record: Any, check: Callable[[Any], Any] = _number) -> dict[str, Any]:
+def _amount(value: Any) -> float:
+    """A count stays one."""
+    return value if type(value) is int else _number(value)
+
+
+def _amounts(record: Any, check: Callable[[Any], Any] = _amount) -> dict[str, Any]:
     return {_text(name): check(amount) for name, amount in dict(record).items()}
 
 
@@ -313,7 +319,7 @@ def _checked(plain: Mapping[str, Any]) -> Picture:
         seed=_or_none(_count)(plain["seed"]),
         spent=_amounts(plain["spent"]),
         overrun=_amounts(plain["overrun"]),
-        budget=None if plain["budget"] is None else _amounts(plain["budget"], _or_none(_number)),
+        budget=None if plain["budget"] is None else _amounts(plain["budget"], _or_none(_amount)),
         settings=None if plain["settings"] is None else dict(plain["settings"]),
         events=None if plain["events"] is None else _checked_events(plain["events"], node, nodes.count),
     )

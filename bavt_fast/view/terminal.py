@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bavt_fast.view.labels import cut, node_label, node_notes, number, summary, width_of
@@ -57,21 +57,26 @@ def text(
         width = shutil.get_terminal_size((100, 40)).columns
     width = max(width, 40)
     encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
+    if not _can_show("", encoding):
+        encoding = "ascii"
     signs = _DRAWN if _can_show("".join(_DRAWN), encoding) else _PLAIN
+
+    def fitted(line: str, room: int) -> str:
+        return cut(line.encode(encoding, "backslashreplace").decode(encoding), room, signs.more)
+
     head = len(_HEAD)
     most = max(1, (width - head - _LEAST_TEXT) // len(signs.branch))
     kept = picture.foremost(_LINES if lines is None else max(1, lines))
     path = {0, *picture.path}
-    out = [*[cut(line, width) for line in summary(picture)], _HEAD.rstrip()]
-    for row in _rows(picture, kept, min(most, most if depth is None else max(0, depth)), signs):
+    out = [*[fitted(line, width) for line in summary(picture)], _HEAD.rstrip()]
+    for row in _rows(picture, kept, most if depth is None else min(most, max(0, depth)), signs):
         if row.node < 0:
-            out.append(" " * head + cut(row.indent + row.text, width - head))
+            out.append(" " * head + cut(row.indent + row.text, width - head, signs.more))
             continue
         line = _figures(picture, row.node, row.node in path) + row.indent
-        line += _described(picture, row.node, width - width_of(line))
+        line += _described(picture, row.node, width - width_of(line), fitted)
         out.append(_colored(line, row.node in path, picture.nodes.statuses[row.node]) if color else line)
-    shown = "\n".join(out)
-    return shown.encode(encoding, "backslashreplace").decode(encoding).replace("\\u2026", "...")
+    return "\n".join(out)
 
 
 def _can_show(signs: str, encoding: str) -> bool:
@@ -119,12 +124,12 @@ def _figures(picture: Picture, node: int, on_path: bool) -> str:
     return f"{mark}{number(nodes.values[node]):<6} {nodes.visit_counts[node]:>6} {nodes.tokens[node]:>6}  "
 
 
-def _described(picture: Picture, node: int, room: int) -> str:
+def _described(picture: Picture, node: int, room: int, fitted: Callable[[str, int], str]) -> str:
     """The step and what there is to say of it; the step gets at least half of the room."""
     notes = node_notes(picture, node)
-    ending = f"  [{'; '.join(notes)}]" if notes else ""
-    ending = cut(ending, max(room // 2, room - width_of(node_label(picture, node, room))))
-    return node_label(picture, node, max(1, room - width_of(ending))) + ending
+    step = fitted(node_label(picture, node, room), room)
+    ending = fitted(f"  [{'; '.join(notes)}]" if notes else "", max(room // 2, room - width_of(step)))
+    return fitted(node_label(picture, node, room), max(1, room - width_of(ending))) + ending
 
 
 def _colored(line: str, on_path: bool, status: str) -> str:

@@ -88,7 +88,7 @@ def targets_of(results: Results) -> list[Target]:
 def parts_of(effort: str) -> list[Callable[[], Iterator[Row]]]:
     if effort == "tiny":
         return [lambda: pages((100,), 1), lambda: watched(1, 500)]
-    return [lambda: pages((10_000, 200_000), 3), lambda: watched(7)]
+    return [lambda: pages((10_000, 200_000), 3), lambda: watched(3)]
 
 
 def main(arguments: list[str] | None = None) -> int:

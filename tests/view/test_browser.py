@@ -65,6 +65,21 @@ def test_the_replay_comes_to_what_the_tree_says(show: Show) -> None:
     assert [had for had, is_closed in zip(statuses, closed, strict=True) if had and not is_closed] == []
 
 
+def test_what_a_stop_left_out_is_not_counted_where_the_search_goes_on(show: Show) -> None:
+    events = (
+        ("ask", 0.0, 0, 1.0, 0),
+        ("ask", 0.0, 0, 1.0, 0),
+        ("admit", 0.1, 5, 0.9, 0, 1, 1),
+        ("grow", 0.1, 5, 0.9, 0, 1),
+        ("stop", 0.1, 5, 0.9, "cancelled"),
+        ("ask", 0.2, 5, 0.9, 1),
+    )
+    tab = show(picture_of([-1, 0], events=events))
+    for at, visits, tries in ((5, [2, 1], [2, 0]), (6, [2, 2], [1, 1])):
+        tab.evaluate(f"bavt.pane.replay.seek({at})")
+        assert (tab.evaluate(VISITS), tab.evaluate(TRIES)) == (visits, tries)
+
+
 def test_the_slider_goes_back_in_time(show: Show) -> None:
     result = recorded().result()
     tab = show(result)

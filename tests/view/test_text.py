@@ -42,6 +42,13 @@ def test_the_tree_of_a_small_search() -> None:
     ]
 
 
+def test_counts_are_written_out() -> None:
+    made = picture_of([-1], spent={"tokens": 1_234_567, "seconds": 12.34567}, budget={"tokens": 2_000_000})
+    wanted = "1 node, 1,234,567 of 2,000,000 tokens, 12.35 s, under way"
+    assert wanted in text(made, encoding="utf-8")
+    assert wanted in text(bavt.view.Picture.from_json(made.to_json()), encoding="utf-8")
+
+
 def test_print_shows_the_tree() -> None:
     result = recorded().result()
     lines = str(result).splitlines()
@@ -69,7 +76,10 @@ def test_terminals_that_show_little() -> None:
     shown = text(picture_of([-1, 0, 0], ["", "ä …", "日本"]), encoding="ascii")
     assert shown.isascii()
     assert "`- " in shown
-    text(evil(), encoding="latin-1").encode("latin-1")
+    for encoding in ("ascii", "latin-1", "cp1252", "no such encoding"):
+        shown = text(evil(), encoding=encoding, width=60)
+        shown.encode("ascii" if encoding.startswith("no") else encoding)
+        assert max(map(len, shown.splitlines())) <= 60
 
 
 def test_nothing_moves_the_cursor_or_turns_the_writing() -> None:

@@ -61,7 +61,7 @@ class Outline {
     const { search, folding, replay } = this.pane;
     const item = document.createElement("div");
     item.id = `row-${row}`;
-    item.role = "treeitem";
+    item.setAttribute("role", "treeitem");
     item.dataset.row = row;
     item.style.top = `${row * LINE}px`;
     item.style.paddingLeft = `${6 + 13 * Math.min(place.depth, 14)}px`;

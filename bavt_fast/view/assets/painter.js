@@ -27,19 +27,72 @@ function shadeOf(theme, value) {
   return theme.shades[Math.round(SHADES * Math.min(1, Math.max(0, value)))];
 }
 
+/** Rectangles of one colour each, in an image of its own: for thousands of them far faster than a 2D context. */
+class Bars {
+  constructor() {
+    this.colors = new Map(); // a text of CSS: the pixel
+    this.image = null;
+  }
+
+  /** A clean image of so many CSS pixels. */
+  begin(width, height, ratio, paper) {
+    const [w, h] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
+    if (this.image?.width !== w || this.image.height !== h) {
+      this.image = new ImageData(w, h);
+      this.pixels = new Uint32Array(this.image.data.buffer);
+    }
+    this.ratio = ratio;
+    this.pixels.fill(this.pixelOf(paper));
+  }
+
+  set fillStyle(color) {
+    this.pixel = this.pixelOf(color);
+  }
+
+  pixelOf(color) {
+    let pixel = this.colors.get(color);
+    if (pixel === undefined) {
+      const hex = /^#(..)(..)(..)$/.exec(color);
+      const [r, g, b] = hex ? hex.slice(1).map((part) => parseInt(part, 16)) : color.match(/\d+/g).map(Number);
+      pixel = new Uint32Array(new Uint8Array([r, g, b, 255]).buffer)[0];
+      this.colors.set(color, pixel);
+    }
+    return pixel;
+  }
+
+  fillRect(x, y, width, height) {
+    const { ratio, pixels, pixel } = this;
+    const { width: w, height: h } = this.image;
+    const left = Math.max(0, Math.round(x * ratio));
+    const right = Math.min(w, Math.round((x + width) * ratio));
+    const bottom = Math.min(h, Math.round((y + height) * ratio));
+    if (right <= left) return;
+    for (let row = Math.max(0, Math.round(y * ratio)); row < bottom; row++) {
+      const begin = row * w;
+      if (right - left === 1) pixels[begin + left] = pixel;
+      else pixels.fill(pixel, begin + left, begin + right);
+    }
+  }
+}
+
 class Painter {
   /** `pane`: {search, replay, layout, view: {x, y, scale}, selected, matches}. */
   constructor(pane) {
     this.pane = pane;
     this.short = []; // labels that fit a box
+    this.bars = new Bars();
   }
 
   /** One frame into a 2D context of so many CSS pixels. Returns how many places were drawn. */
   draw(context, width, height, ratio, theme) {
     const { view, layout } = this.pane;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.fillStyle = theme.paper;
-    context.fillRect(0, 0, width, height);
+    const readable = view.scale >= READABLE;
+    const surface = readable ? context : this.bars;
+    if (readable) {
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      context.fillStyle = theme.paper;
+      context.fillRect(0, 0, width, height);
+    } else this.bars.begin(width, height, ratio, theme.paper);
     const { search } = this.pane;
     this.path = new Set([0, ...search.header.path]);
     this.pathAt = []; // by depth
@@ -52,9 +105,9 @@ class Painter {
     const spans = [];
     for (let depth = first; depth <= last; depth++) spans.push([depth, ...this.inSight(depth, height)]);
     const step = scale * ROW;
-    for (const [depth, from, to] of spans) if (depth) this.drawEdges(context, depth, from, to, height, step, theme);
+    for (const [depth, from, to] of spans) if (depth) this.drawEdges(surface, depth, from, to, height, step, theme);
     let drawn = 0;
-    if (scale >= READABLE) {
+    if (readable) {
       context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * view.x, ratio * view.y);
       context.font = FONT;
       context.textBaseline = "middle";
@@ -63,8 +116,9 @@ class Painter {
         for (let i = from; i < to; i++) drawn += this.drawBox(context, layout.columns[depth][i], theme);
       }
     } else {
-      for (const [depth, from, to] of spans) drawn += this.drawDots(context, depth, from, to, step, theme);
-      this.drawMarks(context, theme);
+      for (const [depth, from, to] of spans) drawn += this.drawDots(surface, depth, from, to, step, theme);
+      this.drawMarks(surface, theme);
+      context.putImageData(this.bars.image, 0, 0);
     }
     return drawn;
   }

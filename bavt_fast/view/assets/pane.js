@@ -149,7 +149,8 @@ class Pane {
     const limit = header.budget?.tokens ?? null;
     const tokens = replay.isFinal || !this.search.hasEvents ? header.spent.tokens ?? 0 : replay.tokens;
     const left = replay.isFinal ? header.left : replay.left;
-    const spent = limit ? `${tokens} of ${limit} tokens` : `${tokens} tokens`;
+    const digits = (count) => count.toLocaleString("en");
+    const spent = limit ? `${digits(tokens)} of ${digits(limit)} tokens` : `${digits(tokens)} tokens`;
     const parts = [spent, plural(replay.nodesThere, "node"), `${plural(replay.refusedThere, "step")} refused`];
     if (left !== null) parts.splice(1, 0, `r ${number(left)}`);
     if (!replay.isFinal) parts.push(`${number(replay.seconds, 2)} s`);

@@ -34,6 +34,7 @@ class Replay {
     this.flying = new Map(); // node: asks that are out
     this.fruitless = new Map();
     this.closed = new Set();
+    this.stopped = false;
     this.preferred = null;
   }
 
@@ -51,6 +52,11 @@ class Replay {
     const node = events.nodes[e];
     this.tokens = events.tokens[e];
     this.seconds = events.seconds[e];
+    // A driver gives up what is out as a search stops. By hand it may still be answered.
+    if (this.stopped && events.kinds[e] === ASK) {
+      for (const [out, count] of [...this.flying]) for (let i = 0; i < count; i++) this.undo(out);
+    }
+    this.stopped = events.kinds[e] === STOP || (this.stopped && events.kinds[e] !== ASK);
     switch (events.kinds[e]) {
       case ASK:
         this.asked.push(node);
@@ -72,9 +78,6 @@ class Replay {
         break;
       case CANCEL:
         if (node < this.asked.length) this.undo(this.asked[node]);
-        break;
-      case STOP:
-        for (const [out, count] of [...this.flying]) for (let i = 0; i < count; i++) this.undo(out);
     }
     if (events.kinds[e] !== ASK) this.left = Number(events.left[e]);
   }

@@ -1,0 +1,113 @@
+"""How much is measured: the default in minutes, everything (``--full``), or a try (``--quick``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.budget.methods import METHODS, Method
+from benchmarks.budget.problems import SETS
+
+FRESH_SEED = 12
+VALIDATION_SEED = 11
+FINE = (40, 60, 90, 125, 180, 250, 350, 500, 700, 1000, 1400, 2000, 2800, 4000, 5000)
+"""Tokens at which a method is run that has to be run for each budget."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures.
+
+    Attributes:
+        effort: "default", "full" or "quick".
+        budgets: of the tables.
+        baseline_tokens: how far parallel sampling is sampled.
+        wave_budgets: the least and most tokens of searches with several asks in flight.
+        only: names of methods to run besides ours and parallel sampling; None for all of the effort.
+    """
+
+    effort: str
+    sets: tuple[str, ...]
+    problems: int
+    validation: int
+    temperatures: tuple[float, ...]
+    budgets: tuple[int, ...]
+    baseline_tokens: int
+    waves: tuple[int, ...]
+    wave_problems: int
+    wave_seeds: int
+    guarantee_problems: int
+    guarantee_trials: int
+    visits_budget: int = 500
+    seed: int = 1
+    model: Path | None = None
+
+    @property
+    def methods(self) -> list[Method]:
+        return [method for method in METHODS if self.effort == "full" or not method.only_full]
+
+    @property
+    def fine(self) -> tuple[int, ...]:
+        """The budgets of a method that has to be run for each."""
+        return tuple(sorted({budget for budget in FINE if budget <= max(self.budgets)} | set(self.budgets)))
+
+    @property
+    def says(self) -> str:
+        """What this run leaves out."""
+        if self.effort == "full":
+            return "Everything was run."
+        methods = [method.name for method in METHODS if method not in self.methods]
+        sets = [name for name in SETS if name not in self.sets]
+        parts = [
+            f"This is the {self.effort} run: at most {self.problems} problems a set, {self.validation} to choose settings "
+            f"on, budgets to {max(self.budgets):,} tokens. `--full` has more of each"
+        ]
+        if methods:
+            parts.append("the methods " + ", ".join(methods))
+        if sets:
+            parts.append("the sets " + ", ".join(sets))
+        return "; ".join(parts) + "."
+
+
+DEFAULT = Plan(
+    effort="default",
+    sets=("game24", "countdown4", "countdown5", "countdown6", "wide5", "gym-countdown", "gym-puzzle24"),
+    problems=100,
+    validation=48,
+    temperatures=(0.7, 1.0),
+    budgets=(60, 125, 250, 500, 1000),
+    baseline_tokens=10_000,
+    waves=(1, 4, 16, 64),
+    wave_problems=60,
+    wave_seeds=2,
+    guarantee_problems=20,
+    guarantee_trials=50,
+)
+FULL = replace(
+    DEFAULT,
+    effort="full",
+    problems=200,
+    validation=200,
+    temperatures=(0.5, 0.7, 1.0),
+    budgets=(60, 125, 250, 500, 1000, 2000, 5000),
+    baseline_tokens=20_000,
+    wave_problems=200,
+    wave_seeds=4,
+    guarantee_problems=100,
+    guarantee_trials=200,
+)
+QUICK = replace(
+    DEFAULT,
+    effort="quick",
+    sets=("game24", "countdown5"),
+    problems=10,
+    validation=8,
+    budgets=(60, 125, 250, 500),
+    baseline_tokens=2000,
+    temperatures=(0.7,),
+    wave_problems=8,
+    wave_seeds=1,
+    guarantee_problems=4,
+    guarantee_trials=20,
+)
+PLANS = {plan.effort: plan for plan in (DEFAULT, FULL, QUICK)}

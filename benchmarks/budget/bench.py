@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,7 @@ class Measured:
     name: str
     problems: int
     refused: int
+    held_out: int
     curves: dict[str, Curve]
     visits: Visits
     spent: dict[int, float]
@@ -106,7 +107,7 @@ def measure(plan: Plan, set_name: str, choices: Mapping[str, Choice]) -> Measure
         problems = SETS[set_name](plan.problems, FRESH_SEED)
     except LeftOut as reason:
         return str(reason)
-    problems = replace(problems, questions=list(problems.questions)[: plan.problems])
+    problems = problems.first(plan.problems)
     curves = {}
     for method in plan.methods:
         if method.name in choices:
@@ -124,6 +125,7 @@ def measure(plan: Plan, set_name: str, choices: Mapping[str, Choice]) -> Measure
         problems.name,
         problems.size,
         problems.refused,
+        problems.held_out,
         curves,
         visits_of([row[budgets.index(plan.visits_budget)] for row in searches]),
         dict(zip(budgets, map(float, spent), strict=True)),
@@ -190,7 +192,6 @@ def check_guarantee(plan: Plan, set_name: str) -> list[dict[str, float]]:
     start_s = time.monotonic()
     model = Model(plan)
     problems = SETS[set_name](plan.guarantee_problems, FRESH_SEED)
-    problems = replace(problems, questions=list(problems.questions)[: plan.guarantee_problems])
     ground = model.ground(problems, model.folder.settings.temperature)
     trials = guarantee.simulate(ground, plan.guarantee_trials)
     steps = guarantee.searched(ground, model.folder.settings.search, tokens=5000)

@@ -1,9 +1,9 @@
 """The bound on iterations (`bavt_fast.iterations_needed`) against what the model does.
 
-An iteration draws a step at the deepest living state reached so far (one from which the target can be reached); it makes
-progress where the step leads to another. p_min of a question is the least share of such steps at any living state that
-the simulation stood at, counted from the model's own probabilities of the steps that the pool has: no more than the true
-one, so the bound must hold. Beside it stands the search itself with the exact solver as its critic.
+An iteration draws a step at the deepest living state reached so far (one from which the target can be reached); it
+makes progress where the step leads to another. p_min of a question is the least share of such steps at any living state
+that the simulation stood at, counted from the model's own probabilities of the steps that the pool has: no more than
+the true one, so the bound must hold. Beside it stands the search itself with the exact solver as its critic.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Method:
 
     Args:
         run: bool or share (questions, budgets) of those solved, for ascending budgets.
-        choices: what is chosen on validation problems, besides the temperature: values by option, the first the default.
+        choices: what is chosen on validation problems, besides the temperature: values by option, the default first.
         by_budget: the option that is chosen for each budget by itself.
         is_dense: whether further budgets cost nothing: a run up to the largest says when it was solved.
         only_full: left out of the default run.

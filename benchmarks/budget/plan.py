@@ -59,8 +59,8 @@ class Plan:
         methods = [method.name for method in METHODS if method not in self.methods]
         sets = [name for name in SETS if name not in self.sets]
         parts = [
-            f"This is the {self.effort} run: at most {self.problems} problems a set, {self.validation} to choose settings "
-            f"on, budgets to {max(self.budgets):,} tokens. `--full` has more of each"
+            f"This is the {self.effort} run: at most {self.problems} problems a set, {self.validation} to choose "
+            f"settings on, budgets to {max(self.budgets):,} tokens. `--full` has more of each"
         ]
         if methods:
             parts.append("the methods " + ", ".join(methods))

@@ -1,19 +1,21 @@
 """The problems: sets that the model was not trained on, and those that settings are chosen on.
 
-`bavt_fast.tasks.countdown.training.states` keeps two residues of a hash of a problem's numbers out of training, whatever
-range the numbers are from: one for validation, one for tests.
+`bavt_fast.tasks.countdown.training.states` keeps two residues of a hash of a problem's numbers out of training,
+whatever range the numbers are from: one for validation, one for tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from bavt_fast.protocols import Description
 from bavt_fast.tasks.countdown import GAME24_TEST_RANKS, Countdown, CountdownState, load_game24
 from bavt_fast.tasks.countdown.training.figures import held_out_problems
-from bavt_fast.tasks.countdown.training.states import SMALL, TEST, VALIDATION, WIDE, Range
+from bavt_fast.tasks.countdown.training.states import SMALL, TEST, VALIDATION, WIDE, Range, held_out
 from benchmarks.harness import LeftOut
 
 GAME24 = "Game of 24, ranks 901-1000"
@@ -38,9 +40,16 @@ class Problems:
     def size(self) -> int:
         return len(self.questions) + self.refused
 
-    def part(self, share: int) -> Problems:
-        """Every share-th question."""
-        return Problems(self.name, list(self.questions)[::share], self.refused // share, self.task)
+    @property
+    def held_out(self) -> int:
+        """How many of the questions training leaves out for sure; it may have drawn the others by chance."""
+        states = [self.task.initial_state(question).numbers for question in self.questions]
+        return sum(bool(held_out(np.array([numbers], np.int32))[0]) for numbers in states)
+
+    def first(self, count: int) -> Problems:
+        """The first so many, with those refused that stand among them as likely as anywhere."""
+        kept = list(self.questions)[: max(1, round(len(self.questions) * min(1.0, count / self.size)))]
+        return replace(self, questions=kept, refused=min(count, self.size) - len(kept))
 
 
 def countdown_set(name: str, numbers: int, span: Range, count: int, seed: int, residue: int = TEST) -> Problems:

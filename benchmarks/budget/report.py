@@ -15,6 +15,7 @@ from benchmarks.budget.methods import OURS, PARALLEL, SOLVER, TUNED, Curve
 from benchmarks.budget.plan import Plan
 from benchmarks.budget.tuning import Choice
 from benchmarks.budget.visits import KINDS
+from benchmarks.harness import Curve as Line
 from benchmarks.harness import (
     Panel,
     Results,
@@ -30,7 +31,6 @@ from benchmarks.harness import (
     targets_table,
     write,
 )
-from benchmarks.harness import Curve as Line
 
 STEM = "budget"
 STYLES = ("C0-", "C1-", "C2-", "C4-", "C5-", "C6-", "C8-", "C9-", "C0--", "C1--", "C2--", "C4--", "C5--")
@@ -65,6 +65,7 @@ def made_of(
                 "name": part.name,
                 "problems": part.problems,
                 "refused": part.refused,
+                "held_out": part.held_out,
                 "drawn_steps": part.drawn[0],
                 "drawn_tokens": part.drawn[1],
                 "wall_s": round(part.wall_s, 1),
@@ -155,16 +156,18 @@ def write_page(report: Mapping[str, Any], path: Path) -> Path:
 
 
 INTRODUCTION = """\
-Every method here has the same model, the same critic and the same ledger. A pool keeps, for every state, the steps that
-the model draws there without replacement, in order, and the critic's value of each. Whoever is the k-th time at a state
-gets its k-th step, so methods differ only by what they choose. Independent draws are made of the same steps. Every token
-of every generated step is charged, and no method spends more than its budget.
+Every method here has the same model, the same critic and the same ledger. A pool keeps, for every state, the steps
+that the model draws there without replacement, in order, and the critic's value of each. Whoever is the k-th time at a
+state gets its k-th step, so methods differ only by what they choose. Independent draws are made of the same steps.
+Every token of every generated step is charged, and no method spends more than its budget.
 
 *Parallel sampling, oracle* is the strongest form of best-of-n: whole paths, sampled independently, the first right one
-counts. A *multiplier* is how many times the tokens parallel sampling takes for the same success. *Exact solver as critic*
-is the limit: this search with perfect values. Temperatures and options are chosen on validation problems, for every
-method in the same way; the row *ours* has the settings that the model folder ships with. No problem of any set, and none
-of those that settings are chosen on, was in the training (`bavt_fast/tasks/countdown/training/states.py`).
+counts. A *multiplier* is how many times the tokens parallel sampling takes for the same success. *Exact solver as
+critic* is the limit: this search with perfect values. Temperatures and options are chosen on validation problems, for
+every method in the same way; the row *ours* has the settings that the model folder ships with. Our own sets and those
+that settings are chosen on are kept out of training (`bavt_fast/tasks/countdown/training/states.py`); reasoning_gym's
+are as its seed gives them, and each set says how many of its problems training left out. treequest's AB-MCTS is made
+for nodes that are whole answers; here they are steps, as for all others.
 
 Intervals hold 95% of the resamples of a paired bootstrap over problems. The pool is itself one sample of the model."""
 
@@ -185,7 +188,9 @@ def _parts(report: Mapping[str, Any], plots: str) -> list[str]:
 
 def _set_section(part: Mapping[str, Any], report: Mapping[str, Any], results: Results, plots: str) -> str:
     name, budgets = part["name"], report["plan"]["budgets"]
-    refused = f", {part['refused']} of them outside what the task takes (not solved)" if part["refused"] else ""
+    about = f"{part['problems']} problems, {part['held_out']} of them kept out of training on purpose"
+    if part["refused"]:
+        about += f"; {part['refused']} have numbers that the task does not take and count as not solved"
     who = list(part["curves"])
     success = _by_budget(results, who, budgets, name, _share_cell, r.SUCCESS)
     times = _by_budget(results, who[1:], budgets, name, _times_cell, r.MULTIPLIER, r.MULTIPLIER_LEAST)
@@ -193,7 +198,7 @@ def _set_section(part: Mapping[str, Any], report: Mapping[str, Any], results: Re
     over = _by_budget(results, [TUNED, OURS], budgets, name, _times_cell, r.OVER_SOLVER, r.OVER_SOLVER_LEAST)
     drawing = f"![success against tokens]({plots}{STEM}-{slug(name)}.svg)"
     parts = [
-        f"## {name}\n\n{part['problems']} problems{refused}.",
+        f"## {name}\n\n{about}.",
         drawing,
         f"Solved within a budget of tokens:\n\n{success}",
         f"Multiplier over oracle-verified parallel sampling:\n\n{times}",
@@ -239,8 +244,8 @@ def _seed_section(results: Results, names: Sequence[str], report: Mapping[str, A
             cells.append("" if share is None else f"{share:.1%}" + (f", {spent:,.0f} spent" if spent else ""))
         lines.append([f"{who}, {budget:,} tokens", *cells])
     return (
-        "## Small budgets against a fixed one\n\nSolved, and tokens spent on average: a search stops when it is right.\n\n"
-        + table(("", *names), lines)
+        "## Small budgets against a fixed one\n\nSolved, and tokens spent on average (a search stops when it is "
+        "right):\n\n" + table(("", *names), lines)
     )
 
 
@@ -257,8 +262,8 @@ def _critic_section(results: Results, names: Sequence[str], report: Mapping[str,
     return "\n\n".join(
         [
             "## What limits it",
-            f"Of our search at {budget} tokens. Where its tokens go; those on steps at a dead state, or that lead into one, "
-            "are what a better critic and policy would save:",
+            f"Of our search at {budget} tokens. Where its tokens go; those on steps at a dead state, or that lead into "
+            "one, are what a better critic and policy would save:",
             table(("share of tokens", *names), shares),
             "The critic on the states that the search visits, by the numbers left. A rank error is a dead state with a "
             "higher V than a living one of the same search, of all such pairs:",
@@ -269,10 +274,9 @@ def _critic_section(results: Results, names: Sequence[str], report: Mapping[str,
 
 
 def _figure_name(figure: str) -> str:
-    words = figure.split("_")
-    if words[-1] == "left":
-        return f"{ {'auc': 'AUC', 'brier': 'Brier score', 'alive': 'living', 'states': 'states'}[words[0]] }, {words[1]} left"
-    return {"brier": "Brier score", "rank_errors": "rank errors"}[figure]
+    kind, left, *_ = [*figure.split("_"), ""]
+    names = {"auc": "AUC", "brier": "Brier score", "alive": "living", "states": "states", "rank": "rank errors"}
+    return f"{names[kind]}, {left} left" if figure.endswith("_left") else names[kind]
 
 
 def _figure(value: float | None, figure: str) -> str:
@@ -295,9 +299,9 @@ def _waves_section(results: Results, report: Mapping[str, Any]) -> str:
             cells.append(("" if share is None else f"{share:.1%}") + (f"; {_times_cell(cost[0])} x" if cost else ""))
         lines.append([str(leaves), *cells])
     return (
-        "## The cost of waves\n\nCountdown-5 with several asks in flight in one tree, each drawn by its own seed from what "
-        "had been tried when it was asked: solved, and how many times the tokens for what one ask at a time solves.\n\n"
-        + table(("asks in flight", *(f"{budget:,}" for budget in budgets)), lines)
+        "## The cost of waves\n\nCountdown-5 with several asks in flight in one tree, each drawn by its own seed from "
+        "what had been tried when it was asked: solved, and how many times the tokens for what one ask at a time "
+        "solves.\n\n" + table(("asks in flight", *(f"{budget:,}" for budget in budgets)), lines)
     )
 
 
@@ -317,9 +321,10 @@ def _bounds_section(results: Results, report: Mapping[str, Any]) -> str:
             ]
         )
     return (
-        "## The guarantee\n\n`iterations_needed` for K = numbers - 1 steps and p_min from the model's own steps, the least "
-        "share of good ones at any living state that a question's trials stood at. A trial draws independent steps at the "
-        "deepest living state. The bound promises that at least 1 - failure of the trials of *every* question are done.\n\n"
+        "## The guarantee\n\n`iterations_needed` for K = numbers - 1 steps and p_min from the model's own steps, the "
+        "least share of good ones at any living state that a question's trials stood at. A trial draws independent "
+        "steps at the deepest living state. The bound promises that at least 1 - failure of the trials of *every* "
+        "question are done.\n\n"
         + table(
             (
                 "set",

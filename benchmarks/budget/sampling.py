@@ -56,9 +56,9 @@ def without_replacement(walk: Walk, random: np.random.Generator) -> Wants:
                 break
             number = int(np.searchsorted(np.cumsum(weights), random.random() * total, side="right"))
             if number < len(weights):
-                place = walk.pay(place, number)  # a sampler writes it again
-            else:
-                place = (yield from walk.expand(place)) or place
+                place = walk.pay(place, number)  # it has been there: a sampler writes the step again
+                continue
+            place = (yield from walk.expand(place)) or place
         _take_out(place, mass)
 
 
@@ -80,7 +80,7 @@ def _take_out(end: Place, mass: dict[int, float]) -> None:
 @dataclass
 class Ended:
     """Paths of one question in the order in which they finished: tokens spent by then, the critic's V of the end, what
-    they answer (None for an invalid step) and whether that is right."""
+    they answer, as the task's key (None for an invalid step), and whether that is right."""
 
     tokens: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
@@ -97,7 +97,7 @@ def ended_paths(walk: Walk, random: np.random.Generator, ended: Ended) -> Wants:
             return
         ended.tokens.append(walk.tokens)
         ended.values.append(end.value)
-        ended.answers.append(end.state.numbers[0] if end.terminal else None)
+        ended.answers.append(walk.task.key(end.state) if end.terminal else None)
         ended.right.append(end.right)
 
 

@@ -1,6 +1,7 @@
 """Success within a token budget: this search against everybody, on the same steps and values.
 
     python -m benchmarks.budget [--full | --quick] [--model DIR] [--seed N] [--sets game24,countdown5] [--out FOLDER]
+    python -m benchmarks.budget --again benchmarks/results/budget.json
 
 Every method has the model's steps from one pool (`pool.py`), pays for every token of them, and goes by the same critic.
 What can be chosen of a method, its temperature too, is chosen on validation problems. Writes a report as JSON, Markdown
@@ -10,6 +11,7 @@ and CSV with plots, and for a whole run of the embedded model docs/budget.md.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import sys
 import time
@@ -80,13 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sets", help=f"some of {','.join(SETS)}")
     parser.add_argument("--problems", type=int, help="problems a set")
+    parser.add_argument("--slow", action="store_true", help="with --full: methods that take seconds a step too")
+    parser.add_argument("--again", type=Path, metavar="JSON", help="only write the report of an earlier run again")
     parser.add_argument("--processes", type=int, default=usable_cores(), help="side by side (default: the cores)")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results; build/bench for a part)")
     options = parser.parse_args(arguments)
+    if options.again:
+        write(json.loads(options.again.read_text(encoding="utf-8")), options.out)
+        return
     plan = replace(
         PLANS["full" if options.full else "quick" if options.quick else "default"],
         seed=options.seed,
         model=options.model,
+        slow=options.slow,
     )
     if options.sets:
         unknown = set(options.sets.split(",")) - SETS.keys()
@@ -98,9 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--problems: expected at least 1, got {options.problems}")
         plan = replace(plan, problems=options.problems)
     whole = not (options.quick or options.sets or options.problems or options.model)
-    found = run(plan, options.processes)
-    written = report.write_all(found, options.out or (RESULTS if whole else BUILD))
-    if whole and options.out is None:
+    write(run(plan, options.processes), options.out or (None if whole else BUILD))
+
+
+def write(found: dict[str, Any], folder: Path | None) -> None:
+    """All files of a report; without a folder benchmarks/results, and docs/budget.md."""
+    written = report.write_all(found, folder or RESULTS)
+    if folder is None:
         written.append(report.write_page(found, ROOT / "docs" / "budget.md"))
     print(f"\n{report.markdown(found)}\nwritten: {', '.join(str(path) for path in written)}")
 

@@ -70,6 +70,7 @@ class Method:
         by_budget: the option that is chosen for each budget by itself.
         is_dense: whether further budgets cost nothing: a run up to the largest says when it was solved.
         only_full: left out of the default run.
+        is_slow: left out of every run that does not ask for it: seconds a step.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Method:
     by_budget: str | None = None
     is_dense: bool = True
     only_full: bool = False
+    is_slow: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -205,7 +207,7 @@ METHODS = (
     Method("UCT", searching(trees.uct), {"width": _WIDTHS, "exploration": (0.5, 0.1, 1.5)}, only_full=True),
     Method("the recipe as published", recipe, is_dense=False),
     Method("treequest AB-MCTS-A", drawing(rivals.ab_mcts_a), {"dist_type": ("gaussian", "beta")}),
-    Method("treequest AB-MCTS-M", drawing(rivals.ab_mcts_m), only_full=True),
+    Method("treequest AB-MCTS-M", drawing(rivals.ab_mcts_m), only_full=True, is_slow=True),
     Method(
         "treequest StandardMCTS",
         drawing(rivals.standard_mcts),

@@ -23,7 +23,8 @@ class Plan:
         budgets: of the tables.
         baseline_tokens: how far parallel sampling is sampled.
         wave_budgets: the least and most tokens of searches with several asks in flight.
-        only: names of methods to run besides ours and parallel sampling; None for all of the effort.
+        visits_budget: tokens of the searches whose visits are reported.
+        slow: whether methods that take seconds a step run too.
     """
 
     effort: str
@@ -39,12 +40,13 @@ class Plan:
     guarantee_problems: int
     guarantee_trials: int
     visits_budget: int = 500
+    slow: bool = False
     seed: int = 1
     model: Path | None = None
 
     @property
     def methods(self) -> list[Method]:
-        return [method for method in METHODS if self.effort == "full" or not method.only_full]
+        return [m for m in METHODS if (self.slow or not m.is_slow) and (self.effort == "full" or not m.only_full)]
 
     @property
     def fine(self) -> tuple[int, ...]:
@@ -54,19 +56,22 @@ class Plan:
     @property
     def says(self) -> str:
         """What this run leaves out."""
-        if self.effort == "full":
-            return "Everything was run."
-        methods = [method.name for method in METHODS if method not in self.methods]
+        methods = [method.name for method in METHODS if method not in self.methods and not method.is_slow]
         sets = [name for name in SETS if name not in self.sets]
         parts = [
             f"This is the {self.effort} run: at most {self.problems} problems a set, {self.validation} to choose "
-            f"settings on, budgets to {max(self.budgets):,} tokens. `--full` has more of each"
+            f"settings on, budgets to {max(self.budgets):,} tokens."
         ]
+        if self.effort != "full":
+            parts.append("`--full` has more of each.")
         if methods:
-            parts.append("the methods " + ", ".join(methods))
+            parts.append(f"Not run: {', '.join(methods)}.")
         if sets:
-            parts.append("the sets " + ", ".join(sets))
-        return "; ".join(parts) + "."
+            parts.append(f"Sets not run: {', '.join(sets)}.")
+        if not self.slow:
+            slow = ", ".join(method.name for method in METHODS if method.is_slow)
+            parts.append(f"{slow} takes seconds a step and runs only with `--slow`.")
+        return " ".join(parts)
 
 
 DEFAULT = Plan(

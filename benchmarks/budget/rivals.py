@@ -33,11 +33,16 @@ def ab_mcts_a(walk: Walk, random: np.random.Generator, dist_type: str = "gaussia
 
 
 def ab_mcts_m(walk: Walk, random: np.random.Generator) -> Wants:
-    """AB-MCTS with a mixed model, fitted anew by sampling for every choice."""
-    algorithm = getattr(treequest(), "ABMCTSM", None)
-    if algorithm is None:
-        raise LeftOut("treequest's AB-MCTS-M: its extra abmcts-m is not installed")
-    return _run(walk, random, algorithm())
+    """AB-MCTS with a mixed model, fitted anew by sampling for every choice: seconds a step.
+
+    Raises:
+        LeftOut: the package's extra abmcts-m is not installed.
+    """
+    try:
+        algorithm = treequest().ABMCTSM()
+    except ImportError as error:
+        raise LeftOut(f"treequest's AB-MCTS-M: its extra abmcts-m does not import ({error!s:.60})") from error
+    return _run(walk, random, algorithm)
 
 
 def standard_mcts(walk: Walk, random: np.random.Generator, width: int = 4, exploration: float = 1.0) -> Wants:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bavt_fast.generators.torch_model import TorchGenerator
 from bavt_fast.model_folder import load_folder
 from benchmarks.budget import guarantee, ours
 from benchmarks.budget.curves import spliced
@@ -26,6 +27,8 @@ from benchmarks.budget.tuning import Choice, choose
 from benchmarks.budget.visits import Visits, visits_of
 from benchmarks.harness import LeftOut
 
+STORE_BYTES = 2**27
+
 
 class Model:
     """A model folder and its pools, one for each temperature."""
@@ -33,12 +36,17 @@ class Model:
     def __init__(self, plan: Plan) -> None:
         torch.set_num_threads(1)
         self.folder = load_folder(plan.model, threads=1)
+        # Every state has a prompt of its own, and is seldom asked again: there is little to store.
+        own = self.folder.generator
+        self.generator = TorchGenerator(
+            own.model, own.tokenizer, delimiter=own.delimiters, threads=1, store_bytes=STORE_BYTES
+        )
         self.plan = plan
         self._pools: dict[float, Pool] = {}
 
     def pool(self, temperature: float) -> Pool:
         if temperature not in self._pools:
-            self._pools[temperature] = Pool(self.folder.generator, self.folder.critic, temperature, self.plan.seed)
+            self._pools[temperature] = Pool(self.generator, self.folder.critic, temperature, self.plan.seed)
         return self._pools[temperature]
 
     def ground(self, problems: Problems, temperature: float) -> Ground:

@@ -7,7 +7,7 @@ it was solved (or how often, of several runs). Every run of a method at a questi
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,8 +95,8 @@ class Method:
 # ---- walks
 
 
-def _walks(ground: Ground, most_tokens: int, stops: bool = True) -> list[Walk]:
-    return [Walk(ground.pool, ground.problems.task, q, most_tokens, stops) for q in ground.problems.questions]
+def _walks(ground: Ground, most_tokens: int) -> list[Walk]:
+    return [Walk(ground.pool, ground.problems.task, q, most_tokens) for q in ground.problems.questions]
 
 
 def _first_solved(walks: Sequence[Walk], budgets: Sequence[int]) -> np.ndarray:
@@ -133,31 +133,54 @@ def drawing(method: Callable[..., Wants], runs: int = 1) -> Run:
 
 
 def parallel(ground: Ground, options: Options, budgets: Sequence[int]) -> np.ndarray:
-    """Oracle-verified parallel sampling, as a mean of `PARALLEL_RUNS` runs. A later run of a question goes on with the
-    steps that the earlier ones have seen, so that all its paths are independent."""
-    walks = _walks(ground, max(budgets))
-    randoms = [ground.random("parallel", i) for i in range(len(walks))]
-    solved = np.zeros((len(walks), len(budgets)))
-    for _ in range(PARALLEL_RUNS):
-        drive(ground.pool, [sampling.parallel_sampling(*pair) for pair in zip(walks, randoms, strict=True)])
-        solved += _first_solved(walks, budgets)
-        for walk in walks:
-            walk.tokens, walk.solved_tokens = 0, np.inf
-    return solved / PARALLEL_RUNS
+    """Oracle-verified parallel sampling, as a mean of `PARALLEL_RUNS` runs, each with paths of its own."""
+    most = max(budgets)
+    paths = _paths(ground)
+    solved_tokens: list[list[float]] = [[] for _ in paths]
+
+    def wants_more(number: int, own: sampling.Paths) -> bool:
+        solved_tokens[number] = list(_runs(own, most))
+        return len(solved_tokens[number]) < PARALLEL_RUNS
+
+    sampling.sample(paths, wants_more)
+    runs = np.array([(tokens + [np.inf] * PARALLEL_RUNS)[:PARALLEL_RUNS] for tokens in solved_tokens])
+    return (runs.reshape(len(paths), -1, 1) <= np.array(budgets)).mean(axis=1)
 
 
 PARALLEL_RUNS = 4
+
+
+def _runs(paths: sampling.Paths, most_tokens: int) -> Iterator[float]:
+    """Tokens until each run was solved, of the runs that are over: one takes up the paths after the last one's."""
+    tokens = 0
+    for path in paths.done:
+        tokens += path.tokens
+        if tokens > most_tokens:
+            yield np.inf
+        elif path.place.right:
+            yield tokens
+        else:
+            continue
+        tokens = 0
+
+
+def _paths(ground: Ground) -> list[sampling.Paths]:
+    """Paths of every question: the same for all who sample independently."""
+
+    def uniform(question: int) -> Callable[[int], np.random.Generator]:
+        return lambda path: ground.random("paths", question, path)
+
+    pool, problems = ground.pool, ground.problems
+    return [sampling.Paths(pool, problems.task, q, uniform(i)) for i, q in enumerate(problems.questions)]
 
 
 def choosing(choose: Callable[[sampling.Ended, Sequence[int]], list[bool]]) -> Run:
     """Independent paths, one of which the critic chooses."""
 
     def run(ground: Ground, options: Options, budgets: Sequence[int]) -> np.ndarray:
-        walks = _walks(ground, max(budgets), stops=False)
-        ended = [sampling.Ended() for _ in walks]
-        randoms = [ground.random("choosing", i) for i in range(len(walks))]
-        drive(ground.pool, [sampling.ended_paths(*row) for row in zip(walks, randoms, ended, strict=True)])
-        return np.array([choose(paths, budgets) for paths in ended])
+        paths = _paths(ground)
+        sampling.sample(paths, lambda _, own: sum(path.tokens for path in own.done) <= max(budgets))
+        return np.array([choose(sampling.Ended.of(own), budgets) for own in paths])
 
     return run
 
@@ -214,7 +237,7 @@ METHODS = (
         {"width": _WIDTHS, "exploration": (1.4, 0.5, 0.1)},
         only_full=True,
     ),
-    Method("ours without a critic", engine("nothing"), SEARCH_CHOICES, is_dense=False),
+    Method("ours without a critic", engine("nothing"), {"decay": (0.7, 0.85)}, is_dense=False),
     Method(TUNED, engine("model"), SEARCH_CHOICES, is_dense=False),
     Method(SOLVER, engine("solver"), SEARCH_CHOICES, is_dense=False),
 )

@@ -32,7 +32,7 @@ class Place:
 
     Attributes:
         value: V by the critic; 0 for a state that is no state (`state` is None: the step was invalid).
-        probability: of the step that led here, given the place before it.
+        probability, tokens: of the step that led here, given the place before it.
         drawn: steps that were drawn here so far.
         right: whether it is an answer, and right.
     """
@@ -41,6 +41,7 @@ class Place:
     prompt: str
     value: float
     probability: float = 1.0
+    tokens: int = 0
     parent: Place | None = None
     terminal: bool = False
     right: bool = False
@@ -124,9 +125,10 @@ class Walk:
         step = entry.step
         state = None if step.is_cut else self.task.apply(place.state, step)
         if state is None:
-            return Place(None, "", 0.0, entry.probability, place)
+            return Place(None, "", 0.0, entry.probability, step.tokens, place)
         about = self.task.describe(state)
-        child = Place(state, about.prompt or "", entry.value, entry.probability, place, about.terminal)
+        prompt = about.prompt or ""
+        child = Place(state, prompt, entry.value, entry.probability, step.tokens, place, about.terminal)
         child.right, child.answer = about.terminal and about.verdict is True, about.answer
         return child
 

@@ -161,11 +161,36 @@ def test_searches_pay_what_they_pay_by_hand(
 
 
 def test_parallel_sampling_by_hand(pool: Pool) -> None:
-    walk = walk_of(pool)
-    # A A1, again A A1, C, B B1, B B2
-    random = ListedRandom(0.0, 0.0, 0.3, 0.5, 0.5, 0.6, 0.0, 0.55, 0.9)
-    drive(pool, [sampling.parallel_sampling(walk, random)])
-    assert walk.solved_tokens == 18 + 18 + 10 + 18 + 18
+    numbers = {0: (0.0, 0.0), 1: (0.3, 0.5), 2: (0.5,), 3: (0.6, 0.0), 4: (0.55, 0.9), 5: (0.0, 0.0), 6: (0.0, 0.0)}
+    paths = sampling.Paths(pool, Countdown(), QUESTION, lambda number: ListedRandom(*numbers.get(number, (0.0, 0.0))))
+    sampling.sample([paths], lambda _, own: not any(path.place.right for path in own.done))
+    ends = [(path.tokens, path.place.answer, path.place.right) for path in paths.done]
+    assert ends[:5] == [
+        (18, "(3 - 2) + 1", False),
+        (18, "(3 - 2) + 1", False),
+        (10, None, False),
+        (18, "(3 * 2) + 1", False),
+        (18, "(3 * 2) * 1", True),
+    ]
+    assert len(ends) == 8  # two batches
+    assert list(methods._runs(paths, 1000)) == [82]
+    assert list(methods._runs(paths, 81)) == [math.inf]  # the next run begins after the path that did not fit
+    assert list(methods._runs(paths, 30))[:2] == [math.inf, math.inf]
+    ended = sampling.Ended.of(paths)
+    assert ended.tokens[:5] == [18, 36, 46, 64, 82]
+    assert ended.answers[:5] == [(2,), (2,), None, (7,), (6,)]
+    assert ended.values[:5] == [0.1, 0.1, 0.0, 0.3, 0.8]
+
+
+def test_paths_are_independent_draws_of_the_model(pool: Pool) -> None:
+    paths = sampling.Paths(pool, Countdown(), QUESTION, lambda number: np.random.default_rng([7, number]))
+    sampling.sample([paths], lambda _, own: len(own.done) < 3000)
+    ends = [path.place.answer for path in paths.done]
+    assert ends.count("(3 * 2) * 1") / len(ends) == pytest.approx(0.09, abs=0.02)
+    assert ends.count("(2 + 1) + 3") / len(ends) == pytest.approx(0.10, abs=0.02)
+    assert ends.count(None) / len(ends) == pytest.approx(0.10, abs=0.02)
+    right = np.array([path.place.right for path in paths.done])
+    assert np.corrcoef(right[:-1], right[1:])[0, 1] == pytest.approx(0.0, abs=0.06)
 
 
 def test_sampling_paths_without_replacement_by_hand(pool: Pool) -> None:

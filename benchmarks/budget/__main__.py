@@ -53,11 +53,12 @@ def run(plan: Plan, processes: int) -> dict[str, Any]:
     with workers(processes) as pool:
         tuned = list(pool.map(bench.tune, [plan] * len(plan.temperatures), plan.temperatures))
         choices = chosen(tuned)
-        sets = [pool.submit(bench.measure, plan, name, choices) for name in plan.sets]
-        waves = [pool.submit(bench.in_flight, plan, leaves) for leaves in plan.waves]
+        hardest_first = sorted(plan.sets, key=lambda name: "24" in name)
+        sets = {name: pool.submit(bench.measure, plan, name, choices) for name in hardest_first}
+        waves = pool.submit(bench.in_flight, plan)
         guarantees = {name: pool.submit(bench.check_guarantee, plan, name) for name in ("countdown4", "countdown5")}
-        measured = [part.result() for part in sets]
-        in_flight = {leaves: part.result() for leaves, part in zip(plan.waves, waves, strict=True)}
+        measured = [sets[name].result() for name in plan.sets]
+        in_flight = waves.result()
         bounds = {name: part.result() for name, part in guarantees.items()}
     left_out = [*dict.fromkeys(reason for at in tuned for reason in at.left_out)]
     left_out += [reason for reason in measured if isinstance(reason, str)]

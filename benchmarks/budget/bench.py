@@ -8,9 +8,8 @@ random numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from bavt_fast.generators.torch_model import TorchGenerator
 from bavt_fast.model_folder import load_folder
 from benchmarks.budget import guarantee, ours
 from benchmarks.budget.curves import spliced
-from benchmarks.budget.methods import OURS, PARALLEL, TUNED, Curve, Ground, Method, engine
+from benchmarks.budget.methods import OURS, PARALLEL, SOLVER, Curve, Ground, Method, engine
 from benchmarks.budget.plan import FRESH_SEED, VALIDATION_SEED, Plan
 from benchmarks.budget.pool import Pool
 from benchmarks.budget.problems import SETS, Problems, validation_set
@@ -50,7 +49,7 @@ class Model:
         return self._pools[temperature]
 
     def ground(self, problems: Problems, temperature: float) -> Ground:
-        return Ground(problems, self.pool(temperature), self.plan.seed)
+        return Ground(problems, self.pool(temperature), self.plan.seed, self.plan.baseline_runs)
 
     @property
     def drawn(self) -> tuple[int, int]:
@@ -124,7 +123,7 @@ def measure(plan: Plan, set_name: str, choices: Mapping[str, Choice]) -> Measure
             _say(f"{problems.name}: {method.name}: {_line(curves[method.name], plan.budgets)}", began_s)
     ground = model.ground(problems, model.folder.settings.temperature)
     options = model.folder.settings.search
-    curves[OURS] = Method(OURS, engine("model")).curve(ground, options, plan.fine)
+    curves[OURS] = Method(OURS, engine("model")).curve(ground, options, plan.budgets)
     _say(f"{problems.name}: {OURS}: {_line(curves[OURS], plan.budgets)}", start_s)
     budgets = sorted({*plan.budgets, plan.visits_budget})
     searches = ours.search_all(ground.pool, problems.task, problems.questions, budgets, options, seed=plan.seed)
@@ -156,7 +155,7 @@ def curve_of(method: Method, choice: Choice, model: Model, problems: Problems, p
 def budgets_of(method: Method, plan: Plan) -> Sequence[int]:
     """As finely as it costs nothing more."""
     if not method.is_dense:
-        return plan.fine
+        return plan.fine if method.name == SOLVER else plan.budgets
     most = plan.baseline_tokens if method.name == PARALLEL else max(plan.budgets)
     dense = np.unique(np.round(np.geomspace(min(plan.fine), most, 200)).astype(int)).tolist()
     return sorted({*dense, *plan.fine, *((most,) if most > max(plan.budgets) else ())})
@@ -165,34 +164,24 @@ def budgets_of(method: Method, plan: Plan) -> Sequence[int]:
 # ---- asks in flight, and the guarantee
 
 
-def in_flight(plan: Plan, leaves: int) -> Curve:
-    """Countdown-5 with so many asks in flight in every tree, each drawn by its own seed."""
-    start_s = time.monotonic()
+def in_flight(plan: Plan) -> dict[int, Curve]:
+    """Countdown-5 with several asks in flight in every tree, each drawn by its own seed: a curve for each number."""
     model = Model(plan)
     problems = SETS["countdown5"](plan.wave_problems, FRESH_SEED)
     ground = model.ground(problems, model.folder.settings.temperature)
-    options = model.folder.settings.search
-    solved = np.mean(
-        [
-            ours.solved(
-                ours.search_all(
-                    ground.pool,
-                    problems.task,
-                    problems.questions,
-                    plan.fine,
-                    options,
-                    leaves=leaves,
-                    seed=plan.seed + number,
-                    independent=True,
-                )
-            )
-            for number in range(plan.wave_seeds)
-        ],
-        axis=0,
-    )
-    curve = Curve(np.array(plan.fine), solved)
-    _say(f"{leaves} asks in flight: {_line(curve, plan.budgets)}", start_s)
-    return curve
+    found = {}
+    for leaves in plan.waves:
+        start_s = time.monotonic()
+        runs = [_solved_in_flight(plan, model, ground, leaves, plan.seed + i) for i in range(plan.wave_seeds)]
+        found[leaves] = Curve(np.array(plan.fine), np.mean(runs, axis=0))
+        _say(f"{leaves} asks in flight: {_line(found[leaves], plan.budgets)}", start_s)
+    return found
+
+
+def _solved_in_flight(plan: Plan, model: Model, ground: Ground, leaves: int, seed: int) -> np.ndarray:
+    problems, options = ground.problems, model.folder.settings.search
+    arguments = (ground.pool, problems.task, problems.questions, plan.fine, options)
+    return ours.solved(ours.search_all(*arguments, leaves=leaves, seed=seed, independent=True))
 
 
 def check_guarantee(plan: Plan, set_name: str) -> list[dict[str, float]]:
@@ -215,7 +204,4 @@ def _say(what: str, start_s: float) -> None:
     print(f"{what} ({time.monotonic() - start_s:.0f} s)", flush=True)
 
 
-Part = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A function of this module and its arguments."""
-
-__all__ = ["TUNED", "Measured", "Model", "Part", "Tuned", "check_guarantee", "in_flight", "measure", "tune"]
+__all__ = ["Measured", "Model", "Tuned", "check_guarantee", "in_flight", "measure", "tune"]

@@ -28,6 +28,7 @@ class Ground:
     problems: Problems
     pool: Pool
     seed: int
+    baseline_runs: int = 1
 
     def random(self, who: str, question: int, run: int = 0) -> np.random.Generator:
         """Random numbers for one run of one method at one question."""
@@ -117,37 +118,31 @@ def searching(method: Callable[..., Wants]) -> Run:
     return run
 
 
-def drawing(method: Callable[..., Wants], runs: int = 1) -> Run:
-    """One with random numbers of its own, as a mean of several runs that draw from the same places."""
+def drawing(method: Callable[..., Wants]) -> Run:
+    """One with random numbers of its own."""
 
     def run(ground: Ground, options: Options, budgets: Sequence[int]) -> np.ndarray:
-        solved = np.zeros((len(ground.problems.questions), len(budgets)))
-        for number in range(runs):
-            walks = _walks(ground, max(budgets))
-            randoms = [ground.random(method.__name__, i, number) for i in range(len(walks))]
-            drive(ground.pool, [method(walk, random, **options) for walk, random in zip(walks, randoms, strict=True)])
-            solved += _first_solved(walks, budgets)
-        return solved / runs
+        walks = _walks(ground, max(budgets))
+        randoms = [ground.random(method.__name__, i) for i in range(len(walks))]
+        drive(ground.pool, [method(walk, random, **options) for walk, random in zip(walks, randoms, strict=True)])
+        return _first_solved(walks, budgets)
 
     return run
 
 
 def parallel(ground: Ground, options: Options, budgets: Sequence[int]) -> np.ndarray:
-    """Oracle-verified parallel sampling, as a mean of `PARALLEL_RUNS` runs, each with paths of its own."""
-    most = max(budgets)
+    """Oracle-verified parallel sampling, as a mean of `Ground.baseline_runs` runs, each with paths of its own."""
+    most, count = max(budgets), ground.baseline_runs
     paths = _paths(ground)
     solved_tokens: list[list[float]] = [[] for _ in paths]
 
     def wants_more(number: int, own: sampling.Paths) -> bool:
         solved_tokens[number] = list(_runs(own, most))
-        return len(solved_tokens[number]) < PARALLEL_RUNS
+        return len(solved_tokens[number]) < count
 
     sampling.sample(paths, wants_more)
-    runs = np.array([(tokens + [np.inf] * PARALLEL_RUNS)[:PARALLEL_RUNS] for tokens in solved_tokens])
+    runs = np.array([(tokens + [np.inf] * count)[:count] for tokens in solved_tokens])
     return (runs.reshape(len(paths), -1, 1) <= np.array(budgets)).mean(axis=1)
-
-
-PARALLEL_RUNS = 4
 
 
 def _runs(paths: sampling.Paths, most_tokens: int) -> Iterator[float]:

@@ -11,7 +11,7 @@ from benchmarks.budget.problems import SETS
 FRESH_SEED = 12
 VALIDATION_SEED = 11
 FINE = (40, 60, 90, 125, 180, 250, 350, 500, 700, 1000, 1400, 2000, 2800, 4000, 5000)
-"""Tokens at which a method is run that has to be run for each budget."""
+"""Budgets at which the perfect critic and asks in flight are run: their success is read between them."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Plan:
     Attributes:
         effort: "default", "full" or "quick".
         budgets: of the tables.
-        baseline_tokens: how far parallel sampling is sampled.
-        wave_budgets: the least and most tokens of searches with several asks in flight.
+        baseline_tokens, baseline_runs: how far parallel sampling is sampled, and how often.
+        waves: asks in flight in one tree.
         visits_budget: tokens of the searches whose visits are reported.
         slow: whether methods that take seconds a step run too.
     """
@@ -34,6 +34,7 @@ class Plan:
     temperatures: tuple[float, ...]
     budgets: tuple[int, ...]
     baseline_tokens: int
+    baseline_runs: int
     waves: tuple[int, ...]
     wave_problems: int
     wave_seeds: int
@@ -50,7 +51,7 @@ class Plan:
 
     @property
     def fine(self) -> tuple[int, ...]:
-        """The budgets of a method that has to be run for each."""
+        """Budgets close enough to read between them."""
         return tuple(sorted({budget for budget in FINE if budget <= max(self.budgets)} | set(self.budgets)))
 
     @property
@@ -77,14 +78,15 @@ class Plan:
 DEFAULT = Plan(
     effort="default",
     sets=("game24", "countdown4", "countdown5", "countdown6", "wide5", "gym-countdown", "gym-puzzle24"),
-    problems=100,
+    problems=50,
     validation=48,
     temperatures=(0.7, 1.0),
     budgets=(60, 125, 250, 500, 1000),
     baseline_tokens=10_000,
+    baseline_runs=1,
     waves=(1, 4, 16, 64),
-    wave_problems=60,
-    wave_seeds=2,
+    wave_problems=30,
+    wave_seeds=1,
     guarantee_problems=20,
     guarantee_trials=50,
 )
@@ -96,6 +98,7 @@ FULL = replace(
     temperatures=(0.5, 0.7, 1.0),
     budgets=(60, 125, 250, 500, 1000, 2000, 5000),
     baseline_tokens=20_000,
+    baseline_runs=4,
     wave_problems=200,
     wave_seeds=4,
     guarantee_problems=100,
@@ -109,9 +112,9 @@ QUICK = replace(
     validation=8,
     budgets=(60, 125, 250, 500),
     baseline_tokens=2000,
+    baseline_runs=2,
     temperatures=(0.7,),
     wave_problems=8,
-    wave_seeds=1,
     guarantee_problems=4,
     guarantee_trials=20,
 )

@@ -135,7 +135,7 @@ def test_a_set_without_its_package_is_left_out(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_default_says_what_it_leaves_out() -> None:
     assert "UCT" in DEFAULT.says
-    assert "at most 100 problems a set" in DEFAULT.says
+    assert f"at most {DEFAULT.problems} problems a set" in DEFAULT.says
     assert "Not run" not in FULL.says
     assert "AB-MCTS-M" in FULL.says
     assert "wide5" in QUICK.says

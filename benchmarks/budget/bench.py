@@ -114,7 +114,7 @@ def measure(plan: Plan, set_name: str, choices: Mapping[str, Choice]) -> Measure
         problems = SETS[set_name](plan.problems, FRESH_SEED)
     except LeftOut as reason:
         return str(reason)
-    problems = problems.first(plan.problems)
+    problems = problems.part(plan.problems)
     curves = {}
     for method in plan.methods:
         if method.name in choices:

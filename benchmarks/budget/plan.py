@@ -78,8 +78,8 @@ class Plan:
 DEFAULT = Plan(
     effort="default",
     sets=("game24", "countdown4", "countdown5", "countdown6", "wide5", "gym-countdown", "gym-puzzle24"),
-    problems=50,
-    validation=48,
+    problems=40,
+    validation=32,
     temperatures=(0.7, 1.0),
     budgets=(60, 125, 250, 500, 1000),
     baseline_tokens=10_000,

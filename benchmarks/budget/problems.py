@@ -46,10 +46,12 @@ class Problems:
         states = [self.task.initial_state(question).numbers for question in self.questions]
         return sum(bool(held_out(np.array([numbers], np.int32))[0]) for numbers in states)
 
-    def first(self, count: int) -> Problems:
-        """The first so many, with those refused that stand among them as likely as anywhere."""
-        kept = list(self.questions)[: max(1, round(len(self.questions) * min(1.0, count / self.size)))]
-        return replace(self, questions=kept, refused=min(count, self.size) - len(kept))
+    def part(self, count: int) -> Problems:
+        """So many at even distances, for a set may be sorted by how hard they are; refused ones in proportion."""
+        size = min(count, self.size)
+        kept = max(1, round(len(self.questions) * size / self.size))
+        places = np.linspace(0, len(self.questions) - 1, kept).round().astype(int).tolist()
+        return replace(self, questions=[self.questions[place] for place in places], refused=size - kept)
 
 
 def countdown_set(name: str, numbers: int, span: Range, count: int, seed: int, residue: int = TEST) -> Problems:
@@ -59,10 +61,13 @@ def countdown_set(name: str, numbers: int, span: Range, count: int, seed: int, r
     return Problems(name, questions, 0, Countdown())
 
 
-def game24_set() -> Problems:
+def game24_questions() -> list[str]:
     """The public test set."""
-    questions = [" ".join(map(str, numbers)) for rank, numbers in load_game24() if rank in GAME24_TEST_RANKS]
-    return Problems(GAME24, questions, 0, Countdown())
+    return [" ".join(map(str, numbers)) for rank, numbers in load_game24() if rank in GAME24_TEST_RANKS]
+
+
+def game24_set() -> Problems:
+    return Problems(GAME24, game24_questions(), 0, Countdown())
 
 
 def reasoning_gym_set(family: str, count: int = 100, seed: int = 42) -> Problems:

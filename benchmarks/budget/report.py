@@ -176,6 +176,7 @@ def _parts(report: Mapping[str, Any], plots: str) -> list[str]:
     results = results_in(report)
     names = [part["name"] for part in report["sets"]]
     return [
+        _summary(results, report),
         "## Targets\n\n" + targets_table(report["targets"]) if names else "",
         *[_set_section(part, report, results, plots) for part in report["sets"]],
         _seed_section(results, names, report),
@@ -184,6 +185,23 @@ def _parts(report: Mapping[str, Any], plots: str) -> list[str]:
         _bounds_section(results, report),
         _choices_section(report),
     ]
+
+
+def _summary(results: Results, report: Mapping[str, Any]) -> str:
+    """One line a set and budget: the baseline, ours and the limit."""
+    lines = []
+    for part in report["sets"]:
+        for budget in [b for b in report["plan"]["budgets"] if b in (60, 125, 250, 500, 1000)]:
+            at = {"set": part["name"], "budget_tokens": budget}
+            cells = [f"{results.median(r.SUCCESS, PARALLEL, **at):.1%}"]
+            for who in (OURS, TUNED, SOLVER):
+                share = results.median(r.SUCCESS, who, **at)
+                known = [*results.of(r.MULTIPLIER, who, **at), *results.of(r.MULTIPLIER_LEAST, who, **at)]
+                least = "> " if known and known[0].what == r.MULTIPLIER_LEAST else ""
+                cells += ["" if share is None else f"{share:.1%}", f"{least}{known[0].median:.1f}" if known else ""]
+            lines.append([part["name"], f"{budget:,}", *cells])
+    heads = ("set", "tokens", PARALLEL, *(head for who in (OURS, TUNED, SOLVER) for head in (who, "multiplier")))
+    return "## In short\n\n" + table(heads, lines)
 
 
 def _set_section(part: Mapping[str, Any], report: Mapping[str, Any], results: Results, plots: str) -> str:

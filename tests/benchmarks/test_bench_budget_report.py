@@ -78,6 +78,14 @@ def test_our_own_sets_are_held_out(name: str) -> None:
     assert found.questions == problems.SETS[name](30, 12).questions
 
 
+def test_a_part_of_a_set_is_spread_over_it() -> None:
+    found = problems.Problems("by hand", [str(i) for i in range(90)], 10, None)
+    part = found.part(10)
+    assert (list(part.questions), part.refused) == (["0", "11", "22", "33", "44", "56", "67", "78", "89"], 1)
+    assert found.part(1000).questions == found.questions
+    assert found.part(1000).refused == 10
+
+
 def test_validation_problems_are_not_test_problems() -> None:
     found = problems.validation_set(10, 11)
     states = [found.task.initial_state(question).numbers for question in found.questions]
@@ -98,8 +106,7 @@ def test_reasoning_gym_judges_its_own_problems(family: str) -> None:
     if state is not None:  # what is no problem of the set cannot be judged
         with pytest.raises(KeyError):
             _end_of(found.task, state)
-    first = found.first(10)
-    assert first.size == 10
+    assert found.part(10).size == 10
 
 
 def _end_of(task: problems.JudgedCountdown, state: object) -> object:

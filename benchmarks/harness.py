@@ -83,7 +83,7 @@ class Row:
 
     Args:
         at: the sizes and settings of the row, such as ``{"n": 1000, "threads": 2}``.
-        p20, p80: percentiles over the rounds; for a share of many problems, one standard error either way.
+        p20, p80: percentiles over the rounds; for a share of many problems, the ends of its 95% interval.
         rounds: 0 for a figure that is quoted.
     """
 

@@ -268,38 +268,40 @@ class PoolGenerator:
     ) -> list[list[Step]]:
         answers: list[list[Step]] = [[] for _ in states]
         asked = zip(states, counts, strict=True)
-        uniforms = [np.random.default_rng(request.seed).random(count) for request, count in asked]
-        left = set(range(len(states)))
-        while left:
+        uniforms = [np.random.default_rng(request.seed).random(count).tolist() for request, count in asked]
+        open_asks = list(range(len(states)))
+        while open_asks:
             wanted: dict[str, int] = {}
-            for place in sorted(left):
-                request = states[place]
-                drawn = [self._untried(request, uniform) for uniform in uniforms[place]]
-                if None in drawn:
-                    prompt = _prompt_of(request)
+            still = []
+            for place in open_asks:
+                drawn = self._untried(states[place], uniforms[place])
+                if drawn is None:
+                    prompt = _prompt_of(states[place])
                     wanted[prompt] = len(self.pool.steps(prompt).entries) + 1
+                    still.append(place)
                 else:
-                    answers[place] = [cut(entry.step, limits[place]) for entry in drawn if isinstance(entry, Entry)]
-                    left.discard(place)
+                    answers[place] = [cut(entry.step, limits[place]) for entry in drawn]
             self.pool.fill(wanted)
+            open_asks = still
         return answers
 
-    def _untried(self, request: StepRequest, uniform: float) -> Entry | str | None:
-        """A step that was not tried, by its probability; None where the pool must draw more first, "" for no step."""
+    def _untried(self, request: StepRequest, uniforms: Sequence[float]) -> list[Entry] | None:
+        """Steps that were not tried, each by its probability; None where the pool must draw more first."""
         steps = self.pool.steps(_prompt_of(request))
         tried = {step.text for step in request.tried}
         new = [entry for entry in steps.entries if entry.step.text not in tried]
-        mass = 1.0 - sum(entry.probability for entry in steps.entries if entry.step.text in tried)
+        up_to = np.cumsum([entry.probability for entry in new])
         if steps.is_all:
-            mass = sum(entry.probability for entry in new)
-            if not new:
-                return ""
-        target, up_to = uniform * mass, 0.0
-        for entry in new:
-            up_to += entry.probability
-            if target < up_to:
-                return entry
-        return new[-1] if steps.is_all else None
+            mass = float(up_to[-1]) if new else 0.0
+        else:
+            mass = 1.0 - sum(entry.probability for entry in steps.entries if entry.step.text in tried)
+        drawn = []
+        for uniform in uniforms if new or not steps.is_all else ():
+            place = int(np.searchsorted(up_to, uniform * mass, side="right"))
+            if place >= len(new) and not steps.is_all:
+                return None
+            drawn.append(new[min(place, len(new) - 1)])
+        return drawn
 
 
 class PoolCritic:

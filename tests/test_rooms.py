@@ -112,11 +112,12 @@ def test_training_knows_no_task(path: Path) -> None:
 
 
 def test_the_value_predictor_is_taken_from_one_place() -> None:
-    """Where it stands is the business of one importer among those that join; the face names it for lazy loading."""
+    """Where it stands is the business of two among those that join: who loads one and who trains one. The face names it
+    for lazy loading."""
     users = {
         room(path)
         for path in SOURCES
         if room(path) in JOINERS
         and any(name.endswith(".ResidualValuePredictor") for name in imports(path.read_text(encoding="utf-8")))
     }
-    assert users == {"model_folder"}
+    assert users == {"model_folder", "training"}

@@ -1,7 +1,8 @@
-"""The command line: ``bavt-fast solve``, ``bavt-fast ask`` and ``bavt-fast train``.
+"""The command line: ``bavt-fast solve``, ``bavt-fast ask``, ``bavt-fast view`` and ``bavt-fast train``.
 
 Exit codes: 0 solved, answered or done; 1 not solved within the budget or no answer (the best partial path is shown), or
-the reader of the output went away; 2 bad input, something that is not installed, or output that cannot be written.
+the reader of the output went away; 2 bad input, something that is not installed, or output that cannot be written;
+130 Ctrl-C before there was anything to show.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ try:
     from bavt_fast.cli.ask import ask
     from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED, SOLVED
     from bavt_fast.cli.solve import solve
-    from bavt_fast.cli.train import train
+    from bavt_fast.cli.train import training
+    from bavt_fast.cli.view import view
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
         raise
@@ -25,16 +27,19 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 import bavt_fast.cli.process as process
 from bavt_fast._version import __version__
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Budget-aware value tree search.")
+app = typer.Typer(no_args_is_help=True, help="Budget-aware value tree search.")
 app.command()(solve)
 app.command()(ask)
-app.command()(train)
+app.add_typer(training, name="train")
+app.command()(view)
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,7 +67,7 @@ def _run() -> int:
     """The exit code of the command, once all that it printed is written."""
     try:
         try:
-            app()
+            app(prog_name="bavt-fast")
         finally:
             if sys.stdout is not None:  # it is None where the shell closed it
                 sys.stdout.flush()  # what cannot be written is said here, not as the process ends

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from bavt_fast.budget import Budget
-from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.cli.output import (
+    NOT_SOLVED,
+    SOLVED,
+    as_json,
+    as_question,
+    opened_trace,
+    policies,
+    refuse,
+    searched,
+    show_path,
+    show_spent,
+)
 from bavt_fast.cli.process import loading
-from bavt_fast.cli.prompts import EXAMPLES, SYSTEM, plain_prompt
+from bavt_fast.cli.prompts import generator_and_prompts
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks import task_module
 from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:
+    from bavt_fast.language_model import TorchModel
     from bavt_fast.result import SearchResult
 
 __all__ = ["ask"]
@@ -36,13 +49,6 @@ class TaskName(str, Enum):
     MATHEMATICS = "mathematics"
 
 
-class CriticName(str, Enum):
-    """Who scores the steps: nobody, so that V = 1 everywhere, or the model, asked about each of them."""
-
-    NONE = "none"
-    PROMPTED = "prompted"
-
-
 class VoteRule(str, Enum):
     """How the answer is chosen: the best path's, or by a vote of all answers (`bavt_fast.votes`)."""
 
@@ -57,7 +63,9 @@ def ask(
     budget_tokens: Annotated[int, typer.Option(help="Hard limit on generated tokens.")] = 1000,
     budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
-    policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
+    policy: Annotated[
+        str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)
+    ] = "power",
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.4,
     wave: Annotated[
         int | None, typer.Option(help="Steps generated side by side; one for each 250 tokens, 8 at most, without it.")
@@ -68,8 +76,8 @@ def ask(
         VoteRule, typer.Option("--vote", help="Choose the answer by a vote of all paths, or take the best path's.")
     ] = VoteRule.VALUE,
     critic: Annotated[
-        CriticName, typer.Option(help="Who scores steps: nobody, or the model itself.")
-    ] = CriticName.NONE,
+        str, typer.Option(help="Who scores steps: none, prompted (the model itself), or a trained critic's file.")
+    ] = "none",
     system: Annotated[
         str | None, typer.Option(help="System prompt in the place of our own, which asks for steps and an answer.")
     ] = None,
@@ -82,34 +90,45 @@ def ask(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model brings, if any.")
     ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)
+    ] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
     """Answer a question with a language model, step by step, within a budget."""
     console = Console(quiet=json_alone or quiet)
-    text = " ".join(question)
     wave = max(1, min(8, budget_tokens // TOKENS_PER_ASK)) if wave is None else wave
     options: dict[str, Any] = {
         "wave": wave,
         "policy": policy,
         "temperature": temperature,
         "max_step_tokens": max_step_tokens,
+        "record": live or save is not None,
     }
     try:
+        text = as_question(question)
+        if critic not in ("none", "prompted") and not Path(critic).is_file():
+            raise ValueError(
+                f"critic: expected none, prompted, or a file that `train critic` wrote, got {critic!r:.80}"
+            )
         made = task_module(task.value).make_task(end=ENDS, max_depth=MAX_DEPTH)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
-        with console.status("loading the model"), loading():
+        heard = opened_trace(trace)
+        with console.status("loading the model", spinner="line"), loading():
             from bavt_fast.language_model import load
 
             loaded = load(model, device=device, dtype=dtype, threads=threads, trust_remote_code=trust_remote_code)
-            generator, prompt = _generator(loaded, text, system, chat)
-            scorer = loaded.prompted_critic() if critic is CriticName.PROMPTED else None
+            generator, prompt_of = generator_and_prompts(loaded, system, chat)
+            scorer = _critic(loaded, critic, task.value)
             searcher = Searcher(generator, scorer, made, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, prompt, budget, seed)
+    result = searched(console, searcher, prompt_of(text), budget, seed, trace=heard, live=live, save=save)
     outcome = None if vote_by is VoteRule.NONE else vote(result, made, vote_by.value)
     answer, path = (result.answer, result.path) if outcome is None else (outcome.answer, _path_to(result, outcome))
     if json_alone:
@@ -123,15 +142,14 @@ def ask(
     raise typer.Exit(SOLVED if answer else NOT_SOLVED)
 
 
-def _generator(model: Any, question: str, system: str | None, chat: bool | None) -> tuple[Any, str]:
-    """The generator, and the prompt that the search begins with."""
-    examples = EXAMPLES if system is None else ()
-    asked = SYSTEM if system is None else system
-    if chat is None:
-        chat = getattr(model.tokenizer, "chat_template", None) is not None
-    if chat:
-        return model.generator(chat=True, system=asked or None, examples=examples), question
-    return model.generator(chat=False), plain_prompt(question, asked, examples)
+def _critic(model: TorchModel, name: str, task: str) -> Any:
+    if name == "none":
+        return None
+    if name == "prompted":
+        return model.prompted_critic()
+    from bavt_fast.critics.critic_file import load_critic
+
+    return load_critic(name, model, task=task)
 
 
 def _path_to(result: SearchResult, outcome: Vote) -> tuple[str, ...]:
@@ -150,7 +168,9 @@ def _path_to(result: SearchResult, outcome: Vote) -> tuple[str, ...]:
 
 def _show_answer(console: Console, result: SearchResult, answer: str | None, outcome: Vote | None) -> None:
     if not answer:
-        console.print(f"no answer; best path so far has value {result.value:.3f}", style="yellow", highlight=False)
+        console.print(
+            f"no answer; best path so far has value {result.value:.3f}", style="yellow", highlight=False, soft_wrap=True
+        )
         return
     about = f"value {result.value:.3f}"
     if outcome is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,13 +15,30 @@ from rich.text import Text
 
 from bavt_fast.budget import Budget
 from bavt_fast.result import Progress, SearchError, SearchResult
+from bavt_fast.traces import JsonLines, jsonl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from bavt_fast.engine import Search
+    from bavt_fast.events import Event
     from bavt_fast.searcher import Searcher
 
-__all__ = ["BAD_INPUT", "NOT_SOLVED", "SOLVED", "as_json", "errors", "refuse", "searched", "show_path", "show_spent"]
+__all__ = [
+    "BAD_INPUT",
+    "NOT_SOLVED",
+    "SOLVED",
+    "as_json",
+    "as_question",
+    "errors",
+    "opened_trace",
+    "policies",
+    "refuse",
+    "searched",
+    "show_path",
+    "show_spent",
+]
 
 SOLVED, NOT_SOLVED, BAD_INPUT = 0, 1, 2
 
@@ -35,17 +54,117 @@ def refuse(error: Exception) -> NoReturn:
     raise typer.Exit(BAD_INPUT) from error
 
 
-def searched(console: Console, searcher: Searcher, question: str, budget: Budget, seed: int) -> SearchResult:
-    """Searches and shows how far it is; where something fails, says so and gives what was found by then."""
+def policies() -> list[str]:
+    """What a shell completes ``--policy`` with."""
+    return ["power", "best_first", "uct", "puct", "ucb"]
+
+
+def as_question(words: Sequence[str]) -> str:
+    """The words of a command line as one text.
+
+    Raises:
+        ValueError: it holds bytes that the terminal's encoding does not know.
+    """
+    text = " ".join(words)
     try:
-        with Live(console=console, refresh_per_second=8, transient=True) as live:
-            searcher.on_progress = _shows(live, budget)
-            return searcher.search(question, budget=budget, seed=seed)
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"question: expected text in {sys.getfilesystemencoding()}, got {text!r:.80}; set LANG to the encoding "
+            "that your terminal writes"
+        ) from error
+    return text
+
+
+def opened_trace(file: Path | None) -> JsonLines | None:
+    """What ``--trace`` names, before the search begins. Raises OSError where it cannot be written."""
+    return None if file is None else jsonl(file)
+
+
+def searched(
+    console: Console,
+    searcher: Searcher,
+    question: str,
+    budget: Budget,
+    seed: int,
+    *,
+    trace: JsonLines | None = None,
+    live: bool = False,
+    save: Path | None = None,
+) -> SearchResult:
+    """Searches and shows how far it is; where something fails, says so and gives what was found by then.
+
+    Args:
+        trace: hears what happens, and is closed at the end.
+        live: whether to serve the page of `bavt_fast.view` meanwhile.
+        save: where to write the search when it has ended.
+    """
+    try:
+        with _traced(searcher, trace):
+            search = searcher.start(question, budget=budget, seed=seed)
+            with _served(search) if live else nullcontext(), _shown(console, searcher, budget):
+                result = searcher.complete(search)
     except SearchError as error:
-        errors.print(f"error: {error}", markup=False, soft_wrap=True)
-        return error.result
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        result = error.result
     except (ValueError, TypeError) as error:
         refuse(error)
+    if save is not None:
+        try:
+            search.save(save)
+        except (OSError, TypeError, ValueError) as error:
+            refuse(error)
+    return result
+
+
+@contextmanager
+def _traced(searcher: Searcher, trace: JsonLines | None) -> Iterator[None]:
+    """The search is worth more than its trace: what cannot be written is said at the end, and harms nothing."""
+    trouble: list[OSError] = []
+
+    def heard(event: Event) -> None:
+        assert trace is not None
+        if not trouble:
+            with _kept(trouble):
+                trace(event)
+
+    searcher.on_event = None if trace is None else heard
+    try:
+        yield
+    finally:
+        if trace is not None:
+            with _kept(trouble):
+                trace.close()
+        for problem in trouble[:1]:
+            errors.print(f"error: trace: {problem}; the file is not whole", markup=False, highlight=False)
+
+
+@contextmanager
+def _kept(trouble: list[OSError]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        trouble.append(error)
+
+
+@contextmanager
+def _served(search: Search) -> Iterator[None]:
+    from bavt_fast.view.server import Live as Served
+
+    try:
+        served = Served(search)
+    except OSError as error:
+        refuse(error)
+    with served:
+        errors.print(f"live: {served.url}", markup=False, highlight=False, soft_wrap=True)
+        yield
+
+
+@contextmanager
+def _shown(console: Console, searcher: Searcher, budget: Budget) -> Iterator[None]:
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        searcher.on_progress = _shows(live, budget)
+        yield
 
 
 def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
@@ -63,7 +182,7 @@ def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
 def show_path(console: Console, path: Sequence[str]) -> None:
     """The steps, numbered."""
     for number, step in enumerate(path, start=1):
-        console.print(f"  {number}. {step}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {number}. {step.strip()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_spent(console: Console, result: SearchResult, budget: Budget) -> None:
@@ -72,6 +191,7 @@ def show_spent(console: Console, result: SearchResult, budget: Budget) -> None:
         f"spent: {result.spent.tokens} of {budget.tokens} tokens, {result.spent.seconds:.2f} s; "
         f"{result.tree.num_nodes} nodes; stopped: {result.stop_reason}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -10,6 +10,7 @@ import atexit
 import gc
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -25,11 +26,14 @@ _is_ours = False
 def begin() -> None:
     """To be called before torch is imported: its threads sleep while they wait, unless the user wants otherwise.
 
-    See `bavt_fast.threads`.
+    See `bavt_fast.threads`. What the terminal's encoding lacks is written as an escape: a model writes any character.
     """
     global _is_ours
     _is_ours = True
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it is None where the shell closed it
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -1,10 +1,15 @@
-"""What ``bavt-fast ask`` tells a model of how to answer."""
+"""What the commands tell a language model of how to answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["EXAMPLES", "SYSTEM", "plain_prompt"]
+if TYPE_CHECKING:
+    from bavt_fast.language_model import TorchModel
+
+__all__ = ["EXAMPLES", "SYSTEM", "generator_and_prompts", "plain_prompt"]
 
 SYSTEM = 'Answer step by step, one short step per line. The last line is "Answer: " and the answer.'
 
@@ -30,3 +35,22 @@ def plain_prompt(question: str, system: str, examples: Sequence[tuple[str, str]]
     turns = [f"Question: {asked}\n{answer}\n" for asked, answer in examples]
     parts = [f"{system}\n"] * bool(system) + [*turns, f"Question: {question}\n"]
     return "\n".join(parts)
+
+
+def generator_and_prompts(
+    model: TorchModel, system: str | None, chat: bool | None, **options: Any
+) -> tuple[Any, Callable[[str], str]]:
+    """The generator of a language model, and what makes a question into the prompt that a search begins with.
+
+    Args:
+        system: in the place of our instructions and examples; None for those.
+        chat: use the chat template; None: where there is one.
+        **options: of `TorchModel.generator`.
+    """
+    examples = EXAMPLES if system is None else ()
+    asked = SYSTEM if system is None else system
+    if chat is None:
+        chat = getattr(model.tokenizer, "chat_template", None) is not None
+    if chat:
+        return model.generator(chat=True, system=asked or None, examples=examples, **options), str
+    return model.generator(chat=False, **options), partial(plain_prompt, system=asked, examples=examples)

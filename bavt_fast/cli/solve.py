@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 
 from bavt_fast.budget import Budget
-from bavt_fast.cli.output import NOT_SOLVED, SOLVED, as_json, refuse, searched, show_path, show_spent
+from bavt_fast.cli.output import (
+    NOT_SOLVED,
+    SOLVED,
+    as_json,
+    as_question,
+    opened_trace,
+    policies,
+    refuse,
+    searched,
+    show_path,
+    show_spent,
+)
 from bavt_fast.cli.process import loading
 from bavt_fast.folder_settings import embedded_folder, read_settings
 from bavt_fast.searcher import Searcher
@@ -30,7 +41,9 @@ def solve(
     budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
     target: Annotated[int | None, typer.Option(help="What an answer must come to, for a task with a target.")] = None,
-    policy: Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.")] = "power",
+    policy: Annotated[
+        str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)
+    ] = "power",
     candidates: Annotated[int, typer.Option(help="Steps proposed at once; above 1 for uct, puct and ucb.")] = 1,
     temperature: Annotated[
         float | None, typer.Option(help="Sampling temperature; the model folder's own without it.")
@@ -39,21 +52,28 @@ def solve(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that the model folder brings, if any.")
     ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)
+    ] = None,
     json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
 ) -> None:
     """Answer a question with the embedded model, or another, within a budget."""
     console = Console(quiet=json_alone or quiet)
-    text = " ".join(question)
     try:
+        text = as_question(question)
         folder = embedded_folder() if model is None else model
         task = read_settings(folder).make_task(None if target is None else {"target": target})
         task.initial_state(text)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
-        searcher = _searcher(folder, task, temperature, trust_remote_code, policy=policy, candidates=candidates)
+        heard = opened_trace(trace)
+        options: dict[str, Any] = {"policy": policy, "candidates": candidates, "record": live or save is not None}
+        searcher = _searcher(folder, task, temperature, trust_remote_code, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, text, budget, seed)
+    result = searched(console, searcher, text, budget, seed, trace=heard, live=live, save=save)
     solved = _is_right(task, text, result)
     if json_alone:
         typer.echo(json.dumps(as_json(text, result, solved)))
@@ -83,9 +103,11 @@ def _is_right(task: Task[Any], question: str, result: SearchResult) -> bool:
 def _report(console: Console, result: SearchResult, solved: bool, budget: Budget) -> None:
     show_path(console, result.path)
     if solved:
-        console.print(f"solved: {result.answer}  (checked)", style="bold green", markup=False, highlight=False)
+        text = f"solved: {result.answer}  (checked)"
+        console.print(text, style="bold green", markup=False, highlight=False, soft_wrap=True)
     else:
         if result.answer:
             console.print(f"answer: {result.answer}  (not verified)", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"not solved; best path so far has value {result.value:.3f}", style="yellow", highlight=False)
+        text = f"not solved; best path so far has value {result.value:.3f}"
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
     show_spent(console, result, budget)

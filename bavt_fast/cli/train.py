@@ -1,21 +1,30 @@
-"""``bavt-fast train``: a small model and its critic."""
+"""``bavt-fast train``: a small model and its critic; ``bavt-fast train critic``: a critic for a model as it is."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bavt_fast.cli.output import refuse
+from bavt_fast.cli.train_critic import train_critic
 from bavt_fast.folder_settings import embedded_folder, read_settings
 from bavt_fast.tasks import training_module
 
-__all__ = ["train"]
+__all__ = ["training"]
+
+training = typer.Typer(help="Train a small model and its critic, or a critic for a model as it is.")
+training.command("critic")(train_critic)
 
 
+@training.callback(invoke_without_command=True)
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, the log and, at the end, the model folder.")],
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints, the log and, at the end, the model folder.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task to train for; the embedded model's without it.")] = None,
     minutes: Annotated[float, typer.Option(help="Wall time of the training.")] = 75.0,
     seed: Annotated[int, typer.Option()] = 0,
@@ -24,9 +33,11 @@ def train(
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
 ) -> None:
     """Train a small model and its critic on problems that the task generates."""
-    import logging
-
+    if context.invoked_subcommand is not None:
+        return
     try:
+        if out is None:
+            raise ValueError("out: expected a folder; give one with --out")
         from bavt_fast.training.checkpoints import export
         from bavt_fast.training.trainer import TrainConfig, Trainer, prepare_out
 

@@ -5,7 +5,7 @@
 
 Every method has the model's steps from one pool (`pool.py`), pays for every token of them, and goes by the same critic.
 What can be chosen of a method, its temperature too, is chosen on validation problems. Writes a report as JSON, Markdown
-and CSV with plots, and for a whole run of the embedded model docs/budget.md.
+and CSV with plots, and for a whole run of the embedded model docs/claims/budget.md.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write(found: dict[str, Any], folder: Path | None) -> None:
-    """All files of a report; without a folder benchmarks/results, and docs/budget.md."""
+    """All files of a report; without a folder benchmarks/results, and the page of the documentation."""
     written = report.write_all(found, folder or RESULTS)
     if folder is None:
-        written.append(report.write_page(found, ROOT / "docs" / "budget.md"))
+        written += report.write_page(found, ROOT / "docs")
     print(f"\n{report.markdown(found)}\nwritten: {', '.join(str(path) for path in written)}")
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: JSON, Markdown, CSV, plots, and docs/budget.md. All of it is made of the rows."""
+"""The report of a run: JSON, Markdown, CSV, plots, and docs/claims/budget.md. All of it is made of the rows."""
 
 from __future__ import annotations
 
@@ -90,14 +90,16 @@ def write_all(report: Mapping[str, Any], folder: Path) -> list[Path]:
     path = write(report, markdown(report), folder, STEM)
     written = [path, path.with_suffix(".md"), path.with_suffix(".csv")]
     _write_csv(results_in(report).rows, written[-1])
-    for part in report["sets"]:
-        drawing = folder / f"{STEM}-{slug(part['name'])}.svg"
-        if plot([_success_panel(part)], drawing):
-            written.append(drawing)
-    drawing = folder / f"{STEM}-reliability.svg"
-    if report["sets"] and plot([_reliability_panel(report["sets"])], drawing):
-        written.append(drawing)
-    return written
+    return written + draw_all(report, folder)
+
+
+def draw_all(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Success against tokens for every set, and the critic's reliability; the paths of what was drawn."""
+    panels = {slug(part["name"]): _success_panel(part) for part in report["sets"]}
+    if panels:
+        panels["reliability"] = _reliability_panel(report["sets"])
+    drawings = {folder / f"{STEM}-{name}.svg": panel for name, panel in panels.items()}
+    return [path for path, panel in drawings.items() if plot([panel], path)]
 
 
 def slug(name: str) -> str:
@@ -140,20 +142,26 @@ def markdown(report: Mapping[str, Any]) -> str:
     return sections(heading(report, report["plan"]["says"]), *_parts(report, plots=""))
 
 
-def write_page(report: Mapping[str, Any], path: Path) -> Path:
-    """docs/budget.md: what is measured and how, and the same tables."""
+def write_page(report: Mapping[str, Any], docs: Path) -> list[Path]:
+    """docs/claims/budget.md: what is measured and how, and the same tables; its plots in docs/images."""
     machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     made = (
         f"Written by `{report['command']}` ({report['wall_s'] / 60:,.0f} minutes) on {report['date']}: {machine}. "
         f"{report['plan']['says']}"
     )
     left_out = "Left out: " + "; ".join(report["left_out"]) + "." if report["left_out"] else ""
-    text = sections(
-        "# Success within a token budget", INTRODUCTION, made, left_out, *_parts(report, "../benchmarks/results/")
-    )
+    parts = _parts(report, "../images/")
+    text = sections("# A budget buys more", INTRODUCTION, made, left_out, *parts, SEE_ALSO)
+    path = docs / "claims" / "budget.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (docs / "images").mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    return path
+    return [path, *draw_all(report, docs / "images")]
 
+
+SEE_ALSO = """\
+[How to choose](../how_to/choose.md) says how to do this for your own model. [The embedded model](../embedded_model.md)
+says what it was trained on, and what it never saw."""
 
 INTRODUCTION = """\
 Every method here has the same model, the same critic and the same ledger. A pool keeps, for every state, the steps

@@ -1,4 +1,4 @@
-"""The figures of a run, as rows: everything that the tables, the CSV and docs/budget.md say.
+"""The figures of a run, as rows: everything that the tables, the CSV and docs/claims/budget.md say.
 
 A row's two ends are its 95% interval by the paired bootstrap over problems (`curves.py`); where it has none they are
 its value.

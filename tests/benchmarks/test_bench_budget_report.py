@@ -228,8 +228,9 @@ def test_the_report_is_whole_and_can_be_written_again(tmp_path: Path) -> None:
     assert {"what", "who", "set", "budget_tokens", "value", "low", "high"} <= lines[0].keys()
     main.write(json.loads((tmp_path / "budget.json").read_text()), tmp_path / "again")
     assert (tmp_path / "again" / "budget.md").read_text() == text
-    page = report.write_page(made, tmp_path / "page.md").read_text()
-    assert "../benchmarks/results/budget-countdown-5.svg" in page
+    page = report.write_page(made, tmp_path / "docs")[0].read_text()
+    assert "../images/budget-countdown-5.svg" in page
+    assert page.startswith("# A budget buys more\n")
     assert page.count("\n## ") == text.count("\n## ")
 
 

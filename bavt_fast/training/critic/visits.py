@@ -1,0 +1,121 @@
+"""The states that a search visits, with the hidden states that a critic would read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from bavt_fast.budget import Budget
+from bavt_fast.protocols import Critic, Node, Task
+from bavt_fast.searcher import Searcher
+
+__all__ = ["Visits", "collect_visits"]
+
+
+class _Generator(Protocol):
+    def propose(self, requests: Any, counts: Any, limits: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Visits:
+    """States in the order in which they were scored; the roots of the questions come first.
+
+    Attributes:
+        nodes: the states, with the context of each; a root has no step.
+        questions: the number of the question that each belongs to, int64 (states,).
+        parents: the place of each one's parent in this list, int64 (states,); -1 for a root.
+        depths: steps from the root, int64 (states,).
+        hidden: float32 (states, H), on the CPU: what a critic reads; zeros for a root.
+        tokens: what it cost to come to them.
+    """
+
+    nodes: tuple[Node, ...]
+    questions: Tensor
+    parents: Tensor
+    depths: Tensor
+    hidden: Tensor
+    tokens: int
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+class _Recorder:
+    """A critic that keeps what it is shown. It gives the values of another one, or V = 1 to all."""
+
+    def __init__(self, critic: Critic | None) -> None:
+        self._critic = critic
+        self.predicts: Literal["value", "residual"] = "value" if critic is None else critic.predicts
+        self.nodes: list[Node] = []
+        self.hidden: list[Tensor] = []
+
+    def score(self, candidates: Sequence[Node]) -> Any:
+        for node in candidates:
+            if node.step is None or node.step.hidden is None:
+                raise TypeError("generator: expected steps with hidden states for the critic to read, got one without")
+            self.nodes.append(node)
+            self.hidden.append(torch.as_tensor(node.step.hidden).detach().float().cpu())
+        return [1.0] * len(candidates) if self._critic is None else self._critic.score(candidates)
+
+
+def collect_visits(
+    generator: _Generator,
+    task: Task[Any],
+    questions: Sequence[str],
+    *,
+    budget: Budget,
+    critic: Critic | None = None,
+    seed: int = 0,
+    **search: Any,
+) -> Visits:
+    """Searches the questions and keeps the states that come before the critic.
+
+    Args:
+        generator: one whose steps carry hidden states, such as `TorchGenerator`.
+        budget: of each question.
+        critic: steers the search; V = 1 everywhere without one.
+        **search: of `Searcher`.
+
+    Raises:
+        TypeError: a step carries no hidden state.
+        ValueError: no question, or no state was visited.
+        What generator or task raised, if one of them failed.
+    """
+    if not questions:
+        raise ValueError("questions: expected at least one, got none")
+    recorder = _Recorder(critic)
+    searcher = Searcher(generator, recorder, task, **search)
+    searches = [searcher.start(question, budget=budget, seed=seed) for question in questions]
+    tokens = 0
+    for ended in searcher.run(searches):
+        result = ended.result()
+        if result.error is not None:
+            raise result.error
+        tokens += result.spent.tokens
+    if not recorder.nodes:
+        raise ValueError(f"budget: expected enough for a step, got {budget} and no state that is new and not an answer")
+    return _visits([one.nodes[0] for one in searches], recorder, tokens)
+
+
+def _visits(roots: Sequence[Node], recorder: _Recorder, tokens: int) -> Visits:
+    nodes = [*roots, *recorder.nodes]
+    place = {id(node): number for number, node in enumerate(nodes)}
+    parents, questions, depths = [-1] * len(roots), list(range(len(roots))), [0] * len(roots)
+    for node in recorder.nodes:  # a parent was scored before its children
+        parent = place[id(node.parent)]
+        parents.append(parent)
+        questions.append(questions[parent])
+        depths.append(depths[parent] + 1)
+    hidden = torch.stack(recorder.hidden)
+    return Visits(
+        nodes=tuple(nodes),
+        questions=torch.tensor(questions),
+        parents=torch.tensor(parents),
+        depths=torch.tensor(depths),
+        hidden=torch.cat([hidden.new_zeros(len(roots), hidden.shape[1]), hidden]),
+        tokens=tokens,
+    )

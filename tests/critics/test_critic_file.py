@@ -1,0 +1,128 @@
+"""A critic's file: what was saved is what is loaded, and nothing is loaded for what it was not trained for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+from tiny_models import tiny_model  # noqa: E402
+
+import bavt_fast as bavt  # noqa: E402
+from bavt_fast.critics.critic_file import CriticManifest, load_critic, read_manifest, save_critic  # noqa: E402
+from bavt_fast.protocols import Node, Step  # noqa: E402
+from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
+
+MANIFEST = CriticManifest(
+    model="tiny", hidden_size=32, task="text", predicts="logit", figures={"auc": 0.9, "bins": [[0.1, float("nan"), 3]]}
+)
+
+
+def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> bavt.TorchModel:
+    return bavt.TorchModel(tiny_model(seed=seed).to(dtype), build_tokenizer(), threads=1)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path / "critic.safetensors"
+    save_critic(path, bavt.ResidualValuePredictor(32), MANIFEST, model())
+    return path
+
+
+def test_what_was_saved_is_loaded(saved: Path) -> None:
+    torch.manual_seed(1)
+    head = bavt.ResidualValuePredictor(32)
+    critic = load_critic(saved, model(), task="text")
+    states = torch.randn(3, 32)
+    nodes = [Node(None, "", step=Step("a", 1, hidden=state)) for state in states]
+    assert critic.score(nodes) == pytest.approx(head(states).sigmoid().flatten().tolist())
+    assert critic.predicts == "value"
+    found = read_manifest(saved)
+    assert found == replace(MANIFEST, figures={"auc": 0.9, "bins": [[0.1, None, 3]]})
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_the_same_model_in_half_precision_is_the_same_model(saved: Path) -> None:
+    load_critic(saved, model(dtype=torch.bfloat16))
+
+
+def test_another_model_is_refused_with_both_named(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"trained on the states of TorchModel\(.*, got one for 'tiny' in .*cosine"):
+        load_critic(saved, model(seed=1))
+
+
+def test_states_before_the_final_norm_are_refused(saved: Path) -> None:
+    other = model()
+    with torch.no_grad():
+        other.model.model.norm.weight.copy_(torch.rand(32) * 3)
+    with pytest.raises(ValueError, match="whose states are others"):
+        load_critic(saved, other)
+
+
+def changed(path: Path, tensors: Any = None, **fields: Any) -> Path:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        manifest = json.loads(file.metadata()["bavt_fast"])
+    manifest.update(fields)
+    save_file({**load_file(path), **(tensors or {})}, path, metadata={"bavt_fast": json.dumps(manifest)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"task": "countdown"}, "trained for the task 'text', got one for 'countdown'"),
+        ({"layer": "before the norm"}, "reads the last layer, got one for 'before the norm'"),
+        ({"format": 2}, "is not a critic's file .*format 1"),
+        ({"probe_text": "other"}, "is not a critic's file .*probe"),
+        ({"predicts": "luck"}, "is not a critic's file .*predicts"),
+        ({"hidden_size": True}, "is not a critic's file .*hidden_size"),
+        ({"hidden_size": 64}, "is not a critic's file .*expected weights"),
+        ({"extra": 1}, "is not a critic's file .*expected a manifest"),
+    ],
+)
+def test_a_manifest_of_something_else_is_refused(saved: Path, fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        load_critic(changed(saved, **fields), model(), task="text")
+
+
+def test_what_is_not_a_critics_file_is_refused(saved: Path, tmp_path: Path) -> None:
+    whole = saved.read_bytes()
+    for content in (b"", b"{}", whole[: len(whole) // 2], whole[:-1], b"\xff" * 100):
+        saved.write_bytes(content)
+        with pytest.raises(ValueError, match="is not a critic's file"):
+            load_critic(saved, model())
+    save_file({"predictor.0.weight": torch.zeros(2, 2)}, saved)
+    with pytest.raises(ValueError, match="no manifest"):
+        load_critic(saved, model())
+    with pytest.raises(FileNotFoundError, match="bavt-fast train critic"):
+        load_critic(tmp_path / "none", model())
+
+
+def test_a_probe_that_is_not_a_number_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match="whose states are others"):
+        load_critic(changed(saved, {"probe": torch.full((32,), float("nan"))}), model())
+
+
+def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "critic.safetensors"
+    bad = bavt.ResidualValuePredictor(32)
+    with torch.no_grad():
+        bad.predictor[2].bias.fill_(float("inf"))
+    for head, manifest, match in (
+        (bavt.ResidualValuePredictor(16), MANIFEST, "head: expected the model's width of 32"),
+        (bavt.ResidualValuePredictor(32), replace(MANIFEST, hidden_size=16), "manifest that says 16"),
+        (bad, MANIFEST, "finite weights"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            save_critic(path, head, manifest, model())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,397 @@
+"""A generator over a server: what it sends, how it reads answers, and what it makes of every fault."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+
+from fake_server import FakeServer, Reply, chat_completion, completion
+
+import bavt_fast as bavt
+from bavt_fast.generators.openai_server import OpenAIGenerator, ServerStatistics
+from bavt_fast.protocols import Node, Sampling, Step, StepRequest
+from bavt_fast.tasks.text import TextTask
+
+
+def ask(generator: OpenAIGenerator, *requests: StepRequest, count: int = 1, limit: int = 20) -> list[Any]:
+    async def run() -> list[Any]:
+        try:
+            return await generator.propose(requests, [count] * len(requests), [limit] * len(requests))
+        finally:
+            await generator.aclose()
+
+    return asyncio.run(run())
+
+
+def one_step(reply: Reply, request: StepRequest | None = None, limit: int = 20, **options: Any) -> Any:
+    """What becomes of one answer of the server."""
+    with FakeServer(lambda body: reply) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, retries=0, **options)
+        (answer,) = ask(generator, request or StepRequest("Q\n", seed=3), limit=limit)
+    return answer[0] if isinstance(answer, list) and answer else answer
+
+
+def in_turn(*replies: Reply) -> Callable[[dict[str, Any]], Reply]:
+    """One reply after the other, the last one for ever."""
+    left, lock = list(replies), threading.Lock()
+
+    def answer(body: dict[str, Any]) -> Reply:
+        with lock:
+            return left.pop(0) if len(left) > 1 else left[0]
+
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def no_key_or_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- what is sent
+
+
+def test_a_completion_is_asked_for_as_the_request_says() -> None:
+    step = Step("so\n", 2)
+    node = Node(None, None, Node(None, "Q\n"), step)
+    request = StepRequest(node, seed=2**62, sampling=Sampling(0.5, 0.9, 40, 0.1))
+    with FakeServer(lambda body: completion(" then")) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, delimiter=("\n", "."), extra_body={"priority": 3})
+        (answer,) = ask(generator, request, count=2, limit=17)
+    first, second = sorted(server.requests, key=lambda body: body["seed"])
+    seeds = {first.pop("seed"), second.pop("seed")}
+    assert len(seeds) == 2
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert first == second == {
+        "model": "m", "prompt": "Q\nso\n", "max_tokens": 17, "stop": ["\n", "."], "temperature": 0.5, "top_p": 0.9,
+        "top_k": 40, "min_p": 0.1, "priority": 3,
+    }  # fmt: skip
+    assert server.paths == ["/v1/completions"] * 2
+    assert [step.text for step in answer] == [" then\n"] * 2
+    assert generator.server_statistics() == ServerStatistics(requests=2, generated_tokens=10, prompt_tokens=14)
+
+
+def test_a_seed_depends_on_the_request_and_the_candidate_alone() -> None:
+    with FakeServer(lambda body: completion("a")) as server:
+        generator = OpenAIGenerator("m", base_url=server.url)
+        ask(generator, StepRequest("Q", seed=1), StepRequest("R", seed=1), count=2)
+        ask(generator, StepRequest("R", seed=1))
+    by_prompt: dict[str, set[int]] = {}
+    for body in server.requests:
+        by_prompt.setdefault(body["prompt"], set()).add(body["seed"])
+    assert by_prompt["Q"] == by_prompt["R"]
+    assert len(by_prompt["Q"]) == 2
+
+
+def test_a_chat_goes_on_with_the_assistants_turn() -> None:
+    with FakeServer(lambda body: chat_completion("next")) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, chat=True, system="Be brief.", logprobs=True)
+        root = Node(None, "Q")
+        ask(generator, StepRequest(root))
+        ask(generator, StepRequest(Node(None, None, root, Step("one\n", 1))))
+    first, second = server.requests
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q"}]
+    assert first["messages"] == turns
+    assert "continue_final_message" not in first
+    assert second["messages"] == [*turns, {"role": "assistant", "content": "one\n"}]
+    assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
+    assert second["logprobs"] is True
+    assert server.paths == ["/v1/chat/completions"] * 2
+
+
+def test_contexts_go_on_from_the_models_own_tokens() -> None:
+    replies = in_turn(
+        completion("one", token_ids=[4, 5], prompt_token_ids=[1, 2, 3], stop_reason="\n"),
+        completion("two", token_ids=[6], prompt_token_ids=[1, 2, 3, 4, 5], stop_reason="\n"),
+    )
+    with FakeServer(replies) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, token_ids=True)
+        root = Node(None, "Q")
+        ((first,),) = ask(generator, StepRequest(root))
+        assert first.token_ids == (4, 5)
+        child = Node(None, None, root, first)
+        ((second,),) = ask(generator, StepRequest(child))
+        ask(generator, StepRequest(Node(None, None, child, second)))
+        ask(generator, StepRequest(Node(None, None, child, Step("by hand\n", 2))))
+    prompts = [body["prompt"] for body in server.requests]
+    assert prompts == ["Q", [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], "Qone\nby hand\n"]
+
+
+# --- what comes back
+
+
+@pytest.mark.parametrize(
+    ("reply", "options", "text", "reason"),
+    [
+        (completion("a"), {}, "a\n", "delimiter"),  # nobody says: the delimiter
+        (completion(""), {}, "", "end"),
+        (completion("a", stop_reason="\n"), {}, "a\n", "delimiter"),
+        (completion("a", stop_reason=None), {}, "a", "end"),
+        (completion("a", stop_reason=128009), {}, "a", "end"),  # a token that ends the text
+        (completion("a", matched_stop="."), {"delimiter": ("\n", ".")}, "a.", "delimiter"),
+        (completion("a.", stop_reason="."), {"delimiter": ("\n", "."), "stop_is_returned": True}, "a.", "delimiter"),
+        (completion("a", stop_reason=None), {"stop_is_returned": True}, "a", "end"),
+        (completion("a"), {"stop_is_returned": True}, "a", "end"),
+        (completion("a", finish_reason="length"), {}, "a", "limit"),
+        (completion("a", finish_reason="content_filter"), {}, "a", "limit"),
+        (chat_completion("ä"), {"chat": True}, "ä\n", "delimiter"),
+        (chat_completion(None), {"chat": True}, "", "end"),
+    ],
+)
+def test_how_a_step_ends(reply: Reply, options: dict[str, Any], text: str, reason: str) -> None:
+    step = one_step(reply, **options)
+    assert (step.text, step.finish_reason, step.tokens, step.prompt_tokens) == (text, reason, 5, 7)
+
+
+PROBABILITIES = {"token_logprobs": [-0.5, -0.25, None], "tokens": ["a", "b", "c"], "top_logprobs": None}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "choice", "charged"),
+    [
+        (5, {}, 5),
+        (0, {}, 1),  # it made something
+        (2, {"logprobs": {**PROBABILITIES, "token_logprobs": [-1.0] * 4}}, 4),  # too few
+        (None, {"logprobs": PROBABILITIES}, 2),
+        (None, {}, 20),  # nobody counts: the whole limit
+        (-3, {}, 20),
+        (1000, {}, 1000),  # too many is charged, and ends the search
+    ],
+)
+def test_what_is_charged(tokens: int | None, choice: dict[str, Any], charged: int) -> None:
+    assert one_step(completion("a", tokens, **choice)).tokens == charged
+
+
+def test_probabilities_and_cached_tokens_are_read() -> None:
+    reply = completion("a", logprobs=PROBABILITIES)
+    reply.body["usage"]["prompt_tokens_details"] = {"cached_tokens": 4}
+    step = one_step(reply, logprobs=True)
+    assert step.log_probability == -0.75
+    assert (step.prompt_tokens, step.cached_tokens) == (7, 4)
+    reply.body["usage"]["prompt_tokens_details"] = {"cached_tokens": 400}
+    assert one_step(reply).cached_tokens == 7
+
+
+# --- faults
+
+STORM = Reply({"error": {"message": "slow down"}}, 429, {"Retry-After": "0"})
+DOWN = Reply(b"<html>bad gateway</html>", 502, {"Retry-After": "0", "Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        STORM,
+        DOWN,
+        Reply(completion("a").body, sent_share=0.5),
+        Reply(completion("a").body, sent_share=0.0),
+        Reply(b'{"choices": [{"te', headers={"Retry-After": "0"}),
+        Reply({"choices": []}),
+        Reply({"choices": None}),
+        Reply([]),
+        Reply({"choices": [{"finish_reason": "length"}]}),
+    ],
+)
+def test_a_fault_is_tried_again_and_charged_once(fault: Reply) -> None:
+    with FakeServer(in_turn(fault, fault, completion("a"))) as server:
+        generator = OpenAIGenerator("m", base_url=server.url)
+        ((step,),) = ask(generator, StepRequest("Q", seed=5))
+    assert (step.text, step.tokens) == ("a\n", 5)
+    assert generator.server_statistics() == ServerStatistics(requests=1, retries=2, generated_tokens=5, prompt_tokens=7)
+    assert server.requests[0] == server.requests[1] == server.requests[2]
+
+
+def test_a_fault_that_stays_ends_its_own_ask_alone() -> None:
+    with FakeServer(lambda body: DOWN if "bad" in body["prompt"] else completion("a")) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, retries=2)
+        good, bad, good_too = ask(generator, StepRequest("Q"), StepRequest("bad"), StepRequest("R"))
+    assert [step.text for step in good + good_too] == ["a\n", "a\n"]
+    assert isinstance(bad, bavt.GenerationError)
+    assert server.url in str(bad)
+    assert generator.server_statistics().failures == 1
+    assert len([body for body in server.requests if "bad" in body["prompt"]]) == 3
+
+
+def test_what_is_of_no_use_to_repeat_is_not_repeated() -> None:
+    for status in (400, 401, 403, 404, 422):
+        with FakeServer(lambda body, status=status: Reply({"error": {"message": "no"}}, status)) as server:
+            (answer,) = ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"))
+        assert isinstance(answer, bavt.GenerationError)
+        assert len(server.requests) == 1
+
+
+def test_a_context_without_room_has_no_next_step() -> None:
+    reply = Reply({"error": {"message": "This model's maximum context length is 8 tokens."}}, 400)
+    assert one_step(reply) == []
+
+
+def test_nobody_there() -> None:
+    with FakeServer(lambda body: completion("a")) as server:
+        url = server.url
+    (answer,) = ask(OpenAIGenerator("m", base_url=url, retries=1), StepRequest("Q"))
+    assert isinstance(answer, bavt.GenerationError)
+    assert "APIConnectionError" in str(answer)
+
+
+def test_the_key_is_sent_and_never_said() -> None:
+    key = "sk-very-secret-1234567890"
+    reply = Reply({"error": {"message": f"Incorrect API key provided: {key}"}}, 401)
+    with FakeServer(lambda body: reply) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, api_key=key)
+        (answer,) = ask(generator, StepRequest("Q"))
+    assert server.keys == [key]
+    assert key not in str(answer) + repr(answer) + repr(generator)
+    assert "[key]" in str(answer)
+    assert answer.__cause__ is None
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
+    with FakeServer(lambda body: completion("a")) as server:
+        ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"))
+    assert server.keys == ["from-the-environment"]
+
+
+def test_a_deadline_ends_a_request_and_charges_no_less_than_it_took() -> None:
+    with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
+        generator = OpenAIGenerator("m", base_url=server.url)
+        start_s = time.monotonic()
+        ((step,),) = ask(generator, StepRequest("Q", seconds_left=0.3), limit=9)
+        assert time.monotonic() - start_s < 3.0
+    assert (step.finish_reason, step.tokens) == ("deadline", 9)
+
+
+def test_no_more_are_in_flight_than_are_allowed() -> None:
+    with FakeServer(lambda body: Reply(completion("a").body, delay_s=0.02)) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=3)
+        answers = ask(generator, *(StepRequest(f"Q{i}") for i in range(12)))
+    assert all(len(answer) == 1 for answer in answers)
+    assert 1 < server.most_at_once <= 3
+
+
+def test_cancelling_gives_up_what_is_in_flight() -> None:
+    with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
+        generator = OpenAIGenerator("m", base_url=server.url)
+
+        async def run() -> float:
+            task = asyncio.ensure_future(generator.propose([StepRequest("Q")], [1], [5]))
+            await asyncio.sleep(0.2)
+            start_s = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return time.monotonic() - start_s
+
+        assert asyncio.run(run()) < 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": ""}, "model"),
+        ({"delimiter": ""}, "delimiter"),
+        ({"delimiter": list("abcde")}, "delimiter"),
+        ({"token_ids": True, "chat": True}, "token_ids"),
+        ({"system": "x"}, "system"),
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"timeout_s": 0.0}, "timeout_s"),
+        ({"retries": -1}, "retries"),
+        ({"temperature": -1.0}, "temperature"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        OpenAIGenerator(**{"model": "m", **options})
+
+
+# --- a whole search
+
+
+def thinks_and_answers(body: dict[str, Any]) -> Reply:
+    thought = body["prompt"].count("\n") > 1
+    return completion(f"Answer: {body['seed'] % 3}" if thought else f"thought {body['seed'] % 5}", 4)
+
+
+@pytest.mark.parametrize("wave", [1, 8])
+def test_a_search_over_a_server_keeps_its_budget(wave: int) -> None:
+    questions = [f"Question {i}" for i in range(6)]
+    task = TextTask(answers="1")
+    with FakeServer(thinks_and_answers) as server:
+        searcher = bavt.Searcher(OpenAIGenerator("m", base_url=server.url), task=task, wave=wave, max_step_tokens=8)
+        results = searcher.search_many(questions, budget=bavt.Budget(tokens=60))
+        again = searcher.search_many(questions, budget=bavt.Budget(tokens=60))
+    assert sum(result.solved for result in results) >= 4
+    for result, other in zip(results, again, strict=True):
+        assert result.spent.tokens <= 60
+        assert result.error is None
+        assert (result.answer, result.texts) == (other.answer, other.texts)
+
+
+def test_a_server_that_counts_too_many_is_asked_for_nothing_more() -> None:
+    with FakeServer(lambda body: completion("thought", 500)) as server:
+        searcher = bavt.Searcher(OpenAIGenerator("m", base_url=server.url), max_step_tokens=8)
+        with pytest.warns(UserWarning, match="above"):
+            result = searcher.search("Q", budget=bavt.Budget(tokens=100))
+    assert len(server.requests) == 1
+    assert result.spent.tokens == 500
+    assert result.overrun.tokens > 0
+
+
+def test_a_storm_in_the_middle_of_a_search_loses_nothing() -> None:
+    """Every third request fails in some way, and the result is that of a calm day."""
+    faults = [STORM, DOWN, Reply(completion("a").body, sent_share=0.3), Reply({"choices": []})]
+    seen: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def stormy(body: dict[str, Any]) -> Reply:
+        with lock:
+            number = len(seen)
+            name = f"{body['prompt']}/{body['seed']}"
+            seen[name] = seen.get(name, 0) + 1
+            first = seen[name] == 1
+        return faults[number % 4] if first and number % 3 == 0 else thinks_and_answers(body)
+
+    questions = [f"Question {i}" for i in range(4)]
+    found = []
+    for answer in (thinks_and_answers, stormy):
+        with FakeServer(answer) as server:
+            generator = OpenAIGenerator("m", base_url=server.url)
+            searcher = bavt.Searcher(generator, task=TextTask(answers="1"), wave=4, max_step_tokens=8)
+            found.append(searcher.search_many(questions, budget=bavt.Budget(tokens=60)))
+    assert generator.server_statistics().retries > 0
+    for calm, storm in zip(*found, strict=True):
+        assert (calm.answer, calm.texts, calm.spent.tokens) == (storm.answer, storm.texts, storm.spent.tokens)
+
+
+def test_the_embedded_model_solves_a_puzzle_through_a_server() -> None:
+    """A real model behind the wire: its text cut at the stop string, its tokens counted."""
+    pytest.importorskip("torch")
+    from bavt_fast.model_folder import load_folder
+
+    folder = load_folder(threads=1, without_replacement=False)
+    lock = threading.Lock()
+
+    def serve(body: dict[str, Any]) -> Reply:
+        sampling = Sampling(body["temperature"], body["top_p"])
+        with lock:
+            request = StepRequest(body["prompt"], body["seed"], sampling=sampling)
+            ((step,),) = folder.generator.propose([request], [1], [body["max_tokens"]])
+        reason = "stop" if step.finish_reason == "delimiter" else "length"
+        return completion(step.text.removesuffix(body["stop"][0]), step.tokens, reason, stop_reason=body["stop"][0])
+
+    with FakeServer(serve) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, delimiter=")", temperature=0.7)
+        options = {**folder.settings.search, "max_step_tokens": 24}
+        searcher = bavt.Searcher(generator, None, folder.task, wave=4, **options)
+        results = searcher.search_many(["2 3 4", "1 2 3 4", "1 1 4 6"], budget=bavt.Budget(tokens=250))
+    assert sum(result.solved for result in results) >= 2
+    assert all(result.spent.tokens <= 250 for result in results)
+    assert generator.server_statistics().generated_tokens >= sum(result.spent.tokens for result in results)
+    assert results[-1].generation.generated_tokens > 0

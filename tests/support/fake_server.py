@@ -1,0 +1,118 @@
+"""A server with OpenAI's protocol whose answers, and faults, a test decides on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Reply:
+    """What is sent back. `body` is JSON, or bytes as they are.
+
+    Attributes:
+        delay_s: time before it.
+        sent_share: the part of the body after which the connection is cut; 1 for a whole answer.
+    """
+
+    body: Any
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    sent_share: float = 1.0
+
+
+def completion(text: str, tokens: int | None = 5, finish_reason: str = "stop", **choice: Any) -> Reply:
+    """An answer of ``/completions``; without a usage where `tokens` is None. ``choice`` goes into its one choice."""
+    usage = None if tokens is None else {"completion_tokens": tokens, "prompt_tokens": 7, "total_tokens": 7 + tokens}
+    row = {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": None, **choice}
+    return Reply({"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [row], "usage": usage})
+
+
+def chat_completion(text: str | None, tokens: int = 5, finish_reason: str = "stop", **choice: Any) -> Reply:
+    """The same of ``/chat/completions``."""
+    message = {"role": "assistant", "content": text}
+    reply = completion("", tokens, finish_reason, message=message, **choice)
+    del reply.body["choices"][0]["text"]
+    reply.body["object"] = "chat.completion"
+    return reply
+
+
+class FakeServer:
+    """Serves on a port of its own while the ``with`` lasts.
+
+    Args:
+        answer: (request's JSON body) -> Reply.
+
+    Attributes:
+        requests: the bodies that came, in order. paths, keys: their paths and bearer keys.
+        most_at_once: requests that were being answered at the same time.
+    """
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Reply]) -> None:
+        self.answer = answer
+        self.requests: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.keys: list[str] = []
+        self.most_at_once = self._now = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> FakeServer:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.serve(self, body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 256
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None:
+                pass  # the client went away
+
+        self.http = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def serve(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        with self._lock:
+            self.requests.append(body)
+            self.paths.append(handler.path)
+            self.keys.append(handler.headers.get("Authorization", "").removeprefix("Bearer "))
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            reply = self.answer(body)
+            time.sleep(reply.delay_s)
+        finally:
+            with self._lock:
+                self._now -= 1
+        content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        handler.send_response(reply.status)
+        for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[: int(len(content) * reply.sent_share)])
+        if reply.sent_share < 1.0:
+            handler.wfile.flush()
+            handler.close_connection = True
+            handler.connection.shutdown(socket.SHUT_RDWR)

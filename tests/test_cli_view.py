@@ -1,0 +1,143 @@
+"""``bavt-fast view``, and the options of other commands that lead to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import evil, recorded
+
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner, Result
+
+from bavt_fast.cli import app
+from bavt_fast.view import Picture, html, picture
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    recorded().save(tmp_path / "one.bavt")
+    return tmp_path / "one.bavt"
+
+
+def test_a_tree_in_the_terminal(saved: Path) -> None:
+    done = run("view", saved, "--nodes", 5, "--depth", 2)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert "Where to?" in lines[3]
+    assert len([line for line in lines[3:] if re.match(r"[* ] \d\.\d{3}", line)]) <= 5
+    assert "\x1b" not in done.stdout
+
+
+def test_a_page_of_one_and_of_several(saved: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tree.html"
+    assert run("view", saved, "-o", out).exit_code == 0
+    assert out.read_text(encoding="utf-8") == html(saved)
+    (tmp_path / "two.json").write_text(picture(saved).to_json())
+    assert run("view", saved, tmp_path / "two.json", "-o", out, "--title", "A & B").exit_code == 0
+    assert "<title>A &amp; B</title>" in out.read_text(encoding="utf-8")
+    assert out.read_text(encoding="utf-8").count('id="picture-') == 2
+    assert run("view", tmp_path, "-o", tmp_path / "folder.html").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "begin"),
+    [
+        (".svg", b"<svg"),
+        (".dot", b"digraph"),
+        (".gv", b"digraph"),
+        (".mmd", b"flowchart"),
+        (".json", b"{"),
+        (".png", b"\x89PNG"),
+    ],
+)
+def test_a_diagram_by_the_ending_of_its_file(saved: Path, tmp_path: Path, ending: str, begin: bytes) -> None:
+    out = tmp_path / f"tree{ending}"
+    assert run("view", saved, "-o", out, "--nodes", 7).exit_code == 0
+    assert out.read_bytes().startswith(begin)
+
+
+def test_texts_that_no_file_can_hold(tmp_path: Path) -> None:
+    source = tmp_path / "evil.json"
+    source.write_text(evil().to_json())
+    for ending in (".html", ".svg", ".dot", ".mmd", ".json", ".png"):
+        assert run("view", source, "-o", tmp_path / f"tree{ending}").exit_code == 0, ending
+    assert run("view", source).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.bavt"], "nowhere.bavt"),
+        (["words.txt"], "expected a file that Search.save"),
+        (["one.bavt", "-o", "tree.pdf"], "ends in one of .html"),
+        (["one.bavt", "one.bavt", "-o", "tree.svg"], "expected a file of .html for 2 searches"),
+        (["empty"], "found none"),
+        (["one.bavt", "-o", "no/such/folder.html"], "no/such/folder.html"),
+    ],
+)
+def test_bad_input_says_what_is_wrong(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(saved.parent)
+    Path("words.txt").write_text("words")
+    Path("empty").mkdir()
+    done = run("view", *arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_solve_saves_what_view_shows(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    done = run("solve", "4 5 6 10", "--json", "--save", tmp_path / "s.bavt")
+    assert done.exit_code == 0
+    made: Picture = picture(tmp_path / "s.bavt")
+    assert made.answer == json.loads(done.stdout)["answer"]
+    assert made.solved
+    assert made.events
+    assert made.missing == ()
+    refused = run("solve", "4 5 6 10", "--quiet", "--save", tmp_path / "no" / "s.bavt")
+    assert refused.exit_code == 2
+    assert "No such file" in refused.stderr
+
+
+def test_solve_live_links_to_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    seen: list[Any] = []
+    from bavt_fast.view.server import Live
+
+    begin = Live.__enter__
+
+    def watched(live: Live) -> Live:
+        def watch() -> None:
+            with urllib.request.urlopen(f"{live.url}events", timeout=20) as stream:
+                seen.append(stream.read())
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        end_s = time.monotonic() + 10
+        while not live.watchers and time.monotonic() < end_s:
+            time.sleep(0.01)
+        monkeypatch.setattr(watched, "thread", thread, raising=False)
+        return begin(live)
+
+    monkeypatch.setattr(Live, "__enter__", watched)
+    done = run("solve", "4 5 6 10", "--quiet", "--live")
+    watched.thread.join(timeout=20)  # type: ignore[attr-defined]
+    assert done.exit_code == 0
+    assert re.search(r"^live: http://127\.0\.0\.1:\d+/[\w-]{32}/$", done.stderr, re.MULTILINE)
+    assert len(done.stdout.splitlines()) == 1
+    assert b'"stop_reason":"solved"' in seen[0]
+    assert seen[0].endswith(b"event: end\ndata: {}\n\n")

@@ -1,0 +1,398 @@
+"""A critic for a model as it is: the states that it learns from, their labels, and the head that is fitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("rich")
+testing = pytest.importorskip("typer.testing")
+
+import bavt_fast as bavt  # noqa: E402
+from bavt_fast import cli  # noqa: E402
+from bavt_fast.critics.critic_file import load_critic, read_manifest  # noqa: E402
+from bavt_fast.model_folder import ModelFolder, embedded_folder, load_folder  # noqa: E402
+from bavt_fast.protocols import Description, Node, Step, StepRequest  # noqa: E402
+from bavt_fast.tasks.countdown import make_oracle  # noqa: E402
+from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
+from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
+from bavt_fast.training.critic import (  # noqa: E402
+    CriticConfig,
+    Visits,
+    collect_visits,
+    fit_head,
+    label_by_completions,
+    label_by_oracle,
+    train_critic,
+)
+from bavt_fast.training.critic.process_data import LabelledPath, label_states, read_process_data  # noqa: E402
+
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def folder() -> ModelFolder:
+    return load_folder(threads=1)
+
+
+def problems(count: int) -> list[str]:
+    numbers, targets = held_out_problems(TEST, count, 4, seed=5)
+    return [f"{' '.join(map(str, row))} -> {target}" for row, target in zip(numbers, targets, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def visits(folder: ModelFolder) -> Visits:
+    return collect_visits(folder.generator, folder.task, problems(COUNT), budget=bavt.Budget(tokens=120), seed=1)
+
+
+# --- visits
+
+
+def test_visits_are_the_states_that_the_search_scores(folder: ModelFolder, visits: Visits) -> None:
+    assert len(visits) == len(visits.parents) == len(visits.questions) == len(visits.depths) == len(visits.hidden)
+    assert visits.parents[:COUNT].tolist() == [-1] * COUNT
+    assert visits.questions[:COUNT].tolist() == list(range(COUNT))
+    assert (visits.parents[COUNT:] >= 0).all()
+    assert 0 < visits.tokens <= COUNT * 120
+    for place, node in enumerate(visits.nodes):
+        parent = int(visits.parents[place])
+        assert (node.parent is None) == (parent < 0)
+        if parent >= 0:
+            assert visits.nodes[parent] is node.parent
+            assert visits.questions[place] == visits.questions[parent]
+            assert visits.depths[place] == visits.depths[parent] + 1
+            assert len(node.state.numbers) == 4 - visits.depths[place]
+    targets = [int(question.split("-> ")[1]) for question in problems(COUNT)]
+    assert [node.state.target for node in visits.nodes[:COUNT]] == targets
+
+
+def test_a_labelled_step_has_the_state_that_the_search_would_have_shown(folder: ModelFolder, visits: Visits) -> None:
+    places = list(range(COUNT, len(visits), 7))
+    paths = [
+        LabelledPath(node.parent.text, (node.step.text,), (1.0,))  # type: ignore[union-attr]
+        for node in (visits.nodes[place] for place in places)
+    ]
+    found = label_states(paths, folder.generator, separator=")")
+    torch.testing.assert_close(found.hidden, visits.hidden[places], rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_to_visit_is_an_error(folder: ModelFolder) -> None:
+    with pytest.raises(ValueError, match="questions: expected at least one"):
+        collect_visits(folder.generator, folder.task, [], budget=bavt.Budget(tokens=10))
+    with pytest.raises(ValueError, match="budget: expected enough for a step"):
+        collect_visits(folder.generator, folder.task, ["4 5 6 10"], budget=bavt.Budget(tokens=3))
+    with pytest.raises(TypeError, match="expected steps with hidden states"):
+        collect_visits(
+            lambda text, count: ["10 + 4 = 14 (left: 5 6 14)"],
+            folder.task,
+            ["4 5 6 10"],
+            budget=bavt.Budget(tokens=50),
+        )
+
+
+# --- labels
+
+
+class Coin:
+    """States are numbers. A step adds what it says; 3 is right, above it is wrong, and "x" is no step."""
+
+    def initial_state(self, question: str) -> int:
+        return int(question)
+
+    def apply(self, state: int, step: Step) -> int | None:
+        return None if step.text == "x" else state + int(step.text)
+
+    def key(self, state: int) -> int:
+        return state
+
+    def describe(self, state: int) -> Description:
+        return Description(state >= 3, state == 3, str(state), f"{state}\n")
+
+
+class Coins:
+    """Draws 1, 2 or "x" by the request's seed alone."""
+
+    def __init__(self, choices: str = "12x") -> None:
+        self.choices = choices
+        self.seeds: list[int] = []
+
+    def propose(self, requests: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[Any]:
+        self.seeds += [request.seed for request in requests]
+        drawn = [np.random.default_rng(request.seed).choice(list(self.choices)) for request in requests]
+        return [[Step(str(text), tokens=2)] for text in drawn]
+
+
+def test_completions_estimate_the_chance_of_an_answer() -> None:
+    """From 2 a third ends right: 1 is right, 2 too much, x is no step. From 0 it is 1/3 of (from 1) + ... by hand."""
+    nodes = [Node(state, f"{state}\n") for state in (2, 1, 0)]
+    coins = Coins()
+    found = label_by_completions(nodes, coins, Coin(), completions=900, seed=4)
+    from_2, from_1 = 1 / 3, 1 / 3 * 1 / 3 + 1 / 3
+    wanted = [from_2, from_1, (from_1 + from_2) / 3]
+    assert found.labels.tolist() == pytest.approx(wanted, abs=0.05)
+    assert found.count == 900
+    assert found.tokens == 2 * len(coins.seeds)
+    assert len(set(coins.seeds)) == len(coins.seeds)  # no two steps are drawn alike
+    again = label_by_completions(nodes, Coins(), Coin(), completions=900, seed=4)
+    assert again.labels.equal(found.labels)
+    assert not label_by_completions(nodes, Coins(), Coin(), completions=900, seed=5).labels.equal(found.labels)
+
+
+def test_completions_end() -> None:
+    found = label_by_completions([Node(0, "0\n")], Coins("0"), Coin(), completions=2, max_steps=5)
+    assert found.labels.tolist() == [0.0]
+    assert found.tokens == 2 * 2 * 5
+
+
+def test_completions_need_a_verdict() -> None:
+    class Unsure(Coin):
+        def describe(self, state: int) -> Description:
+            return Description(state >= 3, None, str(state), f"{state}\n")
+
+    with pytest.raises(ValueError, match="task: expected one that verifies its answers"):
+        label_by_completions([Node(2, "2\n")], Coins("1"), Unsure(), completions=1)
+
+
+def test_a_failing_generator_is_not_a_label() -> None:
+    class Fails(Coins):
+        def propose(self, requests: Any, counts: Any, limits: Any) -> list[Any]:
+            return [bavt.GenerationError("out of memory") for _ in requests]
+
+    with pytest.raises(bavt.GenerationError, match="out of memory"):
+        label_by_completions([Node(2, "2\n")], Fails(), Coin())
+
+
+def test_completions_agree_with_the_oracle(folder: ModelFolder, visits: Visits) -> None:
+    """What a completion has reached can be reached; what cannot be reached, none has."""
+    nodes = visits.nodes[COUNT:]
+    exact = label_by_oracle(nodes, make_oracle())
+    found = label_by_completions(nodes, folder.generator, folder.task, completions=4, max_step_tokens=20)
+    assert set(exact.tolist()) == {0.0, 1.0}
+    assert (found.labels[exact == 0.0] == 0.0).all()
+    assert found.labels[exact == 1.0].mean() > 0.1
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5])
+def test_an_oracle_out_of_range_is_refused(value: float) -> None:
+    class Wrong:
+        predicts = "value"
+
+        def score(self, nodes: Sequence[Node]) -> list[float]:
+            return [value] * len(nodes)
+
+    with pytest.raises(ValueError, match=r"oracle: expected one number in \[0, 1\]"):
+        label_by_oracle([Node(1, "1")], Wrong())  # type: ignore[arg-type]
+
+
+# --- the head
+
+
+def made_up(states: int = 1500, width: int = 12, seed: int = 0) -> tuple[Any, Any, Any]:
+    """States on scales of their own, whose labels follow from two of their numbers; ten states a question."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(states, width))
+    chance = 1 / (1 + np.exp(-3 * hidden[:, 0] * np.sign(hidden[:, 1])))
+    labels = rng.random(states) < chance
+    scaled = hidden * rng.uniform(0.01, 30, width) + rng.normal(size=width) * 10
+    return (
+        torch.tensor(scaled, dtype=torch.float32),
+        torch.tensor(labels, dtype=torch.float32),
+        torch.arange(states) // 10,
+    )
+
+
+def test_a_head_learns_what_can_be_learnt_and_is_calibrated() -> None:
+    hidden, labels, questions = made_up()
+    fitted = fit_head(hidden, labels, questions, seed=1)
+    figures = fitted.figures
+    assert figures.auc > 0.72
+    assert figures.brier < 0.85 * figures.base_brier
+    assert figures.states + figures.trained_on == 1500
+    assert figures.states == 300
+    assert sum(states for *_, states in figures.reliability) == 300
+    for value, label, states in figures.reliability:
+        assert abs(value - label) < 0.05 + 2.5 * (0.25 / states) ** 0.5
+    values = fitted.head(hidden).detach().sigmoid().squeeze(1)
+    assert float(((values - labels) ** 2).mean()) < 0.8 * figures.base_brier  # scaling and slope are in the weights
+
+
+def test_labels_that_follow_from_nothing_are_not_learnt() -> None:
+    hidden, labels, questions = made_up()
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    figures = fit_head(hidden, shuffled, questions, seed=1).figures
+    assert 0.38 < figures.auc < 0.62
+    assert figures.brier < 1.1 * figures.base_brier  # unsure, and says so
+
+
+def test_a_residual_head_learns_the_difference_to_the_parent() -> None:
+    hidden, labels, questions = made_up()
+    parents = torch.full_like(labels, 0.5)
+    fitted = fit_head(hidden, labels, questions, parent_labels=parents, predicts="residual", seed=1)
+    assert fitted.figures.auc > 0.72
+    outputs = fitted.head(hidden).detach().squeeze(1)
+    assert float(((outputs - (labels - parents)) ** 2).mean()) < 0.2
+
+
+def test_fitting_is_repeatable_and_leaves_the_random_state_alone() -> None:
+    hidden, labels, questions = made_up(200)
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first, second = (fit_head(hidden, labels, questions, seed=2, epochs=3).head.state_dict() for _ in range(2))
+    assert torch.random.get_rng_state().equal(before)
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"hidden": torch.zeros(20)}, "hidden: expected"),
+        ({"hidden": torch.full((20, 3), float("inf"))}, "hidden: expected finite"),
+        ({"labels": torch.zeros(19)}, r"labels: expected shape \(20,\)"),
+        ({"labels": torch.full((20,), 1.5)}, "labels: expected numbers in"),
+        ({"labels": torch.full((20,), float("nan"))}, "labels: expected numbers in"),
+        ({"questions": torch.zeros(20, dtype=torch.long)}, "questions: expected states of two questions"),
+        ({"predicts": "residual"}, "parent_labels: expected one"),
+        ({"held_out_share": 1.0}, "held_out_share: expected"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], match: str) -> None:
+    given = {"hidden": torch.zeros(20, 3), "labels": torch.zeros(20), "questions": torch.arange(20), **change}
+    with pytest.raises(ValueError, match=match):
+        fit_head(**given)
+
+
+# --- from end to end
+
+
+def test_a_critic_trained_on_its_own_searches_knows_what_is_near(folder: ModelFolder, tmp_path: Path) -> None:
+    """A new head on the embedded model's states; with two numbers left it tells the living from the dead."""
+    out = tmp_path / "critic.safetensors"
+    config = CriticConfig(budget_tokens=120, rounds=2, max_step_tokens=20)
+    fitted = train_critic(
+        folder.generator, folder.task, problems(60), config=config, oracle=make_oracle(), out=out, task_name="countdown"
+    )
+    assert fitted.figures.auc_by_depth[2] > 0.85
+    model = bavt.TorchModel(folder.generator.model, folder.generator.tokenizer)
+    critic = load_critic(out, model, task="countdown")
+    hidden = torch.randn(4, model.hidden_size)
+    assert critic.head(hidden).equal(fitted.head(hidden))
+    manifest = read_manifest(out)
+    assert manifest.figures["questions"] == 60
+    assert manifest.figures["tokens"]["visiting"] > 0
+    result = bavt.search(
+        "4 5 6 10", generator=folder.generator, critic=critic, task=folder.task, budget=bavt.Budget(tokens=200)
+    )
+    assert result.spent.tokens <= 200
+
+
+def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None:
+    class Sure:
+        predicts = "value"
+
+        def score(self, nodes: Sequence[Node]) -> list[float]:
+            return [1.0] * len(nodes)
+
+    config = CriticConfig(budget_tokens=60, rounds=1, max_step_tokens=20)
+    with pytest.raises(ValueError, match=r"all have the label 1\.0"):
+        train_critic(folder.generator, folder.task, problems(3), config=config, oracle=Sure())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change", [{"rounds": 0}, {"budget_tokens": 0}, {"completions": 0}, {"seed": -1}, {"predicts": "value"}]
+)
+def test_bad_settings_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        CriticConfig(**change)
+
+
+# --- labelled steps, and the command
+
+
+def test_labelled_steps_are_read_as_trl_wrote_them(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(
+        '\ufeff{"prompt": "1 + 1?", "completions": ["It is é.", "2"], "labels": [true, false], "more": 1}\n\n'
+        '{"prompt": "p", "completions": ["s"], "labels": [0.25]}\n',
+        encoding="utf-8",
+    )
+    assert read_process_data(path) == [
+        LabelledPath("1 + 1?", ("It is é.", "2"), (1.0, 0.0)),
+        LabelledPath("p", ("s",), (0.25,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("[]", "expected an object"),
+        ('{"prompt": "", "completions": ["a"], "labels": [1]}', "prompt: expected"),
+        ('{"prompt": "p", "completions": [], "labels": []}', "completions: expected"),
+        ('{"prompt": "p", "completions": ["a", ""], "labels": [1, 1]}', "completions: expected"),
+        ('{"prompt": "p", "completions": ["a"], "labels": [1, 0]}', "labels: expected 1"),
+        ('{"prompt": "p", "completions": ["a"], "labels": [NaN]}', "labels: expected booleans"),
+        ('{"prompt": "p", "completions": ["a"], "labels": [2]}', "labels: expected booleans"),
+        ("not json", "Expecting value"),
+    ],
+)
+def test_lines_that_are_not_labelled_steps_are_named(tmp_path: Path, line: str, match: str) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text('{"prompt": "p", "completions": ["a"], "labels": [1]}\n' + line + "\n")
+    with pytest.raises(ValueError, match=rf"steps\.jsonl:2: .*{match}"):
+        read_process_data(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="expected labelled paths, got none"):
+        read_process_data(path)
+
+
+def run(*arguments: object) -> Any:
+    return testing.CliRunner().invoke(cli.app, ["train", "critic", *map(str, arguments)])
+
+
+def test_the_command_writes_a_critic(tmp_path: Path) -> None:
+    questions, out = tmp_path / "questions.txt", tmp_path / "new" / "critic.safetensors"
+    questions.write_text("\n".join(problems(12)) + "\n\n")
+    result = run(
+        *("--model", embedded_folder(), "--problems", questions, "--out", out, "--limit", 8),
+        *("--budget-tokens", 100, "--rounds", 1, "--max-step-tokens", 20),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["out"] == str(out)
+    manifest = read_manifest(out)
+    assert (manifest.task, manifest.predicts, manifest.figures["questions"]) == ("countdown", "logit", 8)
+
+
+def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
+    steps, out = tmp_path / "steps.jsonl", tmp_path / "critic.safetensors"
+    lines = [
+        {"prompt": f"Target: {n} (left: 1 {n - 1})\n", "completions": ["1 + 2 = 3 (left: 3)"], "labels": [n % 2 == 0]}
+        for n in range(4, 24)
+    ]
+    steps.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = run("--model", embedded_folder(), "--steps", steps, "--out", out, "--predicts", "residual")
+    assert result.exit_code == 0, result.output
+    assert read_manifest(out).predicts == "residual"
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    model = ("--model", embedded_folder(), "--out", tmp_path / "critic.safetensors")
+    for arguments, match in (
+        (model, "either --problems or --steps"),
+        ((*model, "--problems", empty, "--steps", empty), "either --problems or --steps"),
+        ((*model, "--problems", empty), "expected questions in"),
+        ((*model, "--problems", tmp_path / "none.txt"), "No such file"),
+        ((*model, "--problems", empty, "--task", "nowhere"), "expected the name of a module"),
+        ((*model, "--problems", empty, "--rounds", 0), "rounds: expected"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert match in result.stderr
+    assert not (tmp_path / "critic.safetensors").exists()

@@ -19,7 +19,7 @@ from bavt_fast.model_folder import load_folder
 from benchmarks.budget import guarantee, ours
 from benchmarks.budget.curves import spliced
 from benchmarks.budget.methods import OURS, PARALLEL, SOLVER, Curve, Ground, Method, engine
-from benchmarks.budget.plan import FRESH_SEED, VALIDATION_SEED, Plan
+from benchmarks.budget.plan import FIXED, FRESH_SEED, VALIDATION_SEED, Plan
 from benchmarks.budget.pool import Pool
 from benchmarks.budget.problems import SETS, Problems, validation_set
 from benchmarks.budget.tuning import Choice, choose
@@ -158,7 +158,7 @@ def budgets_of(method: Method, plan: Plan) -> Sequence[int]:
         return plan.fine if method.name == SOLVER else plan.budgets
     most = plan.baseline_tokens if method.name == PARALLEL else max(plan.budgets)
     dense = np.unique(np.round(np.geomspace(min(plan.fine), most, 200)).astype(int)).tolist()
-    return sorted({*dense, *plan.fine, *((most,) if most > max(plan.budgets) else ())})
+    return sorted({*dense, *plan.fine, most, *(budget for budget in FIXED if budget <= most)})
 
 
 # ---- asks in flight, and the guarantee

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.budget.bench import Measured
 from benchmarks.budget.curves import interval, multiplier, resampled, tokens_for
 from benchmarks.budget.methods import OURS, PARALLEL, SOLVER, TUNED, Curve
-from benchmarks.budget.plan import Plan
+from benchmarks.budget.plan import FIXED, Plan
 from benchmarks.harness import At, Results, Row, Target
 
 SUCCESS, SPENT = "success", "tokens spent"
@@ -36,12 +36,13 @@ def rows_of_set(measured: Measured, plan: Plan) -> Iterator[Row]:
     """All rows of a set of problems."""
     weights = resampled(measured.problems, plan.seed)
     for name, curve in measured.curves.items():
-        for budget in [b for b in (*plan.budgets, plan.baseline_tokens) if b in curve.budgets]:
-            at: At = {"set": measured.name, "budget_tokens": int(budget)}
+        wanted = {*plan.budgets, *(FIXED if name == PARALLEL else ())}
+        for budget in [int(budget) for budget in curve.budgets if budget in wanted]:
+            at: At = {"set": measured.name, "budget_tokens": budget}
             solved = curve.at(budget)
             yield row(SUCCESS, name, float(solved.mean()), at, interval(weights @ solved))
             if budget in plan.budgets:
-                yield from _compared(name, curve, measured.curves, int(budget), weights, at)
+                yield from _compared(name, curve, measured.curves, budget, weights, at)
     for budget, tokens in measured.spent.items():
         yield row(SPENT, OURS, tokens, {"set": measured.name, "budget_tokens": budget}, unit="tokens")
     where: At = {"set": measured.name, "budget_tokens": plan.visits_budget}

@@ -16,10 +16,10 @@ from bavt_fast.protocols import Step
 from bavt_fast.tasks.countdown.training.states import TEST, VALIDATION, held_out, split_residue
 from benchmarks.budget import __main__ as main
 from benchmarks.budget import problems, report, rows
-from benchmarks.budget.bench import Measured
+from benchmarks.budget.bench import Measured, budgets_of
 from benchmarks.budget.curves import interval, multiplier, resampled, spliced, tokens_for
 from benchmarks.budget.methods import METHODS, OURS, PARALLEL, SOLVER, TUNED, Curve
-from benchmarks.budget.plan import DEFAULT, FULL, PLANS, QUICK
+from benchmarks.budget.plan import DEFAULT, FIXED, FULL, PLANS, QUICK, Plan
 from benchmarks.budget.tuning import Choice
 from benchmarks.budget.visits import KINDS, Visits
 from benchmarks.harness import LeftOut, Results
@@ -151,6 +151,13 @@ def test_the_default_says_what_it_leaves_out() -> None:
         assert {PARALLEL, TUNED, SOLVER} <= {method.name for method in plan.methods}
 
 
+@pytest.mark.parametrize("plan", [DEFAULT, FULL])
+def test_parallel_sampling_is_run_at_the_fixed_budgets(plan: Plan) -> None:
+    budgets = budgets_of(METHODS[0], plan)
+    assert {*FIXED, *plan.budgets, plan.baseline_tokens} <= set(budgets)
+    assert max(budgets) == plan.baseline_tokens
+
+
 def made_up_set(name: str) -> Measured:
     budgets = np.array(sorted({*QUICK.fine, QUICK.baseline_tokens}))
     rng = np.random.default_rng(1)
@@ -244,7 +251,13 @@ def test_targets_are_of_the_tuned_search() -> None:
 
 
 def test_bad_arguments_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, named in ((["--sets", "chess"], "chess"), (["--problems", "0"], "--problems")):
+    for arguments, named in (
+        (["--sets", "chess,countdown4"], "got chess"),
+        (["--problems", "0"], "--problems"),
+        (["--seed", "-1"], "--seed"),
+        (["--processes", "0"], "--processes"),
+        (["--model", "nowhere"], "nowhere has no config.json"),
+    ):
         with pytest.raises(SystemExit):
             main.main(arguments)
         assert named in capsys.readouterr().err

@@ -27,6 +27,9 @@ from benchmarks.budget.visits import Visits, visits_of
 from benchmarks.harness import LeftOut
 
 STORE_BYTES = 2**27
+LONGEST_STEP_TOKENS = 16
+"""What an ask in flight reserves: by default so much that a small budget holds only a few. A step of this task that is
+whole takes at most 12."""
 
 
 class Model:
@@ -179,7 +182,7 @@ def in_flight(plan: Plan) -> dict[int, Curve]:
 
 
 def _solved_in_flight(plan: Plan, model: Model, ground: Ground, leaves: int, seed: int) -> np.ndarray:
-    problems, options = ground.problems, model.folder.settings.search
+    problems, options = ground.problems, {**model.folder.settings.search, "max_step_tokens": LONGEST_STEP_TOKENS}
     arguments = (ground.pool, problems.task, problems.questions, plan.fine, options)
     return ours.solved(ours.search_all(*arguments, leaves=leaves, seed=seed, independent=True))
 

@@ -327,7 +327,8 @@ def _waves_section(results: Results, report: Mapping[str, Any]) -> str:
     return (
         "## The cost of waves\n\nCountdown-5 with several asks in flight in one tree, each drawn by its own seed from "
         "what had been tried when it was asked: solved, and how many times the tokens for what one ask at a time "
-        "solves.\n\n" + table(("asks in flight", *(f"{budget:,}" for budget in budgets)), lines)
+        "solves. An ask reserves `max_step_tokens`, here 16, so a budget of B tokens holds at most B / 16 of them.\n\n"
+        + table(("asks in flight", *(f"{budget:,}" for budget in budgets)), lines)
     )
 
 

@@ -55,15 +55,16 @@ def rows_of_set(measured: Measured, plan: Plan) -> Iterator[Row]:
 def _compared(
     name: str, curve: Curve, curves: Mapping[str, Curve], budget: int, weights: np.ndarray, at: At
 ) -> Iterator[Row]:
-    if name != PARALLEL:
-        value, low, high = multiplier(curve, curves[PARALLEL], budget, weights)
+    success = float(curve.at(budget).mean())
+    value, low, high = multiplier(curve, curves[PARALLEL], budget, weights)
+    if name != PARALLEL and not (success == 1.0 and value < 1.0):  # both solve all, which it did with less
         most = float(curves[PARALLEL].budgets[-1]) / budget
         what = MULTIPLIER if math.isfinite(value) else MULTIPLIER_LEAST
         yield row(what, name, min(value, most), at, (min(low, most), min(high, most)), "x")
     if TUNED in curves and name not in (TUNED, SOLVER):
         ahead = curves[TUNED].at(budget) - curve.at(budget)
         yield row(AHEAD, name, float(ahead.mean()), at, interval(weights @ ahead))
-    if SOLVER in curves and name in (OURS, TUNED):
+    if SOLVER in curves and name in (OURS, TUNED) and success > 0.0:
         yield from _over_solver(name, curve, curves[SOLVER], budget, weights, at)
 
 
@@ -77,8 +78,7 @@ def _over_solver(name: str, curve: Curve, solver: Curve, budget: int, weights: n
     value = float(factors[0][0])
     most = budget / float(solver.budgets[0])
     what = OVER_SOLVER_LEAST if value >= most and most > 1 else OVER_SOLVER
-    if value > 0:
-        yield row(what, name, value, at, interval(factors[1]), "x")
+    yield row(what, name, value, at, interval(factors[1]), "x")
 
 
 def rows_of_waves(curves: Mapping[int, Curve], plan: Plan) -> Iterator[Row]:

@@ -214,6 +214,17 @@ def test_rows_of_a_set() -> None:
     assert [results.median(rows.TOKEN_SHARE, kind) for kind in KINDS] == [0.5, 0.2, 0.2, 0.05, 0.05]
 
 
+def test_figures_that_would_mislead_are_left_out() -> None:
+    made = made_up_set("Countdown-5")
+    everything, nothing = (np.full_like(made.curves[OURS].solved, share) for share in (1.0, 0.0))
+    made.curves[OURS] = Curve(made.curves[OURS].budgets, nothing)
+    made.curves[TUNED] = made.curves[PARALLEL] = Curve(made.curves[OURS].budgets, everything)
+    results = Results(rows.rows_of_set(made, QUICK))
+    assert not results.of(rows.OVER_SOLVER, OURS)
+    assert results.median(rows.MULTIPLIER, OURS, budget_tokens=125) == 0.0
+    assert not results.of(rows.MULTIPLIER, TUNED, budget_tokens=125)
+
+
 def test_the_report_is_whole_and_can_be_written_again(tmp_path: Path) -> None:
     made = made_up_report()
     written = report.write_all(made, tmp_path)

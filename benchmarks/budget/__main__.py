@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bavt_fast.folder_settings import read_settings
 from bavt_fast.threads import usable_cores
 from benchmarks.budget import bench, report
 from benchmarks.budget.plan import PLANS, Plan
@@ -88,26 +89,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=usable_cores(), help="side by side (default: the cores)")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results; build/bench for a part)")
     options = parser.parse_args(arguments)
+    _check(parser, options)
     if options.again:
         write(json.loads(options.again.read_text(encoding="utf-8")), options.out)
         return
-    plan = replace(
-        PLANS["full" if options.full else "quick" if options.quick else "default"],
-        seed=options.seed,
-        model=options.model,
-        slow=options.slow,
-    )
+    plan = PLANS["full" if options.full else "quick" if options.quick else "default"]
+    plan = replace(plan, seed=options.seed, model=options.model, slow=options.slow)
     if options.sets:
-        unknown = set(options.sets.split(",")) - SETS.keys()
-        if unknown:
-            parser.error(f"--sets: expected some of {', '.join(SETS)}, got {', '.join(sorted(unknown))}")
         plan = replace(plan, sets=tuple(options.sets.split(",")))
     if options.problems is not None:
-        if options.problems < 1:
-            parser.error(f"--problems: expected at least 1, got {options.problems}")
         plan = replace(plan, problems=options.problems)
     whole = not (options.quick or options.sets or options.problems or options.model)
     write(run(plan, options.processes), options.out or (None if whole else BUILD))
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Names what is wrong before anything runs."""
+    for name, least in (("seed", 0), ("problems", 1), ("processes", 1)):
+        number = getattr(options, name)
+        if number is not None and number < least:
+            parser.error(f"--{name}: expected at least {least}, got {number}")
+    unknown = set(options.sets.split(",")) - SETS.keys() if options.sets else set()
+    if unknown:
+        parser.error(f"--sets: expected some of {', '.join(SETS)}, got {', '.join(sorted(unknown))}")
+    if options.again and not options.again.is_file():
+        parser.error(f"--again: expected the JSON of an earlier run, got {options.again}, which is no file")
+    try:
+        if options.model is not None:
+            read_settings(options.model)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(f"--{error}")
 
 
 def write(found: dict[str, Any], folder: Path | None) -> None:

@@ -19,7 +19,7 @@ from bavt_fast.model_folder import load_folder
 from benchmarks.budget import guarantee, ours
 from benchmarks.budget.curves import spliced
 from benchmarks.budget.methods import OURS, PARALLEL, SOLVER, Curve, Ground, Method, engine
-from benchmarks.budget.plan import FRESH_SEED, VALIDATION_SEED, Plan
+from benchmarks.budget.plan import FIXED, FRESH_SEED, VALIDATION_SEED, Plan
 from benchmarks.budget.pool import Pool
 from benchmarks.budget.problems import SETS, Problems, validation_set
 from benchmarks.budget.tuning import Choice, choose
@@ -27,6 +27,9 @@ from benchmarks.budget.visits import Visits, visits_of
 from benchmarks.harness import LeftOut
 
 STORE_BYTES = 2**27
+LONGEST_STEP_TOKENS = 16
+"""What an ask in flight reserves: by default so much that a small budget holds only a few. A step of this task that is
+whole takes at most 12."""
 
 
 class Model:
@@ -158,7 +161,7 @@ def budgets_of(method: Method, plan: Plan) -> Sequence[int]:
         return plan.fine if method.name == SOLVER else plan.budgets
     most = plan.baseline_tokens if method.name == PARALLEL else max(plan.budgets)
     dense = np.unique(np.round(np.geomspace(min(plan.fine), most, 200)).astype(int)).tolist()
-    return sorted({*dense, *plan.fine, *((most,) if most > max(plan.budgets) else ())})
+    return sorted({*dense, *plan.fine, most, *(budget for budget in FIXED if budget <= most)})
 
 
 # ---- asks in flight, and the guarantee
@@ -179,7 +182,7 @@ def in_flight(plan: Plan) -> dict[int, Curve]:
 
 
 def _solved_in_flight(plan: Plan, model: Model, ground: Ground, leaves: int, seed: int) -> np.ndarray:
-    problems, options = ground.problems, model.folder.settings.search
+    problems, options = ground.problems, {**model.folder.settings.search, "max_step_tokens": LONGEST_STEP_TOKENS}
     arguments = (ground.pool, problems.task, problems.questions, plan.fine, options)
     return ours.solved(ours.search_all(*arguments, leaves=leaves, seed=seed, independent=True))
 

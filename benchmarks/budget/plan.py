@@ -10,6 +10,8 @@ from benchmarks.budget.problems import SETS
 
 FRESH_SEED = 12
 VALIDATION_SEED = 11
+FIXED = (1000, 10_000)
+"""Tokens of parallel sampling that the search's smaller budgets are held against."""
 FINE = (40, 60, 90, 125, 180, 250, 350, 500, 700, 1000, 1400, 2000, 2800, 4000, 5000)
 """Budgets at which the perfect critic and asks in flight are run: their success is read between them."""
 

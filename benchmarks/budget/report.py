@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.budget import rows as r
 from benchmarks.budget.bench import Measured
 from benchmarks.budget.methods import OURS, PARALLEL, SOLVER, TUNED, Curve
-from benchmarks.budget.plan import Plan
+from benchmarks.budget.plan import FIXED, Plan
 from benchmarks.budget.tuning import Choice
 from benchmarks.budget.visits import KINDS
 from benchmarks.harness import Curve as Line
@@ -260,7 +260,7 @@ def _times_cell(row: Row) -> str:
 
 def _seed_section(results: Results, names: Sequence[str], report: Mapping[str, Any]) -> str:
     """The search at small budgets against a fixed budget of 1,000 tokens, and ten times that."""
-    sides = [(OURS, 250), (OURS, 500), (OURS, 1000), (PARALLEL, 1000), (PARALLEL, 10_000)]
+    sides = [(OURS, 250), (OURS, 500), (OURS, 1000), *((PARALLEL, budget) for budget in FIXED)]
     lines = []
     for who, budget in sides:
         cells = []
@@ -327,7 +327,8 @@ def _waves_section(results: Results, report: Mapping[str, Any]) -> str:
     return (
         "## The cost of waves\n\nCountdown-5 with several asks in flight in one tree, each drawn by its own seed from "
         "what had been tried when it was asked: solved, and how many times the tokens for what one ask at a time "
-        "solves.\n\n" + table(("asks in flight", *(f"{budget:,}" for budget in budgets)), lines)
+        "solves. An ask reserves `max_step_tokens`, here 16, so a budget of B tokens holds at most B / 16 of them.\n\n"
+        + table(("asks in flight", *(f"{budget:,}" for budget in budgets)), lines)
     )
 
 

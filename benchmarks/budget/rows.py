@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.budget.bench import Measured
 from benchmarks.budget.curves import interval, multiplier, resampled, tokens_for
 from benchmarks.budget.methods import OURS, PARALLEL, SOLVER, TUNED, Curve
-from benchmarks.budget.plan import Plan
+from benchmarks.budget.plan import FIXED, Plan
 from benchmarks.harness import At, Results, Row, Target
 
 SUCCESS, SPENT = "success", "tokens spent"
@@ -36,12 +36,13 @@ def rows_of_set(measured: Measured, plan: Plan) -> Iterator[Row]:
     """All rows of a set of problems."""
     weights = resampled(measured.problems, plan.seed)
     for name, curve in measured.curves.items():
-        for budget in [b for b in (*plan.budgets, plan.baseline_tokens) if b in curve.budgets]:
-            at: At = {"set": measured.name, "budget_tokens": int(budget)}
+        wanted = {*plan.budgets, *(FIXED if name == PARALLEL else ())}
+        for budget in [int(budget) for budget in curve.budgets if budget in wanted]:
+            at: At = {"set": measured.name, "budget_tokens": budget}
             solved = curve.at(budget)
             yield row(SUCCESS, name, float(solved.mean()), at, interval(weights @ solved))
             if budget in plan.budgets:
-                yield from _compared(name, curve, measured.curves, int(budget), weights, at)
+                yield from _compared(name, curve, measured.curves, budget, weights, at)
     for budget, tokens in measured.spent.items():
         yield row(SPENT, OURS, tokens, {"set": measured.name, "budget_tokens": budget}, unit="tokens")
     where: At = {"set": measured.name, "budget_tokens": plan.visits_budget}
@@ -54,15 +55,16 @@ def rows_of_set(measured: Measured, plan: Plan) -> Iterator[Row]:
 def _compared(
     name: str, curve: Curve, curves: Mapping[str, Curve], budget: int, weights: np.ndarray, at: At
 ) -> Iterator[Row]:
-    if name != PARALLEL:
-        value, low, high = multiplier(curve, curves[PARALLEL], budget, weights)
+    success = float(curve.at(budget).mean())
+    value, low, high = multiplier(curve, curves[PARALLEL], budget, weights)
+    if name != PARALLEL and not (success == 1.0 and value < 1.0):  # both solve all, which it did with less
         most = float(curves[PARALLEL].budgets[-1]) / budget
         what = MULTIPLIER if math.isfinite(value) else MULTIPLIER_LEAST
         yield row(what, name, min(value, most), at, (min(low, most), min(high, most)), "x")
     if TUNED in curves and name not in (TUNED, SOLVER):
         ahead = curves[TUNED].at(budget) - curve.at(budget)
         yield row(AHEAD, name, float(ahead.mean()), at, interval(weights @ ahead))
-    if SOLVER in curves and name in (OURS, TUNED):
+    if SOLVER in curves and name in (OURS, TUNED) and success > 0.0:
         yield from _over_solver(name, curve, curves[SOLVER], budget, weights, at)
 
 
@@ -76,8 +78,7 @@ def _over_solver(name: str, curve: Curve, solver: Curve, budget: int, weights: n
     value = float(factors[0][0])
     most = budget / float(solver.budgets[0])
     what = OVER_SOLVER_LEAST if value >= most and most > 1 else OVER_SOLVER
-    if value > 0:
-        yield row(what, name, value, at, interval(factors[1]), "x")
+    yield row(what, name, value, at, interval(factors[1]), "x")
 
 
 def rows_of_waves(curves: Mapping[int, Curve], plan: Plan) -> Iterator[Row]:

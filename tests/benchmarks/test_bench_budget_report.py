@@ -16,10 +16,10 @@ from bavt_fast.protocols import Step
 from bavt_fast.tasks.countdown.training.states import TEST, VALIDATION, held_out, split_residue
 from benchmarks.budget import __main__ as main
 from benchmarks.budget import problems, report, rows
-from benchmarks.budget.bench import Measured
+from benchmarks.budget.bench import Measured, budgets_of
 from benchmarks.budget.curves import interval, multiplier, resampled, spliced, tokens_for
 from benchmarks.budget.methods import METHODS, OURS, PARALLEL, SOLVER, TUNED, Curve
-from benchmarks.budget.plan import DEFAULT, FULL, PLANS, QUICK
+from benchmarks.budget.plan import DEFAULT, FIXED, FULL, PLANS, QUICK, Plan
 from benchmarks.budget.tuning import Choice
 from benchmarks.budget.visits import KINDS, Visits
 from benchmarks.harness import LeftOut, Results
@@ -151,6 +151,13 @@ def test_the_default_says_what_it_leaves_out() -> None:
         assert {PARALLEL, TUNED, SOLVER} <= {method.name for method in plan.methods}
 
 
+@pytest.mark.parametrize("plan", [DEFAULT, FULL])
+def test_parallel_sampling_is_run_at_the_fixed_budgets(plan: Plan) -> None:
+    budgets = budgets_of(METHODS[0], plan)
+    assert {*FIXED, *plan.budgets, plan.baseline_tokens} <= set(budgets)
+    assert max(budgets) == plan.baseline_tokens
+
+
 def made_up_set(name: str) -> Measured:
     budgets = np.array(sorted({*QUICK.fine, QUICK.baseline_tokens}))
     rng = np.random.default_rng(1)
@@ -207,6 +214,17 @@ def test_rows_of_a_set() -> None:
     assert [results.median(rows.TOKEN_SHARE, kind) for kind in KINDS] == [0.5, 0.2, 0.2, 0.05, 0.05]
 
 
+def test_figures_that_would_mislead_are_left_out() -> None:
+    made = made_up_set("Countdown-5")
+    everything, nothing = (np.full_like(made.curves[OURS].solved, share) for share in (1.0, 0.0))
+    made.curves[OURS] = Curve(made.curves[OURS].budgets, nothing)
+    made.curves[TUNED] = made.curves[PARALLEL] = Curve(made.curves[OURS].budgets, everything)
+    results = Results(rows.rows_of_set(made, QUICK))
+    assert not results.of(rows.OVER_SOLVER, OURS)
+    assert results.median(rows.MULTIPLIER, OURS, budget_tokens=125) == 0.0
+    assert not results.of(rows.MULTIPLIER, TUNED, budget_tokens=125)
+
+
 def test_the_report_is_whole_and_can_be_written_again(tmp_path: Path) -> None:
     made = made_up_report()
     written = report.write_all(made, tmp_path)
@@ -244,7 +262,13 @@ def test_targets_are_of_the_tuned_search() -> None:
 
 
 def test_bad_arguments_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, named in ((["--sets", "chess"], "chess"), (["--problems", "0"], "--problems")):
+    for arguments, named in (
+        (["--sets", "chess,countdown4"], "got chess"),
+        (["--problems", "0"], "--problems"),
+        (["--seed", "-1"], "--seed"),
+        (["--processes", "0"], "--processes"),
+        (["--model", "nowhere"], "nowhere has no config.json"),
+    ):
         with pytest.raises(SystemExit):
             main.main(arguments)
         assert named in capsys.readouterr().err

@@ -22,6 +22,27 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
 OURS = "bavt_fast"
+SHOWN = ("Countdown-5", "Game of 24")
+LABELS = {
+    "parallel sampling, oracle": "parallel sampling, oracle-verified",
+    "ours": "search, our critic",
+    "ours, tuned": "search, our critic, tuned",
+    "V = 1": "search, no critic (V = 1)",
+    "ours without a critic": "search, no critic (V = 1)",
+    "exact solver": "search, a perfect critic",
+    "ours, exact solver as critic": "search, a perfect critic",
+}
+"""What the sides of a budget's report are called in a figure."""
+STYLES = {
+    "parallel sampling, oracle-verified": "k-",
+    "search, our critic": "C0o-",
+    "search, our critic, tuned": "C3o-",
+    "search, no critic (V = 1)": "C1s--",
+    "search, a perfect critic": "C2^--",
+}
+
+Points = tuple[Sequence[float], ...]
+"""Budgets, and the share that is solved within each."""
 
 
 def newest(pattern: str) -> Path:
@@ -37,21 +58,31 @@ def newest(pattern: str) -> Path:
 
 def success_within_a_budget(report: Any, axes: Sequence[Any]) -> None:
     """One panel per set of problems."""
-    for ax, (name, found) in zip(axes, report["sets"].items(), strict=True):
-        budgets, parallel = found["curve"]
-        ax.plot(budgets, [100 * share for share in parallel], "k-", label="parallel sampling, oracle-verified")
-        sides = [key for key in found["rows"][0] if isinstance(found["rows"][0][key], dict)]
-        for side, style in zip(sides, ("C0o-", "C1s--", "C2^--"), strict=False):
-            points = [(row["budget"], 100 * row[side]["success"], 100 * row[side]["stderr"]) for row in found["rows"]]
-            at, success, error = zip(*points, strict=True)
-            ax.errorbar(at, success, error, fmt=style, capsize=2, label=f"search, {_critic(side)}")
+    for ax, (name, curves) in zip(axes, _success_curves(report), strict=True):
+        for label, (budgets, shares) in curves.items():
+            style = STYLES[label]
+            ax.plot(budgets, [100 * share for share in shares], style, label=label)
         ax.set(xscale="log", xlabel="generated tokens a problem, B", ylabel="solved, %", title=name, ylim=(0, 102))
         ax.grid(alpha=0.3)
     axes[0].figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
 
 
-def _critic(side: str) -> str:
-    return {"ours": "our critic", "V = 1": "no critic (V = 1)", "exact solver": "a perfect critic"}.get(side, side)
+def _success_curves(report: Any) -> list[tuple[str, dict[str, Points]]]:
+    """(set, its curves by label) of the sets that are shown. Reports have two forms: figures at budgets, or curves."""
+    found = []
+    if isinstance(report["sets"], dict):
+        for name, part in report["sets"].items():
+            rows = part["rows"]
+            at = [row["budget"] for row in rows]
+            curves: dict[str, Points] = {"parallel sampling, oracle": tuple(part["curve"])}
+            curves |= {side: (at, [row[side]["success"] for row in rows]) for side in rows[0] if side in LABELS}
+            found.append((name, curves))
+    else:
+        for part in report["sets"]:
+            curves = {side: tuple(zip(*line, strict=True)) for side, line in part["curves"].items()}
+            found.append((part["name"], curves))
+    shown = [(name, curves) for name, curves in found if name.startswith(SHOWN)]
+    return [(name, {LABELS[side]: curves[side] for side in LABELS if side in curves}) for name, curves in shown]
 
 
 def cost_of_a_simulation(report: Any, axes: Sequence[Any]) -> None:
@@ -138,7 +169,7 @@ def _draw_bars(ax: Any, bars: Sequence[tuple[str, float]], across: str) -> None:
 
 Draw = Callable[[Any, Sequence[Any]], None]
 FIGURES: dict[str, tuple[str, Draw, float]] = {  # name: results, what draws it, height in inches
-    "budget": ("budget.json", success_within_a_budget, 4.0),
+    "budget": ("budget*.json", success_within_a_budget, 4.0),
     "simulation": ("tree-*.json", cost_of_a_simulation, 4.0),
     "step": ("engine-[!b]*.json", cost_of_a_step, 2.4),
     "generation": ("generation-*.json", tokens_per_second, 3.2),
@@ -160,7 +191,7 @@ def draw(name: str, folder: Path = IMAGES) -> Path:
 
     pattern, fill, height = FIGURES[name]
     report = json.loads(newest(pattern).read_text(encoding="utf-8"))
-    panels = len(report.get("sets", "1"))
+    panels = len(_success_curves(report)) if "sets" in report else 1
     columns = min(panels, 2)
     lines = -(-panels // columns)
     # Text stays text, and ids do not change from one drawing to the next.

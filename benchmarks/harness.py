@@ -83,7 +83,7 @@ class Row:
 
     Args:
         at: the sizes and settings of the row, such as ``{"n": 1000, "threads": 2}``.
-        p20, p80: percentiles over the rounds; for a share of many problems, one standard error either way.
+        p20, p80: percentiles over the rounds; for a share of many problems, the ends of its 95% interval.
         rounds: 0 for a figure that is quoted.
     """
 
@@ -467,6 +467,7 @@ class Panel:
     curves: Sequence[Curve]
     yscale: str = "log"
     share: int = 1  # of the figure's width
+    xscale: str = "log"
 
 
 def plot(panels: Sequence[Panel], path: Path) -> bool:
@@ -486,7 +487,7 @@ def plot(panels: Sequence[Panel], path: Path) -> bool:
         drawn = [curve for curve in panel.curves if curve.points]
         for curve in drawn:
             ax.plot(*zip(*curve.points, strict=True), curve.style, label=curve.label)
-        ax.set(xscale="log", yscale=panel.yscale, xlabel=panel.across, ylabel=panel.up)
+        ax.set(xscale=panel.xscale, yscale=panel.yscale, xlabel=panel.across, ylabel=panel.up)
         ax.grid(alpha=0.3)
         if drawn:
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -87,8 +87,8 @@ def targets_of(results: Results) -> list[Target]:
 
 def parts_of(effort: str) -> list[Callable[[], Iterator[Row]]]:
     if effort == "tiny":
-        return [lambda: pages((100,), 1), lambda: watched(1, 500)]
-    return [lambda: pages((10_000, 200_000), 3), lambda: watched(3)]
+        return [lambda: pages((100,), 1), lambda: watched(1, 500, 20)]
+    return [lambda: pages((10_000, 200_000), 3), lambda: watched(7)]
 
 
 def main(arguments: list[str] | None = None) -> int:

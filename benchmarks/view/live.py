@@ -17,15 +17,19 @@ from contextlib import ExitStack
 from bavt_fast.budget import Budget
 from bavt_fast.searcher import Searcher
 from bavt_fast.view import Live
+from bavt_fast.view.page import dump
+from bavt_fast.view.server import Seen, look
 from benchmarks.harness import LeftOut, Limits, Row, ratios, rounds_of, row_of
 from benchmarks.view.searches import steps_of
 
 SIDES = ("neither", "events kept", "page served", "page watched")
+LOOK = "a look at a search"
 COST = "processor time beside a search without events and page"
 
 
-def watched(rounds: int, nodes: int = 20_000) -> Iterator[Row]:
-    """Processor time of searches as a ratio to the same search that nobody records or watches."""
+def watched(rounds: int, nodes: int = 20_000, tokens: int = 250) -> Iterator[Row]:
+    """Processor time of searches as a ratio to the same search that nobody records or watches; and that of a look."""
+    yield from _looks(nodes, rounds)
     yield from _rows("a free model", lambda record: _free(record, nodes), "Which words?", 20 * nodes, rounds)
     try:
         from bavt_fast.model_folder import load_folder
@@ -37,7 +41,21 @@ def watched(rounds: int, nodes: int = 20_000) -> Iterator[Row]:
     def embedded(record: bool) -> Searcher:
         return Searcher(model.generator, model.critic, model.task, **model.settings.search, record=record)
 
-    yield from _rows("the embedded model", embedded, "5 11 23 47 -> 97", 250, rounds)
+    yield from _rows("the embedded model", embedded, "5 11 23 47 -> 97", tokens, rounds)
+
+
+def _looks(nodes: int, rounds: int) -> Iterator[Row]:
+    """Milliseconds of what a server does for a watcher: for one who has nothing yet, and where nothing is new."""
+    search = _free(True, nodes).start("Which words?", budget=Budget(tokens=20 * nodes))
+    _free(True, nodes).complete(search)
+    _, everything = look(search, Seen(), ending=False)
+    for news, seen in (("everything", Seen()), ("nothing", everything)):
+        times = []
+        for _ in range(rounds):
+            start_s = time.process_time()
+            dump(look(search, seen, ending=False)[0])
+            times.append(1e3 * (time.process_time() - start_s))
+        yield row_of(LOOK, "server", "ms", times, {"nodes": nodes, "new": news})
 
 
 def _free(record: bool, nodes: int) -> Searcher:

@@ -126,16 +126,17 @@ function layOut(search, folding) {
     layout.top = Math.min(layout.top, place.x);
     layout.bottom = Math.max(layout.bottom, place.x);
   });
+  layout.heights = layout.columns.map((column) => Float64Array.from(column, (place) => place.x));
   layout.right = (layout.columns.length - 1) * COLUMN + BOX.width;
   return layout;
 }
 
-/** The first of a column's places at or below a height. */
-function firstBelow(column, y) {
-  let [low, high] = [0, column.length];
+/** The first of a column's places at or below a height, from the place `low` on; `heights` are theirs. */
+function firstBelow(heights, y, low = 0) {
+  let high = heights.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (column[middle].x < y) low = middle + 1;
+    if (heights[middle] < y) low = middle + 1;
     else high = middle;
   }
   return low;

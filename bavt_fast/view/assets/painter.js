@@ -125,9 +125,9 @@ class Painter {
 
   inSight(depth, height) {
     const { view, layout } = this.pane;
-    const column = layout.columns[depth];
-    const from = firstBelow(column, (-view.y - ROW) / view.scale - ROW);
-    const to = firstBelow(column, (height - view.y + ROW) / view.scale + ROW);
+    const heights = layout.heights[depth];
+    const from = firstBelow(heights, (-view.y - ROW) / view.scale - ROW);
+    const to = firstBelow(heights, (height - view.y + ROW) / view.scale + ROW);
     return [from, to];
   }
 
@@ -136,10 +136,10 @@ class Painter {
   }
 
   /** The place after this one to draw: the next, or the first that does not fall on the same row of pixels. */
-  after(column, i, y, step) {
+  after(depth, i, y, step) {
     if (step >= 2) return i + 1;
-    const { view } = this.pane;
-    return Math.max(i + 1, firstBelow(column, (y + 0.5 - view.y) / view.scale));
+    const { view, layout } = this.pane;
+    return firstBelow(layout.heights[depth], (y + 0.5 - view.y) / view.scale, i + 1);
   }
 
   drawEdges(context, depth, from, to, height, step, theme) {
@@ -181,7 +181,7 @@ class Painter {
       }
       context.fillRect(middle, y, right - middle, thick);
       before = place;
-      i = this.after(column, i, y, step);
+      i = this.after(depth, i, y, step);
     }
     if (before) whole(before, y, thick);
     context.fillStyle = theme.path;
@@ -212,7 +212,7 @@ class Painter {
       context.fillStyle = mark ?? (id < 0 ? theme.faint : shadeOf(theme, search.values[id]));
       context.fillRect(x, y - (high >> 1), wide, high);
       drawn++;
-      i = this.after(column, i, y, step);
+      i = this.after(depth, i, y, step);
     }
     return drawn;
   }

@@ -171,7 +171,7 @@ class Pane {
     const depth = Math.floor(across / COLUMN);
     const column = this.layout.columns[depth];
     if (!column) return null;
-    const place = column[firstBelow(column, down - BOX.height / 2)];
+    const place = column[firstBelow(this.layout.heights[depth], down - BOX.height / 2)];
     if (!place || Math.abs(place.x - down) > BOX.height / 2 || !this.painter.isThere(place)) return null;
     const beyond = across - depth * COLUMN - BOX.width;
     return beyond > COLUMN - BOX.width - 6 ? null : { place, fold: beyond > 0 };

@@ -14,7 +14,7 @@ from bavt_fast.view import html
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its driver has an event loop, beside which no other can run
 def browser() -> Iterator[Any]:
     if PROGRAM is None:
         pytest.skip("no Chromium on PATH; `make test-view` installs one where it may")

@@ -112,5 +112,9 @@ class Course(Protocol):
     def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
         """Sequences of the states that the model, in evaluation mode, comes to by itself from so many problems."""
 
+    def visited_values(self, model: JointModel) -> tuple[np.ndarray, np.ndarray]:
+        """Of the states that the model, in evaluation mode, comes to from held-out problems: the value head's logits,
+        and whether an answer can be reached, float (states,) and bool (states,)."""
+
     def figures(self, model: JointModel) -> dict[str, float]:
         """How good the model, in evaluation mode, is on the same held-out problems each time, for the log."""

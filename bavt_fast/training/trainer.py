@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from bavt_fast._checks import as_amount, as_count, as_seed
+from bavt_fast.training.calibration import calibrate
 from bavt_fast.training.checkpoints import load_weights
 from bavt_fast.training.course import Batch, Course, Sizes, concatenate
 from bavt_fast.training.model import JointModel
@@ -153,7 +154,7 @@ def optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optim
 
 
 class Trainer:
-    """One run: ``run()`` trains for as long as the configuration says, and writes log and checkpoints."""
+    """One run: ``run()`` trains for as long as the configuration says, calibrates, and writes log and checkpoints."""
 
     def __init__(self, config: TrainConfig, course: Course) -> None:
         self.config = config
@@ -228,7 +229,17 @@ class Trainer:
                 if time.monotonic() - last_report > c.evaluate_every_s:
                     last_report = time.monotonic()
                     self.report(out, progress, means)
+        self.calibrate()
         self.report(out, 1.0, means)
+
+    def calibrate(self) -> None:
+        """Makes the values chances on the states that the model visits: training mixes good and bad ones evenly."""
+        self.model.eval()
+        logits, labels = self.course.visited_values(self.model)
+        last: Any = self.model.head[2]
+        if len(logits):  # a model that has learnt nothing yet may come nowhere
+            calibrate(last, torch.from_numpy(logits), torch.from_numpy(labels))
+        self.model.train()
 
     def report(self, out: Path, progress: float, means: np.ndarray) -> None:
         """Logs the losses and the held-out figures, and writes a checkpoint."""

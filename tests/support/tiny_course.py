@@ -61,6 +61,13 @@ class CountingCourse:
         self.visits += 1
         yield self.batch(rng, 1, problems)
 
+    def visited_values(self, model: JointModel) -> tuple[np.ndarray, np.ndarray]:
+        assert not model.training
+        batch = self.batch(np.random.default_rng(1), 1, 64)
+        with torch.no_grad():
+            _, values, _ = model(batch.ids, batch.layout.value_positions, batch.layout.step_start)
+        return values[:, 1].numpy(), batch.labels[:, 1].numpy() == 1
+
     def figures(self, model: JointModel) -> dict[str, float]:
         assert not model.training
         batch = self.batch(np.random.default_rng(0), 1, 64)

@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 from tiny_course import CountingCourse  # noqa: E402
 
 from bavt_fast.model_folder import load_folder  # noqa: E402
+from bavt_fast.training.calibration import platt  # noqa: E402
 from bavt_fast.training.checkpoints import export, load_checkpoint  # noqa: E402
 from bavt_fast.training.course import Batch  # noqa: E402
 from bavt_fast.training.figures import auc  # noqa: E402
@@ -119,6 +120,26 @@ def test_successors_that_do_not_exist_do_not_count() -> None:
     alive = int((there[:, 0] == 1).sum())
     assert 0 < alive < 5
     assert joint_loss(model, replace(batch, successors=(there, none)), 4.0)[3] > first
+
+
+def test_values_are_chances_at_the_end(short_run: tuple[Path, Trainer]) -> None:
+    """The mean of the values is the share of the living, also after a run too short to learn much."""
+    _, trainer = short_run
+    logits, labels = trainer.course.visited_values(trainer.model.eval())
+    assert np.mean(1 / (1 + np.exp(-logits))) == pytest.approx(labels.mean(), abs=0.02)
+
+
+def test_a_calibrated_line_is_found_again() -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=4000) * 2)
+    labels = torch.from_numpy((rng.random(4000) < 1 / (1 + np.exp(-(0.5 * logits.numpy() - 2)))).astype(np.float32))
+    slope, offset = platt(logits, labels)
+    assert slope == pytest.approx(0.5, abs=0.08)
+    assert offset == pytest.approx(-2.0, abs=0.15)
+    assert platt(-logits, labels) == (1.0, 0.0)  # never the other way round
+    slope, offset = platt(logits[:3], torch.zeros(3))  # one class has no least
+    assert math.isfinite(slope)
+    assert math.isfinite(offset)
 
 
 def test_the_checkpoint_exports_to_a_folder_that_loads(short_run: tuple[Path, Trainer], tmp_path: Path) -> None:

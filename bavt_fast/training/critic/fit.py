@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from bavt_fast._checks import as_count
 from bavt_fast.critics.value_head import ResidualValuePredictor
+from bavt_fast.training.calibration import calibrate
 from bavt_fast.training.figures import auc
 
 __all__ = ["Figures", "Fitted", "fit_head"]
@@ -87,11 +88,8 @@ def fit_head(
     with torch.no_grad():
         outputs = head(hidden[held_out]).squeeze(1)
         if predicts == "logit":
-            slope, offset = _platt(outputs, labels[held_out])
             last: nn.Linear = head.predictor[2]  # type: ignore[assignment]
-            last.weight.mul_(slope)
-            last.bias.mul_(slope).add_(offset)
-            values = (outputs * slope + offset).sigmoid()
+            values = calibrate(last, outputs, labels[held_out]).sigmoid()
         else:
             assert parent_labels is not None
             values = (parent_labels[held_out] + outputs).clamp(0.0, 1.0)
@@ -155,27 +153,6 @@ def _trained(
         first.weight.div_(spread)
         first.bias.sub_(first.weight @ mean)
     return head.eval()
-
-
-def _platt(outputs: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Slope and offset of the logits with the least cross-entropy; a slope that would turn the order is not taken."""
-    with torch.enable_grad():
-        line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([line], max_iter=50, line_search_fn="strong_wolfe")
-        logits, wanted = outputs.double(), labels.double()
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            # A little pull towards the line as it is: with few states of one class there is no least.
-            loss = binary_cross_entropy_with_logits(line[0] * logits + line[1], wanted) + 1e-3 * (
-                (line[0] - 1) ** 2 + line[1] ** 2
-            )
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-    slope, offset = line.detach().tolist()
-    return (slope, offset) if slope > 0 and abs(offset) < 50 else (1.0, 0.0)
 
 
 def _figures(values: Tensor, labels: Tensor, depths: Tensor | None, trained_on: int) -> Figures:

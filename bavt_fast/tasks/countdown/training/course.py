@@ -9,10 +9,10 @@ import numpy as np
 
 from bavt_fast.folder_settings import FolderSettings
 from bavt_fast.tasks.countdown.training.batches import MIXES, make_batch, walk
-from bavt_fast.tasks.countdown.training.figures import evaluate
+from bavt_fast.tasks.countdown.training.figures import evaluate, graded_states
 from bavt_fast.tasks.countdown.training.model import build_tokenizer, new_model
 from bavt_fast.tasks.countdown.training.rollouts import rollout
-from bavt_fast.tasks.countdown.training.states import WIDE, random_problems
+from bavt_fast.tasks.countdown.training.states import SMALL, WIDE, random_problems
 from bavt_fast.training.course import Batch, Sizes
 from bavt_fast.training.model import JointModel
 
@@ -52,6 +52,10 @@ class CountdownCourse:
                 legal = visit.legal
                 if legal.any():
                     yield make_batch(visit.numbers[legal], visit.targets[legal], visit.steps[legal])
+
+    def visited_values(self, model: JointModel) -> tuple[np.ndarray, np.ndarray]:
+        logits, labels = zip(*(graded_states(model, 1000, seed=8, mix=mix) for mix in (SMALL, WIDE)), strict=True)
+        return np.concatenate(logits), np.concatenate(labels)
 
     def figures(self, model: JointModel) -> dict[str, float]:
         small = evaluate(model, problems=1000, seed=7)

@@ -8,6 +8,7 @@ from bavt_fast.tasks.countdown.training.rollouts import rollout, solved_share
 from bavt_fast.tasks.countdown.training.states import (
     SMALL,
     VALIDATION,
+    Bools,
     Ints,
     Mix,
     Range,
@@ -66,3 +67,17 @@ def evaluate(
         figures[f"good{left}"] = round(float(labels.mean()), 4)
         figures[f"keep{left}"] = round(float(labels[alive].mean()), 4) if alive.any() else float("nan")
     return figures
+
+
+def graded_states(
+    model: JointModel, problems: int, seed: int, mix: Mix | Range, k: int = 5, temperature: float = 0.7
+) -> tuple[np.ndarray, Bools]:
+    """The value head's logits of the states that sampling visits from validation problems, and which are alive."""
+    numbers, targets = held_out_problems(VALIDATION, problems, k, seed, mix)
+    logits, labels = [np.empty(0, np.float32)], [np.empty(0, bool)]
+    for visit in rollout(model, numbers, targets, temperature, seed):
+        legal = visit.legal
+        if visit.numbers.shape[1] > 2 and legal.any():
+            logits.append(visit.child_logits[legal])
+            labels.append(solvable(apply_steps(visit.numbers[legal], visit.steps[legal]), visit.targets[legal]))
+    return np.concatenate(logits), np.concatenate(labels)

@@ -43,7 +43,7 @@ class Countdown:
     """The task of the embedded model.
 
     Args:
-        target: what the numbers must make unless a question says otherwise (``"3 7 25 50 -> 61"``); 0 to 999.
+        target: what the numbers must make unless a question says otherwise (``"3 7 25 50 -> 68"``); 0 to 999.
     """
 
     def __init__(self, target: int = 24) -> None:

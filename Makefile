@@ -76,8 +76,9 @@ format: $(VENV)/.linters  ## rewrite to the style
 docs: $(VENV)/.site  ## the documentation as a site, in build/site; what is wrong in it is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict --clean
 
+DOCS_TESTS := tests/docs
 test-docs: $(VENV)/.site  ## the documentation's code blocks, links, figures and notebooks
-	$(PY) -m pytest tests/docs
+	$(PY) -m pytest $(DOCS_TESTS)
 
 sanitize: $(VENV)/.built  ## the native tests under ASan and UBSan
 	PYTHON=$(PY) bash tests/sanitize.sh

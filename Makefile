@@ -8,6 +8,8 @@ CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints
 OLDEST_TRITON := build/triton-3.6.0
 # The oldest that is supported, and the first with another name for the cache. `make test` runs with the one in between.
 TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
+TEST_PROCESSES := 2
+DOCS_TESTS := tests/docs
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
@@ -19,8 +21,9 @@ help:  ## list the targets
 run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 	$(VENV)/bin/bavt-fast solve "4 5 6 10" --budget-tokens 500
 
+# Two processes, each with files of its own, whose threads sleep while they wait: others want the cores.
 test: $(VENV)/.built  ## set up, then run the whole test suite
-	$(PY) -m pytest tests
+	OMP_WAIT_POLICY=passive $(PY) -m pytest tests -n $(TEST_PROCESSES) --dist loadfile
 
 test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
 	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k $(notdir $(OLDEST_TRITON))
@@ -76,7 +79,6 @@ format: $(VENV)/.linters  ## rewrite to the style
 docs: $(VENV)/.site  ## the documentation as a site, in build/site; what is wrong in it is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict --clean
 
-DOCS_TESTS := tests/docs
 test-docs: $(VENV)/.site  ## the documentation's code blocks, links, figures and notebooks
 	$(PY) -m pytest $(DOCS_TESTS)
 

@@ -69,13 +69,13 @@ def test_one_json_object_and_nothing_else(invoke: Callable[..., Any]) -> None:
     assert 0 < found["spent"]["tokens"] <= 500
 
 
-def test_more_candidates_are_proposed_at_once(invoke: Callable[..., Any]) -> None:
-    """A descent through one child of each node is a chain; with three it is a tree."""
-    nodes = {}
-    for count in ("1", "3"):
-        result = invoke("solve", "4 5 6 10", "--policy", "uct", "--candidates", count, "--json")
-        nodes[count] = json.loads(result.stdout)["nodes"]
-    assert nodes["3"] > nodes["1"]
+def test_more_candidates_are_proposed_at_once(invoke: Callable[..., Any], tmp_path: Path) -> None:
+    for count in (1, 3):
+        trace = tmp_path / f"{count}.jsonl"
+        invoke("solve", "4 5 6 10", "--policy", "uct", "--candidates", str(count), "--quiet", "--trace", str(trace))
+        events = [json.loads(line) for line in trace.read_text().splitlines()]
+        wanted = [event["count"] for event in events if event["kind"] == "ask"]
+        assert wanted[0] == max(wanted) == count
 
 
 def test_the_target_is_the_tasks(invoke: Callable[..., Any]) -> None:

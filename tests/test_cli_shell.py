@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +51,7 @@ class Terminal:
         def lead() -> None:  # so that what is typed reaches it as from a keyboard
             os.setsid()
             os.close(os.open(os.ttyname(0), os.O_RDWR))
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # where a shell starts the tests behind, it is ignored
 
         options: dict[str, Any] = {"stdin": slave, "stdout": slave, "stderr": slave, "preexec_fn": lead}
         self.process = subprocess.Popen([*COMMAND, *arguments], env=environment(**names), **options)

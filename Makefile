@@ -23,7 +23,7 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 
 # Two processes, each with files of its own, whose threads sleep while they wait: others want the cores.
 test: $(VENV)/.built  ## set up, then run the whole test suite
-	OMP_WAIT_POLICY=passive $(PY) -m pytest tests -n $(TEST_PROCESSES) --dist loadfile
+	OMP_WAIT_POLICY=passive $(PY) -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
 	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k $(notdir $(OLDEST_TRITON))

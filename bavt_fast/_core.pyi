@@ -135,6 +135,8 @@ class Tree:
         """
     def children(self, node: int) -> list[int]:
         """Ids of a node's children, oldest first."""
+    def set_weight(self, node: int, weight: float) -> None:
+        """What "power" and "best_first" choose a node by from now on, before the decay; none at 0 or below."""
     def penalize(self, node: int) -> None:
         """Count a try that led nowhere: the node's weight is multiplied by `decay`. No effect after 255."""
     def prune(self, node: int) -> None:
@@ -421,6 +423,7 @@ class SearchOptions:
         exploration: float,
         decay: float,
         discount: float,
+        tried_exponent: float,
         widening_scale: float,
         widening_exponent: float,
         candidates: int,
@@ -536,8 +539,12 @@ class Engine:
         tokens: Sequence[int],
         keys: Sequence[int],
         others: _Others | None = None,
+        probabilities: Sequence[float] | None = None,
     ) -> list[bool]:
-        """Settles ``counts[i]`` steps for each ticket; whether each step's key (-1: invalid) is new."""
+        """Settles ``counts[i]`` steps for each ticket; whether each step's key (-1: invalid) is new.
+
+        ``probabilities`` are the model's of the steps, in [0, 1]; see `Settings.tried_exponent`.
+        """
     def grow(
         self,
         now_s: float,

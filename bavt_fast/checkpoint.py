@@ -27,7 +27,7 @@ from typing import Any
 
 from bavt_fast._core import SnapshotError
 from bavt_fast.protocols import Node, Step
-from bavt_fast.waves import checked_step
+from bavt_fast.step_checks import checked_step
 
 __all__ = ["VERSION", "checked", "dump_nodes", "is_checkpoint", "load_nodes", "load_step", "read", "write"]
 

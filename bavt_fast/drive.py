@@ -13,13 +13,11 @@ from bavt_fast.drive_base import Asked, Base, is_whole, named, not_whole
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, Node, Step
+from bavt_fast.step_checks import MOST, BadAnswer, checked_description, probability_of
 from bavt_fast.waves import (
-    MOST,
-    BadAnswer,
     Pending,
     admit,
     cancel,
-    checked_description,
     describe,
     requests_of,
 )
@@ -141,10 +139,11 @@ class Drive(Base):
         try:
             state = search.apply(parent.state, step)
             key = -1 if state is None else known.setdefault(search.key(state), len(known))
+            probabilities = [probability_of(step)] if search.counts_tried else None
         except Exception:  # `apply` is pure: it fails there too
             self.tell(Asked(slots, nodes, _ONE, tickets), [steps])
             return
-        is_new = self.engine.admit(self.clock(), tickets, _ONE, [step.tokens], [key])
+        is_new = self.engine.admit(self.clock(), tickets, _ONE, [step.tokens], [key], None, probabilities)
         if not is_new[0]:
             parent.add_try(step)
             search.refuse(number, step, key)

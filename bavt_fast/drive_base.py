@@ -15,14 +15,8 @@ from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
-from bavt_fast.waves import (
-    Pending,
-    cancel,
-    checked_step,
-    fail,
-    grow,
-    requests_of,
-)
+from bavt_fast.step_checks import checked_step
+from bavt_fast.waves import Pending, cancel, fail, grow, requests_of
 
 __all__ = ["Asked", "Base", "is_whole", "named", "not_whole"]
 

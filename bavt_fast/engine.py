@@ -23,7 +23,8 @@ from bavt_fast.events import Listener, note_asks, observer_of
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
-from bavt_fast.waves import Pending, admit, cancel, checked_description, checked_steps, grow, requests_of
+from bavt_fast.step_checks import checked_description, checked_steps
+from bavt_fast.waves import Pending, admit, cancel, grow, requests_of
 
 __all__ = ["Ask", "Search"]
 
@@ -131,6 +132,7 @@ class Search:
         # None where many are described at once (`waves.described_many`).
         self.describe = None if hasattr(task, "describe_many") else task.describe
         self.sampling, self.untimed = self.settings.sampling, self.budget.seconds is None
+        self.counts_tried = self.settings.tried_exponent > 0.0
         self.error: Exception | None = None
         self.generation: GenerationStatistics | None = None
         self._lock = threading.RLock()

@@ -30,6 +30,9 @@ class Settings:
         discount: the weight is V times this for every token that an answer still takes at the least
             (`Description.min_tokens`), in (0, 1]: below 1, of two states equally likely to lead to an answer the one
             nearer to it goes first.
+        tried_exponent: the weight is multiplied by (1 - p) to this power too, p the probability of all steps tried from
+            the node so far (`Step.log_probability`), >= 0. Above 0 a node whose likely steps were tried goes behind one
+            that still has them before it; where no generator says how probable its steps are, it changes nothing.
         patience: asks of one node in a row that bring nothing new, after which it is closed.
         root_value: V of the question itself, in (0, 1]; for a critic that predicts residuals take 0.5, for above 1
             nothing can grow.
@@ -51,6 +54,7 @@ class Settings:
     candidates: int = 1
     decay: float = 0.85
     discount: float = 1.0
+    tried_exponent: float = 0.0
     patience: int = 10
     root_value: float = 1.0
     max_step_tokens: int = 64
@@ -87,6 +91,7 @@ class Settings:
             put(self, name, as_share(name, getattr(self, name)))
         if not isinstance(self.max_score, Spent):
             raise TypeError(f"max_score: expected a Spent, got {self.max_score!r:.80}")
+        put(self, "tried_exponent", as_amount("tried_exponent", self.tried_exponent, allow_zero=True))
         put(self, "widening_scale", as_amount("widening_scale", self.widening_scale))
         put(self, "widening_exponent", as_amount("widening_exponent", self.widening_exponent, allow_zero=True))
         if self.widening_exponent > 1.0:
@@ -116,6 +121,7 @@ class Settings:
             exploration=self.exploration,
             decay=self.decay,
             discount=self.discount,
+            tried_exponent=self.tried_exponent,
             widening_scale=self.widening_scale,
             widening_exponent=self.widening_exponent,
             candidates=self.candidates,

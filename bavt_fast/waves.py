@@ -13,24 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bavt_fast._checks import as_amount, as_count
+from bavt_fast._checks import as_amount
 from bavt_fast._core import Engine
 from bavt_fast.budget import Spent, cost_units, exact
 from bavt_fast.events import note_growth
-from bavt_fast.protocols import CUT, Description, Node, Step, StepRequest, as_step, without_hidden
+from bavt_fast.protocols import CUT, Node, Step, StepRequest, without_hidden
 from bavt_fast.settings import Settings
+from bavt_fast.step_checks import FINISH_REASONS, MOST, BadAnswer, checked_description, checked_step, probability_of
 
 __all__ = [
-    "MOST",
-    "BadAnswer",
     "Pending",
     "Settled",
     "admit",
     "call_describe",
     "cancel",
-    "checked_description",
-    "checked_step",
-    "checked_steps",
     "describe",
     "described_many",
     "fail",
@@ -39,9 +35,6 @@ __all__ = [
     "requests_of",
     "settle",
 ]
-
-MOST = 2**60
-"""Of what one step may report."""
 
 
 class Pending:
@@ -127,15 +120,6 @@ def requests_of(
     return requests
 
 
-class BadAnswer(Exception):
-    """A generator's answer that cannot be used: which one, and what is wrong with it."""
-
-    def __init__(self, place: int, problem: Exception) -> None:
-        super().__init__(place, problem)
-        self.place = place
-        self.problem = problem
-
-
 Settled = tuple[list[int], list[Any], list[bool]]
 """Of steps whose cost is settled: the numbers of their states' keys, the states, and whether each is new."""
 
@@ -173,6 +157,7 @@ def settle(
     states: list[Any] = []
     counts: list[int] = []
     others: list[Any] | None = None
+    probabilities: list[float] | None = None
     failed: list[tuple[int, Exception]] = []
     for slot, number, steps in zip(slots, nodes, answers, strict=True):
         search = searches[slot]
@@ -182,13 +167,17 @@ def settle(
         for step in steps:
             if step.__class__ is not Step or step.tokens.__class__ is not int or step.text.__class__ is not str:
                 _check(step, len(counts) - 1)
-            if not 0 < step.tokens <= MOST or step.finish_reason not in _FINISH_REASONS:
+            if not 0 < step.tokens <= MOST or step.finish_reason not in FINISH_REASONS:
                 _check(step, len(counts) - 1)
             tokens.append(step.tokens)
             if step.prompt_tokens or step.cost is not None or step.tool_calls is not None or step.seconds:
                 others = [] if others is None else others
                 others += [None] * (len(tokens) - 1 - len(others))
                 others.append(_other_costs(step, search.settings, len(counts) - 1))
+        if search.counts_tried:
+            probabilities = [] if probabilities is None else probabilities
+            probabilities += [0.0] * (begin - len(probabilities))
+            probabilities += [probability_of(step, len(counts) - 1) for step in steps]
         try:
             for step in steps:
                 after = None if step.finish_reason in CUT else apply(state, step)
@@ -200,13 +189,12 @@ def settle(
             keys[begin:] = [-1] * len(steps)
     if others is not None:
         others += [None] * (len(tokens) - len(others))
-    is_new = engine.admit(now_s, tickets, counts, tokens, keys, others)
+    if probabilities is not None:
+        probabilities += [0.0] * (len(tokens) - len(probabilities))
+    is_new = engine.admit(now_s, tickets, counts, tokens, keys, others, probabilities)
     for slot, failure in failed:
         fail(engine, searches, slot, failure)
     return keys, states, is_new
-
-
-_FINISH_REASONS = frozenset(("delimiter", "end", *CUT))
 
 
 def _check(step: Any, place: int) -> None:
@@ -450,50 +438,3 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
             + step.cached_tokens * exact(settings.cached_token_cost)
         )
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
-
-
-def checked_steps(steps: Any) -> list[Step]:
-    """What a caller tells, checked. A text is no list of them, though Python would take its letters."""
-    if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
-        raise TypeError(f"steps: expected a list of Step or str, got {steps!r:.80}")
-    return [checked_step(as_step(step)) for step in steps]
-
-
-def checked_step(step: Any) -> Step:
-    """A `Step` of a generator, checked; NumPy integers become Python's."""
-    if not isinstance(step, Step):
-        raise TypeError(f"generator: expected Step objects, got {type(step).__name__}; make one: Step(text, tokens)")
-    if not isinstance(step.text, str):
-        raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
-    if step.finish_reason not in _FINISH_REASONS:
-        raise ValueError(
-            "generator: expected 'delimiter', 'end', 'limit' or 'deadline' as Step.finish_reason, got "
-            f"{step.finish_reason!r}"
-        )
-    step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=MOST)
-    step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=MOST)
-    step.cached_tokens = as_count("Step.cached_tokens", step.cached_tokens, maximum=step.prompt_tokens)
-    if step.tool_calls is not None:
-        step.tool_calls = as_count("Step.tool_calls", step.tool_calls, maximum=MOST)
-    step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)
-    if step.cost is not None:
-        step.cost = as_amount("Step.cost", step.cost, allow_zero=True)
-    return step
-
-
-def checked_description(about: Any) -> Description:
-    """What a task said of a state, checked."""
-    if type(about) is not Description:
-        raise TypeError(f"describe: expected a Description, got {about!r:.80}")
-    terminal, verdict, answer, prompt, least = about
-    if type(terminal) is not bool or (verdict is not None and type(verdict) is not bool):
-        raise TypeError(f"describe: expected bools as terminal and verdict, got {terminal!r:.40} and {verdict!r:.40}")
-    if verdict is not None and not terminal:
-        raise ValueError(f"describe: expected a verdict of None for a state that is not terminal, got {verdict}")
-    if prompt is not None and not isinstance(prompt, str):
-        raise TypeError(f"describe: expected a str or None as prompt, got {prompt!r:.80}")
-    if answer is not None and not isinstance(answer, str):
-        raise TypeError(f"describe: expected a str or None as answer, got {answer!r:.80}")
-    if type(least) is not int or least < 0:
-        raise ValueError(f"describe: expected an int >= 0 as min_tokens, got {least!r:.80}")
-    return about

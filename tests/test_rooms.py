@@ -20,6 +20,7 @@ ENGINE = (
     "waves",
     "result",
     "settings",
+    "step_checks",
     "reference",
 )
 HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "triton")

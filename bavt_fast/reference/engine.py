@@ -24,6 +24,7 @@ __all__ = ["Account", "Engine", "Question", "Ticket"]
 
 TOKENS, PROMPT_TOKENS, TOOL_CALLS, COST = range(4)
 MIN_VALUE = 1e-6
+LEAST_UNTRIED = 1e-3
 _MASK = 2**64 - 1
 _PRICE_UNITS = 10**6
 
@@ -99,6 +100,7 @@ class Info:
     """What the search knows of a node beside the tree."""
 
     min_tokens: int
+    tried: float = 0.0
     asked: int = 0
     told: int = 0
     in_flight: int = 0
@@ -138,7 +140,7 @@ class Question:
         self.account = Account(limits, seconds)
         value = 1.0 if verified else min(1.0, max(MIN_VALUE, root_value))
         self.tree = Tree(seed=seed, max_nodes=options.max_nodes, root_value=value, decay=options.decay)
-        if options.discount < 1.0:
+        if options.discount < 1.0 or options.tried_exponent > 0.0:
             self.tree.nodes[0].weight = self._weight_of(value, min_tokens)
         self.info = [Info(min_tokens)]
         self.seen: set[int] = set()
@@ -276,7 +278,13 @@ class Question:
 
     # ---- answers
 
-    def admit(self, number: int, costs: Sequence[Sequence[Any]], keys: Sequence[int]) -> list[bool]:
+    def admit(
+        self,
+        number: int,
+        costs: Sequence[Sequence[Any]],
+        keys: Sequence[int],
+        probabilities: Sequence[float] | None = None,
+    ) -> list[bool]:
         """Settle; whether each step's state is new. A cost is (tokens, prompt tokens, tool calls, cost, seconds)."""
         ticket = self.tickets[number]
         is_new = []
@@ -299,10 +307,22 @@ class Question:
         ticket.score_claim = still
         ticket.admitted = True
         self.info[ticket.node].told += len(keys)
+        if probabilities is not None and self.options.tried_exponent > 0.0:
+            self._count_tried(ticket.node, probabilities)
         self.waiting = False
         if not ticket.keys:
             self._end(number, fruitless=bool(keys), undo_try=not keys)
         return is_new
+
+    def _count_tried(self, node: int, probabilities: Sequence[float]) -> None:
+        """The weight of a node falls with (1 - p)^tried_exponent, p the probability of the steps tried there."""
+        info, stats = self.info[node], self.tree.nodes[node]
+        before = max(1.0 - info.tried, LEAST_UNTRIED)
+        for probability in probabilities:
+            info.tried = min(1.0, info.tried + probability)
+        left = max(1.0 - info.tried, LEAST_UNTRIED) / before
+        assert stats.weight is not None
+        self.tree.set_weight(node, max(MIN_VALUE, stats.weight * left**self.options.tried_exponent))
 
     def _charge(self, costs: Sequence[Sequence[Any]]) -> Amounts:
         """What steps cost together; the time that they took is added to the clock's."""
@@ -461,8 +481,8 @@ class Engine:
         elif slot not in self.ready and slot not in self.waiting and len(question.tickets) < self.leaves:
             self.ready.append(slot)
 
-    def admit(self, slot: int, number: int, costs: Sequence[Sequence[Any]], keys: Sequence[int]) -> list[bool]:
-        is_new = self.questions[slot].admit(number, costs, keys)
+    def admit(self, slot: int, number: int, *columns: Any) -> list[bool]:
+        is_new = self.questions[slot].admit(number, *columns)
         self._answered(slot)
         return is_new
 

@@ -217,6 +217,10 @@ class Tree:
                 stats.visits += 1
                 stats.value_sum = best * stats.visits
 
+    def set_weight(self, node: int, weight: float) -> None:
+        """What the global policies choose by from now on, before the decay."""
+        self.nodes[node].weight = float(weight)
+
     def penalize(self, node: int) -> None:
         """One more try: the weight is multiplied by the decay."""
         self.nodes[node].tries = min(self.nodes[node].tries + 1, MAX_TRIES)

@@ -156,7 +156,7 @@ def header_of(picture: Picture) -> dict[str, Any]:
     found, _ = summary(picture)
     stopped = "" if picture.stop_reason is None else f"; stopped: {picture.stop_reason}"
     settings = picture.settings or {}
-    kept = ("policy", "decay", "patience")
+    kept = ("policy", "decay", "tried_exponent", "patience")
     return {
         "question": picture.question,
         "found": found + stopped + ("" if picture.error is None else f" ({label(picture.error, 200)})"),

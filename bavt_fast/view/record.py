@@ -35,7 +35,7 @@ class NodeColumns:
         texts: what the model wrote to get there; "" for the root.
         values: V.
         residuals: V minus V of the parent; None for the root.
-        weights: what "power" and "best_first" choose by, before the decay.
+        weights: what "power" and "best_first" choose by, before the decay; what was tried is in it.
         visit_counts: asks and nodes that were counted at the node and below it.
         tries: how often it was asked for a step, up to 255.
         tokens, prompt_tokens: generated for the step; read for it. 0 for the root.

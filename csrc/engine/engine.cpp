@@ -143,8 +143,8 @@ void Engine::admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_
         fetch_ahead(wave.tickets, wave.size, i);
         Question& question = of(wave.tickets[i]);
         question.set_time(now_s);
-        found[i] =
-            question.admit(number_of(wave.tickets[i]), wave.costs + begin, wave.keys + begin, steps, is_new + begin);
+        found[i] = question.admit(number_of(wave.tickets[i]), wave.costs + begin, wave.keys + begin, steps,
+                                  is_new + begin, wave.probabilities == nullptr ? nullptr : wave.probabilities + begin);
         answered(slot_of(wave.tickets[i]));
     }
 }

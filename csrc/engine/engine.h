@@ -40,6 +40,7 @@ struct WaveSteps {
     const uint32_t* offsets;
     const StepCost* costs;
     const int64_t* keys;
+    const double* probabilities = nullptr;  // of the steps, or null
 };
 
 struct WaveGrowth {

@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint16_t kMaxFruitless = 0xFFFF;
 constexpr uint32_t kLastTicket = 0xFFFFFFFF;  // asks of one question: it stops as if its tree were full
+constexpr double kLeastUntried = 1e-3;        // what a sum of probabilities leaves at the least: it may be above 1
 constexpr int64_t kPriceUnits = 1'000'000;    // a price is in 1e-18, a cost in 1e-12
 
 // 63 bits that depend on the question, the node and how often it was asked before: no counter over the whole search.
@@ -32,7 +33,7 @@ Question::Question(uint64_t seed, const Limits& limits, Options options, const R
     tree.compact = true;
     tree.root_value = root.verified ? 1.0 : std::clamp(root.value, kMinValue, 1.0);
     tree_ = std::make_unique<Tree>(tree);
-    if (options_->discount < 1.0) tree_->set_root_weight(weight_of(tree.root_value, root.min_tokens));
+    if (options_->discount < 1.0 || options_->tried_exponent > 0.0) tree_->set_root_weight(weight_of(tree.root_value, root.min_tokens));
     info_.push_back({root.min_tokens});
     if (root.terminal) tree_->mark_terminal(kRoot);
     if (root.verified) solved_node_ = kRoot, stop_reason_ = StopReason::kSolved;
@@ -279,7 +280,17 @@ void Question::see(int64_t key, bool seen) {
     seen_[word] = seen ? seen_[word] | bit : seen_[word] & ~bit;
 }
 
-uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* keys, uint32_t steps, uint8_t* is_new) {
+// Throws nothing: the root has a weight of its own, so that all have.
+void Question::count_tried(NodeId node, const double* probabilities, uint32_t steps) {
+    NodeInfo& info = info_[node];
+    const double before = std::max(1.0 - info.tried, kLeastUntried);
+    for (uint32_t i = 0; i < steps; ++i) info.tried = std::min(1.0, info.tried + probabilities[i]);
+    const double left = std::max(1.0 - info.tried, kLeastUntried) / before;
+    tree_->set_weight(node, std::max(kMinValue, tree_->weights()[node] * std::pow(left, options_->tried_exponent)));
+}
+
+uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* keys, uint32_t steps, uint8_t* is_new,
+                         const double* probabilities) {
     require_admissible(ticket, steps);
     Ticket& claim = open(ticket, "admit", false);
     claim.keys.reserve(steps);
@@ -305,6 +316,7 @@ uint32_t Question::admit(uint32_t ticket, const StepCost* costs, const int64_t* 
     claim.score_claim = still;
     claim.admitted = true;
     info_[claim.node].told += steps;
+    if (probabilities != nullptr && options_->tried_exponent > 0.0) count_tried(claim.node, probabilities, steps);
     waiting_ = false;
     if (found == 0) end(ticket, claim, steps > 0, steps == 0);
     return found;

@@ -16,6 +16,10 @@
 // cancelled, or answered with no step at all, both are undone. A node that was answered with no step is closed: nothing
 // new can be proposed there. So is a node after `patience` asks in a row that brought nothing new.
 //
+// What was tried. Where a generator says how probable its steps were, and `tried_exponent` is above 0, the weight of a node
+// is multiplied by (1 - p)^tried_exponent too, p the probability of all steps that came back from it: what has hardly been
+// tried goes before what has little left to try. Steps drawn twice count twice.
+//
 // How a node is chosen. power and best_first choose among all open nodes by weight. ucb, uct and puct walk from the root to
 // the child of the highest score, and widen (Coulom 2007; Couetoux et al. 2011): the walk stops at an open node n with
 // fewer than C * visits(n)^alpha children and asks in flight, or below which nothing is open.
@@ -62,6 +66,7 @@ struct SearchOptions {
     double exploration = 1.0;
     double decay = 0.85;
     double discount = 1.0;
+    double tried_exponent = 0.0;
     double widening_scale = 1.0;     // C
     double widening_exponent = 0.5;  // alpha
     uint32_t candidates = 1;
@@ -133,7 +138,9 @@ class Question {
 
     // keys[i] is the dense number of the state's key, or -1 for a step that is invalid. is_new[i] says whether the state
     // was not seen before; returns how many are. The ticket is closed if there are none.
-    uint32_t admit(uint32_t ticket, const StepCost* costs, const int64_t* keys, uint32_t steps, uint8_t* is_new);
+    // probabilities[i], in [0, 1], is the model's of step i; null where it is not known.
+    uint32_t admit(uint32_t ticket, const StepCost* costs, const int64_t* keys, uint32_t steps, uint8_t* is_new,
+                   const double* probabilities = nullptr);
 
     // Returns the first child's id, or kNone without children; values[i] is V of child i.
     NodeId grow(uint32_t ticket, const Growth& growth, double* values);
@@ -185,6 +192,7 @@ class Question {
    private:
     struct NodeInfo {
         int64_t min_tokens;
+        double tried = 0.0;  // probability of the steps that came back, at most 1
         uint32_t asked = 0;  // asks handed out
         uint32_t children = 0;
         uint32_t alive_children = 0;  // below which something is open
@@ -227,6 +235,7 @@ class Question {
     void set_dead(NodeId node);
     bool alive(NodeId node) const { return tree_->flags(node) == 0 || info_[node].alive_children > 0; }
     void count_alive();
+    void count_tried(NodeId node, const double* probabilities, uint32_t steps);
     double weight_of(double value, int64_t min_tokens) const;
     void see(int64_t key, bool seen);
 

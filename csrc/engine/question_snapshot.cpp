@@ -17,12 +17,12 @@ namespace bavt {
 namespace {
 
 constexpr char kMagic[8] = {'B', 'A', 'V', 'T', 'Q', 'S', 'T', 'N'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 struct Header {
     char magic[8];
     uint32_t version, policy;
-    double exploration, decay, discount, widening_scale, widening_exponent;
+    double exploration, decay, discount, tried_exponent, widening_scale, widening_exponent;
     uint32_t candidates, patience, max_nodes, stop_reason;
     int64_t max_step_tokens, max_step_prompt_tokens, step_tool_calls, max_step_cost, token_price, prompt_token_price;
     int64_t max_score[kResources], limits[kResources], spent[kResources], overrun[kResources];
@@ -30,15 +30,16 @@ struct Header {
     uint64_t seed, invalid, duplicate, refuted, tree_bytes;
     uint32_t overran, unaffordable, solved_node, next_ticket, num_tickets, seen_words, num_nodes, waiting;
 };
-static_assert(sizeof(Header) == 336);
+static_assert(sizeof(Header) == 344);
 
 struct NodeRecord {
     int64_t min_tokens;
+    double tried;
     uint32_t asked, told;
     uint16_t fruitless, unaffordable;
     uint32_t reserved;
 };
-static_assert(sizeof(NodeRecord) == 24);
+static_assert(sizeof(NodeRecord) == 32);
 
 struct TicketRecord {
     uint32_t number, node, count, counted_try, tried, reserved;
@@ -85,6 +86,7 @@ void check_options(const Header& h) {
     require_snapshot(h.policy <= static_cast<uint32_t>(Policy::kPuct), "the policy is unknown");
     require_snapshot(std::isfinite(h.exploration), "exploration is not finite");
     require_snapshot(in_unit_interval(h.decay) && in_unit_interval(h.discount), "decay or discount is out of range");
+    require_snapshot(h.tried_exponent >= 0.0 && std::isfinite(h.tried_exponent), "tried_exponent is out of range");
     require_snapshot(std::isfinite(h.widening_scale) && h.widening_scale > 0.0 && h.widening_exponent >= 0.0 &&
                          h.widening_exponent <= 1.0,
                      "a widening setting is out of range");
@@ -129,6 +131,7 @@ std::string Question::to_bytes() const {
     h.version = kVersion;
     h.policy = static_cast<uint32_t>(options_->policy);
     h.exploration = options_->exploration, h.decay = options_->decay, h.discount = options_->discount;
+    h.tried_exponent = options_->tried_exponent;
     h.widening_scale = options_->widening_scale, h.widening_exponent = options_->widening_exponent;
     h.candidates = options_->candidates, h.patience = options_->patience, h.max_nodes = options_->max_nodes;
     h.stop_reason = static_cast<uint32_t>(stop_reason_);
@@ -147,7 +150,7 @@ std::string Question::to_bytes() const {
     bytes.reserve(size_of(h));
     append(bytes, h);
     for (const NodeInfo& info : info_) {
-        append(bytes, NodeRecord{info.min_tokens, info.asked, info.told, info.fruitless, info.unaffordable, 0});
+        append(bytes, NodeRecord{info.min_tokens, info.tried, info.asked, info.told, info.fruitless, info.unaffordable, 0});
     }
     for (const uint64_t word : seen_) append(bytes, word);
     for (const Ask& ask : asks) {
@@ -178,6 +181,7 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
     SearchOptions o;
     o.policy = static_cast<Policy>(h.policy);
     o.exploration = h.exploration, o.decay = h.decay, o.discount = h.discount;
+    o.tried_exponent = h.tried_exponent;
     o.widening_scale = h.widening_scale, o.widening_exponent = h.widening_exponent;
     o.candidates = h.candidates, o.patience = h.patience, o.max_nodes = h.max_nodes;
     o.max_step_tokens = h.max_step_tokens, o.max_step_prompt_tokens = h.max_step_prompt_tokens;
@@ -194,7 +198,9 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
     question->info_.resize(h.num_nodes);
     for (NodeInfo& info : question->info_) {
         const auto record = take<NodeRecord>(at);
-        require_snapshot(record.min_tokens >= 0 && record.unaffordable <= 1, "a node is out of range");
+        require_snapshot(record.min_tokens >= 0 && record.tried >= 0.0 && record.tried <= 1.0 && record.unaffordable <= 1,
+                         "a node is out of range");
+        info.tried = record.tried;
         info.min_tokens = record.min_tokens, info.asked = record.asked, info.fruitless = record.fruitless;
         info.unaffordable = record.unaffordable != 0, info.told = record.told;
     }
@@ -235,6 +241,7 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
         require_snapshot((question->tree_->flags(ticket.node) & (kTerminal | kPruned)) == 0,
                          "an ask is out on a node that cannot be expanded");
     }
+    require_snapshot(h.tried_exponent == 0.0 || question->tree_->has_weights(), "the tree has no weights");
     question->count_alive();
     return question;
 }

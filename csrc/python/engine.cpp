@@ -147,6 +147,13 @@ Column<double> numbers_of(const char* name, py::handle object, size_t size) {
     return numbers;
 }
 
+Column<double> shares_of(const char* name, py::handle object, size_t size) {
+    const Items items(name, object, size);
+    Column<double> shares(size);
+    for (size_t i = 0; i < size; ++i) shares[i] = checks::number(name, items[i], 0.0, 1.0, "numbers from 0 to 1");
+    return shares;
+}
+
 // (tokens, prompt_tokens, tool_calls, cost); None in a place is `otherwise`.
 Amounts amounts_of(const char* name, py::handle object, int64_t otherwise) {
     const Items items(name, object, kResources);
@@ -176,7 +183,8 @@ py::object list_of(size_t size, Make make) {
 // ---- Options, account, question ------------------------------------------------------------------------------------
 
 std::shared_ptr<SearchOptions> make_options(py::handle policy, double exploration, double decay, double discount,
-                                            double widening_scale, double widening_exponent, py::handle candidates,
+                                            double tried_exponent, double widening_scale, double widening_exponent,
+                                            py::handle candidates,
                                             py::handle patience, py::handle max_nodes, py::handle max_step_tokens,
                                             py::handle max_step_prompt_tokens, py::handle step_tool_calls,
                                             py::handle max_step_cost, py::handle token_price,
@@ -186,6 +194,7 @@ std::shared_ptr<SearchOptions> make_options(py::handle policy, double exploratio
     SearchOptions& options = *made;
     options.policy = checks::policy(policy);
     options.exploration = exploration, options.decay = decay, options.discount = discount;
+    options.tried_exponent = tried_exponent;
     options.widening_scale = widening_scale, options.widening_exponent = widening_exponent;
     options.candidates =
         static_cast<uint32_t>(integer("candidates", candidates, 1, bavt::kMaxCandidates, "an int from 1 to 65,536"));
@@ -279,7 +288,7 @@ Column<bavt::StepCost> costs_of(const Items& tokens, py::handle others) {
 }
 
 py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle tokens,
-                 py::handle keys, py::handle others) {
+                 py::handle keys, py::handle others, py::handle probabilities) {
     const Column<TicketId> ids = tickets_of(Items("tickets", tickets));
     const Column<uint32_t> offsets = offsets_of(counts, ids.size());
     const size_t steps = offsets.back();
@@ -289,10 +298,13 @@ py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle co
     for (size_t i = 0; i < steps; ++i) {
         key_ids[i] = key_of("keys", key_items[i], -1);
     }
+    Column<double> by_probability(0);
+    if (!probabilities.is_none()) by_probability = shares_of("probabilities", probabilities, steps);
     Column<uint8_t> is_new(steps);
     Column<uint32_t> found(ids.size());
-    engine.admit({ids.data(), ids.size(), offsets.data(), costs.data(), key_ids.data()}, now_s, is_new.data(),
-                 found.data());
+    engine.admit({ids.data(), ids.size(), offsets.data(), costs.data(), key_ids.data(),
+                  probabilities.is_none() ? nullptr : by_probability.data()},
+                 now_s, is_new.data(), found.data());
     return list_of(steps, [&](size_t i) { return PyBool_FromLong(is_new[i]); });
 }
 
@@ -355,7 +367,7 @@ py::list open_asks(const Question& question) {
 void bind_options(py::module_& m) {
     py::class_<SearchOptions, std::shared_ptr<SearchOptions>>(m, "SearchOptions")
         .def(py::init(&make_options), py::kw_only(), "policy"_a, "exploration"_a, "decay"_a, "discount"_a,
-             "widening_scale"_a, "widening_exponent"_a, "candidates"_a, "patience"_a, "max_nodes"_a,
+             "tried_exponent"_a, "widening_scale"_a, "widening_exponent"_a, "candidates"_a, "patience"_a, "max_nodes"_a,
              "max_step_tokens"_a, "max_step_prompt_tokens"_a, "step_tool_calls"_a, "max_step_cost"_a, "token_price"_a,
              "prompt_token_price"_a, "max_score"_a);
 }
@@ -429,7 +441,8 @@ void bind_engine(py::module_& m) {
         .def("add", &Engine::add, py::arg("question").none(false))
         .def("remove", &Engine::remove, "slot"_a)
         .def("ask", &ask, "limit"_a, "now_s"_a)
-        .def("admit", &admit, "now_s"_a, "tickets"_a, "counts"_a, "tokens"_a, "keys"_a, "others"_a = py::none())
+        .def("admit", &admit, "now_s"_a, "tickets"_a, "counts"_a, "tokens"_a, "keys"_a, "others"_a = py::none(),
+             "probabilities"_a = py::none())
         .def("grow", &grow, "now_s"_a, "tickets"_a, "counts"_a, "values"_a, "terminal"_a, "verified"_a, "min_tokens"_a,
              "weights"_a = py::none(), "residual"_a = false, "score_costs"_a = py::none())
         .def("cancel", &cancel, "ticket"_a, "tokens"_a = py::tuple(), "others"_a = py::none())

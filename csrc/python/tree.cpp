@@ -101,6 +101,11 @@ void set_flag(Tree& tree, py::handle node) {
 
 std::vector<NodeId> children(const Tree& tree, py::handle node) { return tree.children(checks::node(tree, node)); }
 
+void set_weight(Tree& tree, py::handle node, py::handle weight) {
+    const NodeId id = checks::node(tree, node);
+    tree.set_weight(id, checks::number("weight", weight, -checks::kHuge, checks::kHuge, "a finite number"));
+}
+
 template <auto change>
 void change_node(Tree& tree, py::handle node) {
     (tree.*change)(checks::node(tree, node));
@@ -158,6 +163,7 @@ void bind_tree(py::module_& m) {
         .def("backup", &backup, "node"_a, "value"_a, "reduce"_a = "mean")
         .def("best_path", &Tree::best_path)
         .def("children", &children, "node"_a)
+        .def("set_weight", &set_weight, "node"_a, "weight"_a)
         .def("penalize", &change_node<&Tree::penalize>, "node"_a)
         .def("prune", &change_node<&Tree::prune>, "node"_a)
         .def("mark_terminal", &change_node<&Tree::mark_terminal>, "node"_a)

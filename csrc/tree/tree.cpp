@@ -317,6 +317,20 @@ void Tree::set_tries(NodeId node, uint8_t tries) {
     if (ranked) change_ranking([&] { ranking_->move(node, from, decayed_weights()); });
 }
 
+void Tree::set_weight(NodeId node, double weight) {
+    if (!has_weights()) add_weights(num_nodes_, nullptr, 0);
+    const bool was_ranked = ranking_ && rankable(node);
+    const double from = was_ranked ? decayed_weight(node) : 0.0;
+    const bool stays = was_ranked && weight > 0.0;
+    if (was_ranked && !stays) change_ranking([&] { ranking_->erase(node, decayed_weights()); });
+    weights_[node] = weight;
+    if (!ranking_ || !rankable(node)) return;
+    change_ranking([&] {
+        stays ? ranking_->move(node, from, decayed_weights())
+              : ranking_->insert(&node, 1, decayed_weights(), [] {});
+    });
+}
+
 void Tree::add_visits(NodeId node, int delta) {
     for (; node != kNone; node = parents_[node]) {
         uint32_t& visits = hot_[node].visits;

@@ -132,6 +132,9 @@ class Tree : NodeColumns {
     // value so far, up to rounding.
     void backup(NodeId node, double value, Backup mode);
 
+    // What the global policies choose by from now on, before the decay. Throws std::bad_alloc, and nothing has changed,
+    // at most where no node has a weight of its own yet.
+    void set_weight(NodeId node, double weight);
     // One more try: the weight is multiplied by the decay. False, and no effect, after 255. And one try fewer.
     bool penalize(NodeId node);
     void unpenalize(NodeId node);

@@ -82,6 +82,7 @@ bavt::SearchOptions random_options(Draws& draws) {
     o.policy = draws.of(
         {bavt::Policy::kPower, bavt::Policy::kBestFirst, bavt::Policy::kUcb, bavt::Policy::kUct, bavt::Policy::kPuct});
     o.discount = draws.of({1.0, 0.9});
+    o.tried_exponent = draws.of({0.0, 0.5, 2.0});
     o.widening_scale = draws.of({0.5, 1.0, 3.0});
     o.candidates = draws.of({1u, 1u, 2u, 5u});
     o.patience = draws.of({1u, 3u, 10u});
@@ -345,7 +346,9 @@ class Round {
         const auto steps = static_cast<uint32_t>(draws.one_in(20) ? 0 : 1 + draws.below(out->count));
         std::vector<StepCost> costs;
         std::vector<int64_t> keys;
+        std::vector<double> probabilities;
         for (uint32_t i = 0; i < steps; ++i) {
+            probabilities.push_back(draws.of({0.0, 0.1, 0.5, 1.0}));
             costs.push_back(random_cost(draws, slot, out->limit));
             keys.push_back(draws.one_in(10) ? -1 : static_cast<int64_t>(draws.below(draws.one_in(3) ? 20 : 4000)));
         }
@@ -356,7 +359,8 @@ class Round {
         engine_.with_question(slot, [&](Question& q) { q.set_time(now_s); });
         if (modelled()) read_clock(slot);
         const bool failed = starved(draws, slot, false, [&] {
-            engine_.admit({&out->ticket, 1, offsets, costs.data(), keys.data()}, now_s, is_new.data(), &found);
+            engine_.admit({&out->ticket, 1, offsets, costs.data(), keys.data(), probabilities.data()}, now_s,
+                          is_new.data(), &found);
         });
         if (failed) return put(*out);
         ++admits;

@@ -19,6 +19,7 @@ def options(**given: Any) -> _core.SearchOptions:
         "exploration": 1.0,
         "decay": 0.85,
         "discount": 1.0,
+        "tried_exponent": 0.0,
         "widening_scale": 1.0,
         "widening_exponent": 0.5,
         "candidates": 4,
@@ -105,6 +106,27 @@ def test_a_right_state_is_terminal() -> None:
     assert _core.Question.from_bytes(one.to_bytes()).stop_reason == "solved"
     with pytest.raises(ValueError, match="verified: expected"):
         _core.Question(0, (5, None, None, None), None, options(), 1.0, 0, False, True)
+
+
+@pytest.mark.parametrize("probabilities", [[], [0.5, 0.5], [-0.1], [1.1], [float("nan")], ["0.5"], 0.5])
+def test_wrong_probabilities_are_named_and_change_nothing(probabilities: Any) -> None:
+    engine, one, ticket = asked()
+    before = one.to_bytes()
+    with pytest.raises((TypeError, ValueError), match="probabilities: expected"):
+        engine.admit(0.0, [ticket], [1], [1], [5], None, probabilities)
+    assert one.to_bytes() == before
+
+
+def test_what_was_tried_is_part_of_a_snapshot() -> None:
+    """0.25 and 0.35 of the probability: the weight falls by (1 - p)^2, also over a snapshot in between."""
+    one = question(tried_exponent=2.0)
+    for probability, weight in ((0.25, 0.75**2), (0.35, 0.4**2), (0.9, 0.001**2)):
+        engine = _core.Engine(1)
+        engine.add(one)
+        ticket = engine.ask(1, 0.0)[3][0]
+        engine.admit(0.0, [ticket], [1], [1], [-1], None, [probability])
+        assert one.tree.weights[0] == pytest.approx(max(1e-6, weight), rel=1e-12)
+        one = _core.Question.from_bytes(one.to_bytes())
 
 
 def test_columns_that_change_while_they_are_read() -> None:

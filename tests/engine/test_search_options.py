@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -37,6 +39,47 @@ def test_candidates_are_asked_for_together() -> None:
     result = bavt.search("q", generator=generator, budget=bavt.Budget(tokens=11), candidates=4, max_step_tokens=1)
     assert counts == [4, 4, 3]
     assert result.spent.tokens == 11
+
+
+@pytest.mark.parametrize("questions", [1, 3])
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_weights_fall_with_the_probability_of_what_was_tried(questions: int, candidates: int) -> None:
+    """One question alone goes a shorter way than several. The texts differ, so that every step becomes a child."""
+    rng = random.Random(questions)
+
+    def generator(text: str, count: int) -> list[Step]:
+        return [Step(f"{rng.random()}\n", 1, log_probability=-rng.expovariate(0.5)) for _ in range(count)]
+
+    options = {"policy": "best_first", "decay": 1.0, "tried_exponent": 0.5, "candidates": candidates, "patience": 99}
+    searcher = Searcher(generator, lambda text: rng.random(), TextTask(), **options)
+    for result in searcher.search_many(["a", "b", "c"][:questions], budget=bavt.Budget(tokens=60), seed=1):
+        tree, tried = result.tree, np.zeros(result.tree.num_nodes)
+        assert tree.num_nodes == 61
+        for child in range(1, tree.num_nodes):
+            logarithm = result.log_probabilities[child]
+            assert logarithm is not None
+            tried[tree.parents[child]] += math.exp(logarithm)
+        np.testing.assert_allclose(tree.weights, tree.values * np.maximum(1 - tried, 1e-3) ** 0.5, rtol=1e-9)
+        assert tried.max() > 0.5
+
+
+@pytest.mark.parametrize("questions", [1, 2])
+@pytest.mark.parametrize("logarithm", [float("nan"), 0.5, float("inf")])
+def test_a_probability_above_one_is_named(questions: int, logarithm: float) -> None:
+    searcher = Searcher(
+        lambda text, count: [Step("a\n", 1, log_probability=logarithm)], None, TextTask(), tried_exponent=1.0
+    )
+    with pytest.raises(Exception, match=r"Step\.log_probability: expected a number up to 0"):
+        list(searcher.search_many(["a", "b"][:questions], budget=bavt.Budget(tokens=5)))
+
+
+def test_a_generator_that_tells_no_probabilities_changes_nothing() -> None:
+    with_exponent, without = (
+        bavt.search("q", generator=lambda text, count: [f"{len(text)}"], budget=bavt.Budget(tokens=20), **options)
+        for options in ({"tried_exponent": 2.0}, {})
+    )
+    np.testing.assert_array_equal(with_exponent.tree.weights, without.tree.weights)
+    np.testing.assert_array_equal(with_exponent.tree.parents, without.tree.parents)
 
 
 def test_decay_moves_tries_to_other_nodes() -> None:

@@ -8,17 +8,18 @@ namespace forge {
 struct QuestionHeader {
     char magic[8];
     uint32_t version, policy;
-    double exploration, decay, discount, widening_scale, widening_exponent;
+    double exploration, decay, discount, tried_exponent, widening_scale, widening_exponent;
     uint32_t candidates, patience, max_nodes, stop_reason;
     int64_t step[6], max_score[4], limits[4], spent[4], overrun[4];
     double limit_s, elapsed_s;
     uint64_t seed, invalid, duplicate, refuted, tree_bytes;
     uint32_t overran, unaffordable, solved_node, next_ticket, num_tickets, seen_words, num_nodes, waiting;
 };
-static_assert(sizeof(QuestionHeader) == 336);
+static_assert(sizeof(QuestionHeader) == 344);
 
 struct NodeRecord {
     int64_t min_tokens;
+    double tried;
     uint32_t asked, told;
     uint16_t fruitless, unaffordable;
     uint32_t reserved;
@@ -31,7 +32,7 @@ struct TicketRecord {
     int64_t claim[4], score_claim[4];
 };
 
-inline constexpr uint32_t kQuestionVersion = 1;
+inline constexpr uint32_t kQuestionVersion = 2;
 inline constexpr size_t kSmallestQuestion = sizeof(QuestionHeader) + sizeof(NodeRecord) + kSmallestTree + kSum;
 
 inline void repair_amounts(int64_t (&amounts)[4], int64_t least, Draws& draws) {
@@ -49,6 +50,7 @@ inline void repair_header(QuestionHeader& h, Draws& draws) {
     if (draws.usually() && !std::isfinite(h.exploration)) h.exploration = 1.0;
     if (draws.usually() && !is_share(h.decay)) h.decay = 0.85;
     if (draws.usually() && !is_share(h.discount)) h.discount = 0.97;
+    if (draws.usually() && !(h.tried_exponent >= 0.0 && std::isfinite(h.tried_exponent))) h.tried_exponent = 0.5;
     if (draws.usually() && !(h.widening_scale > 0.0 && std::isfinite(h.widening_scale))) h.widening_scale = 1.0;
     if (draws.usually() && !(h.widening_exponent >= 0.0 && h.widening_exponent <= 1.0)) h.widening_exponent = 0.5;
     if (draws.usually()) h.candidates = 1 + h.candidates % (draws.usually() ? 4 : 1 << 16);
@@ -105,6 +107,7 @@ inline size_t repair_question(uint8_t* data, size_t size, Draws& draws) {
         auto record = get<NodeRecord>(at);
         if (records && record.min_tokens < 0) record.min_tokens = static_cast<int64_t>(draws.below(40));
         if (records) record.unaffordable &= 1;
+        if (records && !(record.tried >= 0.0 && record.tried <= 1.0)) record.tried = draws.unit();
         set(at, record);
     }
     uint8_t* const tickets = at + h.seen_words * sizeof(uint64_t);

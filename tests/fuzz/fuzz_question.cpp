@@ -112,8 +112,10 @@ uint64_t step(Question& question, std::vector<Open>& open, uint64_t seed) {
         int64_t keys[8];
         uint8_t is_new[8];
         for (int64_t& key : keys) key = static_cast<int64_t>(draws.below(600)) - 1;
+        double probabilities[8];
+        for (double& probability : probabilities) probability = draws.below(4) == 0 ? 1.0 : 0.3 * draws.unit();
         const std::vector<bavt::StepCost> costs(steps, cost);
-        one.found = question.admit(one.ticket, costs.data(), keys, steps, is_new);
+        one.found = question.admit(one.ticket, costs.data(), keys, steps, is_new, probabilities);
         one.admitted = true;
         const uint32_t found = one.found;
         if (found == 0) open.erase(open.begin() + static_cast<std::ptrdiff_t>(place));

@@ -39,6 +39,7 @@ void write_question(const std::string& path, uint64_t seed) {
     options.policy = static_cast<bavt::Policy>(seed % 5);
     options.candidates = static_cast<uint32_t>(1 + draws.below(3));
     options.discount = seed % 2 == 0 ? 1.0 : 0.9;
+    options.tried_exponent = seed % 3 == 0 ? 0.5 : 0.0;
     options.max_nodes = 150, options.token_price = 1'000'000;
     bavt::Limits limits;
     limits.amounts = {
@@ -54,7 +55,8 @@ void write_question(const std::string& path, uint64_t seed) {
         const bavt::StepCost cost{5, 0, bavt::kNotGiven, bavt::kNotGiven, 0.0};
         uint8_t is_new, terminal = draws.below(6) == 0, verified = terminal && draws.below(8) == 0;
         const int64_t known = static_cast<int64_t>(draws.below(8)) > 0 ? key++ : -1, least = 2;
-        if (question.admit(ask.ticket, &cost, &known, 1, &is_new) == 0) continue;
+        const double probability = 0.2 * draws.unit();
+        if (question.admit(ask.ticket, &cost, &known, 1, &is_new, &probability) == 0) continue;
         double value = draws.unit();
         (void)question.grow(ask.ticket, {1, &value, nullptr, &terminal, &verified, &least, false, {}}, &value);
     }

@@ -20,6 +20,7 @@ def random_options(rng: random.Random) -> dict[str, Any]:
         "exploration": rng.choice([0.0, 0.5, 1.0, 3.0]),
         "decay": rng.choice([0.5, 0.85, 1.0]),
         "discount": rng.choice([1.0, 0.97, 0.5]),
+        "tried_exponent": rng.choice([0.0, 0.0, 0.5, 1.0, 3.0]),
         "widening_scale": rng.choice([0.5, 1.0, 2.0]),
         "widening_exponent": rng.choice([0.0, 0.5, 1.0]),
         "candidates": rng.choice([1, 1, 2, 4]),
@@ -102,12 +103,14 @@ class EnginePair:
         plain = all(cost[1:] == (0, None, None, 0.0) for cost in costs)
         tickets, tokens = [slot << 32 | number for slot, number in wave], [cost[0] for cost in costs]
         others = None if plain else [cost[1:] for cost in costs]
-        is_new = self.native.admit(self.now_s, tickets, counts, tokens, keys, others)
+        probabilities = None if rng.random() < 0.3 else [rng.choice([0.0, rng.random(), 0.01, 1.0]) for _ in keys]
+        is_new = self.native.admit(self.now_s, tickets, counts, tokens, keys, others, probabilities)
         at = 0
         for (slot, number), steps in zip(wave, counts, strict=True):
             here = slice(at, at + steps)
             self.twin.questions[slot].set_time(self.now_s)
-            assert self.twin.admit(slot, number, costs[here], keys[here]) == is_new[here]
+            known = None if probabilities is None else probabilities[here]
+            assert self.twin.admit(slot, number, costs[here], keys[here], known) == is_new[here]
             if sum(is_new[here]):
                 self.admitted.append((slot, number, sum(is_new[here])))
             at += steps

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import bavt_fast as bavt
+from bavt_fast.protocols import Step
 from bavt_fast.view.record import NodeColumns, Picture, RefusedColumns, residuals_of
 
 EVIL = (
@@ -85,13 +86,14 @@ def evil() -> Picture:
 
 
 def recorded(tokens: int = 600, seed: int = 0, **options: Any) -> bavt.Search:
-    """A search that has ended, with events: duplicates, dead ends and several asks in flight."""
+    """A search that has ended, with events: duplicates, dead ends, several asks in flight; steps tell a probability."""
     rng = random.Random(seed)
 
-    def propose(text: str, count: int) -> list[str]:
+    def propose(text: str, count: int) -> list[Step]:
         if rng.random() < 0.05:
             return []
-        return [f"step {rng.randrange(12)} of the way" for _ in range(count)]
+        texts = [f"step {rng.randrange(12)} of the way\n" for _ in range(count)]
+        return [Step(text, 5, log_probability=-0.5 - rng.expovariate(0.5)) for text in texts]
 
     searcher = bavt.Searcher(
         propose, lambda text: rng.random(), record=True, wave=3, patience=3, max_step_tokens=5, **options

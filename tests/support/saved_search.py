@@ -56,6 +56,7 @@ class Scripted:
             policy=rng.choice(POLICIES),
             candidates=rng.choice([1, 3]),
             discount=rng.choice([1.0, 0.9]),
+            tried_exponent=rng.choice([0.0, 0.5]),
             patience=rng.choice([2, 10]),
             max_nodes=rng.choice([None, 12]),
             record=rng.random() < 0.5,

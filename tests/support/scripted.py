@@ -136,6 +136,7 @@ class ScriptedGenerator:
                 step.prompt_tokens = random_.randint(0, 5)
                 step.tool_calls = random_.choice([None, 0, 1])
                 step.cost = random_.choice([None, 0.001])
+                step.log_probability = random_.choice([None, -0.5, -3.0])
             steps.append(step)
         return steps
 

@@ -34,6 +34,10 @@ def test_draws_by_weight_are_those_of_the_twin(seed: int) -> None:
         if chosen >= 0:
             native.penalize(chosen)
             twin.penalize(chosen)
+        if rng.random() < 0.5:
+            node, weight = rng.randrange(twin.num_nodes), rng.choice([rng.random(), 1.0, 0.0, -1.0, 1e-300])
+            native.set_weight(node, weight)
+            twin.set_weight(node, weight)
     expected = [twin.base_weight(node) for node in range(twin.num_nodes)]
     np.testing.assert_array_equal(native.weights, expected)
     np.testing.assert_array_equal(native.values, twin.values)
@@ -58,6 +62,17 @@ def test_wrong_weights_are_named_and_change_nothing(weights: object) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^weights: expected"):
         tree.expand(0, [0.25, 0.5], weights=weights)
     assert tree.num_nodes == 1
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), "0.5", None, True])
+def test_a_wrong_weight_is_named_and_changes_nothing(weight: object) -> None:
+    tree = _core.Tree()
+    tree.expand(0, [0.25])
+    with pytest.raises((TypeError, ValueError), match=r"^weight: expected"):
+        tree.set_weight(1, weight)  # type: ignore[arg-type]
+    with pytest.raises(IndexError):
+        tree.set_weight(2, 0.5)
+    np.testing.assert_array_equal(tree.weights, [1.0, 0.25])
 
 
 def test_arrays_of_a_tree_that_moves_as_it_grows_stay_as_they_were() -> None:

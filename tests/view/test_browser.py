@@ -103,6 +103,18 @@ def test_the_slider_goes_back_in_time(show: Show) -> None:
     assert tab.evaluate("bavt.pane.replay.at") == at
 
 
+def test_the_replay_weighs_as_the_search_did(show: Show) -> None:
+    result = recorded(tokens=2000, tried_exponent=0.5, discount=0.97).result()
+    tab = show(result)
+    weights = "bavt.pane.search.parents.map((_, node) => bavt.pane.replay.weightOf(node))"
+    assert tab.evaluate(weights) == pytest.approx(result.tree.weights.tolist(), rel=1e-5)
+    tab.evaluate("Object.assign(bavt.pane.replay, { live: true, preferred: null })")  # as replayed, not as told
+    assert tab.evaluate(weights) == pytest.approx(result.tree.weights.tolist(), rel=1e-4)
+    tab.evaluate("bavt.pane.replay.seek(1)")
+    assert tab.evaluate(f"{weights}[0]") == pytest.approx(0.97, rel=1e-5)
+    assert result.tree.weights[0] < 0.9
+
+
 def test_preferences_are_those_of_the_power_policy(show: Show) -> None:
     events = (("ask", 0.0, 0, 1.0, 0), ("admit", 0.1, 10, 0.5, 0, 2, 2), ("grow", 0.1, 10, 0.5, 0, 2))
     settings = {"policy": "power", "decay": 0.5, "patience": 3}

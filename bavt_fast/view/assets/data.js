@@ -14,7 +14,8 @@ class Search {
     this.depths = [];
     this.texts = [];
     this.values = [];
-    this.weights = [];
+    this.lastWeights = []; // as the search has them
+    this.weights = []; // that the nodes were born with
     this.tokens = [];
     this.promptTokens = [];
     this.logProbabilities = [];
@@ -47,7 +48,7 @@ class Search {
       if (parent >= 0) (this.children[parent] ??= []).push(node);
       this.texts.push(nodes.texts[i]);
       this.values.push(Number(nodes.values[i]));
-      this.weights.push(Number(nodes.weights ? nodes.weights[i] : nodes.values[i]));
+      this.lastWeights.push(Number(nodes.weights ? nodes.weights[i] : nodes.values[i]));
       this.tokens.push(nodes.tokens[i]);
       this.promptTokens.push(nodes.prompt_tokens ? nodes.prompt_tokens[i] : 0);
       const said = nodes.log_probabilities ? nodes.log_probabilities[i] : null;
@@ -58,7 +59,23 @@ class Search {
       if (nodes[name]) this[name] = nodes[name];
     }
     this.appendRefused(chunk.refused);
+    this.forgetTries(first);
     if (chunk.events) this.appendEvents(chunk.events);
+  }
+
+  /** The weights that new nodes were born with: without what was tried there since. */
+  forgetTries(first) {
+    const exponent = this.triedExponent;
+    for (let node = first; node < this.count; node++) {
+      const steps = (this.children[node] ?? []).map((child) => this.logProbabilities[child]);
+      for (const place of this.refusedOf.get(node) ?? []) steps.push(this.refused.logProbabilities[place]);
+      const tried = steps.reduce((sum, logarithm) => sum + probability(logarithm), 0);
+      this.weights[node] = this.lastWeights[node] / untried(tried) ** exponent;
+    }
+  }
+
+  get triedExponent() {
+    return this.header?.settings?.tried_exponent ?? 0;
   }
 
   appendRefused(rows) {

@@ -18,7 +18,7 @@ function showDetails(app, element) {
   const rows = [
     ["V", number(search.values[node], 4)],
     ["Residual", node ? `${residual > 0 ? "+" : ""}${number(residual, 4)}` : null],
-    ["Weight", search.weights[node] === search.values[node] ? null : number(search.weights[node], 4)],
+    ["Weight", replay.weightOf(node) === search.values[node] ? null : number(replay.weightOf(node), 4)],
     ["Visits", replay.visitsOf(node)],
     ["Tries", replay.triesOf(node)],
     ["Children", search.children[node]?.filter((child) => child < replay.nodesThere).length ?? 0],

@@ -31,6 +31,8 @@ class Replay {
     this.asked = []; // nodes, in the order of the asks
     this.visits = [0];
     this.tries = [0];
+    this.tried = [0]; // probability of the steps that came back, where they tell theirs
+    this.refusedTried = new Map(); // node: how many of its refused steps are in it
     this.flying = new Map(); // node: asks that are out
     this.fruitless = new Map();
     this.closed = new Set();
@@ -71,8 +73,11 @@ class Replay {
         this.visit(node, events.counts[e] - (events.counts[e] ? 1 : 0));
         for (let i = 0; i < events.counts[e]; i++) {
           this.visits[this.born] = 1;
+          this.tried[node] += probability(this.search.logProbabilities[this.born]);
+          this.tried[this.born] = 0;
           this.tries[this.born++] = 0;
         }
+        this.countRefused(node, 0);
         this.land(node);
         this.bear(node, events.counts[e]);
         break;
@@ -84,6 +89,7 @@ class Replay {
 
   admit(node, steps, fresh) {
     this.refused += steps - fresh;
+    this.countRefused(node, steps - fresh);
     if (!steps) {
       this.undo(node);
       this.closed.add(node);
@@ -91,6 +97,18 @@ class Replay {
       this.land(node);
       this.bear(node, 0);
     }
+  }
+
+  /** So many more of its steps were refused as they came, and perhaps some refuted before or after. */
+  countRefused(node, steps) {
+    const { reasons, logProbabilities } = this.search.refused;
+    const places = this.search.refusedOf.get(node) ?? [];
+    let next = this.refusedTried.get(node) ?? 0;
+    for (; next < places.length; next++) {
+      if (REASONS[reasons[places[next]]] !== "refuted" && --steps < 0) break;
+      this.tried[node] += probability(logProbabilities[places[next]]);
+    }
+    this.refusedTried.set(node, next);
   }
 
   /** Whether no "grow" of this answer follows: nothing in it was new. Where all was refuted, one does. */
@@ -149,6 +167,12 @@ class Replay {
     return (this.isFinal && this.search.tries.length ? this.search.tries : this.tries)[node] ?? 0;
   }
 
+  /** What the policy chooses by, before the decay. */
+  weightOf(node) {
+    if (this.isFinal || !this.search.hasEvents) return this.search.lastWeights[node];
+    return this.search.weights[node] * untried(this.tried[node] ?? 0) ** this.search.triedExponent;
+  }
+
   statusOf(node) {
     const last = STATUSES[this.search.statuses[node] ?? 0];
     if (this.isFinal || last === "answer" || last === "verified") return last;
@@ -166,7 +190,7 @@ class Replay {
   /** What the policy prefers here: {shares: node -> P, best: nodes, the largest first}; null where that is not known.
    *
    * After an ask it is what the ask was drawn from. "power": P in proportion to weight ** (1 / r), where weight falls by
-   * `decay` with every try. "best_first": the heaviest.
+   * `decay` with every try, and with the probability of what was tried. "best_first": the heaviest.
    */
   preference() {
     if (this.preferred) return this.preferred;
@@ -181,7 +205,7 @@ class Replay {
     for (let node = 0; node < this.nodesThere; node++) {
       if (this.statusOf(node) !== "open") continue;
       const tries = Math.min(255, this.triesOf(node) - (node === asked ? 1 : 0));
-      const log = Math.log(this.search.weights[node]) + tries * Math.log(settings.decay);
+      const log = Math.log(this.weightOf(node)) + tries * Math.log(settings.decay);
       if (!(log > -Infinity)) continue;
       nodes.push(node);
       logs.push(log);
@@ -216,6 +240,15 @@ class Replay {
     ];
     return `${this.at} of ${this.length}: ${words[kinds[e]]()}`;
   }
+}
+
+/** Of a step that tells the logarithm of its own, else 0. */
+function probability(logarithm) {
+  return logarithm === null || logarithm === undefined ? 0 : Math.min(1, Math.exp(logarithm));
+}
+
+function untried(probability) {
+  return Math.max(1 - probability, 1e-3); // as csrc/engine/question.cpp has it
 }
 
 function percent(share) {

@@ -1,0 +1,91 @@
+"""What callers hand over, checked before anything changes: steps, their probabilities, and descriptions of states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bavt_fast._checks import as_amount, as_count
+from bavt_fast.protocols import CUT, Description, Step, as_step
+
+__all__ = [
+    "FINISH_REASONS",
+    "MOST",
+    "BadAnswer",
+    "checked_description",
+    "checked_step",
+    "checked_steps",
+    "probability_of",
+]
+
+FINISH_REASONS = frozenset(("delimiter", "end", *CUT))
+MOST = 2**60
+"""Of what one step may report."""
+
+
+class BadAnswer(Exception):
+    """A generator's answer that cannot be used: which one, and what is wrong with it."""
+
+    def __init__(self, place: int, problem: Exception) -> None:
+        super().__init__(place, problem)
+        self.place = place
+        self.problem = problem
+
+
+def checked_steps(steps: Any) -> list[Step]:
+    """What a caller tells, checked. A text is no list of them, though Python would take its letters."""
+    if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
+        raise TypeError(f"steps: expected a list of Step or str, got {steps!r:.80}")
+    return [checked_step(as_step(step)) for step in steps]
+
+
+def checked_step(step: Any) -> Step:
+    """A `Step` of a generator, checked; NumPy integers become Python's."""
+    if not isinstance(step, Step):
+        raise TypeError(f"generator: expected Step objects, got {type(step).__name__}; make one: Step(text, tokens)")
+    if not isinstance(step.text, str):
+        raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
+    if step.finish_reason not in FINISH_REASONS:
+        raise ValueError(
+            "generator: expected 'delimiter', 'end', 'limit' or 'deadline' as Step.finish_reason, got "
+            f"{step.finish_reason!r}"
+        )
+    step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=MOST)
+    step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=MOST)
+    step.cached_tokens = as_count("Step.cached_tokens", step.cached_tokens, maximum=step.prompt_tokens)
+    if step.tool_calls is not None:
+        step.tool_calls = as_count("Step.tool_calls", step.tool_calls, maximum=MOST)
+    step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)
+    if step.cost is not None:
+        step.cost = as_amount("Step.cost", step.cost, allow_zero=True)
+    return step
+
+
+def checked_description(about: Any) -> Description:
+    """What a task said of a state, checked."""
+    if type(about) is not Description:
+        raise TypeError(f"describe: expected a Description, got {about!r:.80}")
+    terminal, verdict, answer, prompt, least = about
+    if type(terminal) is not bool or (verdict is not None and type(verdict) is not bool):
+        raise TypeError(f"describe: expected bools as terminal and verdict, got {terminal!r:.40} and {verdict!r:.40}")
+    if verdict is not None and not terminal:
+        raise ValueError(f"describe: expected a verdict of None for a state that is not terminal, got {verdict}")
+    if prompt is not None and not isinstance(prompt, str):
+        raise TypeError(f"describe: expected a str or None as prompt, got {prompt!r:.80}")
+    if answer is not None and not isinstance(answer, str):
+        raise TypeError(f"describe: expected a str or None as answer, got {answer!r:.80}")
+    if type(least) is not int or least < 0:
+        raise ValueError(f"describe: expected an int >= 0 as min_tokens, got {least!r:.80}")
+    return about
+
+
+def probability_of(step: Step, place: int = 0) -> float:
+    """The model's probability of a step; 0 where nobody said."""
+    logarithm = step.total_log_probability()
+    if logarithm is None:
+        return 0.0
+    if not logarithm < 1e-6:  # a sum of rounded logarithms may lie above 0
+        expected = f"Step.log_probability: expected a number up to 0, got {logarithm!r:.40}"
+        raise BadAnswer(place, ValueError(expected))
+    return math.exp(min(0.0, logarithm))

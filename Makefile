@@ -10,10 +10,12 @@ OLDEST_TRITON := build/triton-3.6.0
 TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
 TEST_PROCESSES := 2
 DOCS_TESTS := tests/docs
+# vLLM for the CPU, which wants a transformers of its own.
+SERVERS := build/vllm
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-smollm2 test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe bench-view train docs test-docs lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe bench-view train docs test-docs lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +33,9 @@ test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with t
 test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned model
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_cli_smollm2.py
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs/test_blocks.py -k your_model
+
+test-servers: $(SERVERS)/.there  ## searches over real servers: vLLM and transformers serve, ten minutes
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 PYTHONPATH=. $(SERVERS)/bin/python -m pytest tests/servers
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
 
@@ -124,6 +129,10 @@ $(VENV)/.budget: $(VENV)/.built
 # Only unpacked: the tests that take it put it before the environment's own.
 $(OLDEST_TRITON)/.there: $(VENV)/.built
 	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
+	touch $@
+
+$(SERVERS)/.there: $(VENV)/.built tests/servers/get_vllm.sh constraints-servers.txt
+	bash tests/servers/get_vllm.sh $(PY) $(SERVERS)
 	touch $@
 
 # With what it depends on: each wants other versions of tokenizers.

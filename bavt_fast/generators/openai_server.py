@@ -4,8 +4,8 @@
     results = asyncio.run(bavt.Searcher(generator, task=task, wave=64).asearch_many(questions, budget=budget))
 
 `Searcher.search` and `search_many` work too. Each candidate is a request of its own, many are in flight at once, and
-the server's own count of tokens is what is charged. Where a server does not count, its list of token probabilities
-does; where it gives neither, the whole limit is charged: never less than what was taken.
+the server's own count of tokens is what is charged. Where a server does not count, the tokens or probabilities that it
+lists do; where it gives none of these, the whole limit is charged: never less than what was taken.
 
 The key comes from the environment (OPENAI_API_KEY) or from `api_key`, and is never part of an error or a repr.
 """
@@ -17,18 +17,23 @@ import hashlib
 import os
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bavt_fast._checks import as_amount, as_count
-from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Step, StepRequest
+from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Step, StepRequest
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 _RETRIED_STATUS = (408, 409, 425, 429)
 _LONGEST_WAIT_S = 30.0
+_NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
+"""What servers say of a context that leaves no room for a token."""
+_KEPT_PROMPTS = 4096
+"""Prompts whose token ids are remembered."""
 
 
 class ServerStatistics(NamedTuple):
@@ -70,13 +75,13 @@ class OpenAIGenerator:
             vLLM and SGLang, and are sent only where they are set.
         chat: ask `chat/completions`: the prompt is the user's turn, and the steps so far begin the assistant's.
         system: system prompt, in a chat.
-        continue_body: what is sent besides when an assistant's turn is to be gone on with; None for vLLM's and
-            transformers' fields.
+        continue_body: what is sent besides when an assistant's turn is to be gone on with; None for vLLM's fields.
         token_ids: send contexts as the token ids that the model made (``return_token_ids``, an extension of vLLM), so
             that no text is tokenised anew. Not in a chat.
         logprobs: ask for the probability of every token, for `Step.log_probability`.
-        stop_is_returned: the server returns the stop string with the text (``include_stop_str_in_output`` of vLLM and
-            SGLang). Where it does not, the first delimiter takes its place.
+        stop_is_returned: ask the server to return the stop string with the text (``include_stop_str_in_output`` of vLLM
+            and SGLang); "always" for one that does so unasked and takes no such field (``transformers serve``). Where
+            it does not, the first delimiter takes its place.
         max_in_flight: requests out at once.
         timeout_s: of one request; a question's deadline comes before it.
         retries: times that a request is sent again after a dropped connection, a timeout, or a status of 408, 409, 425,
@@ -104,7 +109,7 @@ class OpenAIGenerator:
         continue_body: Mapping[str, Any] | None = None,
         token_ids: bool = False,
         logprobs: bool = False,
-        stop_is_returned: bool = False,
+        stop_is_returned: bool | Literal["always"] = False,
         max_in_flight: int = 64,
         timeout_s: float = 120.0,
         retries: int = 5,
@@ -122,6 +127,8 @@ class OpenAIGenerator:
             raise ValueError(f"model: expected the model's name on the server, got {model!r:.80}")
         if token_ids and chat:
             raise ValueError("token_ids: expected False in a chat, whose template stands between text and tokens")
+        if stop_is_returned not in (False, True, "always"):
+            raise ValueError(f"stop_is_returned: expected False, True or 'always', got {stop_is_returned!r:.80}")
         if system is not None and not chat:
             raise ValueError("system: expected None without chat=True; write it into the question")
         self._openai = openai
@@ -140,7 +147,7 @@ class OpenAIGenerator:
         self.retries = as_count("retries", retries)
         self.extra_body = dict(extra_body or {})
         self._connection: _Connection | None = None
-        self._prompt_ids: dict[str, tuple[int, ...]] = {}
+        self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._counts = dict.fromkeys(ServerStatistics._fields, 0)
 
     def server_statistics(self) -> ServerStatistics:
@@ -191,9 +198,32 @@ class OpenAIGenerator:
         return steps  # what came is used; what failed was not answered and costs nothing
 
     async def _step(self, request: StepRequest, candidate: int, limit: int) -> Step | None:
-        """One candidate; None where the context leaves no room for a step."""
-        connection = self._connected()
+        """One candidate; None where the context leaves no room for a step.
+
+        A step has to say something: behind a delimiter with nothing but white space before it the model goes on.
+        """
         deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
+        step = await self._ask(request, candidate, limit, deadline)
+        while step is not None and step.finish_reason == "delimiter" and step.tokens < limit and self._is_blank(step):
+            behind = request._replace(node=Node(None, None, request.node, step))
+            try:
+                more = await self._ask(behind, candidate, limit - step.tokens, deadline)
+            except GenerationError:
+                return step  # it is paid for, and the next ask will meet the error
+            if more is None:
+                return step
+            step = _joined(step, more)
+        return step
+
+    def _is_blank(self, step: Step) -> bool:
+        text = step.text
+        for end in self.delimiters:
+            text = text.replace(end, "")
+        return not text.strip()
+
+    async def _ask(self, request: StepRequest, candidate: int, limit: int, deadline: float | None) -> Step | None:
+        """One answer of the server, tried again where that is of use."""
+        connection = self._connected()
         body = self._body(request, candidate, limit)
         endpoint = connection.client.chat.completions if self.chat else connection.client.completions
         async with connection.free:
@@ -205,7 +235,7 @@ class OpenAIGenerator:
                     answer = await endpoint.create(**body, timeout=left_s)
                     step = self._read(request, answer, limit)
                 except self._openai.BadRequestError as error:
-                    if "context length" in str(error) or "maximum context" in str(error):
+                    if any(words in str(error) for words in _NO_ROOM):
                         return None
                     raise self._failed(error) from None
                 except (self._openai.APIError, ValueError, TypeError, AttributeError) as error:
@@ -238,7 +268,7 @@ class OpenAIGenerator:
             value = getattr(wanted, name) if getattr(wanted, name) is not None else getattr(self, name)
             if value is not None:
                 extra[name] = value
-        if self.stop_is_returned:
+        if self.stop_is_returned is True:
             extra["include_stop_str_in_output"] = True
         body: dict[str, Any] = {
             "model": self.model,
@@ -288,7 +318,9 @@ class OpenAIGenerator:
             raise ValueError("expected an answer with a text, got one without")
         text, reason = self._ending(text or "", choice)
         log_probabilities = _log_probabilities(choice)
-        tokens = self._tokens(answer.usage, log_probabilities, limit)
+        made = getattr(choice, "token_ids", None)
+        token_ids = tuple(made) if isinstance(made, list) else ()
+        tokens = self._tokens(answer.usage, max(len(log_probabilities), len(token_ids)), limit)
         prompt_tokens = _count(answer.usage, "prompt_tokens") or 0
         cached = _count(getattr(answer.usage, "prompt_tokens_details", None), "cached_tokens") or 0
         cached = min(cached, prompt_tokens)
@@ -299,7 +331,7 @@ class OpenAIGenerator:
             tokens,
             reason,
             prompt_tokens,
-            token_ids=self._remember_ids(request, answer, choice),
+            token_ids=token_ids if self._remember_prompt(request, answer, choice) else (),
             log_probability=sum(log_probabilities) if log_probabilities else None,
             cached_tokens=cached,
         )
@@ -310,11 +342,10 @@ class OpenAIGenerator:
         vLLM and SGLang say which stop string it was (`stop_reason`, `matched_stop`), or none for the end of the text.
         Where nobody says, a text with nothing in it is the end.
         """
+        if any(text.endswith(end) for end in self.delimiters):
+            return text, "delimiter"  # it was returned: a text that is cut before its first delimiter does not end so
         if choice.finish_reason != "stop":
             return text, "limit"
-        found = next((end for end in self.delimiters if text.endswith(end)), None) if self.stop_is_returned else None
-        if found is not None:
-            return text, "delimiter"
         said = _said(choice)
         if isinstance(said, str) and said in self.delimiters:
             return text + ("" if self.stop_is_returned else said), "delimiter"
@@ -322,24 +353,27 @@ class OpenAIGenerator:
             return text, "end"
         return text + self.delimiters[0], "delimiter"
 
-    def _tokens(self, usage: Any, log_probabilities: Sequence[float], limit: int) -> int:
+    def _tokens(self, usage: Any, listed: int, limit: int) -> int:
+        """What is charged: the server's count, or the tokens that it lists where they are more."""
         said = _count(usage, "completion_tokens")
         if said is not None:
-            return max(said, len(log_probabilities), 1)
-        if log_probabilities:
-            return len(log_probabilities)
+            return max(said, listed, 1)
+        if listed:
+            return listed
         self._counts["unmetered"] += 1
         return limit
 
-    def _remember_ids(self, request: StepRequest, answer: Any, choice: Any) -> tuple[int, ...]:
+    def _remember_prompt(self, request: StepRequest, answer: Any, choice: Any) -> bool:
+        """Keeps the ids of a prompt that was sent as text. Whether contexts go on from ids at all."""
         if not self.token_ids:
-            return ()
+            return False
         prompt, steps = request.node.context()
         read = getattr(choice, "prompt_token_ids", None) or getattr(answer, "prompt_token_ids", None)
         if not steps and isinstance(read, list):
             self._prompt_ids[prompt] = tuple(read)
-        made = getattr(choice, "token_ids", None)
-        return tuple(made) if isinstance(made, list) else ()
+            if len(self._prompt_ids) > _KEPT_PROMPTS:
+                self._prompt_ids.popitem(last=False)
+        return True
 
     # ---- failures
 
@@ -364,6 +398,20 @@ class OpenAIGenerator:
         if key and key != "none":
             text = text.replace(key, "[key]")
         return GenerationError(f"server {self.base_url or 'OpenAI'}: {text:.500}")
+
+
+def _joined(first: Step, second: Step) -> Step:
+    """Two answers, the second of which goes on from the first, as one step."""
+    known = first.log_probability is not None and second.log_probability is not None
+    return Step(
+        first.text + second.text,
+        first.tokens + second.tokens,
+        second.finish_reason,
+        first.prompt_tokens + second.prompt_tokens,
+        token_ids=first.token_ids + second.token_ids if first.token_ids and second.token_ids else (),
+        log_probability=(first.log_probability or 0.0) + (second.log_probability or 0.0) if known else None,
+        cached_tokens=first.cached_tokens + second.cached_tokens,
+    )
 
 
 def _delimiters(delimiter: str | Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("openai")
 
-from fake_server import FakeServer, Reply, chat_completion, completion
+from fake_server import FakeServer, Reply, chat_completion, completion, thinks_and_answers
 
 import bavt_fast as bavt
 from bavt_fast.generators.openai_server import OpenAIGenerator, ServerStatistics
@@ -78,6 +78,13 @@ def test_a_completion_is_asked_for_as_the_request_says() -> None:
     assert generator.server_statistics() == ServerStatistics(requests=2, generated_tokens=10, prompt_tokens=14)
 
 
+@pytest.mark.parametrize(("option", "sent"), [(False, False), (True, True), ("always", False)])
+def test_only_a_server_that_takes_it_is_asked_to_return_the_stop_string(option: Any, sent: bool) -> None:
+    with FakeServer(lambda body: completion("a\n")) as server:
+        ask(OpenAIGenerator("m", base_url=server.url, stop_is_returned=option), StepRequest("Q"))
+    assert ("include_stop_str_in_output" in server.requests[0]) == sent
+
+
 def test_a_seed_depends_on_the_request_and_the_candidate_alone() -> None:
     with FakeServer(lambda body: completion("a")) as server:
         generator = OpenAIGenerator("m", base_url=server.url)
@@ -139,6 +146,10 @@ def test_contexts_go_on_from_the_models_own_tokens() -> None:
         (completion("a.", stop_reason="."), {"delimiter": ("\n", "."), "stop_is_returned": True}, "a.", "delimiter"),
         (completion("a", stop_reason=None), {"stop_is_returned": True}, "a", "end"),
         (completion("a"), {"stop_is_returned": True}, "a", "end"),
+        (completion("a"), {"stop_is_returned": "always"}, "a", "end"),
+        (completion("a\n"), {"stop_is_returned": "always"}, "a\n", "delimiter"),
+        (completion("a\n", finish_reason="length"), {"stop_is_returned": "always"}, "a\n", "delimiter"),
+        (completion("a\n"), {}, "a\n", "delimiter"),  # it was returned unasked
         (completion("a", finish_reason="length"), {}, "a", "limit"),
         (completion("a", finish_reason="content_filter"), {}, "a", "limit"),
         (chat_completion("ä"), {"chat": True}, "ä\n", "delimiter"),
@@ -159,6 +170,9 @@ PROBABILITIES = {"token_logprobs": [-0.5, -0.25, None], "tokens": ["a", "b", "c"
         (5, {}, 5),
         (0, {}, 1),  # it made something
         (2, {"logprobs": {**PROBABILITIES, "token_logprobs": [-1.0] * 4}}, 4),  # too few
+        (2, {"token_ids": [5, 6, 7]}, 3),
+        (None, {"token_ids": [5, 6, 7]}, 3),
+        (-1, {"token_ids": [5, 6, 7]}, 3),
         (None, {"logprobs": PROBABILITIES}, 2),
         (None, {}, 20),  # nobody counts: the whole limit
         (-3, {}, 20),
@@ -177,6 +191,36 @@ def test_probabilities_and_cached_tokens_are_read() -> None:
     assert (step.prompt_tokens, step.cached_tokens) == (7, 4)
     reply.body["usage"]["prompt_tokens_details"] = {"cached_tokens": 400}
     assert one_step(reply).cached_tokens == 7
+
+
+def test_a_step_has_to_say_something() -> None:
+    """Delimiters with nothing before them are part of the step that follows, within one limit."""
+    replies = in_turn(
+        completion("", 1, stop_reason="\n", token_ids=[9], prompt_token_ids=[1, 2]),
+        completion(" ", 2, stop_reason="\n", token_ids=[8, 9]),
+        completion("one", 3, stop_reason="\n", token_ids=[4, 5, 9]),
+    )
+    with FakeServer(replies) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, token_ids=True)
+        ((step,),) = ask(generator, StepRequest("Q"), limit=10)
+    assert (step.text, step.tokens, step.finish_reason) == ("\n \none\n", 6, "delimiter")
+    assert (step.prompt_tokens, step.token_ids) == (21, (9, 8, 9, 4, 5, 9))
+    assert [body["max_tokens"] for body in server.requests] == [10, 9, 7]
+    assert [body["prompt"] for body in server.requests] == ["Q", [1, 2, 9], [1, 2, 9, 8, 9]]
+
+
+def test_a_step_of_delimiters_alone_ends_at_the_limit() -> None:
+    with FakeServer(lambda body: completion("", 1, stop_reason="\n")) as server:
+        ((step,),) = ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"), limit=4)
+    assert (step.text, step.tokens) == ("\n" * 4, 4)
+    assert len(server.requests) == 4
+
+
+def test_what_came_before_a_fault_is_charged() -> None:
+    replies = in_turn(completion("", 1, stop_reason="\n"), Reply({"error": {"message": "no"}}, 403))
+    with FakeServer(replies) as server:
+        ((step,),) = ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"), limit=4)
+    assert (step.text, step.tokens, step.finish_reason) == ("\n", 1, "delimiter")
 
 
 # --- faults
@@ -227,9 +271,15 @@ def test_what_is_of_no_use_to_repeat_is_not_repeated() -> None:
         assert len(server.requests) == 1
 
 
-def test_a_context_without_room_has_no_next_step() -> None:
-    reply = Reply({"error": {"message": "This model's maximum context length is 8 tokens."}}, 400)
-    assert one_step(reply) == []
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 8 tokens.",
+        "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
+    ],
+)
+def test_a_context_without_room_has_no_next_step(message: str) -> None:
+    assert one_step(Reply({"error": {"message": message}}, 400)) == []
 
 
 def test_nobody_there() -> None:
@@ -300,6 +350,7 @@ def test_cancelling_gives_up_what_is_in_flight() -> None:
         ({"delimiter": list("abcde")}, "delimiter"),
         ({"token_ids": True, "chat": True}, "token_ids"),
         ({"system": "x"}, "system"),
+        ({"stop_is_returned": "never"}, "stop_is_returned"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"timeout_s": 0.0}, "timeout_s"),
         ({"retries": -1}, "retries"),
@@ -312,11 +363,6 @@ def test_bad_arguments_are_refused(options: dict[str, Any], match: str) -> None:
 
 
 # --- a whole search
-
-
-def thinks_and_answers(body: dict[str, Any]) -> Reply:
-    thought = body["prompt"].count("\n") > 1
-    return completion(f"Answer: {body['seed'] % 3}" if thought else f"thought {body['seed'] % 5}", 4)
 
 
 @pytest.mark.parametrize("wave", [1, 8])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +20,8 @@ class Reply:
 
     Attributes:
         delay_s: time before it.
-        sent_share: the part of the body after which the connection is cut; 1 for a whole answer.
+        sent_share: the part of the body after which the connection is closed; 1 for a whole answer.
+        reset: it is not closed but reset, so that what was sent before may be lost too.
     """
 
     body: Any
@@ -26,6 +29,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     sent_share: float = 1.0
+    reset: bool = False
 
 
 def completion(text: str, tokens: int | None = 5, finish_reason: str = "stop", **choice: Any) -> Reply:
@@ -42,6 +46,12 @@ def chat_completion(text: str | None, tokens: int = 5, finish_reason: str = "sto
     del reply.body["choices"][0]["text"]
     reply.body["object"] = "chat.completion"
     return reply
+
+
+def thinks_and_answers(body: dict[str, Any]) -> Reply:
+    """A thought after the question, an answer after that; the seed decides on both."""
+    thought = body["prompt"].count("\n") > 1
+    return completion(f"Answer: {body['seed'] % 3}" if thought else f"thought {body['seed'] % 5}", 4)
 
 
 class FakeServer:
@@ -112,7 +122,10 @@ class FakeServer:
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content[: int(len(content) * reply.sent_share)])
-        if reply.sent_share < 1.0:
-            handler.wfile.flush()
+        handler.wfile.flush()
+        if reply.reset:
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(handler.connection.detach())
+        elif reply.sent_share < 1.0:
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)

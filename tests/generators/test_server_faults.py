@@ -1,0 +1,128 @@
+"""Searches through a proxy that does what bad networks and bad servers do: nothing is lost, and no budget is broken."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+
+from fake_server import FakeServer, thinks_and_answers
+from fault_proxy import Fault, FaultProxy, closed, counted, half, refused, reset, slow
+
+import bavt_fast as bavt
+from bavt_fast.generators.openai_server import OpenAIGenerator
+from bavt_fast.tasks.text import TextTask
+
+QUESTIONS = [f"Question {i}" for i in range(6)]
+FAULTS: dict[str, Fault] = {
+    "slow": slow(0.05),
+    "too many requests": refused(429),
+    "bad gateway": refused(502),
+    "reset before a byte": reset(0.0),
+    "reset in mid-stream": reset(0.6),
+    "closed in mid-stream": closed(0.6),
+    "half an answer": half,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_key_or_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def search(url: str, *, budget_tokens: int = 60, wave: int = 4, **options: Any) -> list[bavt.SearchResult]:
+    generator = OpenAIGenerator("m", base_url=url, **options)
+    searcher = bavt.Searcher(generator, task=TextTask(answers="1"), wave=wave, max_step_tokens=8)
+    return searcher.search_many(QUESTIONS, budget=bavt.Budget(tokens=budget_tokens))
+
+
+def found(results: list[bavt.SearchResult]) -> list[Any]:
+    return [(result.answer, result.texts, result.spent.tokens, result.stop_reason, result.error) for result in results]
+
+
+@pytest.fixture(scope="module")
+def calm() -> list[Any]:
+    with FakeServer(thinks_and_answers) as server:
+        return found(search(server.url))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_now_and_then_changes_no_result(name: str, calm: list[Any]) -> None:
+    with (
+        FakeServer(thinks_and_answers) as server,
+        FaultProxy(server.url, lambda number, body: FAULTS[name] if number % 3 == 0 else None) as proxy,
+    ):
+        results = search(proxy.url)
+    assert found(results) == calm
+    assert len(proxy.requests) > 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_storm_of_all_of_them_changes_no_result(seed: int, calm: list[Any]) -> None:
+    """Two requests of five fail, each in some way, also those that are sent again."""
+    draw = random.Random(seed)
+    chosen = [draw.choice(list(FAULTS.values())) if draw.random() < 0.4 else None for _ in range(10_000)]
+    with (
+        FakeServer(thinks_and_answers) as server,
+        FaultProxy(server.url, lambda number, body: chosen[number]) as proxy,
+    ):
+        results = search(proxy.url, retries=20)
+    assert found(results) == calm
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name != "slow"])
+def test_a_fault_that_stays_ends_its_own_question_with_an_error(name: str, calm: list[Any]) -> None:
+    def only_the_third(number: int, body: dict[str, Any]) -> Fault | None:
+        return FAULTS[name] if QUESTIONS[2] in body["prompt"] else None
+
+    with FakeServer(thinks_and_answers) as server, FaultProxy(server.url, only_the_third) as proxy:
+        results = search(proxy.url, retries=1)
+    assert found(results[:2] + results[3:]) == calm[:2] + calm[3:]
+    assert results[2].stop_reason == "error"
+    assert isinstance(results[2].error, bavt.GenerationError)
+    assert proxy.url in str(results[2].error)
+    assert results[2].spent.tokens == 0
+
+
+def test_a_server_that_lies_about_its_counts_is_asked_for_no_more_than_the_budget_holds() -> None:
+    """Each request may take what is left of its question's budget by the numbers that were told until then."""
+    draw = random.Random(5)
+    told = [draw.choice([0, 1, 2, 8, -1, -50, None, 9, 40]) for _ in range(10_000)]
+    charged: dict[str, int] = dict.fromkeys(QUESTIONS, 0)
+    over: set[str] = set()
+    budget = 60
+
+    def lying(number: int, body: dict[str, Any]) -> Fault:
+        question = next(question for question in QUESTIONS if question in body["prompt"])
+        assert question not in over, "nothing is asked after an overrun"
+        assert 0 < body["max_tokens"] <= budget - charged[question]
+        tokens = told[number]
+        charged[question] += body["max_tokens"] if tokens is None or tokens < 0 else max(1, tokens)
+        if charged[question] > budget or (tokens or 0) > body["max_tokens"]:
+            over.add(question)
+        return counted(tokens)
+
+    problems: list[BaseException] = []
+
+    def watched(number: int, body: dict[str, Any]) -> Fault:
+        try:
+            return lying(number, body)
+        except AssertionError as error:
+            problems.append(error)
+            raise
+
+    with (
+        FakeServer(thinks_and_answers) as server,
+        FaultProxy(server.url, watched) as proxy,
+        pytest.warns(UserWarning, match="above what was reserved"),
+    ):
+        results = search(proxy.url, budget_tokens=budget)
+    assert problems == []
+    assert over
+    for question, result in zip(QUESTIONS, results, strict=True):
+        assert result.spent.tokens == charged[question]
+        assert (result.overrun.tokens > 0) == (question in over)

@@ -1,0 +1,71 @@
+"""Real servers for these tests, in the environment that `make test-servers` makes. Elsewhere they are skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from served import free_port, served
+
+from bavt_fast.folder_settings import embedded_folder
+
+HERE = Path(__file__).parent
+PATIENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+VLLM = {**PATIENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+class Server(NamedTuple):
+    """Where it is, the name of its model, and the model's folder."""
+
+    url: str
+    model: str
+    folder: Path
+
+
+@pytest.fixture(autouse=True)
+def no_key_or_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """vLLM with the embedded Countdown model. BAVT_VLLM_URL names one that runs already, such as http://127.0.0.1:8000."""
+    folder = embedded_folder()
+    running = os.environ.get("BAVT_VLLM_URL")
+    if running:
+        yield Server(f"{running}/v1", "countdown", folder)
+        return
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("needs vLLM: `make test-servers`")
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(folder), "--served-model-name", "countdown", "--dtype", "float32"]
+    command += ["--max-model-len", "64", "--block-size", "32", "--enforce-eager", "--enable-prompt-tokens-details"]
+    command += ["--chat-template", str(HERE / "countdown.jinja")]
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    with served(command, f"http://127.0.0.1:{port}/health", log, env=VLLM):
+        yield Server(f"http://127.0.0.1:{port}/v1", "countdown", folder)
+
+
+@pytest.fixture(scope="session")
+def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """``transformers serve`` with a random model of letters: of the embedded model's words it finds no stop string."""
+    program = Path(sys.executable).with_name("transformers")
+    if importlib.util.find_spec("vllm") is None or not program.exists():
+        pytest.skip("needs the environment of `make test-servers`")
+    from model_families import build_model, build_tokenizer
+
+    folder = tmp_path_factory.mktemp("letters")
+    build_model("llama").save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    port = free_port()
+    command = [str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    log = tmp_path_factory.mktemp("transformers") / "server.log"
+    with served([*command, "--dtype", "float32"], f"http://127.0.0.1:{port}/health", log, env=PATIENT):
+        yield Server(f"http://127.0.0.1:{port}/v1", str(folder), folder)

@@ -1,0 +1,84 @@
+"""A proxy between a client and a server with OpenAI's protocol that does what bad networks and bad servers do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fake_server import FakeServer, Reply
+
+Fault = Callable[[Callable[[], Reply]], Reply]
+"""Gets a function that asks the server, which it may call or not, and gives what the client sees."""
+
+
+class FaultProxy(FakeServer):
+    """Passes requests on to a server while the ``with`` lasts.
+
+    Args:
+        url: the server's, such as "http://127.0.0.1:8000/v1".
+        fault: (number of the request, its JSON body) -> a fault; None to pass it on and nothing else.
+    """
+
+    def __init__(self, url: str, fault: Callable[[int, dict[str, Any]], Fault | None]) -> None:
+        super().__init__(self.pass_on)
+        self.server_url, self.fault = url, fault
+        self.numbers = itertools.count()
+
+    def pass_on(self, body: dict[str, Any]) -> Reply:
+        chosen = self.fault(next(self.numbers), body)
+        return self.ask(body) if chosen is None else chosen(lambda: self.ask(body))
+
+    def ask(self, body: dict[str, Any]) -> Reply:
+        path = "chat/completions" if "messages" in body else "completions"
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.server_url}/{path}", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+                return Reply(answer.read(), answer.status)
+        except urllib.error.HTTPError as error:
+            return Reply(error.read(), error.code)
+
+
+def slow(seconds: float) -> Fault:
+    """The answer comes late."""
+    return lambda ask: replace(ask(), delay_s=seconds)
+
+
+def refused(status: int, seconds: str = "0") -> Fault:
+    """The server is not asked, and the client told to come again."""
+    return lambda ask: Reply({"error": {"message": "come again"}}, status, {"Retry-After": seconds})
+
+
+def reset(share: float) -> Fault:
+    """The connection is reset after a part of the answer: the server has done its work."""
+    return lambda ask: replace(ask(), sent_share=share, reset=True)
+
+
+def closed(share: float) -> Fault:
+    """The connection is closed after a part of the answer."""
+    return lambda ask: replace(ask(), sent_share=share)
+
+
+def half(ask: Callable[[], Reply]) -> Reply:
+    """Half of the answer as if it were all."""
+    content = ask().body
+    return Reply(content[: len(content) // 2])
+
+
+def counted(tokens: int | None) -> Fault:
+    """The server says another number of generated tokens; None for no usage at all."""
+
+    def fault(ask: Callable[[], Reply]) -> Reply:
+        answer = json.loads(ask().body)
+        if tokens is None:
+            answer["usage"] = None
+        else:
+            answer["usage"]["completion_tokens"] = tokens
+        return Reply(answer)
+
+    return fault

@@ -207,9 +207,11 @@ def engine(judge: ours.Judge) -> Run:
 
 PARALLEL, OURS, TUNED, SOLVER = "parallel sampling, oracle", "ours", "ours, tuned", "ours, exact solver as critic"
 SEARCH_CHOICES: Mapping[str, Sequence[Any]] = {
-    "discount": (0.97, 0.93, 1.0),
-    "policy": ("power", "best_first"),
-    "decay": (0.7, 0.5, 0.85),
+    "policy": ("best_first", "power"),
+    "decay": (0.8, 0.7, 0.9),
+    "tried_exponent": (0.5, 0.0),
+    "root_value": (0.4, 1.0),
+    "discount": (0.97, 1.0),
 }
 _WIDTHS = (4, 1, 2, 8)
 _BEAMS = (4, 1, 2, 8, 16)

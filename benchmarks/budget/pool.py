@@ -187,12 +187,20 @@ def _seed_of(prompt: str, seed: int, number: int) -> int:
 
 def _dump(entry: Entry) -> list[Any]:
     step = entry.step
-    return [step.text, step.tokens, step.finish_reason, step.token_ids, step.token_probabilities, entry.value]
+    drawn = [step.token_ids, step.token_probabilities, step.log_probability]
+    return [step.text, step.tokens, step.finish_reason, *drawn, entry.value]
 
 
 def _load(row: Sequence[Any]) -> Entry:
-    text, tokens, reason, ids, probabilities, value = row
-    step = Step(text, tokens, reason, token_ids=tuple(ids), token_probabilities=tuple(probabilities))
+    text, tokens, reason, ids, probabilities, logarithm, value = row
+    step = Step(
+        text,
+        tokens,
+        reason,
+        token_ids=tuple(ids),
+        token_probabilities=tuple(probabilities),
+        log_probability=logarithm,
+    )
     return Entry(step, float(np.prod(probabilities)) if probabilities else 0.0, value)
 
 

@@ -7,13 +7,16 @@ Every check takes NumPy scalars as well as Python's numbers, returns the value i
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_SEED", "as_amount", "as_count", "as_number", "as_seed", "as_share"]
+__all__ = ["MAX_SEED", "as_amount", "as_count", "as_number", "as_seed", "as_share", "require_parameters"]
 
 MAX_SEED = 2**63 - 1
 
@@ -107,3 +110,23 @@ def _cut(value: object) -> str:
     except ValueError:  # an integer of more digits than Python writes
         text = "a number too long to show"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def require_parameters(name: str, function: Callable[..., Any], *wanted: str) -> None:
+    """A function that takes these by place; one that hides what it takes passes.
+
+    Raises:
+        TypeError: it does not, as a method that makes what is wanted, and was handed over uncalled.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*wanted)
+    except TypeError:
+        called = getattr(function, "__qualname__", type(function).__name__)
+        makes = not any(p.default is p.empty and p.kind < p.VAR_POSITIONAL for p in signature.parameters.values())
+        hint = f"; call it: {called}()" if makes and inspect.isroutine(function) else ""
+        expected = f"a function of ({', '.join(wanted)})"
+        raise TypeError(f"{name}: expected {expected}, got {called}{signature}{hint}") from None

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from bavt_fast._checks import require_parameters
 from bavt_fast.protocols import Node
 
 __all__ = ["AsyncFunctionCritic", "FunctionCritic", "UniformCritic", "as_critic"]
@@ -47,6 +48,8 @@ def as_critic(critic: Any) -> Any:
         if critic.predicts not in ("value", "residual"):
             raise ValueError(f"critic: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")
         return critic
+    if callable(critic):
+        require_parameters("critic", critic, "text")
     if inspect.iscoroutinefunction(critic) or inspect.iscoroutinefunction(getattr(critic, "__call__", None)):  # noqa: B004
         return AsyncFunctionCritic(critic)
     if callable(critic):

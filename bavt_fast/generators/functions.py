@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bavt_fast._checks import require_parameters
 from bavt_fast.protocols import Step, StepRequest, as_step
 
 __all__ = ["AsyncFunctionGenerator", "FunctionGenerator", "as_generator"]
@@ -73,6 +74,8 @@ def as_generator(generator: Any) -> Any:
         raise TypeError(f"generator: expected an object, got the class {name}; make one: {name}(...)")
     if hasattr(generator, "propose") or hasattr(generator, "submit"):
         return generator
+    if callable(generator):
+        require_parameters("generator", generator, "text", "count", *(["limit"] if _takes_limit(generator) else []))
     if inspect.iscoroutinefunction(generator) or inspect.iscoroutinefunction(getattr(generator, "__call__", None)):  # noqa: B004
         return AsyncFunctionGenerator(generator)
     if callable(generator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import warnings
 from pathlib import Path
@@ -129,3 +130,53 @@ def test_a_description_is_asked_of_plain_answers_as_of_all() -> None:
         with pytest.raises(bavt.SearchError, match="describe: expected a verdict of None") as caught:
             bavt.search("q", generator=Listed(*texts), task=Odd(), budget=bavt.Budget(tokens=9), wave=wave)
         assert caught.value.result.tree.num_nodes >= 2
+
+
+class Model:
+    """Makes what a search takes, and is not it."""
+
+    def generator(self, *, chat: bool = False) -> object:
+        raise NotImplementedError
+
+    def critic(self, scale: int = 1) -> object:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"generator": Model().generator},
+            r"^generator: expected a function of \(text, count\), got Model\.generator\(.*; "
+            r"call it: Model\.generator\(\)$",
+        ),
+        (
+            {"generator": lambda text: ["a"]},
+            r"^generator: expected a function of \(text, count\), got .*\(text\)$",
+        ),
+        (
+            {"generator": lambda text, n: ["a"], "critic": lambda: 0.5},
+            r"^critic: expected a function of \(text\), got ",
+        ),
+        ({"generator": lambda text, n: ["a"], "critic": lambda text, more: 0.5}, r"^critic: expected a function of "),
+    ],
+)
+def test_a_function_that_takes_something_else_is_refused_before_anything_is_spent(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        bavt.Searcher(**{"critic": None, "task": None, **given})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda text, count, limit: ["a"],
+        lambda text, count, more=1: ["a"],
+        lambda *arguments: ["a"],
+        functools.partial(lambda word, text, count: [word], "a"),
+    ],
+)
+def test_functions_that_take_more_or_hide_it_pass(function: Any) -> None:
+    result = bavt.search("q", generator=function, budget=bavt.Budget(tokens=3))
+    assert result.spent.tokens > 0

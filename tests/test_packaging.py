@@ -57,8 +57,13 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution, made from a copy so that the work tree stays as it is."""
     pytest.importorskip("pybind11", reason="building without isolation needs pybind11")
     work = tmp_path_factory.mktemp("sdist")
-    ignore = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, work / "tree", ignore=ignore)
+    anywhere = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        outputs = {"build", "dist", "runs"} if Path(folder) == ROOT else set()
+        return anywhere(folder, names) | outputs
+
+    shutil.copytree(ROOT, work / "tree", ignore=ignored)
     backend = f"import setuptools.build_meta as backend; backend.build_sdist({str(work)!r})"
     python(backend, cwd=work / "tree")
     (archive,) = work.glob("*.tar.gz")

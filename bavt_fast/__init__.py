@@ -45,6 +45,7 @@ from bavt_fast.protocols import (
 )
 from bavt_fast.recipe.search import BudgetAwareUCB, BudgetAwareValueTreeSearch, TreeNode
 from bavt_fast.result import ManyProgress, Progress, Refusal, SearchError, SearchResult
+from bavt_fast.runs import Run, RunError
 from bavt_fast.searcher import Searcher, search
 from bavt_fast.settings import Settings
 from bavt_fast.votes import Vote, vote
@@ -79,6 +80,8 @@ __all__ = [
     "Progress",
     "PromptedCritic",
     "Refusal",
+    "Run",
+    "RunError",
     "Sampling",
     "Scores",
     "Search",

@@ -33,6 +33,8 @@ class AsyncDrive(Base):
             while True:
                 self.fill(waiting)
                 asked, stopped = self.ask(self.wave - len(out))
+                if self.host is not None:
+                    self.host.before_wait()
                 for again in (*self.reopened, asked):
                     self.begin(again, out, done, came)
                 self.reopened.clear()

@@ -20,12 +20,12 @@ import json
 import os
 import stat
 import struct
-import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bavt_fast._core import SnapshotError
+from bavt_fast._files import replaced
 from bavt_fast.protocols import Node, Step
 from bavt_fast.step_checks import checked_step
 
@@ -50,21 +50,8 @@ def write(path: str | os.PathLike[str], record: dict[str, Any], native: bytes) -
     whole += hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
     target = Path(path)
     _require_file(target)
-    handle, temporary = tempfile.mkstemp(prefix=".bavt-", suffix=".tmp", dir=target.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(whole)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(target.parent)
+    with replaced(target) as file:
+        file.write(whole)
 
 
 def _require_file(target: Path) -> None:
@@ -75,16 +62,6 @@ def _require_file(target: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "expected a regular file, got a device or a pipe", str(target))
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk once its folder is; not every file system lets folders be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:

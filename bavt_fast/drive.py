@@ -49,13 +49,16 @@ class Drive(Base):
     def batches(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """A wave at a time. The calls here are what a step costs beside tree, task and models: as few as can be."""
         engine, searches, clock, generator = self.engine, self.searches, self.clock, self.generator
+        host, wave = self.host, self.wave
         while True:
             if self.more and len(searches) < self.wave:
                 self.fill(waiting)
             while self.reopened:
                 asked = self.reopened.pop()
                 self.tell(asked, self.propose(asked))
-            slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(self.wave, clock())
+            if host is not None:
+                wave = host.room(self.wave, 0)
+            slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(wave, clock())
             requests = requests_of(searches, slots, nodes, seeds)
             if self.observed:
                 note_asks(searches, slots, nodes, counts, tickets, limits, seeds)
@@ -65,6 +68,8 @@ class Drive(Base):
                 )
                 slots, nodes, counts, tickets, limits, requests = map(list, asked)  # type: ignore[assignment]
             if tickets:
+                if host is not None:
+                    host.before_wait()
                 try:
                     answers = generator.propose(requests, counts, limits)
                     whole = is_whole(answers, len(tickets))
@@ -208,6 +213,8 @@ class Drive(Base):
         while True:
             self.fill(waiting)
             asked, stopped = self.ask(self.wave - len(out))
+            if self.host is not None:
+                self.host.before_wait()
             for again in self.reopened:
                 self.submit(again, out)
             self.reopened.clear()

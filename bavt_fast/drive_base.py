@@ -7,7 +7,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from bavt_fast._core import Engine, TicketError
 from bavt_fast.budget import Spent
@@ -18,7 +18,7 @@ from bavt_fast.result import ManyProgress
 from bavt_fast.step_checks import checked_step
 from bavt_fast.waves import Pending, cancel, fail, grow, requests_of
 
-__all__ = ["Asked", "Base", "is_whole", "named", "not_whole"]
+__all__ = ["Asked", "Base", "Host", "is_whole", "named", "not_whole"]
 
 
 class Asked(NamedTuple):
@@ -37,13 +37,25 @@ class Asked(NamedTuple):
         return Asked(*columns)
 
 
+class Host(Protocol):
+    """Who lets a driver run, and keeps what it does (`bavt_fast.runs`)."""
+
+    def room(self, wanted: int, out: int) -> int:
+        """How many of the `wanted` asks may be handed out while `out` of them are out."""
+        ...
+
+    def before_wait(self) -> None:
+        """Called before the driver gives asks away and waits: all that was told until then is in the trees."""
+        ...
+
+
 class Base:
     """What both loops share: the questions in the engine, and what becomes of answers and of scores."""
 
-    def __init__(self, searcher: Any, wave: int, leaves: int, one: bool) -> None:
+    def __init__(self, searcher: Any, wave: int, leaves: int, one: bool, host: Host | None = None) -> None:
         self.generator, self.critic = searcher.generator, searcher.critic
         self.on_progress, self.clock, self.retries = searcher.on_progress, searcher.clock, searcher.retries
-        self.wave, self.one = wave, one
+        self.wave, self.one, self.host = wave, one, host
         self.engine = Engine(leaves)
         self.searches: dict[int, Search] = {}  # by slot
         self.indexes: dict[int, int] = {}  # of slots: the search's place among those given
@@ -85,6 +97,8 @@ class Base:
 
     def ask(self, room: int) -> tuple[Asked, list[int]]:
         """Up to ``room`` asks, and the slots that have stopped."""
+        if self.host is not None:
+            room = self.host.room(room, self.wave - room)
         slots, nodes, counts, tickets, limits, seeds, stopped = self.engine.ask(room, self.clock())
         requests = requests_of(self.searches, slots, nodes, seeds)
         if self.observed:

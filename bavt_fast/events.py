@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bavt_fast.protocols import Node, Step, without_hidden
+from bavt_fast.budget import Spent
+from bavt_fast.protocols import Description, Node, Step, without_hidden
 
 __all__ = ["Event", "Listener", "Observer", "checked_listener", "note_asks", "note_growth", "observer_of"]
 
@@ -87,8 +88,10 @@ class Observer:
         if self._listener is not None:
             self._tell(search, "ask", node=node, ticket=ticket & _NUMBER, count=count, limit=limit, seed=seed)
 
-    def admitted(self, search: Any, node: int, ticket: int, steps: Sequence[Step], found: int) -> None:
-        """An answer has come, and so many of its steps are new."""
+    def admitted(
+        self, search: Any, node: int, ticket: int, steps: Sequence[Step], found: int, abouts: Sequence[Description]
+    ) -> None:
+        """An answer has come; so many of its steps are new and not refuted; what the task says of the new states."""
         self._keep(search, "admit", node, len(steps), found)
         if self._listener is None:
             return
@@ -98,8 +101,10 @@ class Observer:
         slim = tuple([without_hidden(step) for step in steps])
         self._tell(search, "tell", node=node, ticket=ticket & _NUMBER, count=found, steps=slim)
 
-    def grew(self, search: Any, parent: int, ticket: int, first: int, nodes: Sequence[Node]) -> None:
-        """The states of an ask are nodes, with ids from `first` on."""
+    def grew(
+        self, search: Any, parent: int, ticket: int, first: int, nodes: Sequence[Node], cost: Sequence[int] | None
+    ) -> None:
+        """The states of an ask are nodes, with ids from `first` on; the amounts that scoring them took, if any."""
         self._keep(search, "grow", parent, len(nodes))
         if self._listener is not None:
             for number, node in enumerate(nodes, first):
@@ -107,7 +112,8 @@ class Observer:
                 about = {"parent": parent, "ticket": ticket & _NUMBER, "steps": steps, "value": node.value}
                 self._tell(search, "node", node=number, **about)
 
-    def cancelled(self, search: Any, ticket: int, error: Exception | None = None) -> None:
+    def cancelled(self, search: Any, ticket: int, error: Exception | None = None, spent: Spent | None = None) -> None:
+        """Nobody answers the ask, which took so much all the same."""
         self._keep(search, "cancel", ticket & _NUMBER)
         if self._listener is not None:
             self._tell(search, "cancel", ticket=ticket & _NUMBER, error=error)
@@ -169,17 +175,17 @@ def note_asks(
             search.observer.asked(search, node, ticket, count, limit, seed)
 
 
-def note_growth(searches: Mapping[int, Any], pending: Any) -> None:
-    """Admitted states (`waves.Pending`) have become nodes, the last that their searches have."""
+def note_growth(searches: Mapping[int, Any], pending: Any, costs: Sequence[Any] | None = None) -> None:
+    """Admitted states (`waves.Pending`) have become nodes, the last that their searches have; the costs by ask."""
     firsts = {slot: len(searches[slot].nodes) for slot in pending.slots}
     for slot, count in zip(pending.slots, pending.counts, strict=True):
         firsts[slot] -= count
     at = 0
-    for slot, ticket, parent, count in zip(
-        pending.slots, pending.tickets, pending.parents, pending.counts, strict=True
-    ):
+    columns = pending.slots, pending.tickets, pending.parents, pending.counts
+    for i, (slot, ticket, parent, count) in enumerate(zip(*columns, strict=True)):
         search = searches[slot]
         if search.observer is not None:
-            search.observer.grew(search, parent, ticket, firsts[slot], pending.nodes[at : at + count])
+            cost = None if costs is None else costs[i]
+            search.observer.grew(search, parent, ticket, firsts[slot], pending.nodes[at : at + count], cost)
         firsts[slot] += count
         at += count

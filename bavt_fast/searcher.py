@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import fields
 from typing import Any
@@ -20,6 +20,7 @@ from bavt_fast.async_drive import AsyncDrive
 from bavt_fast.budget import Budget, Spent
 from bavt_fast.critics.functions import as_critic
 from bavt_fast.drive import Drive
+from bavt_fast.drive_base import Host
 from bavt_fast.engine import Search
 from bavt_fast.events import Listener, checked_listener
 from bavt_fast.generators.functions import as_generator
@@ -118,7 +119,7 @@ class Searcher:
 
     def complete(self, search: Search) -> SearchResult:
         """Drives one search, made by `start` or `Search.load`, to its end, as `search` does. Raises as `search`."""
-        if self._is_async:
+        if self.is_async:
             self._run_loop([search], one=True)
         else:
             for _ in self._drive([search], one=True):
@@ -151,7 +152,7 @@ class Searcher:
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
         searches = self._start_many(questions, budget, seed)
-        if self._is_async:
+        if self.is_async:
             self._run_loop(searches, one=False)
         else:
             for _ in self.run(searches):
@@ -165,7 +166,7 @@ class Searcher:
 
         A question that the task refuses to parse raises when its turn comes. Ctrl-C ends those that were taken.
         """
-        if self._is_async:
+        if self.is_async:
             raise TypeError("generator: expected a plain one here, got a coroutine; use asearch_iter")
         searches = (self.start(question, budget=budget, seed=seed) for question in _questions(questions))
         for index, search in self._drive(searches, one=False):
@@ -186,36 +187,42 @@ class Searcher:
             async for index, search in driving:
                 yield index, search.result()
 
-    def run(self, searches: Iterable[Search]) -> Iterator[Search]:
+    def run(self, searches: Iterable[Search], *, host: Host | None = None) -> Generator[Search]:
         """Drives searches made by `start` or `Search.load` to their ends; each as it stops.
 
         Between two of them any search may be stopped (`Search.stop`) or given more budget (`Search.extend`). One that
         has stopped and is extended goes on, and comes again; after the end of a run it can be run again. Asks that were
         out are asked again, unchanged.
+
+        Args:
+            host: who lets it run; `bavt_fast.runs` is one.
         """
-        if self._is_async:
+        if self.is_async:
             raise TypeError("generator: expected a plain one here, got a coroutine; use arun")
-        for _, search in self._drive(searches, one=False):
+        for _, search in self._drive(searches, one=False, host=host):
             yield search
 
-    async def arun(self, searches: Iterable[Search]) -> AsyncIterator[Search]:
+    async def arun(self, searches: Iterable[Search], *, host: Host | None = None) -> AsyncGenerator[Search]:
         """`run` with a generator or a critic that may be coroutines."""
-        async with aclosing(self._adrive(searches, one=False)) as driving:
+        async with aclosing(self._adrive(searches, one=False, host=host)) as driving:
             async for _, search in driving:
                 yield search
 
     # ---- within
 
     @property
-    def _is_async(self) -> bool:
+    def is_async(self) -> bool:
+        """Whether its generator or its critic is a coroutine: `run` takes neither, `arun` both."""
         propose = getattr(self.generator, "propose", None)
         return inspect.iscoroutinefunction(propose) or inspect.iscoroutinefunction(self.critic.score)
 
-    def _drive(self, searches: Iterable[Search], one: bool) -> Iterator[tuple[int, Search]]:
-        return Drive(self, *self._widths(one), one).run(searches)
+    def _drive(self, searches: Iterable[Search], one: bool, host: Host | None = None) -> Iterator[tuple[int, Search]]:
+        return Drive(self, *self._widths(one), one, host).run(searches)
 
-    def _adrive(self, searches: Iterable[Search], one: bool) -> AsyncGenerator[tuple[int, Search], None]:
-        return AsyncDrive(self, *self._widths(one), one).run(searches)
+    def _adrive(
+        self, searches: Iterable[Search], one: bool, host: Host | None = None
+    ) -> AsyncGenerator[tuple[int, Search], None]:
+        return AsyncDrive(self, *self._widths(one), one, host).run(searches)
 
     def _run_loop(self, searches: list[Search], one: bool) -> None:
         """Drives searches in an event loop of their own. asyncio turns Ctrl-C into a cancelled task."""

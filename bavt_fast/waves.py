@@ -17,7 +17,7 @@ from bavt_fast._checks import as_amount
 from bavt_fast._core import Engine
 from bavt_fast.budget import Spent, cost_units, exact
 from bavt_fast.events import note_growth
-from bavt_fast.protocols import CUT, Node, Step, StepRequest, without_hidden
+from bavt_fast.protocols import CUT, Description, Node, Step, StepRequest, without_hidden
 from bavt_fast.settings import Settings
 from bavt_fast.step_checks import FINISH_REASONS, MOST, BadAnswer, checked_description, checked_step, probability_of
 
@@ -230,6 +230,7 @@ def describe(
         begin, end = end, end + len(steps)
         first = len(pending.nodes)
         found = False
+        abouts: list[Description] | None = None if search.observer is None else []
         try:
             for at, step in enumerate(steps, begin):
                 kept = step if step.hidden is None else without_hidden(step)
@@ -246,6 +247,8 @@ def describe(
                 about = search.describe(states[at]) if described is None else _known(described, at)
                 if about is not known:
                     known = checked_description(about)
+                if abouts is not None:
+                    abouts.append(about)
                 terminal, verdict, answer, prompt, least = about
                 if verdict is False:
                     search.refused.append((number, "refuted", kept, keys[at]))
@@ -266,8 +269,8 @@ def describe(
             engine.cancel(ticket)
             fail(engine, searches, slot, error)
             continue
-        if search.observer is not None:
-            search.observer.admitted(search, number, ticket, steps, len(pending.nodes) - first)
+        if abouts is not None:
+            search.observer.admitted(search, number, ticket, steps, len(pending.nodes) - first, abouts)
         kept_asks.append(found)
         if found:
             pending.counts.append(len(pending.nodes) - first)
@@ -399,7 +402,7 @@ def grow(
             node.step = pending.slim.get(node, node.step)
     for slot in pending.slots:
         if searches[slot].observer is not None:
-            note_growth(searches, pending)
+            note_growth(searches, pending, score_costs)
             break
     return clipped
 
@@ -412,7 +415,7 @@ def cancel(engine: Engine, search: Any, ticket: int, spent: Spent | None = None,
         tokens, prompt_tokens, tool_calls, units = spent.amounts()
         engine.cancel(ticket, [tokens], [(prompt_tokens, tool_calls, units or None, spent.seconds)])
     if search.observer is not None:
-        search.observer.cancelled(search, ticket, error)
+        search.observer.cancelled(search, ticket, error, spent)
 
 
 def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exception) -> None:

@@ -1,8 +1,9 @@
-"""The command line: ``bavt-fast solve``, ``bavt-fast ask``, ``bavt-fast view`` and ``bavt-fast train``.
+"""The command line: ``bavt-fast solve``, ``ask``, ``run``, ``view`` and ``train``.
 
-Exit codes: 0 solved, answered or done; 1 not solved within the budget or no answer (the best partial path is shown), or
-the reader of the output went away; 2 bad input, something that is not installed, or output that cannot be written;
-130 Ctrl-C before there was anything to show.
+Exit codes: 0 solved, answered or done; 1 not solved within the budget or no answer (the best partial path is shown), a
+run with errors, broken lines or questions that the total budget did not reach, or the reader of the output went away;
+2 bad input, something that is not installed, or output that cannot be written; 130 Ctrl-C before there was anything to
+show, or in a run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ try:
 
     from bavt_fast.cli.ask import ask
     from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED, SOLVED
+    from bavt_fast.cli.run import run
     from bavt_fast.cli.solve import solve
     from bavt_fast.cli.train import training
     from bavt_fast.cli.view import view
@@ -38,6 +40,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, help="Budget-aware value tree search.")
 app.command()(solve)
 app.command()(ask)
+app.command()(run)
 app.add_typer(training, name="train")
 app.command()(view)
 

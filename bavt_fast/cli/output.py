@@ -33,7 +33,6 @@ __all__ = [
     "as_question",
     "errors",
     "opened_trace",
-    "policies",
     "refuse",
     "searched",
     "show_path",
@@ -52,11 +51,6 @@ def refuse(error: Exception) -> NoReturn:
         text = f"this command needs {error.name}; install it with: pip install 'bavt_fast[all]'"
     errors.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(BAD_INPUT) from error
-
-
-def policies() -> list[str]:
-    """What a shell completes ``--policy`` with."""
-    return ["power", "best_first", "uct", "puct", "ucb"]
 
 
 def as_question(words: Sequence[str]) -> str:

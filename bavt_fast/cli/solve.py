@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import bavt_fast.cli.options as given
 from bavt_fast.budget import Budget
 from bavt_fast.cli.output import (
     NOT_SOLVED,
@@ -16,15 +17,13 @@ from bavt_fast.cli.output import (
     as_json,
     as_question,
     opened_trace,
-    policies,
     refuse,
     searched,
     show_path,
     show_spent,
 )
-from bavt_fast.cli.process import loading
+from bavt_fast.cli.searchers import folder_searcher
 from bavt_fast.folder_settings import embedded_folder, read_settings
-from bavt_fast.searcher import Searcher
 
 if TYPE_CHECKING:
     from bavt_fast.protocols import Task
@@ -38,27 +37,21 @@ def solve(
         list[str], typer.Argument(help="What the model's task takes, such as '4 5 6 10'; quoted where it has a '>'.")
     ],
     budget_tokens: Annotated[int, typer.Option(help="Hard limit on generated tokens.")] = 500,
-    budget_seconds: Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
+    budget_seconds: given.BudgetSeconds = None,
+    seed: given.Seed = 0,
     target: Annotated[int | None, typer.Option(help="What an answer must come to, for a task with a target.")] = None,
-    policy: Annotated[
-        str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)
-    ] = "power",
+    policy: given.Policy = "power",
     candidates: Annotated[int, typer.Option(help="Steps proposed at once; above 1 for uct, puct and ucb.")] = 1,
     temperature: Annotated[
         float | None, typer.Option(help="Sampling temperature; the model folder's own without it.")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="A model folder; the embedded model without it.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the Python code that the model folder brings, if any.")
-    ] = False,
-    trace: Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")] = False,
-    save: Annotated[
-        Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)
-    ] = None,
-    json_alone: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
+    trust_remote_code: given.TrustRemoteCode = False,
+    trace: given.Trace = None,
+    live: given.Live = False,
+    save: given.Save = None,
+    json_alone: given.Json = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Answer a question with the embedded model, or another, within a budget."""
     console = Console(quiet=json_alone or quiet)
@@ -70,7 +63,7 @@ def solve(
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         heard = opened_trace(trace)
         options: dict[str, Any] = {"policy": policy, "candidates": candidates, "record": live or save is not None}
-        searcher = _searcher(folder, task, temperature, trust_remote_code, **options)
+        searcher = folder_searcher(folder, task, temperature, trust_remote_code, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
     result = searched(console, searcher, text, budget, seed, trace=heard, live=live, save=save)
@@ -82,16 +75,6 @@ def solve(
     else:
         _report(console, result, solved, budget)
     raise typer.Exit(SOLVED if solved else NOT_SOLVED)
-
-
-def _searcher(
-    folder: Path, task: Task[Any], temperature: float | None, trust_remote_code: bool, **options: Any
-) -> Searcher:
-    with loading():
-        from bavt_fast.model_folder import load_folder
-
-        loaded = load_folder(folder, temperature=temperature, trust_remote_code=trust_remote_code)
-    return Searcher(loaded.generator, loaded.critic, task, **{**loaded.settings.search, **options})
 
 
 def _is_right(task: Task[Any], question: str, result: SearchResult) -> bool:

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 
 from bavt_fast.cli.output import refuse
+from bavt_fast.cli.run_table import run_table
+from bavt_fast.runs.folder import is_run
 
 if TYPE_CHECKING:
     from bavt_fast.view.record import Picture
@@ -23,7 +25,8 @@ def view(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="What Search.save, --save or result.to_json() wrote, or folders of such files; several side by side."
+            help="What Search.save, --save or result.to_json() wrote, folders of such files, or the folder of a run; "
+            "several side by side."
         ),
     ],
     out: Annotated[
@@ -37,7 +40,10 @@ def view(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Most nodes to show but in a page: 200 in a file, 60 in the terminal.")
+        int | None,
+        typer.Option(
+            min=1, help="Most nodes, or results of a run, to show but in a page: 200 in a file, 60 in the terminal."
+        ),
     ] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Deepest nodes to show in the terminal.")] = None,
 ) -> None:
@@ -47,9 +53,18 @@ def view(
     from bavt_fast.view.terminal import text
 
     try:
+        runs = [path for path in files if is_run(path)]
+        console = Console()
+        if out is None and runs:
+            for run in runs:
+                typer.echo(run_table(run, width=console.width, lines=nodes))
+            files = [path for path in files if path not in runs]
+            if not files:
+                return
+        if any(not (run / "searches").is_dir() for run in runs):
+            raise ValueError(f"{runs[0]}: expected a run that kept its searches; `bavt-fast run --save` does")
         shown = pictures(files)
         if out is None:
-            console = Console()
             color = console.is_terminal and not console.no_color
             for one in shown:
                 heading = f"{one.name}\n" if len(shown) > 1 else ""

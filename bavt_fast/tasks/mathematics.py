@@ -2,7 +2,7 @@ r"""Mathematical questions: steps in text, an answer in ``Answer:`` or ``\boxed{
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bavt_fast._checks import as_amount
 from bavt_fast.protocols import Description
@@ -26,7 +26,7 @@ class Mathematics(TextTask):
     Needs math-verify: ``pip install 'bavt_fast[mathematics]'``.
 
     Args:
-        end, max_depth, answers: see `TextTask`.
+        end, max_depth, answers, prompt: see `TextTask`.
         limit_s: processor time of a comparison, in seconds. Answers that take longer to compare, such as
             ``10^10^10`` and a number written out, are not equal.
 
@@ -40,9 +40,10 @@ class Mathematics(TextTask):
         max_depth: int = 10,
         answers: str | Mapping[str, str] | None = None,
         limit_s: float = 2.0,
+        prompt: Callable[[str], str] | None = None,
     ) -> None:
         algebra.require()
-        super().__init__(end, max_depth, answers)
+        super().__init__(end, max_depth, answers, prompt)
         self.limit_s = as_amount("limit_s", limit_s)
 
     def describe(self, state: TextState) -> Description:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from bavt_fast._checks import as_count
 from bavt_fast.protocols import Description, Step
 from bavt_fast.tasks.announced import find_answer, last_line
 from bavt_fast.tasks.values import compare, read
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["TextState", "TextTask", "make_task"]
 
@@ -49,6 +53,7 @@ class TextTask:
         answers: the right answer of every question, or of each by its question. Where there is one, the task verifies:
             an answer is right where `same_answer` says so. Without one, paths are compared by value or by a vote
             (`bavt_fast.votes`).
+        prompt: question -> what the model reads of it; the question itself without one.
     """
 
     def __init__(
@@ -56,11 +61,13 @@ class TextTask:
         end: str | Sequence[str] = "Answer:",
         max_depth: int = 10,
         answers: str | Mapping[str, str] | None = None,
+        prompt: Callable[[str], str] | None = None,
     ) -> None:
         ends = _checked_ends(end)
         self.end = end
         self.max_depth = as_count("max_depth", max_depth, minimum=1)
         self.answers = _checked_answers(answers)
+        self.prompt = prompt
         words = "|".join(map(re.escape, ends))
         self._announcement = re.compile(rf"^[ \t>#*_`-]*(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
         self._signs = (*ends, "box")  # what a step that announces an answer has in it
@@ -70,7 +77,8 @@ class TextTask:
             raise ValueError(f"question: expected a non-empty str, got {question!r}")
         answers = self.answers
         reference = answers if answers is None or isinstance(answers, str) else answers.get(question)
-        return TextState(question if question.endswith("\n") else question + "\n", reference=reference)
+        text = question if self.prompt is None else self.prompt(question)
+        return TextState(text if text.endswith("\n") else text + "\n", reference=reference)
 
     def apply(self, state: TextState, step: Step) -> TextState | None:
         text = step.text
@@ -96,6 +104,12 @@ class TextTask:
         if state.reference is None:
             return Description(True, None, answer)
         return Description(True, bool(answer) and self.same_answer(state.reference, answer), answer)
+
+    def with_answer(self, answer: str) -> Self:
+        """The same task for a question whose right answer is known."""
+        task = copy.copy(self)
+        task.answers = _checked_answers(answer)
+        return task
 
     def same_answer(self, reference: str, answer: str) -> bool:
         """Whether two answers are equal: as numbers where both are one (`values.compare`), else as normalised text."""

@@ -20,11 +20,12 @@ import bavt_fast.view.tables as tables
 import bavt_fast.view.terminal as terminal
 from bavt_fast.view.page import html
 from bavt_fast.view.record import NodeColumns, Picture, RefusedColumns
-from bavt_fast.view.server import Live
+from bavt_fast.view.server import Live, LiveRun
 from bavt_fast.view.sources import picture, pictures
 
 __all__ = [
     "Live",
+    "LiveRun",
     "NodeColumns",
     "Picture",
     "RefusedColumns",

@@ -14,15 +14,19 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from bavt_fast.engine import Search
 from bavt_fast.view.page import chunk_of_part, dump, final_columns, page
 from bavt_fast.view.record import NodeColumns, Picture
+from bavt_fast.view.run_page import run_page
 from bavt_fast.view.sources import part_of_search, picture_of_result
 
-__all__ = ["Live"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Live", "LiveRun"]
 
 INTERVAL_S = 0.25
 REST = 50
@@ -42,7 +46,90 @@ class Seen(NamedTuple):
     events: int = 0
 
 
-class Live:
+class _Serving:
+    """Serves pages on the loopback address; a context manager.
+
+    Args:
+        port: of 127.0.0.1; any free one for 0.
+
+    Attributes:
+        url: the page's address. It holds a random token: whoever does not know it gets nothing.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self.ended = threading.Event()
+        self.watchers: set[int] = set()
+        self._told = threading.Condition()
+        self._server = _Server(("127.0.0.1", port), self)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="bavt-live")
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Tells the watchers the end, and stops serving. A watcher that does not listen is waited for one second."""
+        self.ended.set()
+        with self._told:
+            self._told.wait_for(lambda: not self.watchers, timeout=LAST_LOOK_S)
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=LAST_LOOK_S)
+
+    # ---- for the threads of the server
+
+    def found(self, name: str) -> Search | str | None:
+        """What is at an address below the token: a search, a page as HTML, or nothing."""
+        raise NotImplementedError
+
+    def has_ended(self, search: Search) -> bool:
+        """Whether nothing more will come of a search."""
+        return self.ended.is_set()
+
+    def enter(self) -> bool:
+        """One more watcher; False where there are enough."""
+        with self._told:
+            if len(self.watchers) >= MOST_WATCHERS:
+                return False
+            self.watchers.add(threading.get_ident())
+            return True
+
+    def leave(self) -> None:
+        with self._told:
+            self.watchers.discard(threading.get_ident())
+            self._told.notify_all()
+
+    def chunks(self, search: Search) -> Iterator[bytes]:
+        """What is new, each time that something is; b"" after a silence. Ends with the search."""
+        seen, quiet_s = Seen(), 0.0
+        while True:
+            ending = self.has_ended(search)  # before the look: what came by then is in it
+            start_s = time.perf_counter()
+            chunk, now = look(search, seen, ending)
+            took_s = time.perf_counter() - start_s
+            if now != seen or ending:
+                yield dump(chunk)
+                quiet_s = 0.0
+            elif quiet_s > SILENCE_S:
+                yield b""
+                quiet_s = 0.0
+            if ending:
+                return
+            seen = now
+            rest_s = max(INTERVAL_S, REST * took_s)
+            quiet_s += rest_s
+            self.ended.wait(rest_s)
+
+
+class Live(_Serving):
     """Serves the page of one search on the loopback address; a context manager.
 
         with Live(search) as live:
@@ -69,65 +156,37 @@ class Live:
         if search.events is None:
             raise ValueError("search: expected one that keeps its events, got one without; search with record=True")
         self.search = search
-        self.token = secrets.token_urlsafe(24)
-        self.ended = threading.Event()
-        self.watchers: set[int] = set()
-        self._told = threading.Condition()
-        self._server = _Server(("127.0.0.1", port), self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="bavt-live")
-        self._thread.start()
+        super().__init__(port)
 
-    def __enter__(self) -> Live:
-        return self
+    def found(self, name: str) -> Search | str | None:
+        return self.search if name == "" else None
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
-    def close(self) -> None:
-        """Tells the watchers the end, and stops serving. A watcher that does not listen is waited for one second."""
-        self.ended.set()
-        with self._told:
-            self._told.wait_for(lambda: not self.watchers, timeout=LAST_LOOK_S)
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=LAST_LOOK_S)
+class LiveRun(_Serving):
+    """Serves a run: a page that lists the questions under way, and a page for each of their searches.
 
-    # ---- for the threads of the server
+    Args:
+        run: a `bavt_fast.runs.Run` whose searcher has ``record=True``.
+        port: of 127.0.0.1; any free one for 0.
 
-    def enter(self) -> bool:
-        """One more watcher; False where there are enough."""
-        with self._told:
-            if len(self.watchers) >= MOST_WATCHERS:
-                return False
-            self.watchers.add(threading.get_ident())
-            return True
+    Raises:
+        ValueError: its searches keep no events.
+        OSError: the port is taken.
+    """
 
-    def leave(self) -> None:
-        with self._told:
-            self.watchers.discard(threading.get_ident())
-            self._told.notify_all()
+    def __init__(self, run: Any, *, port: int = 0) -> None:
+        if not run.searcher.settings.record:
+            raise ValueError("run: expected searches that keep their events, got ones without; search with record=True")
+        self.run = run
+        super().__init__(port)
 
-    def chunks(self) -> Iterator[bytes]:
-        """What is new, each time that something is; b"" after a silence. Ends with the search."""
-        seen, quiet_s = Seen(), 0.0
-        while True:
-            ending = self.ended.is_set()  # before the look: what came by then is in it
-            start_s = time.perf_counter()
-            chunk, now = look(self.search, seen, ending)
-            took_s = time.perf_counter() - start_s
-            if now != seen or ending:
-                yield dump(chunk)
-                quiet_s = 0.0
-            elif quiet_s > SILENCE_S:
-                yield b""
-                quiet_s = 0.0
-            if ending:
-                return
-            seen = now
-            rest_s = max(INTERVAL_S, REST * took_s)
-            quiet_s += rest_s
-            self.ended.wait(rest_s)
+    def found(self, name: str) -> Search | str | None:
+        if name == "":
+            return run_page(self.run.progress(), self.run.searches())
+        return next((search for row, search in self.run.searches() if name == str(row.line)), None)
+
+    def has_ended(self, search: Search) -> bool:
+        return self.ended.is_set() or search.stop_reason is not None
 
 
 def look(search: Search, seen: Seen, ending: bool) -> tuple[dict[str, Any], Seen]:
@@ -145,7 +204,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], live: Live) -> None:
+    def __init__(self, address: tuple[str, int], live: _Serving) -> None:
         self.live = live
         super().__init__(address, _Handler)
 
@@ -166,13 +225,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         token, _, rest = urlsplit(self.path).path.lstrip("/").partition("/")
         known = hmac.compare_digest(token.encode(), self.server.live.token.encode())
-        if not known or not self._is_for_us() or rest not in ("", "events"):
-            self.send_error(404)
-        elif rest == "":
-            self._send_page()
+        name, _, part = rest.rpartition("/")
+        found = self.server.live.found(name) if known and self._is_for_us() and part in ("", "events") else None
+        if isinstance(found, str) and part == "":
+            self._send_html(found)
+        elif not isinstance(found, Search):
+            self.send_error(404, "nothing here; a question that is finished is not shown any more")
+        elif part == "":
+            self._send_html(page([Picture(nodes=_NOTHING, question=found.question)], live=True))
         elif self.server.live.enter():
             try:
-                self._send_events()
+                self._send_events(found)
             finally:
                 self.server.live.leave()
         else:
@@ -192,16 +255,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Frame-Options", "DENY")
         self.end_headers()
 
-    def _send_page(self) -> None:
-        search = self.server.live.search
-        shown = Picture(nodes=_NOTHING, question=search.question)
+    def _send_html(self, text: str) -> None:
         self._begin("text/html; charset=utf-8")
-        self.wfile.write(page([shown], live=True).encode())
+        self.wfile.write(text.encode("utf-8", "replace"))
 
-    def _send_events(self) -> None:
+    def _send_events(self, search: Search) -> None:
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._begin("text/event-stream")
-        for chunk in self.server.live.chunks():
+        for chunk in self.server.live.chunks(search):
             self.wfile.write(b"event: chunk\ndata: " + chunk + b"\n\n" if chunk else b": still there\n\n")
             self.wfile.flush()
         self.wfile.write(b"event: end\ndata: {}\n\n")

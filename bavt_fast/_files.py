@@ -1,0 +1,130 @@
+"""Files that a kill leaves whole: what is appended is there or not, what is replaced is old or new."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["AppendedFile", "encoded", "locked", "replaced", "whole_lines"]
+
+
+def encoded(record: Any) -> bytes:
+    """One line of JSON, without its end. Lone surrogates, as texts may have, are kept."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+class AppendedFile:
+    """A file that only grows. An append that fails leaves it as it was.
+
+    Args:
+        end: what of the file is good, in bytes; the rest is cut off. None for all of it.
+
+    Raises:
+        OSError: it cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path, end: int | None = None) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self.end = os.fstat(self._descriptor).st_size
+        if end is not None and end < self.end:
+            os.ftruncate(self._descriptor, end)
+            self.end = end
+
+    def append(self, data: bytes) -> None:
+        """Writes the data behind what is there. Raises OSError, naming the file, where there is no room."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self.end)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            raise
+        self.end += len(data)
+
+    def sync(self) -> None:
+        """What was appended is on the disk."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def close(self) -> None:
+        """Closes the file; may be called again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Any]:
+    """A file to write bytes into, which takes the place of `path` at the end, whole and on the disk."""
+    handle, temporary = tempfile.mkstemp(prefix=".bavt-", suffix=".tmp", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on the disk once its folder is; not every file system lets folders be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def locked(path: Path) -> int:
+    """A descriptor that holds the lock of a file, which is made; the lock ends with it, however this process ends.
+
+    Raises:
+        BlockingIOError: somebody holds it.
+        OSError: the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(end in bytes, line) of the lines of a file that have an end; none where there is no file."""
+    end = 0
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (see below)
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            end += len(line)
+            if line.endswith(b"\n"):
+                yield end, line[:-1]

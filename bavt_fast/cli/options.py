@@ -1,0 +1,80 @@
+"""Options that several commands have, each defined once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "BudgetSeconds",
+    "Chat",
+    "Critic",
+    "Device",
+    "Dtype",
+    "Json",
+    "Live",
+    "MaxStepTokens",
+    "Policy",
+    "Quiet",
+    "Save",
+    "Seed",
+    "System",
+    "TaskName",
+    "Threads",
+    "Trace",
+    "TrustRemoteCode",
+    "VoteBy",
+    "VoteRule",
+]
+
+
+class TaskName(str, Enum):
+    """How answers are compared: `tasks.text` or `tasks.mathematics`."""
+
+    TEXT = "text"
+    MATHEMATICS = "mathematics"
+
+
+class VoteRule(str, Enum):
+    """How the answer is chosen: the best path's, or by a vote of all answers (`bavt_fast.votes`)."""
+
+    NONE = "none"
+    MAJORITY = "majority"
+    VALUE = "value"
+
+
+def policies() -> list[str]:
+    """What a shell completes ``--policy`` with."""
+    return ["power", "best_first", "uct", "puct", "ucb"]
+
+
+BudgetSeconds = Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")]
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--no-chat", help="Use the chat template; by default where there is one.")
+]
+Critic = Annotated[
+    str, typer.Option(help="Who scores steps: none, prompted (the model itself), or a trained critic's file.")
+]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the best there is without it.")]
+Dtype = Annotated[str | None, typer.Option(help="Such as float32 or bfloat16; the model's own without it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Live = Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")]
+MaxStepTokens = Annotated[int, typer.Option(help="Tokens after which a step is cut short and dropped.")]
+Policy = Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")]
+Save = Annotated[Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same tree.")]
+System = Annotated[
+    str | None, typer.Option(help="System prompt in the place of our own, which asks for steps and an answer.")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; as suits the model without it.")]
+Trace = Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that the model brings, if any.")
+]
+VoteBy = Annotated[
+    VoteRule, typer.Option("--vote", help="Choose the answer by a vote of all paths, or take the best path's.")
+]

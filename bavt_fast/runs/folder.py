@@ -1,0 +1,221 @@
+"""The folder of a run.
+
+run.json         what is searched, and how: a run goes on only with the same
+questions.jsonl  the questions as they were read, those of broken lines left out
+results.jsonl    a line for each question that is finished
+journal          what was answered so far (`bavt_fast.runs.journal`)
+searches/        the searches that are finished, where they are kept
+lock             held by the process that works here
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from bavt_fast._files import AppendedFile, encoded, locked, replaced, whole_lines
+from bavt_fast.runs.questions import Row
+
+__all__ = ["RunError", "RunFolder", "is_run", "read_run"]
+
+FORMAT = 1
+_OWN = ("run.json", "questions.jsonl", "results.jsonl", "journal", "searches", "lock")
+
+
+class RunError(RuntimeError):
+    """A run that cannot begin or go on: its folder is in use or of another run, or its disk is full."""
+
+
+def is_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is that of a run."""
+    return Path(folder, "run.json").is_file()
+
+
+def read_run(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The lines of the results of a run, also of one that is under way, in the order in which they came.
+
+    Raises:
+        OSError: there is no run.
+    """
+    with open(Path(folder, "run.json"), "rb"):
+        pass
+    for line in _lines(Path(folder, "results.jsonl")):
+        if line.result is not None:
+            yield line.result
+
+
+class RunFolder:
+    """Holds the folder of a run, alone, until it is closed.
+
+    Args:
+        folder: made where it is missing.
+
+    Raises:
+        RunError: another run works in it, or it has files of something else.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder)
+        if self.path.is_dir() and not is_run(self.path):
+            foreign = sorted(
+                {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".bavt-")} - {*_OWN}
+            )
+            if foreign:
+                raise RunError(f"{self.path}: expected the folder of a run, or an empty one, got one with {foreign[0]}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = -1
+        try:
+            self._lock = locked(self.path / "lock")
+        except BlockingIOError:
+            process = (self.path / "lock").read_text().strip()
+            raise RunError(
+                f"{self.path}: another run works in it" + (f" (process {process}); wait for it" if process else "")
+            ) from None
+        self._results: AppendedFile | None = None
+
+    # ---- what is searched
+
+    def begin(self, about: Mapping[str, Any], rows: Iterable[Row]) -> int:
+        """Notes what is searched, or finds that it is what was begun here; how many questions there are.
+
+        Raises:
+            RunError: it is not; with the first difference.
+        """
+        if is_run(self.path):
+            return self._same(about, rows)
+        count = 0
+        with replaced(self.path / "questions.jsonl") as file:
+            for row in rows:
+                file.write(row.to_json().encode() + b"\n")
+                count += 1
+        with replaced(self.path / "run.json") as file:
+            file.write(json.dumps({"format": FORMAT, "questions": count, **about}, indent=2).encode() + b"\n")
+        return count
+
+    def _same(self, about: Mapping[str, Any], rows: Iterable[Row]) -> int:
+        try:
+            began = json.loads((self.path / "run.json").read_bytes())
+            count = began.pop("questions")
+            found = began.pop("format")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise RunError(
+                f"{self.path / 'run.json'}: expected what a run wrote, got something else ({error})"
+            ) from error
+        if found != FORMAT:
+            raise RunError(f"{self.path}: expected a run of format {FORMAT}, got {found!r:.40}; use another folder")
+        was, now = _flat(began), _flat(json.loads(json.dumps(about)))
+        for name in [*now, *was]:
+            if was.get(name, _ABSENT) != now.get(name, _ABSENT):
+                raise RunError(
+                    f"{name}: expected {_shown(was, name)}, with which this run began, got {_shown(now, name)}; go on "
+                    f"with that, or begin another run in another folder than {self.path}"
+                )
+        for old, new in itertools.zip_longest(self.rows(), rows):
+            if old != new:
+                line = (old or new).line
+                raise RunError(
+                    f"questions: line {line}: expected {_row(old)}, with which this run began, got {_row(new)}; go on "
+                    f"with that, or begin another run in another folder than {self.path}"
+                )
+        return int(count)
+
+    def rows(self) -> Iterator[Row]:
+        """The questions, in order."""
+        with open(self.path / "questions.jsonl", "rb") as file:
+            for line in file:
+                yield Row.from_json(line)
+
+    # ---- what is finished
+
+    def open_results(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number of the question, its line) of each result that is there. What a kill has cut is taken out."""
+        path = self.path / "results.jsonl"
+        numbers = {row.id: number for number, row in enumerate(self.rows())} if path.exists() else {}
+        seen = bytearray(count)
+        end, is_whole = 0, True
+        for line in _lines(path):
+            number = None if line.result is None else numbers.get(line.result["id"])
+            if number is None or seen[number]:
+                is_whole = False
+                continue
+            seen[number] = 1
+            end = line.end
+            yield number, line.result or {}
+        if not is_whole:
+            self._rewrite_results(path, numbers)
+            end = path.stat().st_size
+        self._results = AppendedFile(path, end)
+
+    def _rewrite_results(self, path: Path, numbers: Mapping[Any, int]) -> None:
+        """Without the lines that are none, as a machine that stopped may leave them, and without a second of one id."""
+        seen = set()
+        with replaced(path) as file:
+            for line in _lines(path):
+                name = None if line.result is None else line.result.get("id")
+                if name in numbers and name not in seen:
+                    seen.add(name)
+                    file.write(encoded(line.result) + b"\n")
+
+    def write_result(self, line: Mapping[str, Any]) -> None:
+        """Raises OSError where there is no room; the file is as it was."""
+        assert self._results is not None, "open_results() comes before"
+        self._results.append(encoded(line) + b"\n")
+
+    def sync_results(self) -> None:
+        if self._results is not None:
+            self._results.sync()
+
+    def search_file(self, row: Row) -> Path:
+        """Where the search of a question is kept; the folder is made."""
+        folder = self.path / "searches"
+        folder.mkdir(exist_ok=True)
+        name = quote(str(row.id), safe=" ,;=@+()[]{}")
+        return folder / f"{name if len(name) <= 200 and not name.startswith('.') else f'line {row.line}'}.bavt"
+
+    def close(self) -> None:
+        """Lets the folder go; may be called again."""
+        if self._results is not None:
+            self._results.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+class _Line(NamedTuple):
+    end: int
+    result: dict[str, Any] | None  # None for a line that is no result
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    for end, line in whole_lines(path):
+        try:
+            result = json.loads(line.decode("utf-8", "surrogatepass"))
+        except (ValueError, RecursionError):
+            result = None
+        is_result = isinstance(result, dict) and isinstance(result.get("id"), (str, int))
+        yield _Line(end, result if is_result else None)
+
+
+_ABSENT = object()
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """``{"a.b": value}`` for ``{"a": {"b": value}}``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return flat
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return f"{values[name]!r:.200}" if name in values else "none"
+
+
+def _row(row: Row | None) -> str:
+    return "no more questions" if row is None else f"{row.to_json():.200}"

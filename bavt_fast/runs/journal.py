@@ -1,0 +1,277 @@
+"""The journal of a run: what was answered to each ask, appended as it comes, so that a kill loses no answer.
+
+Blocks of lines, each closed by its checksum; a block without one, or with another, was cut by a kill, and what follows
+is dropped with it:
+
+    12 b                  question 12 (its place among the good lines) has begun
+    12 a [...]            an ask of it was answered, see `Answer`
+    12 f [...]            an ask of it failed, see `Failure`
+    - l 3                 3 asks were in flight when a life of the run was killed
+    - o [12,40]           a life has ended in order; the asks of these questions were in flight
+    = 8c7f20aa            CRC-32 of the lines since the last of these
+
+A question has one ask out at a time, so its lines, in their order, are the whole search: `bavt_fast.runs.replay` makes
+it again from them. What is finished stands in the results, and its lines are left out when the journal is compacted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Container, Iterator, Sequence
+from json.encoder import encode_basestring as _quoted
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bavt_fast._files import AppendedFile, replaced, whole_lines
+from bavt_fast.checkpoint import dump_step, load_step
+from bavt_fast.protocols import Description, Step
+
+__all__ = ["Answer", "Failure", "History", "Journal", "read_journal"]
+
+COMPACT_BYTES = 64 * 2**20
+"""Size from which a journal is compacted, where a quarter of it is enough for what is open."""
+
+
+class Answer(NamedTuple):
+    """An ask that was answered.
+
+    Attributes:
+        asked_s: the question's time when it was asked; None where no time limits it.
+        told_s: the same when it was told.
+        steps: what came.
+        abouts: what the task said of the new states, in order.
+        values: V of those that it did not refute.
+        cost: the amounts that scoring them took; None for nothing.
+    """
+
+    asked_s: float | None
+    told_s: float
+    steps: Sequence[Step]
+    abouts: Sequence[Description]
+    values: Sequence[float]
+    cost: Sequence[int] | None = None
+
+
+class Failure(NamedTuple):
+    """An ask that failed, and the amounts that it took all the same; None for nothing."""
+
+    asked_s: float | None
+    told_s: float
+    spent: Sequence[Any] | None = None
+
+
+class History(NamedTuple):
+    """What a journal says.
+
+    Attributes:
+        events: of each question that has begun and is not done, by its number.
+        lost_before: asks whose answers were lost with lives before the last one.
+        lost_now: those that were lost with the last one.
+        end: where the last whole block ends, in bytes.
+        dropped: bytes behind it.
+    """
+
+    events: dict[int, list[Answer | Failure]]
+    lost_before: int
+    lost_now: int
+    end: int
+    dropped: int
+
+
+class Journal:
+    """Appends events to a run's journal. Nothing is written before `flush`; after an error nothing is any more.
+
+    Args:
+        history: what the file says by now.
+    """
+
+    def __init__(self, path: Path, history: History) -> None:
+        self.path = path
+        self._file = AppendedFile(path, history.end)
+        self._lines = [f"- l {history.lost_now}\n"] if history.lost_now else []
+        self._compact_at = max(COMPACT_BYTES, 4 * history.end)
+        self._failed = False
+        self.answers = 0  # that were told to it
+
+    def begun(self, number: int) -> None:
+        self._lines.append(f"{number} b\n")
+
+    def answered(self, number: int, answer: Answer) -> None:
+        self.answers += 1
+        asked_s, told_s, steps, abouts, values, cost = answer
+        if len(steps) == 1 and cost is None and asked_s is None and _is_plain(steps[0]):  # as most are: by hand, faster
+            step = steps[0]
+            about = _about(abouts[0]) if abouts else ""
+            value = repr(values[0]) if values else ""
+            text = f"[null,{told_s!r},[[{_quoted(step.text)},{step.tokens}]],[{about}],[{value}]]"
+        else:
+            text = _json([asked_s, told_s, [_dumped(step) for step in steps], abouts, values, cost])
+        self._lines.append(f"{number} a {text}\n")
+
+    def failed(self, number: int, failure: Failure) -> None:
+        self._lines.append(f"{number} f {_json(failure)}\n")
+
+    def ended(self, in_flight: Sequence[int]) -> None:
+        self._lines.append(f"- o {_json(in_flight)}\n")
+
+    def flush(self) -> None:
+        """Gives what was noted to the system: a kill of this process loses none of it.
+
+        Raises:
+            OSError: there is no room, or the disk fails. The file ends where it ended before.
+        """
+        if not self._lines or self._failed:
+            return
+        block = "".join(self._lines).encode("utf-8", "surrogatepass")
+        self._lines.clear()
+        self._failed = True
+        self._file.append(block + b"= %08x\n" % zlib.crc32(block))
+        self._failed = False
+
+    def sync(self) -> None:
+        """What was flushed outlives the machine."""
+        if not self._failed:
+            self._file.sync()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it may be worth compacting."""
+        return self._file.end > self._compact_at
+
+    def compact(self, open_numbers: Container[int]) -> None:
+        """Leaves out the events of questions that are not open. To be flushed before."""
+        lost = 0
+        with replaced(self.path) as file:
+            for block in _blocks(self.path):
+                kept = []
+                for line in block.lines:
+                    name, kind, rest = _split(line)
+                    if name != "-":
+                        if int(name) in open_numbers:
+                            kept.append(line + b"\n")
+                    elif kind == "l":
+                        lost += int(rest)
+                if kept:
+                    file.write(_closed(b"".join(kept)))
+            if lost:
+                file.write(_closed(b"- l %d\n" % lost))
+        self._file.close()
+        self._file = AppendedFile(self.path)
+        self._compact_at = max(COMPACT_BYTES, 4 * self._file.end)
+
+    def close(self) -> None:
+        self._failed = True
+        self._file.close()
+
+
+def read_journal(path: Path, is_open: Callable[[int], bool]) -> History:
+    """What a journal says of the questions that are open; of an empty one where there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a block is whole and says what no journal does.
+    """
+    events: dict[int, list[Answer | Failure]] = {}
+    lost, end = 0, 0
+    in_flight: list[int] | None = None  # told at the end of a life
+    for block in _blocks(path):
+        end = block.end
+        for line in block.lines:
+            name, kind, rest = _split(line)
+            if kind == "l":
+                lost += int(rest)
+            elif kind == "o":
+                in_flight = json.loads(rest)
+                continue
+            elif kind in ("b", "a", "f"):
+                number = int(name)
+                if is_open(number):
+                    own = events.setdefault(number, [])
+                    if kind != "b":
+                        own.append(_answer(rest) if kind == "a" else Failure(*_loaded(rest)))
+            else:
+                raise ValueError(f"{path}: expected a line of a journal, got {line!r:.60}")
+            in_flight = None
+    lost_now = len(events if in_flight is None else events.keys() & set(in_flight))
+    size = os.path.getsize(path) if path.exists() else 0
+    return History(events, lost, lost_now, end, size - end)
+
+
+class _Block(NamedTuple):
+    lines: list[bytes]
+    end: int
+
+
+def _blocks(path: Path) -> Iterator[_Block]:
+    """The whole blocks of a file, up to the first that is not."""
+    lines: list[bytes] = []
+    crc = 0
+    for end, line in whole_lines(path):
+        if not line.startswith(b"= "):
+            lines.append(line)
+            crc = zlib.crc32(line + b"\n", crc)
+            continue
+        if line != b"= %08x" % crc:
+            return
+        yield _Block(lines, end)
+        lines, crc = [], 0
+
+
+def _closed(block: bytes) -> bytes:
+    return block + b"= %08x\n" % zlib.crc32(block)
+
+
+def _split(line: bytes) -> tuple[str, str, bytes]:
+    name, _, rest = line.partition(b" ")
+    kind, _, rest = rest.partition(b" ")
+    return name.decode("ascii"), kind.decode("ascii"), rest
+
+
+# ---- Events as text
+
+
+def _json(value: Any) -> str:
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+
+
+def _loaded(text: bytes) -> Any:
+    return json.loads(text.decode("utf-8", "surrogatepass"))
+
+
+def _answer(text: bytes) -> Answer:
+    asked_s, told_s, steps, abouts, values, *cost = _loaded(text)
+    made = [Step(*step) if len(step) == 2 else load_step(step) for step in steps]
+    return Answer(asked_s, told_s, made, [Description(*about) for about in abouts], values, *cost)
+
+
+def _dumped(step: Step) -> list[Any]:
+    return [step.text, step.tokens] if _is_plain(step) else dump_step(step)
+
+
+def _is_plain(step: Step) -> bool:
+    """Whether a step says no more than its text and tokens."""
+    return (
+        step.finish_reason == "delimiter"
+        and not step.prompt_tokens
+        and step.tool_calls is None
+        and step.cost is None
+        and not step.seconds
+        and not step.token_ids
+        and not step.token_probabilities
+        and step.log_probability is None
+        and not step.cached_tokens
+    )
+
+
+_LAST: list[Any] = [None, ""]  # a description, and its text: tasks may give the same one again and again
+
+
+def _about(about: Description) -> str:
+    if about is not _LAST[0]:
+        _LAST[:] = about, _json(about)
+    return _LAST[1]

@@ -1,0 +1,128 @@
+"""The questions of a run: JSON lines, each checked before anything is spent.
+
+    {"id": "a1", "question": "4 5 6 10", "budget_tokens": 300, "seed": 7}
+
+`id` (a str or an int) and `question` have to be there. `answer` is the right answer, `budget_tokens` and `seed` take
+the place of the run's own. Other fields are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from bavt_fast._checks import as_count, as_seed
+
+__all__ = ["BrokenLine", "Row", "Rows", "checked_rows"]
+
+
+class Row(NamedTuple):
+    """One question of a run.
+
+    Attributes:
+        line: where it stands in the file, from 1.
+        answer: the right answer; None where nobody knows.
+        budget_tokens, seed: in the place of the run's; None for those.
+    """
+
+    line: int
+    id: str | int
+    question: str
+    answer: str | None = None
+    budget_tokens: int | None = None
+    seed: int | None = None
+
+    def to_json(self) -> str:
+        """One line, which `from_json` reads; without the number of the line where it stood."""
+        fields = {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Row:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+class BrokenLine(NamedTuple):
+    """A line that is no question, and what is wrong with it."""
+
+    line: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.problem}"
+
+
+Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
+"""Where questions come from: a file of JSON lines, or what such lines hold."""
+
+
+def checked_rows(source: Rows, parse: Callable[[str], Any]) -> Iterator[Row | BrokenLine]:
+    """The questions in order, and the lines that are none. Blank lines are passed over.
+
+    Args:
+        parse: raises ValueError or TypeError for a question that the task cannot read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    lines_of: dict[str, int] = {}
+    for number, line in _lines(source):
+        try:
+            row = _row(number, json.loads(line) if isinstance(line, bytes) else line)
+            parse(row.question)
+        except (ValueError, TypeError, RecursionError) as error:
+            yield BrokenLine(number, _about(error))
+            continue
+        first = lines_of.setdefault(str(row.id), number)
+        if first != number:
+            yield BrokenLine(number, f"id: expected each once, got {row.id!r:.60} again, of line {first}")
+        else:
+            yield row
+
+
+def _lines(source: Rows) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if text.strip():
+                    yield number, text
+    else:
+        yield from enumerate(source, start=1)
+
+
+def _row(number: int, fields: Any) -> Row:
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"expected an object with id and question, got {fields!r:.60}")
+    missing = [name for name in ("id", "question") if name not in fields]
+    if missing:
+        raise ValueError(f"expected id and question, got none for {' and '.join(missing)}")
+    name, question, answer = fields["id"], fields["question"], fields.get("answer")
+    if isinstance(name, bool) or not isinstance(name, (str, int)):
+        raise TypeError(f"id: expected a str or an int, got {name!r:.60}")
+    if not isinstance(question, str) or not question.strip():
+        raise TypeError(f"question: expected a str that says something, got {question!r:.60}")
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        answer = str(answer)
+    if answer is not None and (not isinstance(answer, str) or not answer.strip()):
+        raise TypeError(f"answer: expected a str or a number, got {answer!r:.60}")
+    tokens, seed = fields.get("budget_tokens"), fields.get("seed")
+    return Row(
+        number,
+        name,
+        question,
+        answer,
+        None if tokens is None else as_count("budget_tokens", tokens, minimum=1),
+        None if seed is None else as_seed("seed", seed),
+    )
+
+
+def _about(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"expected a JSON object, got what is none ({error.msg} at column {error.colno})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"expected UTF-8, got {error.object[error.start : error.start + 1]!r} at byte {error.start}"
+    return str(error)

@@ -1,0 +1,102 @@
+"""What hears a search for the journal of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bavt_fast.budget import Spent
+from bavt_fast.engine import Search
+from bavt_fast.events import Observer
+from bavt_fast.protocols import Description, Node, Step
+from bavt_fast.runs.journal import Answer, Failure, Journal
+from bavt_fast.runs.questions import Row
+
+__all__ = ["Recorder"]
+
+
+class Recorder(Observer):
+    """Writes what happens in one search to the journal of its run; stands in the place of an `Observer`, and before it.
+
+    Args:
+        number, row, search: the question; its search, whose own observer is told too.
+
+    Attributes:
+        is_asked: whether an ask is out.
+    """
+
+    __slots__ = (
+        "_abouts",
+        "_asked_s",
+        "_journal",
+        "_observer",
+        "_steps",
+        "is_asked",
+        "number",
+        "row",
+        "search",
+    )
+
+    def __init__(self, journal: Journal, number: int, row: Row, search: Search) -> None:
+        self._journal = journal
+        self.number, self.row, self.search = number, row, search
+        self._observer: Observer | None = search.observer
+        self._asked_s: float | None = None
+        self._steps: Sequence[Step] = ()
+        self._abouts: Sequence[Description] = ()
+        self.is_asked = False
+
+    # ---- as an Observer
+
+    def asked(self, search: Search, node: int, ticket: int, count: int, limit: int, seed: int) -> None:
+        if not search.untimed:
+            self._asked_s = search._native.account.elapsed_s
+        self.is_asked = True
+        if self._observer is not None:
+            self._observer.asked(search, node, ticket, count, limit, seed)
+
+    def admitted(
+        self, search: Search, node: int, ticket: int, steps: Sequence[Step], found: int, abouts: Sequence[Description]
+    ) -> None:
+        self.is_asked = False
+        if abouts:  # it grows, if only to say that all of them were refuted
+            self._steps, self._abouts = steps, abouts
+        else:
+            self._answered(search, steps, abouts, (), None)
+        if self._observer is not None:
+            self._observer.admitted(search, node, ticket, steps, found, abouts)
+
+    def grew(
+        self, search: Search, parent: int, ticket: int, first: int, nodes: Sequence[Node], cost: Sequence[int] | None
+    ) -> None:
+        self._answered(search, self._steps, self._abouts, [node.value for node in nodes], cost)
+        self._steps = self._abouts = ()
+        if self._observer is not None:
+            self._observer.grew(search, parent, ticket, first, nodes, cost)
+
+    def cancelled(
+        self, search: Search, ticket: int, error: Exception | None = None, spent: Spent | None = None
+    ) -> None:
+        self.is_asked = False
+        took = (
+            None if spent is None else [spent.tokens, spent.tool_calls, spent.seconds, spent.cost, spent.prompt_tokens]
+        )
+        told_s = search._native.account.elapsed_s
+        self._journal.failed(self.number, Failure(self._asked_s, told_s, took))
+        if self._observer is not None:
+            self._observer.cancelled(search, ticket, error, spent)
+
+    def stopped(self, search: Search) -> None:
+        if self._observer is not None:
+            self._observer.stopped(search)
+
+    def _answered(
+        self,
+        search: Search,
+        steps: Sequence[Step],
+        abouts: Sequence[Description],
+        values: Sequence[Any],
+        cost: Sequence[int] | None,
+    ) -> None:
+        told_s = search._native.account.elapsed_s
+        self._journal.answered(self.number, Answer(self._asked_s, told_s, steps, abouts, values, cost))

@@ -1,0 +1,493 @@
+"""A file of questions, searched for hours, killed and gone on with.
+
+    with bavt.Run("out", searcher, "questions.jsonl", budget=bavt.Budget(tokens=500)) as run:
+        for line in run:                      # results as they come; all are in out/results.jsonl
+            print(line["id"], line["answer"])
+        print(run.summary())
+
+The same call on the same folder goes on where the last one ended, however it ended: questions that are finished are not
+asked again, and of the others only the steps that were in flight are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from types import TracebackType
+from typing import Any
+
+from bavt_fast._checks import as_amount, as_seed
+from bavt_fast.budget import Budget, Spent, cost_units
+from bavt_fast.engine import Search
+from bavt_fast.result import SearchResult
+from bavt_fast.runs.folder import RunError, RunFolder
+from bavt_fast.runs.journal import Answer, Failure, Journal, read_journal
+from bavt_fast.runs.questions import BrokenLine, Row, Rows, checked_rows
+from bavt_fast.runs.recorder import Recorder
+from bavt_fast.runs.replay import replay
+from bavt_fast.searcher import Searcher
+from bavt_fast.settings import Settings
+
+__all__ = ["Run", "RunProgress", "RunSummary"]
+
+Outcome = Callable[[Row, SearchResult], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is, all its lives together.
+
+    Attributes:
+        questions: in all. finished: those with a result; solved, errors: of these. under_way: those being searched.
+        answers: to asks, in this life.
+        spent: by all questions; without the time.
+    """
+
+    questions: int
+    finished: int
+    solved: int
+    errors: int
+    under_way: int
+    answers: int
+    spent: Spent
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run stands when one of its lives has ended.
+
+    Attributes:
+        questions, finished, solved, errors, spent: as in `RunProgress`.
+        broken: lines of the question file that are no question.
+        lost_asks: asks whose answers were lost with a life, and asked again.
+        lost: the most that they may have cost a server, by what was reserved for them; not part of `spent`.
+        end: "done", "total" (the total budget is spent) or "interrupted" (Ctrl-C, or the caller stopped).
+    """
+
+    questions: int
+    finished: int
+    solved: int
+    errors: int
+    spent: Spent
+    broken: tuple[BrokenLine, ...]
+    lost_asks: int
+    lost: Spent
+    end: str
+
+
+class Run:
+    """Searches of many questions that outlive their process; a context manager, and an iterator of results.
+
+    Each question is searched as `Searcher.search_many` does, with one ask out at a time; `Searcher.wave` questions are
+    searched side by side. Its line in ``results.jsonl`` has its ``id``, ``answer``, ``solved``, ``spent``,
+    ``stop_reason``, ``path`` and ``value``; ``error`` where it failed, ``overrun`` where something was taken above what
+    was reserved, ``correct`` where `verify` is False and the right answer is known.
+
+    Args:
+        folder: holds the run; made where it is missing. One that holds a run is gone on with.
+        searcher: what searches; its ``leaves`` may not be above 1.
+        questions: a file of JSON lines, see `bavt_fast.runs.questions`, or what such lines hold.
+        budget: of each question; a line's ``budget_tokens`` takes the place of its tokens. It holds over all lives.
+        seed: of each question that has none of its own.
+        total: of all questions together, over all lives, what was lost with a life counted at its reservation. Hard:
+            nothing is asked that might not fit. Another total may be given when the run goes on.
+        verify: whether a question's ``answer`` is given to the task (``task.with_answer``), so that a search ends where
+            it is found. False to search without it and compare afterwards.
+        strict: refuse broken lines, before anything is spent.
+        flush_s: seconds after which what was answered is on the disk, and outlives the machine. What was answered
+            outlives this process at once.
+        keep: whether to save every search that is finished in ``searches``.
+        outcome: (question, result) -> fields of its line, in the place of ours or more.
+        about: more that has to be the same when the run goes on, such as the model's name. JSON.
+
+    Raises:
+        RunError: another process works in the folder, or it holds another run, by its questions, its searcher or its
+            budget; the message has the first difference.
+        OSError: the questions cannot be read, or the folder cannot be written.
+        TypeError, ValueError: an argument is not what it should be; with `strict` a line is broken.
+    """
+
+    def __init__(
+        self,
+        folder: Any,
+        searcher: Searcher,
+        questions: Rows,
+        *,
+        budget: Budget,
+        seed: int = 0,
+        total: Budget | None = None,
+        verify: bool = True,
+        strict: bool = False,
+        flush_s: float = 5.0,
+        keep: bool = False,
+        outcome: Outcome | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        if searcher.leaves not in (None, 1):
+            raise ValueError(
+                f"leaves: expected 1 in a run, whose searches are made again ask by ask, got {searcher.leaves}"
+            )
+        searcher.settings.check_budget(budget)
+        self.searcher, self.budget, self.seed = searcher, budget, as_seed("seed", seed)
+        self.verify, self.keep, self.outcome = verify, keep, outcome
+        self.flush_s = as_amount("flush_s", flush_s, allow_zero=True)
+        self._limits = _checked_total(total, searcher.settings)
+        self._most = most_of_an_ask(searcher.settings)
+        self._settled = [0, 0, 0, 0]  # by what is finished; amounts as of the engine's account
+        self._finished = self._solved = self._errors = 0
+        self._open: dict[int, Recorder] = {}
+        self._is_starved = self._is_interrupted = False
+        self._synced_s = time.monotonic()
+        self.broken: list[BrokenLine] = []
+        self.folder = RunFolder(folder)
+        try:
+            self._count = self.folder.begin(self._about(about), self._checked(questions, strict))
+            self._is_done = bytearray(self._count)
+            for number, line in self.folder.open_results(self._count):
+                self._tally(number, line)
+            history = read_journal(self.folder.path / "journal", lambda number: not self._is_done[number])
+            self.lost_asks = history.lost_before + history.lost_now
+            self._journal = Journal(self.folder.path / "journal", history)
+            self._begun = self._replayed(history.events)
+        except BaseException:
+            self.close()
+            raise
+
+    def _about(self, more: Mapping[str, Any] | None) -> dict[str, Any]:
+        searcher = self.searcher
+        settings = asdict(searcher.settings)
+        del settings["record"]
+        parts = {"task": searcher.task, "generator": searcher.generator, "critic": searcher.critic}
+        return {
+            "budget": asdict(self.budget),
+            "seed": self.seed,
+            "verify": self.verify,
+            "settings": settings,
+            **{name: type(part).__qualname__ for name, part in parts.items()},
+            "about": dict(more or {}),
+        }
+
+    def _checked(self, questions: Rows, strict: bool) -> Iterator[Row]:
+        parse = self.searcher.task.initial_state
+        if strict:  # before anything is written
+            broken = [row for row in checked_rows(questions, parse) if isinstance(row, BrokenLine)]
+            if broken:
+                more = f" (and {len(broken) - 1} more lines)" if len(broken) > 1 else ""
+                raise ValueError(f"questions: {broken[0]}{more}")
+        for row in checked_rows(questions, parse):
+            if isinstance(row, BrokenLine):
+                self.broken.append(row)
+            else:
+                yield row
+
+    # ---- running
+
+    def __iter__(self) -> Generator[dict[str, Any]]:
+        """The lines of the questions that are finished in this life, as they come. Ctrl-C ends it; so does the total.
+
+        Raises:
+            RunError: the disk is full, or fails. Nothing is lost: the same run goes on later.
+        """
+        try:
+            try:
+                with closing(self._driven()) as searches:
+                    for search in searches:
+                        if search.stop_reason == "interrupted":
+                            self._is_interrupted = True
+                        else:
+                            yield self._finish(search)
+            except KeyboardInterrupt:
+                self._is_interrupted = True
+            finally:
+                self._end()
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or self.folder.path}: {error.strerror or error}; what was answered before is kept: "
+                "mend that, and start the same run again"
+            ) from error
+
+    def complete(self) -> RunSummary:
+        """Runs to the end, and closes."""
+        with self:
+            for _ in self:
+                pass
+            return self.summary()
+
+    def progress(self) -> RunProgress:
+        """How far it is; from any thread."""
+        return RunProgress(
+            self._count,
+            self._finished,
+            self._solved,
+            self._errors,
+            len(self._open),
+            self._journal.answers,
+            Spent.of(self._spent()),
+        )
+
+    def summary(self) -> RunSummary:
+        """How it stands."""
+        now = self.progress()
+        lost = tuple([self.lost_asks * amount for amount in self._most])
+        if now.finished == now.questions:
+            end = "done"
+        else:
+            end = "total" if self._is_starved and not self._is_interrupted else "interrupted"
+        counts = now.questions, now.finished, now.solved, now.errors, now.spent
+        return RunSummary(*counts, tuple(self.broken), self.lost_asks, Spent.of(lost), end)  # type: ignore[arg-type]
+
+    def searches(self) -> list[tuple[Row, Search]]:
+        """The questions that are being searched, with their searches; from any thread."""
+        return [(recorder.row, recorder.search) for recorder in list(self._open.values())]
+
+    def close(self) -> None:
+        """Lets the folder go; may be called again."""
+        if hasattr(self, "_journal"):
+            self._journal.close()
+        self.folder.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- questions in and out
+
+    def _driven(self) -> Generator[Search]:
+        """The searches as they stop."""
+        searcher = self.searcher
+        if searcher.is_async:
+            return _looped(searcher.arun(self._waiting(), host=self), getattr(searcher.generator, "aclose", None))
+        return searcher.run(self._waiting(), host=self)
+
+    def _waiting(self) -> Iterator[Search]:
+        """What is to be searched: first what had begun. A question that cannot begin is finished at once."""
+        while self._begun:
+            yield self._begun.pop(0)
+        for number, row in enumerate(self.folder.rows()):
+            if not self._is_done[number] and number not in self._open:
+                search = self._started(number, row, ())
+                if search is not None:
+                    self._journal.begun(number)
+                    yield search
+
+    def _replayed(self, events: Mapping[int, list[Answer | Failure]]) -> list[Search]:
+        """What had begun and is not finished, made again from the journal."""
+        rows = enumerate(self.folder.rows() if events else ())
+        started = [self._started(number, row, events[number]) for number, row in rows if number in events]
+        return [search for search in started if search is not None]
+
+    def _started(self, number: int, row: Row, events: Any) -> Search | None:
+        searcher = self.searcher
+        try:
+            task = searcher.task
+            if self.verify and row.answer is not None and hasattr(task, "with_answer"):
+                task = task.with_answer(row.answer)
+            search = Search(
+                row.question,
+                task=task,
+                budget=self.budget if row.budget_tokens is None else replace(self.budget, tokens=row.budget_tokens),
+                seed=self.seed if row.seed is None else row.seed,
+                settings=searcher.settings,
+                clock=searcher.clock,
+                on_event=searcher.on_event,
+            )
+        except Exception as error:
+            self._write(number, _error_line(row, error))
+            return None
+        if events:
+            replay(search, events)
+        search.observer = self._open[number] = Recorder(self._journal, number, row, search)
+        return search
+
+    def _finish(self, search: Search) -> dict[str, Any]:
+        recorder = search.observer
+        assert isinstance(recorder, Recorder), "every search of a run has one"
+        line = self._line(recorder.row, search)
+        if self.keep:
+            search.save(self.folder.search_file(recorder.row))
+        del self._open[recorder.number]
+        self._write(recorder.number, line)
+        return line
+
+    def _line(self, row: Row, search: Search) -> dict[str, Any]:
+        result = search.result()
+        line: dict[str, Any] = {
+            "id": row.id,
+            "answer": result.answer,
+            "solved": result.solved,
+            "spent": asdict(result.spent),
+            "stop_reason": result.stop_reason,
+            "path": list(result.path),
+            "value": result.value,
+        }
+        if result.overrun != Spent():
+            line["overrun"] = asdict(result.overrun)
+        if result.error is not None:
+            line["error"] = _about_error(result.error)
+        try:
+            if self.outcome is not None:
+                line |= self.outcome(row, result)
+            if row.answer is not None and not self.verify:
+                line["correct"] = line["answer"] is not None and self._is_same(row.answer, line["answer"])
+        except Exception as error:
+            line["error"] = _about_error(error)
+        return line
+
+    def _is_same(self, reference: str, answer: str) -> bool:
+        same = getattr(self.searcher.task, "same_answer", None)
+        return bool(reference == answer if same is None else same(reference, answer))
+
+    def _write(self, number: int, line: dict[str, Any]) -> None:
+        self.folder.write_result(line)
+        self._tally(number, line)
+
+    def _tally(self, number: int, line: Mapping[str, Any]) -> None:
+        self._is_done[number] = 1
+        self._finished += 1
+        self._solved += line.get("solved") is True
+        self._errors += "error" in line
+        amounts = Spent(**line["spent"]).amounts()
+        self._settled = [sum(pair) for pair in zip(self._settled, amounts, strict=True)]
+
+    def _spent(self) -> tuple[int, int, int, int]:
+        """By all questions, in all lives."""
+        of_open = [recorder.search._native.account.spent for recorder in list(self._open.values())]
+        tokens, prompt_tokens, tool_calls, cost = map(sum, zip(self._settled, *of_open, strict=True))
+        return tokens, prompt_tokens, tool_calls, cost
+
+    # ---- as the host of a driver
+
+    def room(self, wanted: int, out: int) -> int:
+        """Asks that the total can hold, each at the most that one may take."""
+        if self._limits is None:
+            return wanted
+        for limit, spent, most in zip(self._limits, self._spent(), self._most, strict=True):
+            if limit is not None and most:
+                wanted = min(wanted, (limit - spent) // most - self.lost_asks - out)
+        if wanted <= 0:
+            self._is_starved = True
+            return 0
+        return wanted
+
+    def before_wait(self) -> None:
+        """What was answered by now goes into the journal."""
+        journal = self._journal
+        journal.flush()
+        now_s = time.monotonic()
+        if now_s - self._synced_s >= self.flush_s:
+            self._sync()
+            self._synced_s = now_s
+        if journal.is_large:
+            self.folder.sync_results()  # what is left out of the journal must be there
+            journal.compact(self._open)
+
+    def _sync(self) -> None:
+        self._journal.sync()
+        self.folder.sync_results()
+
+    def _end(self) -> None:
+        """A life has ended in order: notes which answers it did not wait for."""
+        in_flight = [number for number, recorder in self._open.items() if recorder.is_asked]
+        self._journal.ended(in_flight)
+        self._journal.flush()
+        self._sync()
+        if not self._open and self._finished == self._count:
+            self._journal.compact(())
+
+
+def most_of_an_ask(settings: Settings) -> tuple[int, ...]:
+    """The most that one ask may take of each resource, as the engine reserves it at first."""
+    prices = (settings.max_step_tokens, settings.token_cost), (settings.max_prompt_tokens, settings.prompt_token_cost)
+    # Rounded as the engine rounds: a token's price to 1e-18, then each sum to 1e-12, always up.
+    costs = [-(-count * cost_units(price, digits=18) // 10**6) for count, price in prices]
+    step = settings.max_step_tokens, settings.max_prompt_tokens, settings.step_tool_calls
+    score = settings.max_score.amounts()
+    each = (*step, sum(costs) + cost_units(settings.max_step_cost))
+    return tuple([settings.candidates * (own + scored) for own, scored in zip(each, score, strict=True)])
+
+
+def _checked_total(total: Budget | None, settings: Settings) -> tuple[int | None, ...] | None:
+    if total is None:
+        return None
+    settings.check_budget(total)
+    if total.seconds is not None:
+        raise ValueError(
+            "total: expected tokens, cost, tool calls or prompt tokens, got seconds; limit each question's"
+        )
+    return total.limits()
+
+
+def _error_line(row: Row, error: Exception) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "answer": None,
+        "solved": False,
+        "spent": asdict(Spent()),
+        "stop_reason": "error",
+        "path": [],
+        "value": None,
+        "error": _about_error(error),
+    }
+
+
+def _about_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _looped(searches: AsyncGenerator[Search], close: Callable[[], Any] | None) -> Generator[Search]:
+    """What an asynchronous driver gives, in an event loop of its own. Ctrl-C breaks it off."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # there is none
+        pass
+    else:
+        raise TypeError("generator or critic: expected plain ones within a running event loop, got a coroutine")
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                search = _until(loop, loop.create_task(anext(searches)))
+            except StopAsyncIteration:
+                return
+            yield search
+    finally:
+        loop.run_until_complete(searches.aclose())
+        if close is not None:
+            loop.run_until_complete(close())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Search:
+    """Runs a loop until a task is done. Ctrl-C cancels the task, as in `asyncio.run`, and comes when it has ended."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return loop.run_until_complete(task)
+    pressed = False
+
+    def cancel(*_: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        loop.call_soon_threadsafe(task.cancel)
+
+    signal.signal(signal.SIGINT, cancel)
+    try:
+        search = loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:  # as it ended: its result is made again from the journal
+        raise KeyboardInterrupt
+    return search

@@ -1,0 +1,478 @@
+"""Runs: each question as if it were searched alone, also over many lives."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_worlds import BUDGET, WORLD, Killed, Mortal, completed, one_life, questions, results, searcher, written
+from scripted import AsyncGenerator, StreamingGenerator, World
+
+import bavt_fast as bavt
+from bavt_fast.budget import Spent
+from bavt_fast.protocols import GenerationError, Step
+from bavt_fast.runs import Run, RunError, read_run
+from bavt_fast.tasks.text import TextTask
+
+
+def test_a_run_gives_what_search_many_gives(tmp_path: Path) -> None:
+    rows = questions(12)
+    summary = completed(tmp_path / "out", written(tmp_path, rows), seed=4)
+    found = list(read_run(tmp_path / "out"))
+    expected = searcher().search_many([row["question"] for row in rows], budget=BUDGET, seed=4)
+    assert {line["id"] for line in found} == {row["id"] for row in rows}
+    for line in found:
+        result = expected[int(line["id"].removeprefix("id-"))]
+        spent = asdict(result.spent)
+        assert {**line["spent"], "seconds": 0} == {**spent, "seconds": 0}
+        assert (line["answer"], line["solved"], line["path"]) == (result.answer, result.solved, list(result.path))
+        assert (line["stop_reason"], line["value"]) == (result.stop_reason, result.value)
+    assert (summary.questions, summary.finished, summary.end, summary.broken) == (12, 12, "done", ())
+    assert summary.solved == sum(result.solved for result in expected)
+    assert summary.spent.tokens == sum(result.spent.tokens for result in expected)
+    assert summary.lost == Spent()
+
+
+def test_a_run_that_is_done_asks_nothing_more(tmp_path: Path) -> None:
+    rows = questions(3)
+    first = completed(tmp_path / "out", rows)
+    before = (tmp_path / "out" / "results.jsonl").read_bytes()
+    again = one_life(tmp_path / "out", rows, None)
+    assert again.asked == []
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
+    assert completed(tmp_path / "out", rows) == first
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lives_that_end_anywhere_give_what_one_life_gives(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    world = World(seed=seed, goal_share=0.05)
+    rows = questions(14)
+    settings = {"policy": rng.choice(["power", "best_first", "uct"]), "wave": rng.choice([1, 3, 8])}
+    completed(tmp_path / "whole", rows, searcher(world=world, **settings))
+    asked: Counter[Any] = Counter()
+    lives = 0
+    while len(list(read_run(tmp_path / "out")) if (tmp_path / "out").exists() else []) < len(rows):
+        life = one_life(tmp_path / "out", rows, rng.randint(0, 12), world, settings=settings)
+        asked.update(life.asked)
+        lives += 1
+    summary = completed(tmp_path / "out", rows, searcher(world=world, **settings))
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert lives > 2
+    repeated = sum(count - 1 for count in asked.values())
+    assert repeated == summary.lost_asks <= lives * settings["wave"]
+    assert summary.lost.tokens == 64 * summary.lost_asks
+    assert summary.lost.tool_calls == summary.lost_asks
+
+
+def test_time_is_counted_over_all_lives(tmp_path: Path) -> None:
+    """A search that is made again has its tree, its spendings and its time as it had them."""
+
+    class Clock:
+        now_s = 0.0
+
+        def __call__(self) -> float:
+            Clock.now_s += 0.125
+            return Clock.now_s
+
+    def state(run: Run) -> tuple[dict[int, Any], dict[int, float]]:
+        trees: dict[int, Any] = {}
+        times_s: dict[int, float] = {}
+        for row, search in run.searches():
+            tree, account = search.tree, search._native.account
+            trees[row.line] = account.spent, tree.parents.tolist(), tree.values.tolist(), tree.tries.tolist()
+            times_s[row.line] = account.elapsed_s
+        return trees, times_s
+
+    rows, budget = questions(5), bavt.Budget(tokens=400, seconds=30.0)
+    before: dict[int, Any] = {}
+    before_s: dict[int, float] = {}
+    for calls in (3, 4, 5):
+        made = searcher(Mortal(calls=calls), clock=Clock(), wave=3)
+        with Run(tmp_path / "out", made, rows, budget=budget) as run:
+            now, now_s = state(run)
+            assert now == before
+            # What passed while a lost answer was waited for is lost with it: a round of at most three questions.
+            assert all(before_s[line] - 3.0 <= at_s <= before_s[line] for line, at_s in now_s.items())
+            with pytest.raises(Killed):
+                list(run)
+            before, before_s = state(run)
+            assert all(at_s > 0 for at_s in before_s.values())
+    completed(tmp_path / "out", rows, searcher(clock=Clock(), wave=3), budget=budget)
+    for line in read_run(tmp_path / "out"):
+        assert line["stop_reason"] in ("solved", "deadline", "exhausted", "budget")
+        if line["stop_reason"] == "deadline":
+            assert 30.0 <= line["spent"]["seconds"] < 34.0
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "stream"])
+def test_other_generators_give_the_same(kind: str, tmp_path: Path) -> None:
+    rows = questions(10)
+    completed(tmp_path / "whole", rows, searcher(AsyncGenerator(WORLD).inner))
+
+    def made(calls: int) -> Any:
+        generator: Any = AsyncGenerator(WORLD) if kind == "coroutine" else StreamingGenerator(WORLD)
+        method = "propose" if kind == "coroutine" else "collect"
+        inner, left = getattr(generator, method), [calls]
+
+        def count() -> None:
+            left[0] -= 1
+            if left[0] == -1:
+                signal.raise_signal(signal.SIGINT)  # Ctrl-C
+
+        def collect() -> Any:
+            count()
+            return inner()
+
+        async def propose(*arguments: Any) -> Any:
+            count()
+            return await inner(*arguments)
+
+        setattr(generator, method, propose if kind == "coroutine" else collect)
+        return searcher(generator)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for calls in (0, 9, 25):
+            assert completed(tmp_path / "out", rows, made(calls)).end == "interrupted"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert completed(tmp_path / "out", rows, made(10**6)).end == "done"
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_a_question_that_fails_carries_its_error_and_the_others_finish(tmp_path: Path) -> None:
+    def breaks(text: str, count: int) -> list[str]:
+        if text.startswith("bad"):
+            raise OSError("no such model")
+        return ["Answer: 1"]
+
+    rows = [{"id": 1, "question": "bad"}, {"id": 2, "question": "good"}, {"id": 3, "question": "bad too"}]
+    summary = completed(tmp_path, rows, bavt.Searcher(breaks))
+    found = {line["id"]: line for line in read_run(tmp_path)}
+    assert (found[2]["answer"], "error" in found[2]) == ("1", False)
+    for bad in (1, 3):
+        assert (found[bad]["stop_reason"], found[bad]["error"]) == ("error", "OSError: no such model")
+    assert (summary.finished, summary.errors, summary.end) == (3, 2, "done")
+
+
+def test_asks_that_failed_are_charged_again_when_the_run_goes_on(tmp_path: Path) -> None:
+    class Failing(Mortal):
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            answers: list[Any] = super().propose(states, counts, limits)
+            for i, state in enumerate(states):
+                if state.seed % 3 == 0 and (key := (state.text, state.seed)) not in seen:
+                    seen.add(key)
+                    answers[i] = GenerationError("busy", Spent(tokens=2, seconds=0.5))
+            return answers
+
+    rows = questions(8)
+    whole: dict[Any, Any] = {}
+    for name, lives in (("whole", [None]), ("out", [2, 3, 5, None])):
+        seen: set[Any] = set()
+        for calls in lives:
+            try:
+                with Run(tmp_path / name, searcher(Failing(calls=calls), retries=10**6), rows, budget=BUDGET) as run:
+                    list(run)
+            except Killed:
+                assert calls is not None
+        whole[name] = results(tmp_path / name)
+        assert len(seen) > 5
+    assert whole["out"] == whole["whole"]
+
+
+def test_budgets_seeds_and_answers_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        {"id": "plain", "question": "q"},
+        {"id": "small", "question": "q", "budget_tokens": 11},
+        {"id": "other", "question": "q", "seed": 9, "note": "passed over"},
+    ]
+    completed(tmp_path, rows)
+    found = results(tmp_path)
+    for name, budget, seed in (("plain", 120, 0), ("small", 11, 0), ("other", 120, 9)):
+        alone = searcher().search_many(["q"], budget=bavt.Budget(tokens=budget), seed=seed)[0]
+        assert (found[name]["path"], found[name]["spent"]["tokens"]) == (list(alone.path), alone.spent.tokens)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_known_answers_are_searched_for_or_compared_afterwards(verify: bool, tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "question": "half?", "answer": "0.5"},
+        {"id": 2, "question": "half?", "answer": 7},
+        {"id": 3, "question": "half?"},
+    ]
+    made = bavt.Searcher(lambda text, count: ["Answer: 1/2"], task=TextTask())
+    completed(tmp_path, rows, made, verify=verify, budget=bavt.Budget(tokens=10))
+    found = {line["id"]: line for line in read_run(tmp_path)}
+    assert [found[i]["solved"] for i in (1, 2, 3)] == [verify, False, False]
+    if verify:
+        assert found[2]["answer"] is None, "a wrong answer is dropped"
+    else:
+        assert [found[i].get("correct") for i in (1, 2, 3)] == [True, False, None]
+        assert found[2]["answer"] == "1/2"
+
+
+def test_an_outcome_says_more_of_a_result(tmp_path: Path) -> None:
+    def outcome(row: Any, result: Any) -> dict[str, Any]:
+        if row.id == "id-1":
+            raise ArithmeticError("not this one")
+        return {"answer": row.question.upper(), "nodes": result.tree.num_nodes}
+
+    completed(tmp_path, questions(3), outcome=outcome)
+    found = results(tmp_path)
+    assert found["id-0"]["answer"] == "Q0"
+    assert found["id-2"]["nodes"] >= 1
+    assert found["id-1"]["error"] == "ArithmeticError: not this one"
+
+
+# ---- The total
+
+
+@pytest.mark.parametrize("kind", ["tokens", "cost", "tool_calls"])
+def test_the_total_is_hard_over_all_questions_and_lives(kind: str, tmp_path: Path) -> None:
+    rows, amount = questions(20), {"tokens": 500, "cost": 0.5, "tool_calls": 60}[kind]
+    settings = {"token_cost": 0.001, "max_step_tokens": 6, "wave": 8}
+    rng = random.Random(1)
+    for _ in range(30):
+        one_life(tmp_path, rows, rng.randint(0, 6), total=bavt.Budget(**{kind: amount}), settings=settings)
+        with Run(tmp_path, searcher(**settings), rows, budget=BUDGET) as run:
+            now = run.summary()
+        assert getattr(now.spent, kind) + getattr(now.lost, kind) <= amount
+    summary = completed(tmp_path, rows, searcher(**settings), total=bavt.Budget(**{kind: amount}))
+    left = amount - getattr(summary.spent, kind) - getattr(summary.lost, kind)
+    assert (summary.end, summary.finished < 20) == ("total", True)
+    assert 0 <= left < {"tokens": 6, "cost": 0.0061, "tool_calls": 1}[kind]
+    more = completed(tmp_path, rows, searcher(**settings), total=bavt.Budget(**{kind: 100 * amount}))
+    assert more.end == "done"
+    completed(tmp_path / "whole", rows, searcher(**settings))
+    assert results(tmp_path) == results(tmp_path / "whole")
+
+
+def test_a_total_that_nothing_is_charged_to_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing has a price"):
+        completed(tmp_path / "a", questions(1), total=bavt.Budget(cost=1.0))
+    with pytest.raises(ValueError, match="total: expected tokens"):
+        completed(tmp_path / "a", questions(1), total=bavt.Budget(seconds=1.0))
+    assert not (tmp_path / "a").exists()
+
+
+# ---- What is refused
+
+
+BROKEN = [
+    ("not json", "line 2: expected a JSON object"),
+    ("[1]", "line 2: expected an object with id and question, got [1]"),
+    ('{"question": "q"}', "line 2: expected id and question, got none for id"),
+    ('{"id": true, "question": "q"}', "line 2: id: expected a str or an int, got True"),
+    ('{"id": 2, "question": " "}', "line 2: question: expected a str that says something"),
+    ('{"id": 2, "question": "q", "budget_tokens": 0}', "line 2: budget_tokens: expected an integer of at least 1"),
+    ('{"id": 2, "question": "q", "seed": -1}', "line 2: seed: expected an integer from 0"),
+    ('{"id": 2, "question": "q", "answer": []}', "line 2: answer: expected a str or a number"),
+    ('{"id": "1", "question": "q"}', "line 2: id: expected each once, got '1' again, of line 1"),
+    ("[" * 100_000, "line 2: "),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), BROKEN)
+def test_broken_lines_are_named_and_the_others_run(line: str, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path, [{"id": 1, "question": "q"}, line, "", {"id": 3, "question": "q"}])
+    summary = completed(tmp_path / "out", path)
+    assert (summary.finished, [broken.line for broken in summary.broken]) == (2, [2])
+    assert said in str(summary.broken[0])
+    assert set(results(tmp_path / "out")) == {1, 3}
+    with pytest.raises(ValueError, match="questions: line 2: "):
+        Run(tmp_path / "strict", searcher(), path, budget=BUDGET, strict=True)
+    assert not (tmp_path / "strict" / "run.json").exists()
+
+
+def test_a_question_that_the_task_cannot_read_is_a_broken_line(tmp_path: Path) -> None:
+    from bavt_fast.tasks.countdown import Countdown
+
+    made = bavt.Searcher(lambda text, count: ["x"], task=Countdown())
+    with Run(tmp_path, made, [{"id": 1, "question": "no numbers"}], budget=BUDGET) as run:
+        assert "line 1: question: expected integers" in str(run.broken[0])
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    held = Run(tmp_path, searcher(), questions(2), budget=BUDGET)
+    with pytest.raises(RunError, match="another run works in it"):
+        Run(tmp_path, searcher(), questions(2), budget=BUDGET)
+    held.close()
+    completed(tmp_path, questions(2))
+
+
+DIFFERENT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"policy": "best_first"}, {}, "settings.policy: expected 'power', with which this run began, got 'best_first'"),
+    ({}, {"budget": bavt.Budget(tokens=121)}, "budget.tokens: expected 120, .* got 121"),
+    ({}, {"seed": 1}, "seed: expected 0, .* got 1"),
+    ({}, {"verify": False}, "verify: expected True"),
+    ({}, {"about": {"model": "b"}}, "about.model: expected 'a', .* got 'b'"),
+    ({}, {"about": {}}, "about.model: expected 'a', .* got none"),
+    ({}, {"about": {"model": "a", "new": 1}}, "about.new: expected none, .* got 1"),
+]
+
+
+@pytest.mark.parametrize(("settings", "options", "said"), DIFFERENT)
+def test_another_run_is_refused_by_its_first_difference(
+    settings: dict[str, Any], options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    about = {"about": {"model": "a"}}
+    one_life(tmp_path, questions(4), 2, **about)
+    with pytest.raises(RunError, match=said):
+        completed(tmp_path, questions(4), searcher(**settings), **{**about, **options})
+    allowed = searcher(wave=3, record=True, retries=1)
+    assert completed(tmp_path, questions(4), allowed, total=bavt.Budget(tokens=10**6), flush_s=0, **about).end == "done"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (questions(3), "line 4: expected .*id-3.* got no more questions"),
+        (questions(5), "line 5: expected no more questions, .* got .*id-4"),
+        ([*questions(2), {"id": "id-2", "question": "q2?"}, *questions(4)[3:]], r"line 3: expected .*q2.* got .*q2\?"),
+        (questions(4, seed=1), 'line 1: expected .* got .*"seed": 1'),
+    ],
+)
+def test_other_questions_are_refused_by_the_first_line_that_differs(rows: Any, said: str, tmp_path: Path) -> None:
+    one_life(tmp_path, questions(4), 2)
+    with pytest.raises(RunError, match="questions: " + said):
+        completed(tmp_path, rows)
+    completed(tmp_path, questions(4))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(RunError, match=r"expected the folder of a run, or an empty one, got one with thesis\.tex"):
+        completed(tmp_path, questions(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_several_asks_in_one_tree_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leaves: expected 1 in a run"):
+        Run(tmp_path, searcher(leaves=2), questions(1), budget=BUDGET)
+
+
+def test_another_version_of_a_task_is_found_out(tmp_path: Path) -> None:
+    one_life(tmp_path, questions(4), 4)
+    other = bavt.Searcher(Mortal(), None, searcher(world=World(seed=99)).task, wave=8, step_tool_calls=1)
+    with pytest.raises((RunError, ValueError), match=r"critic: expected|does not fit"):
+        completed(tmp_path, questions(4), other)
+
+
+# ---- Files
+
+
+def test_a_result_that_a_kill_cut_is_written_again(tmp_path: Path) -> None:
+    rows = questions(6)
+    completed(tmp_path / "whole", rows)
+    one_life(tmp_path / "out", rows, 36)
+    path = tmp_path / "out" / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) >= 2
+    for tail in (lines[-1][:-1], lines[-1][:20], b"{", b"\0" * 30 + b"\n", b'{"id": 5}\n' + lines[0]):
+        path.write_bytes(b"".join(lines[:-1]) + tail)
+        with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
+            assert run.progress().finished == len(lines) - 1
+        assert path.read_bytes() == b"".join(lines[:-1])
+    completed(tmp_path / "out", rows)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_a_journal_that_is_compacted_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bavt_fast.runs import journal
+
+    rows = questions(30)
+    completed(tmp_path / "whole", rows)
+    monkeypatch.setattr(journal, "COMPACT_BYTES", 2_000)
+    sizes = []
+    for calls in (7, 11, 13, 60):
+        one_life(tmp_path / "out", rows, calls)
+        sizes.append((tmp_path / "out" / "journal").stat().st_size)
+    completed(tmp_path / "out", rows)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert (tmp_path / "out" / "journal").stat().st_size < 100
+    assert not list((tmp_path / "out").glob(".bavt-*"))
+
+
+def test_searches_are_kept_where_they_are_wanted(tmp_path: Path) -> None:
+    rows = [{"id": name, "question": "q"} for name in ("plain", "a/b", "..", ".hidden", "ü", "x" * 300)]
+    completed(tmp_path, rows, keep=True)
+    kept = sorted((tmp_path / "searches").iterdir())
+    assert len(kept) == len(rows)
+    pictures = bavt.view.pictures(tmp_path)
+    assert len(pictures) == len(rows)
+    assert {picture.question for picture in pictures} == {"q"}
+
+
+class FullDisk:
+    """Stands for ``os.write``: takes so many bytes, then says that there is no room."""
+
+    def __init__(self, room: int, write: Any) -> None:
+        self.room, self.write = room, write
+
+    def __call__(self, descriptor: int, data: Any) -> int:
+        taken = min(len(data), self.room)
+        if taken == 0:
+            raise OSError(28, "No space left on device")
+        self.room -= taken
+        return int(self.write(descriptor, data[:taken]))
+
+
+@pytest.mark.parametrize("room", [0, 10, 1_000, 5_000])
+def test_a_full_disk_ends_with_one_error_and_goes_on_later(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    rows = questions(8)
+    completed(tmp_path / "whole", rows)
+    with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
+        with monkeypatch.context() as patched:
+            patched.setattr("bavt_fast._files.os.write", FullDisk(room, os.write))
+            with pytest.raises(RunError, match="No space left on device; what was answered before is kept") as failed:
+                list(run)
+        assert str(tmp_path / "out") in str(failed.value)
+        assert run.summary().end == "interrupted"
+    completed(tmp_path / "out", rows)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_progress_and_searches_may_be_read_at_any_time(tmp_path: Path) -> None:
+    rows = questions(6)
+    with Run(tmp_path, searcher(wave=2), rows, budget=BUDGET) as run:
+        for done, _ in enumerate(run, start=1):
+            now = run.progress()
+            assert (now.questions, now.finished) == (6, done)
+            assert now.under_way == len(run.searches()) <= 2
+            assert all(row.question == search.question for row, search in run.searches())
+        assert run.progress().answers > 6
+
+
+def test_lines_are_json(tmp_path: Path) -> None:
+    def odd(text: str, count: int) -> list[Step]:
+        return [Step("lone \ud800 and \u2028\n", 3)]
+
+    completed(tmp_path, [{"id": 1, "question": "q \ud83d"}], bavt.Searcher(odd), budget=bavt.Budget(tokens=9))
+    assert len(list(read_run(tmp_path))) == 1
+    for line in (tmp_path / "questions.jsonl").read_bytes().splitlines():
+        json.loads(line)
+
+
+def test_a_caller_may_stop_early(tmp_path: Path) -> None:
+    rows = questions(6)
+    completed(tmp_path / "whole", rows)
+    seen: Sequence[Any] = []
+    with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
+        for line in run:
+            seen = [line["id"]]
+            break
+    assert len(seen) == 1
+    completed(tmp_path / "out", rows)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")

@@ -33,15 +33,20 @@ PROBE = "1 2 3 4 = (a b c"
 """The text whose last state is the probe: words of most tokenizers, among them those of small ones."""
 LEAST_COSINE = 0.98
 """Of two probes of one model: half precision changes the fourth digit, another model everything."""
+LAST = "last"
+"""The last layer's states, behind the final norm."""
 _KEY = "bavt_fast"
 
 
 class _Model(Protocol):
-    """A `TorchModel`."""
+    """A `TorchModel`, or a generator over a server that hands over hidden states.
 
-    hidden_size: int
+    Its ``hidden_layer`` says which layer's they are; without one it is the last's, behind the final norm.
+    """
 
-    def encode(self, text: str) -> Tensor: ...
+    def encode(self, text: str) -> Any:
+        """(1, H): the state of the text's last token."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class CriticManifest:
     Attributes:
         model: its name, for people.
         hidden_size: H.
-        layer: the states that it reads: "last" is the last layer's behind the final norm, of a step's last token.
+        layer: the states that it reads, of a step's last token: "last" for the last layer's behind the final norm, a
+            number for that layer's output.
         task: its name, for people and for `load_critic`.
         predicts: "value", "residual" or "logit", as `HiddenStateCritic` has them.
         figures: how good it was on held-out questions, and what its training took.
@@ -61,7 +67,7 @@ class CriticManifest:
     hidden_size: int
     task: str
     predicts: Literal["value", "residual", "logit"]
-    layer: str = "last"
+    layer: str = LAST
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,7 +76,7 @@ def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: C
 
     Args:
         head: a `ResidualValuePredictor`.
-        model: the `TorchModel` that it was trained for.
+        model: the `TorchModel` that it was trained for, or a generator over a server with its hidden states.
 
     Raises:
         ValueError: head and manifest do not fit the model, or a weight is not finite.
@@ -78,15 +84,20 @@ def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: C
     """
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in head.state_dict().items()}
     width = getattr(head, "hidden_dim", None)
-    if not manifest.hidden_size == width == model.hidden_size:
+    probe = _probe(model)
+    if not manifest.hidden_size == width == len(probe):
         raise ValueError(
-            f"head: expected the model's width of {model.hidden_size}, got a head of width {width} and a manifest that "
+            f"head: expected the model's width of {len(probe)}, got a head of width {width} and a manifest that "
             f"says {manifest.hidden_size}"
+        )
+    if manifest.layer != _layer_of(model):
+        raise ValueError(
+            f"manifest: expected the layer of the model's states, {_layer_of(model)!r}, got {manifest.layer!r}"
         )
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise ValueError(f"head: expected finite weights, got NaN or infinity in {name}")
-    weights["probe"] = _probe(model)
+    weights["probe"] = probe
     target = Path(path)
     fresh = target.with_name(target.name + ".new")
     text = json.dumps(_strict({"format": FORMAT, "probe_text": PROBE, **asdict(manifest)}), allow_nan=False)
@@ -108,7 +119,7 @@ def load_critic(path: str | os.PathLike[str], model: _Model, *, task: str | None
     """The critic of a file, for the model that it was trained for.
 
     Args:
-        model: a `TorchModel`.
+        model: a `TorchModel`, or a generator over a server with its hidden states (``hidden_layer``).
         task: the name of the task that it is wanted for; None for any.
 
     Raises:
@@ -119,14 +130,18 @@ def load_critic(path: str | os.PathLike[str], model: _Model, *, task: str | None
     manifest, weights = _read(path)
     if task is not None and task != manifest.task:
         raise ValueError(f"critic: expected one trained for the task {task!r}, got one for {manifest.task!r} in {path}")
-    if manifest.hidden_size != model.hidden_size:
+    if manifest.layer != _layer_of(model):
         raise ValueError(
-            f"critic: expected one for states of width {model.hidden_size} ({model!r}), got one of width "
+            f"critic: expected one for states of layer {_layer_of(model)!r} ({model!r}), got one for layer "
+            f"{manifest.layer!r} of {manifest.model!r} in {path}"
+        )
+    probe = _probe(model)
+    if manifest.hidden_size != len(probe):
+        raise ValueError(
+            f"critic: expected one for states of width {len(probe)} ({model!r}), got one of width "
             f"{manifest.hidden_size} for {manifest.model!r} in {path}"
         )
-    if manifest.layer != "last":
-        raise ValueError(f"critic: expected one that reads the last layer, got one for {manifest.layer!r} in {path}")
-    likeness = float(torch.cosine_similarity(_probe(model), weights.pop("probe"), dim=0))
+    likeness = float(torch.cosine_similarity(probe, weights.pop("probe"), dim=0))
     if not likeness >= LEAST_COSINE:
         raise ValueError(
             f"critic: expected one trained on the states of {model!r}, got one for {manifest.model!r} in {path}, whose "
@@ -147,7 +162,13 @@ def _strict(value: Any) -> Any:
 
 
 def _probe(model: _Model) -> Tensor:
-    return model.encode(PROBE)[0].detach().float().cpu().clone()
+    return torch.as_tensor(model.encode(PROBE)[0]).detach().float().cpu().clone()
+
+
+def _layer_of(model: _Model) -> str:
+    """As `CriticManifest.layer` has it."""
+    layer: str | None = getattr(model, "hidden_layer", None)
+    return LAST if layer is None else layer
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[CriticManifest, dict[str, Tensor]]:

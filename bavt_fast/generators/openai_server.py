@@ -13,17 +13,24 @@ The key comes from the environment (OPENAI_API_KEY) or from `api_key`, and is ne
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import copy
 import os
 import random
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bavt_fast._checks import as_amount, as_count
-from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Step, StepRequest
+from bavt_fast.budget import Spent
+from bavt_fast.generators.hidden_states import HiddenStateError, source_of
+from bavt_fast.generators.served_steps import as_delimiters, candidate_seed, goes_on, joined
+from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
@@ -79,9 +86,12 @@ class OpenAIGenerator:
         token_ids: send contexts as the token ids that the model made (``return_token_ids``, an extension of vLLM), so
             that no text is tokenised anew. Not in a chat.
         logprobs: ask for the probability of every token, for `Step.log_probability`.
-        stop_is_returned: ask the server to return the stop string with the text (``include_stop_str_in_output`` of vLLM
-            and SGLang); "always" for one that does so unasked and takes no such field (``transformers serve``). Where
-            it does not, the first delimiter takes its place.
+        stop_is_returned: ask the server to return the stop string with the text (``include_stop_str_in_output`` of
+            vLLM); "always" for one that does so unasked and takes no such field (``transformers serve``). Where it does
+            not, the delimiter that the server names is appended, or else the first one.
+        hidden_layer: steps carry the hidden states of this layer, for a critic that reads them: "last" (behind the
+            final norm), or a layer's number as a str. `bavt_fast.generators.hidden_states` has what the server needs.
+        hidden_directory: the folder in which vLLM leaves them; None for SGLang, which sends them.
         max_in_flight: requests out at once.
         timeout_s: of one request; a question's deadline comes before it.
         retries: times that a request is sent again after a dropped connection, a timeout, or a status of 408, 409, 425,
@@ -110,6 +120,8 @@ class OpenAIGenerator:
         token_ids: bool = False,
         logprobs: bool = False,
         stop_is_returned: bool | Literal["always"] = False,
+        hidden_layer: str | None = None,
+        hidden_directory: str | os.PathLike[str] | None = None,
         max_in_flight: int = 64,
         timeout_s: float = 120.0,
         retries: int = 5,
@@ -135,13 +147,15 @@ class OpenAIGenerator:
         self._api_key = api_key
         self.base_url = base_url
         self.model = model
-        self.delimiters = _delimiters(delimiter)
+        self.delimiters = as_delimiters(delimiter)
         self.temperature = as_amount("temperature", temperature, allow_zero=True)
         self.top_p, self.top_k, self.min_p = top_p, top_k, min_p
         self.chat, self.system = chat, system
         self.continue_body = dict(_CONTINUE if continue_body is None else continue_body)
         self.token_ids, self.logprobs = token_ids, logprobs
         self.stop_is_returned = stop_is_returned
+        self._hidden = source_of(hidden_layer, hidden_directory)
+        self.hidden_layer = None if self._hidden is None else self._hidden.layer
         self.max_in_flight = as_count("max_in_flight", max_in_flight, minimum=1)
         self.timeout_s = as_amount("timeout_s", timeout_s)
         self.retries = as_count("retries", retries)
@@ -163,6 +177,30 @@ class OpenAIGenerator:
             computed_prompt_tokens=now.prompt_tokens - now.cached_tokens,
             saved_prompt_tokens=now.cached_tokens,
         )
+
+    def encode(self, text: str) -> NDArray[np.float32]:
+        """(1, H): the hidden state of a text's last token, as `load_critic` asks a model for it.
+
+        Raises:
+            TypeError: the generator has no ``hidden_layer``.
+            GenerationError: the server cannot be asked, or gives no such state.
+        """
+        with ThreadPoolExecutor(1) as thread:  # an event loop of its own, also where one is running
+            return thread.submit(asyncio.run, self._encode(text)).result()
+
+    async def _encode(self, text: str) -> NDArray[np.float32]:
+        if self._hidden is None:
+            raise TypeError("hidden_layer: expected a generator with one, such as hidden_layer='last', got none")
+        plain = copy.copy(self)
+        plain.chat, plain.token_ids, plain.logprobs, plain._connection = False, False, False, None
+        try:
+            request = StepRequest(text, sampling=Sampling(0.0))
+            step = await plain._ask(request, 0, 1, None)
+        finally:
+            await plain.aclose()
+        if step is None:
+            raise GenerationError(f"server {self.base_url or 'OpenAI'}: no room behind {text!r:.80}")
+        return np.asarray(step.hidden)[None]
 
     async def aclose(self) -> None:
         """Closes the connections, in the event loop that they were made in. The next ask opens new ones."""
@@ -204,7 +242,7 @@ class OpenAIGenerator:
         """
         deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
         step = await self._ask(request, candidate, limit, deadline)
-        while step is not None and step.finish_reason == "delimiter" and step.tokens < limit and self._is_blank(step):
+        while step is not None and goes_on(step, limit, self.delimiters):
             behind = request._replace(node=Node(None, None, request.node, step))
             try:
                 more = await self._ask(behind, candidate, limit - step.tokens, deadline)
@@ -212,19 +250,14 @@ class OpenAIGenerator:
                 return step  # it is paid for, and the next ask will meet the error
             if more is None:
                 return step
-            step = _joined(step, more)
+            step = joined(step, more)
         return step
-
-    def _is_blank(self, step: Step) -> bool:
-        text = step.text
-        for end in self.delimiters:
-            text = text.replace(end, "")
-        return not text.strip()
 
     async def _ask(self, request: StepRequest, candidate: int, limit: int, deadline: float | None) -> Step | None:
         """One answer of the server, tried again where that is of use."""
         connection = self._connected()
-        body = self._body(request, candidate, limit)
+        hidden = {} if self._hidden is None else self._hidden.fields()
+        body = self._body(request, candidate, limit, hidden)
         endpoint = connection.client.chat.completions if self.chat else connection.client.completions
         async with connection.free:
             for attempt in range(self.retries + 1):
@@ -248,8 +281,14 @@ class OpenAIGenerator:
                     await asyncio.sleep(wait_s)
                 else:
                     self._counts["requests"] += 1
-                    return step
-        raise AssertionError("the last attempt returns or raises")
+                    break
+        if self._hidden is not None:
+            try:
+                step.hidden = await self._hidden.take(hidden, answer.choices[0])
+            except HiddenStateError as error:
+                self._counts["failures"] += 1
+                raise GenerationError(f"server {self.base_url or 'OpenAI'}: {error}", Spent(step.tokens)) from None
+        return step
 
     def _connected(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -261,9 +300,9 @@ class OpenAIGenerator:
 
     # ---- what is sent
 
-    def _body(self, request: StepRequest, candidate: int, limit: int) -> dict[str, Any]:
+    def _body(self, request: StepRequest, candidate: int, limit: int, hidden: Mapping[str, Any]) -> dict[str, Any]:
         wanted = request.sampling
-        extra: dict[str, Any] = dict(self.extra_body)
+        extra: dict[str, Any] = {**self.extra_body, **hidden}
         for name in ("top_k", "min_p"):
             value = getattr(wanted, name) if getattr(wanted, name) is not None else getattr(self, name)
             if value is not None:
@@ -276,7 +315,7 @@ class OpenAIGenerator:
             "stop": list(self.delimiters),
             "temperature": self.temperature if wanted.temperature is None else wanted.temperature,
             "top_p": self.top_p if wanted.top_p is None else wanted.top_p,
-            "seed": _seed(request.seed, candidate),
+            "seed": candidate_seed(request.seed, candidate),
         }
         if self.logprobs:
             body["logprobs"] = True if self.chat else 1
@@ -348,7 +387,7 @@ class OpenAIGenerator:
             return text, "limit"
         said = _said(choice)
         if isinstance(said, str) and said in self.delimiters:
-            return text + ("" if self.stop_is_returned else said), "delimiter"
+            return text + said, "delimiter"
         if said != "unsaid" or self.stop_is_returned or not text.strip():
             return text, "end"
         return text + self.delimiters[0], "delimiter"
@@ -398,33 +437,6 @@ class OpenAIGenerator:
         if key and key != "none":
             text = text.replace(key, "[key]")
         return GenerationError(f"server {self.base_url or 'OpenAI'}: {text:.500}")
-
-
-def _joined(first: Step, second: Step) -> Step:
-    """Two answers, the second of which goes on from the first, as one step."""
-    known = first.log_probability is not None and second.log_probability is not None
-    return Step(
-        first.text + second.text,
-        first.tokens + second.tokens,
-        second.finish_reason,
-        first.prompt_tokens + second.prompt_tokens,
-        token_ids=first.token_ids + second.token_ids if first.token_ids and second.token_ids else (),
-        log_probability=(first.log_probability or 0.0) + (second.log_probability or 0.0) if known else None,
-        cached_tokens=first.cached_tokens + second.cached_tokens,
-    )
-
-
-def _delimiters(delimiter: str | Sequence[str]) -> tuple[str, ...]:
-    ends = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
-    if not 1 <= len(ends) <= 4 or not all(isinstance(end, str) and end for end in ends):
-        raise ValueError(f"delimiter: expected one to four non-empty str (a server takes four), got {delimiter!r:.80}")
-    return ends
-
-
-def _seed(seed: int, candidate: int) -> int:
-    """31 bits, which every server takes."""
-    digest = hashlib.blake2b(f"{seed}/{candidate}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def _count(holder: Any, name: str) -> int | None:

@@ -81,7 +81,7 @@ def changed(path: Path, tensors: Any = None, **fields: Any) -> Path:
     ("fields", "match"),
     [
         ({"task": "countdown"}, "trained for the task 'text', got one for 'countdown'"),
-        ({"layer": "before the norm"}, "reads the last layer, got one for 'before the norm'"),
+        ({"layer": "12"}, "for states of layer 'last' .*, got one for layer '12' of 'tiny'"),
         ({"format": 2}, "is not a critic's file .*format 1"),
         ({"probe_text": "other"}, "is not a critic's file .*probe"),
         ({"predicts": "luck"}, "is not a critic's file .*predicts"),
@@ -121,6 +121,7 @@ def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
     for head, manifest, match in (
         (bavt.ResidualValuePredictor(16), MANIFEST, "head: expected the model's width of 32"),
         (bavt.ResidualValuePredictor(32), replace(MANIFEST, hidden_size=16), "manifest that says 16"),
+        (bavt.ResidualValuePredictor(32), replace(MANIFEST, layer="2"), "states, 'last', got '2'"),
         (bad, MANIFEST, "finite weights"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from served import free_port, served
 
 from bavt_fast.folder_settings import embedded_folder
+from bavt_fast.generators.hidden_states import vllm_arguments
 
 HERE = Path(__file__).parent
 PATIENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-VLLM = {**PATIENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+ROOT = HERE.parent.parent
+"""Where a server finds the connector, in an environment without this package."""
+# Bound to every core it would wait for the threads of others, spinning.
+VLLM = {
+    **PATIENT,
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 class Server(NamedTuple):
@@ -35,9 +46,28 @@ def no_key_or_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """vLLM with the embedded Countdown model. BAVT_VLLM_URL names one that runs already, such as http://127.0.0.1:8000."""
+    """vLLM with the embedded Countdown model. BAVT_VLLM_URL names one that runs already: http://127.0.0.1:8000."""
+    yield from _vllm(tmp_path_factory, "BAVT_VLLM_URL")
+
+
+@pytest.fixture(scope="session")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which `vllm_states` leaves hidden states."""
+    return Path(os.environ.get("BAVT_VLLM_STATES") or tmp_path_factory.mktemp("states"))
+
+
+@pytest.fixture(scope="session")
+def vllm_states(tmp_path_factory: pytest.TempPathFactory, states: Path) -> Iterator[Server]:
+    """The same, handing over hidden states. BAVT_VLLM_STATES_URL and BAVT_VLLM_STATES name one that runs already."""
+    layers = json.loads((embedded_folder() / "config.json").read_text())["num_hidden_layers"]
+    yield from _vllm(tmp_path_factory, "BAVT_VLLM_STATES_URL", vllm_arguments(layers, states))
+
+
+def _vllm(
+    tmp_path_factory: pytest.TempPathFactory, variable: str, more: Mapping[str, Any] | None = None
+) -> Iterator[Server]:
     folder = embedded_folder()
-    running = os.environ.get("BAVT_VLLM_URL")
+    running = os.environ.get(variable)
     if running:
         yield Server(f"{running}/v1", "countdown", folder)
         return
@@ -48,6 +78,8 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command += ["--model", str(folder), "--served-model-name", "countdown", "--dtype", "float32"]
     command += ["--max-model-len", "64", "--block-size", "32", "--enforce-eager", "--enable-prompt-tokens-details"]
     command += ["--chat-template", str(HERE / "countdown.jinja")]
+    for name, value in (more or {}).items():
+        command += [f"--{name.replace('_', '-')}", json.dumps(value)]
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     with served(command, f"http://127.0.0.1:{port}/health", log, env=VLLM):
         yield Server(f"http://127.0.0.1:{port}/v1", "countdown", folder)

@@ -1,0 +1,49 @@
+"""What generators share whose model runs elsewhere: steps that take several answers, seeds, delimiters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from bavt_fast.protocols import Step
+
+__all__ = ["as_delimiters", "candidate_seed", "goes_on", "joined"]
+
+
+def as_delimiters(delimiter: str | Sequence[str]) -> tuple[str, ...]:
+    """The delimiters as a tuple. Raises ValueError for none, an empty one, or more than servers take."""
+    ends = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
+    if not 1 <= len(ends) <= 4 or not all(isinstance(end, str) and end for end in ends):
+        raise ValueError(f"delimiter: expected one to four non-empty str (a server takes four), got {delimiter!r:.80}")
+    return ends
+
+
+def candidate_seed(seed: int, candidate: int) -> int:
+    """31 bits, which every server takes."""
+    digest = hashlib.blake2b(f"{seed}/{candidate}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def goes_on(step: Step, limit: int, delimiters: Sequence[str]) -> bool:
+    """Whether a step that ended at a delimiter has said nothing yet, and the model may go on behind it."""
+    if step.finish_reason != "delimiter" or step.tokens >= limit:
+        return False
+    text = step.text
+    for end in delimiters:
+        text = text.replace(end, "")
+    return not text.strip()
+
+
+def joined(first: Step, second: Step) -> Step:
+    """Two answers, the second of which goes on from the first, as one step."""
+    known = first.log_probability is not None and second.log_probability is not None
+    return Step(
+        first.text + second.text,
+        first.tokens + second.tokens,
+        second.finish_reason,
+        first.prompt_tokens + second.prompt_tokens,
+        hidden=second.hidden,
+        token_ids=first.token_ids + second.token_ids if first.token_ids and second.token_ids else (),
+        log_probability=(first.log_probability or 0.0) + (second.log_probability or 0.0) if known else None,
+        cached_tokens=first.cached_tokens + second.cached_tokens,
+    )

@@ -31,6 +31,7 @@ from bavt_fast.critics.prompted import AsyncPromptedCritic, PromptedCritic
 from bavt_fast.engine import Ask, Search
 from bavt_fast.events import Event
 from bavt_fast.generators.openai_server import OpenAIGenerator
+from bavt_fast.generators.vllm_engine import VLLMGenerator
 from bavt_fast.protocols import (
     Critic,
     Description,
@@ -98,6 +99,7 @@ __all__ = [
     "TicketError",
     "Tree",
     "TreeNode",
+    "VLLMGenerator",
     "Vote",
     "iterations_needed",
     "kernels",

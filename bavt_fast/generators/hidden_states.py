@@ -106,7 +106,13 @@ class FileStates:
         made = getattr(choice, "token_ids", None)
         if not isinstance(made, (list, tuple)) or not made:
             raise HiddenStateError(f"hidden_layer: expected the answer's token ids from the server, got {made!r:.80}")
-        return await self.state_of(fields["kv_transfer_params"][REQUEST_KEY], made)
+        return await self.state_of(self.name_in(fields), made)
+
+    @staticmethod
+    def name_in(fields: Mapping[str, Any]) -> str:
+        """The file's name in what `fields` gave."""
+        name: str = fields["kv_transfer_params"][REQUEST_KEY]
+        return name
 
     async def state_of(self, name: str, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """(H,): the state that predicted the last of a request's tokens. The file is removed."""

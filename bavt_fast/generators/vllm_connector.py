@@ -18,6 +18,8 @@ import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorRole
 from vllm.distributed.kv_transfer.kv_connector.v1.example_hidden_states_connector import ExampleHiddenStatesConnector
 from vllm.logger import init_logger
+from vllm.platforms import current_platform
+from vllm.v1.sample import rejection_sampler
 
 from bavt_fast.generators.final_norm import load_final_norm
 from bavt_fast.generators.hidden_states import LAST, REQUEST_KEY, is_name, remove_old, write_states
@@ -48,6 +50,23 @@ class EndedRequests(KVConnectorMetadata):  # type: ignore[misc]
         self.ended = ended
 
 
+def expanded(
+    values: torch.Tensor, ends: torch.Tensor, count: int, replace_from: float = 0, replace_to: float = 0
+) -> torch.Tensor:
+    """Each request's value for each of its tokens, as vLLM's `expand_batch_to_tokens`.
+
+    That of vLLM 0.32 for the CPU writes its result into a copy, so that tokens are drawn at the temperature that memory
+    happens to hold as soon as states are kept, and one request with a temperature spoils the greedy ones beside it.
+
+    Args:
+        values: (requests,). ends: (requests,), running sums of their tokens. count: of all tokens.
+        replace_from, replace_to: the first becomes the second.
+    """
+    counts = torch.diff(ends, prepend=ends.new_zeros(1))
+    values = torch.where(values == replace_from, values.new_tensor(replace_to), values)
+    return torch.repeat_interleave(values, counts, output_size=count)
+
+
 class StepStateConnector(ExampleHiddenStatesConnector):  # type: ignore[misc]
     """vLLM's example, with four differences: only requests that ask; no pinned memory or CUDA events, so that it runs
     on a CPU too; generated tokens alone; the final norm."""
@@ -60,8 +79,11 @@ class StepStateConnector(ExampleHiddenStatesConnector):  # type: ignore[misc]
         is_last = layers[0] == vllm_config.model_config.hf_text_config.num_hidden_layers
         self._layer = LAST if is_last else str(layers[0])
         self._norm = None
-        if is_last and role == KVConnectorRole.WORKER:
-            self._norm = load_final_norm(vllm_config.model_config.model)
+        if role == KVConnectorRole.WORKER:
+            if is_last:
+                self._norm = load_final_norm(vllm_config.model_config.model)
+            if current_platform.is_cpu():
+                rejection_sampler.expand_batch_to_tokens = expanded
         self._waiting: list[Ended] = []
         self._written: set[str] = set()
         self._swept_s = time.monotonic()

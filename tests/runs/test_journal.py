@@ -1,0 +1,156 @@
+"""The journal: whatever is cut off its end, what is left is what was written before."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bavt_fast.protocols import Description, Step
+from bavt_fast.runs import journal as journals
+from bavt_fast.runs.journal import Answer, Failure, Journal, read_journal
+
+STEPS = [
+    Step("plain\n", 3),
+    Step("", 1, "end"),
+    Step('"quoted" \\ \x00 \u2028 \ud800 ü\n', 7),
+    Step("\ud83d", 1),
+    Step("priced\n", 2, "limit", 5, 1, 0.1, 0.25, None, (1, -5, 10**40), (0.5, 0.0, 1e-320), -1.5, 4),
+    Step("= 00000000\n", 1),
+    Step("never\n", 1, log_probability=-float("inf")),
+]
+ABOUTS = [
+    Description(),
+    Description(True, None, "an answer\n", None, 0),
+    Description(False, None, None, "prompt \ud83d", 7),
+    Description(True, False),
+]
+
+
+def event(rng: random.Random) -> Any:
+    asked_s = rng.choice([None, 0.0, 1 / 3])
+    if rng.random() < 0.2:
+        return Failure(asked_s, rng.random(), rng.choice([None, [3, 0, 0.5, 0.1, 0]]))
+    steps = [rng.choice(STEPS) for _ in range(rng.choice([0, 1, 1, 1, 3]))]
+    abouts = [rng.choice(ABOUTS) for _ in steps][: rng.randint(0, len(steps))]
+    return Answer(
+        asked_s, rng.random(), steps, abouts, [rng.random() for _ in abouts], rng.choice([None, (3, 0, 0, 5)])
+    )
+
+
+def nothing(path: Path) -> Any:
+    return read_journal(path, lambda number: True)
+
+
+def listed(events: dict[int, list[Any]]) -> dict[int, list[Any]]:
+    """Answers with their columns as lists, which is how they come back."""
+    return {
+        number: [
+            event
+            if isinstance(event, Failure)
+            else Answer(event[0], event[1], *map(list, event[2:5]), None if event.cost is None else list(event.cost))
+            for event in own
+        ]
+        for number, own in events.items()
+    }
+
+
+def write(path: Path, rng: random.Random, blocks: int) -> list[tuple[int, dict[int, list[Any]]]]:
+    """(end in bytes, events by question) after each block."""
+    journal = Journal(path, nothing(path))
+    events: dict[int, list[Any]] = {}
+    states: list[tuple[int, dict[int, list[Any]]]] = [(0, {})]
+    for _ in range(blocks):
+        for _ in range(rng.randint(1, 4)):
+            number = rng.randrange(5)
+            if number not in events:
+                journal.begun(number)
+                events[number] = []
+            made = event(rng)
+            events[number].append(made)
+            (journal.answered if isinstance(made, Answer) else journal.failed)(number, made)
+        journal.flush()
+        states.append((path.stat().st_size, {number: [*own] for number, own in events.items()}))
+    journal.close()
+    return states
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_journal_cut_anywhere_says_what_its_whole_blocks_say(seed: int, tmp_path: Path) -> None:
+    rng, path = random.Random(seed), tmp_path / "journal"
+    states = write(path, rng, 6)
+    whole = path.read_bytes()
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        block_end, events = max(state for state in states if state[0] <= end)
+        history = nothing(path)
+        assert (history.end, history.dropped) == (block_end, end - block_end)
+        assert listed(history.events) == listed(events)
+        assert history.lost_now == len(events)
+        if rng.random() < 0.02:  # what follows is appended behind the last whole block
+            journal = Journal(path, history)
+            journal.begun(9)
+            journal.flush()
+            journal.close()
+            assert set(nothing(path).events) == {*events, 9}
+
+
+def test_a_block_that_was_damaged_ends_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    states = write(path, random.Random(1), 6)
+    whole = path.read_bytes()
+    rng = random.Random(2)
+    for _ in range(200):
+        at = rng.randrange(len(whole))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        before = max(state for state in states if state[0] <= at)
+        history = nothing(path)
+        assert (history.end, listed(history.events)) == (before[0], listed(before[1]))
+
+
+def test_a_whole_block_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(journals._closed(b"12 z what\n"))
+    with pytest.raises(ValueError, match="expected a line of a journal"):
+        nothing(path)
+
+
+def test_lost_asks_are_those_in_flight_when_a_life_ended(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    lives: list[tuple[list[int], list[int] | None, int, int]] = [
+        ([0, 1, 2], None, 3, 0),  # begun, in flight at the end (None: it was killed), lost then, lost before
+        ([3], [0, 3], 2, 3),
+        ([], [], 0, 5),
+        ([], None, 4, 5),
+    ]
+    for begun, in_flight, now, before in lives:
+        journal = Journal(path, nothing(path))
+        for number in begun:
+            journal.begun(number)
+        if in_flight is not None:
+            journal.ended(in_flight)
+        elif not begun:
+            journal.answered(0, Answer(None, 0.0, [], [], []))
+        journal.flush()
+        journal.close()
+        history = nothing(path)
+        assert (history.lost_now, history.lost_before) == (now, before)
+
+
+def test_compacting_leaves_out_what_is_finished_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    events = write(path, random.Random(3), 40)[-1][1]
+    history = nothing(path)
+    journal = Journal(path, history)
+    journal.flush()  # what was lost
+    journal.compact({1, 4})
+    size = path.stat().st_size
+    journal.begun(7)
+    journal.flush()
+    journal.close()
+    again = nothing(path)
+    assert listed(again.events) == listed({1: events[1], 4: events[4], 7: []})
+    assert again.lost_before == history.lost_now
+    assert path.stat().st_size > size

@@ -1,40 +1,42 @@
-"""Time per iteration of the recipe as it circulates and of ours, with a model that costs little.
+"""Run the comparison with the recipe as it circulates and write the report.
 
-    python -m benchmarks.recipe [--repeats N] [--json FILE]
+    python -m benchmarks.recipe [--effort full|quick|tiny] [--out DIR]
 
-Both sides run the same scripted model and critic, and their answers are compared. `user_us` is what the calls
-of that model and critic cost alone, a floor for either side. `ratio` is recipe / ours; `net_ratio` is the
-same with `user_us` taken off both. Times are microseconds per iteration: the median over searches, and for
-ours the 20th and 80th percentile too.
+Microseconds per iteration of both sides, whose answers are compared, with the same scripted model and critic; what the
+calls of that model and critic cost alone, a floor for either; and the recipe's time over ours, as it is and with the
+calls taken off both. Writes recipe-CPU-DATE.json and .md. `full` takes a minute; `tiny` only shows that it runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import subprocess
+import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bavt_fast.recipe import reference, search
+from benchmarks import harness
+from benchmarks.harness import Case, Results, Row, Target, row_of
 from benchmarks.recipe.free_model import FreeModel
 
-ROOT = Path(__file__).resolve().parents[2]
+RECIPE, OURS, CALLS = "the recipe", "bavt_fast", "the model's calls alone"
+ITERATION = "iteration"  # us; at: budget, depth, characters of a step
+TIMES = "the recipe / ours"
+NET_TIMES = "the recipe / ours, without the model's calls"
 
+DEFAULTS = (1000, 10, 10)
 # (budget, max_depth, characters per step): the recipe's default depth, then a depth that is never reached.
 CASES = [
     (10, 10, 10),
     (100, 10, 10),
-    (1000, 10, 10),
+    DEFAULTS,
     (1000, 10, 200),
     (100, 10_000, 10),
     (1000, 10_000, 10),
     (5000, 10_000, 10),
 ]
+REPEATS = {"full": 40, "quick": 10, "tiny": 2}
+"""Searches of each case with a budget of up to 100; fewer of longer ones."""
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -66,56 +68,64 @@ def call_alone(model: FreeModel, iterations: int) -> None:
             model.estimate_residual_value("")
 
 
-def measure_case(budget: int, max_depth: int, step_chars: int, repeats: int) -> dict[str, Any]:
+def measure_case(budget: int, max_depth: int, step_chars: int, repeats: int) -> Iterator[Row]:
+    """The rows of one case. The sides take turns, search by search."""
     measure_pair(budget, max_depth, step_chars, seed=0)
-    rows = [measure_pair(budget, max_depth, step_chars, seed) for seed in range(1, repeats + 1)]
-    recipe_us, ours_us, user_us = ([1e6 * row[column] / row[3] for row in rows] for column in range(3))
-    p20, *_, p80 = statistics.quantiles(ours_us, n=5)
-    medians = [statistics.median(column) for column in (recipe_us, ours_us, user_us)]
-    return {
-        "budget": budget,
-        "max_depth": max_depth,
-        "step_chars": step_chars,
-        "iterations": round(statistics.mean(row[3] for row in rows), 1),
-        "recipe_us": round(medians[0], 3),
-        "ours_us": round(medians[1], 3),
-        "ours_p20_us": round(p20, 3),
-        "ours_p80_us": round(p80, 3),
-        "user_us": round(medians[2], 3),
-        "ratio": round(medians[0] / medians[1], 2),
-        "net_ratio": round((medians[0] - medians[2]) / (medians[1] - medians[2]), 2),
-    }
+    pairs = [measure_pair(budget, max_depth, step_chars, seed) for seed in range(1, repeats + 1)]
+    at = {"budget": budget, "depth": max_depth, "characters": step_chars}
+    for column, who in enumerate((RECIPE, OURS, CALLS)):
+        yield Case(ITERATION, who, items=1, at=at).row([pair[column] / pair[3] for pair in pairs])
+    yield row_of(TIMES, OURS, "x", [pair[0] / pair[1] for pair in pairs], at)
+    yield row_of(NET_TIMES, OURS, "x", [(pair[0] - pair[2]) / (pair[1] - pair[2]) for pair in pairs], at)
 
 
-def describe_machine() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+def parts_of(repeats: int) -> list[Callable[[], Iterator[Row]]]:
+    return [lambda case=case: measure_case(*case, max(2, repeats * 100 // max(100, case[0]))) for case in CASES]
+
+
+def targets_of(results: Results) -> list[Target]:
+    budget, depth, characters = DEFAULTS
+    defaults = {"budget": budget, "depth": depth, "characters": characters}
+    long = {"budget": budget, "depth": 10_000, "characters": characters}
+    return [
+        Target("at the recipe's defaults", results.median(TIMES, OURS, **defaults), 10, "x", at_least=True),
+        Target("1,000 iterations", results.median(TIMES, OURS, **long), 10, "x", at_least=True),
+    ]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    results = harness.results_in(report)
+    lines = []
+    for budget, depth, characters in CASES:
+        at = {"budget": budget, "depth": depth, "characters": characters}
+        rows = [results.of(ITERATION, who, **at) for who in (RECIPE, OURS, CALLS)]
+        rows += [results.of(what, OURS, **at) for what in (TIMES, NET_TIMES)]
+        lines.append(
+            [harness.size(value) for value in at.values()] + [harness.spread(*row[:1] or [None]) for row in rows]
+        )
+    heads = ["budget", "depth", "characters a step", RECIPE, OURS, CALLS, "times", "times, without the calls"]
+    return harness.sections(
+        harness.heading(report, "Microseconds per iteration, medians over searches with the 20th and 80th percentile."),
+        "## Targets",
+        harness.targets_table(report["targets"]),
+        "## Iterations",
+        harness.table(heads, lines),
     )
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    return {"cpu": cpu, "python": platform.python_version(), "commit": commit.stdout.strip()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=40, help="searches per case (default 40)")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    arguments = parser.parse_args()
-    machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    rows = []
-    for budget, max_depth, step_chars in CASES:
-        row = measure_case(budget, max_depth, step_chars, max(8, arguments.repeats * 100 // max(100, budget)))
-        if not rows:
-            print("".join(f"{name:>15}" for name in row))
-        rows.append(row)
-        print("".join(f"{value:>15}" for value in row.values()), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+def main(arguments: list[str] | None = None) -> int:
+    return harness.run(
+        "recipe",
+        title="Ours and the recipe, measured",
+        command="make bench-recipe",
+        parts=lambda effort: parts_of(REPEATS[effort]),
+        targets=targets_of,
+        efforts=list(REPEATS),
+        packages=("numpy", "torch"),
+        markdown=markdown,
+        arguments=arguments,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

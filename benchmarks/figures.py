@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Results, results_in
+from benchmarks.recipe import __main__ as recipe
 from benchmarks.tree import rows as tree_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,6 +148,22 @@ def tokens_per_second(report: Any, axes: Sequence[Any]) -> None:
     _draw_bars(axes[0], bars, "generated tokens per second, SmolLM2-135M on 2 cores")
 
 
+def cost_of_an_iteration(report: Any, axes: Sequence[Any]) -> None:
+    """The recipe's search and ours, on a model that costs nothing."""
+    results = results_in(report)
+    shapes = (
+        ("its defaults", 1_000, 10),
+        ("1,000 iterations", 1_000, 10_000),
+        ("5,000 iterations", 5_000, 10_000),
+    )
+    bars = []
+    for label, budget, depth in shapes:
+        for who in (recipe.RECIPE, recipe.OURS):
+            us = _median(results, recipe.ITERATION, who, budget=budget, depth=depth, characters=10)
+            bars.append((f"{who}, {label}", us))
+    _draw_bars(axes[0], bars, "us per iteration, a model that costs nothing")
+
+
 def _median(results: Results, what: str, who: str, **at: Any) -> float:
     rows = results.of(what, who, **at)
     if len(rows) != 1:
@@ -173,6 +190,7 @@ FIGURES: dict[str, tuple[str, Draw, float]] = {  # name: results, what draws it,
     "simulation": ("tree-*.json", cost_of_a_simulation, 4.0),
     "step": ("engine-[!b]*.json", cost_of_a_step, 2.4),
     "generation": ("generation-*.json", tokens_per_second, 3.2),
+    "recipe": ("recipe-*.json", cost_of_an_iteration, 2.6),
 }
 
 

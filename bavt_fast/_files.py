@@ -17,8 +17,11 @@ __all__ = ["AppendedFile", "encoded", "locked", "replaced", "whole_lines"]
 
 
 def encoded(record: Any) -> bytes:
-    """One line of JSON, without its end. Lone surrogates, as texts may have, are kept."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    """One line of JSON in UTF-8, without its end."""
+    try:
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half a character, as texts of models may have: only an escape can hold it
+        return json.dumps(record, separators=(",", ":")).encode()
 
 
 class AppendedFile:

@@ -40,6 +40,7 @@ class Reporter:
 
     def __init__(self, json_alone: bool, quiet: bool) -> None:
         self.json_alone, self.quiet = json_alone, quiet
+        self._lock = threading.Lock()
 
     @contextmanager
     def showing(self, run: Run, questions: Path) -> Iterator[None]:
@@ -52,9 +53,9 @@ class Reporter:
         if self.json_alone:
             self._emit("start", {**_counts(begin), "broken": [line._asdict() for line in run.broken]})
         console = Console(stderr=True)
-        if self.quiet or (console.is_terminal and self.json_alone):
+        if self.quiet and not self.json_alone:
             yield
-        elif console.is_terminal:
+        elif console.is_terminal and not self.json_alone:
             with self._bar(console, run):
                 yield
         else:
@@ -76,8 +77,9 @@ class Reporter:
             typer.echo("\n".join(_summary_lines(summary, out)))
 
     def _emit(self, event: str, fields: Mapping[str, Any]) -> None:
-        sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-        sys.stdout.flush()
+        with self._lock:  # a thread tells of progress
+            sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+            sys.stdout.flush()
 
     @contextmanager
     def _bar(self, console: Console, run: Run) -> Iterator[None]:

@@ -88,6 +88,9 @@ def run(
     threads: given.Threads = None,
     trust_remote_code: given.TrustRemoteCode = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at broken lines, before anything is spent.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Go on with the questions that failed, too.")
+    ] = False,
     flush_seconds: Annotated[
         float, typer.Option(min=0.0, help="How often what was answered is forced to the disk.")
     ] = 5.0,
@@ -131,6 +134,7 @@ def run(
             total=Budget(**limits) if any(limit is not None for limit in limits.values()) else None,  # type: ignore[arg-type]
             verify=verify,
             strict=strict,
+            retry_errors=retry_errors,
             flush_s=flush_seconds,
             keep=save,
             outcome=made.outcome,

@@ -133,31 +133,38 @@ class RunFolder:
 
     # ---- what is finished
 
-    def open_results(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number of the question, its line) of each result that is there. What a kill has cut is taken out."""
+    def open_results(self, count: int, drop_errors: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number of the question, its line) of each result that is there. What a kill has cut is taken out.
+
+        Args:
+            drop_errors: take those of questions that failed out of the file, too.
+        """
         path = self.path / "results.jsonl"
         numbers = {row.id: number for number, row in enumerate(self.rows())} if path.exists() else {}
         seen = bytearray(count)
         end, is_whole = 0, True
         for line in _lines(path):
             number = None if line.result is None else numbers.get(line.result["id"])
-            if number is None or seen[number]:
+            if line.result is None or number is None or seen[number]:
                 is_whole = False
                 continue
             seen[number] = 1
             end = line.end
-            yield number, line.result or {}
+            is_whole = is_whole and not (drop_errors and "error" in line.result)
+            yield number, line.result
         if not is_whole:
-            self._rewrite_results(path, numbers)
+            self._rewrite_results(path, numbers, drop_errors)
             end = path.stat().st_size
         self._results = AppendedFile(path, end)
 
-    def _rewrite_results(self, path: Path, numbers: Mapping[Any, int]) -> None:
+    def _rewrite_results(self, path: Path, numbers: Mapping[Any, int], drop_errors: bool) -> None:
         """Without the lines that are none, as a machine that stopped may leave them, and without a second of one id."""
         seen = set()
         with replaced(path) as file:
             for line in _lines(path):
-                name = None if line.result is None else line.result.get("id")
+                if line.result is None or (drop_errors and "error" in line.result):
+                    continue
+                name = line.result["id"]
                 if name in numbers and name not in seen:
                     seen.add(name)
                     file.write(encoded(line.result) + b"\n")
@@ -195,7 +202,7 @@ class _Line(NamedTuple):
 def _lines(path: Path) -> Iterator[_Line]:
     for end, line in whole_lines(path):
         try:
-            result = json.loads(line.decode("utf-8", "surrogatepass"))
+            result = json.loads(line)
         except (ValueError, RecursionError):
             result = None
         is_result = isinstance(result, dict) and isinstance(result.get("id"), (str, int))

@@ -67,15 +67,15 @@ class History(NamedTuple):
 
     Attributes:
         events: of each question that has begun and is not done, by its number.
-        lost_before: asks whose answers were lost with lives before the last one.
-        lost_now: those that were lost with the last one.
+        lost_asks: asks whose answers were lost with lives before the last one.
+        in_flight: of these questions those whose ask may have been in flight when the last life ended.
         end: where the last whole block ends, in bytes.
         dropped: bytes behind it.
     """
 
     events: dict[int, list[Answer | Failure]]
-    lost_before: int
-    lost_now: int
+    lost_asks: int
+    in_flight: set[int]
     end: int
     dropped: int
 
@@ -84,14 +84,15 @@ class Journal:
     """Appends events to a run's journal. Nothing is written before `flush`; after an error nothing is any more.
 
     Args:
-        history: what the file says by now.
+        end: where the last whole block ends, in bytes.
+        lost_asks: that were lost with the last life.
     """
 
-    def __init__(self, path: Path, history: History) -> None:
+    def __init__(self, path: Path, end: int = 0, lost_asks: int = 0) -> None:
         self.path = path
-        self._file = AppendedFile(path, history.end)
-        self._lines = [f"- l {history.lost_now}\n"] if history.lost_now else []
-        self._compact_at = max(COMPACT_BYTES, 4 * history.end)
+        self._file = AppendedFile(path, end)
+        self._lines = [f"- l {lost_asks}\n"] if lost_asks else []
+        self._compact_at = max(COMPACT_BYTES, 4 * end)
         self._failed = False
         self.answers = 0  # that were told to it
 
@@ -175,7 +176,7 @@ def read_journal(path: Path, is_open: Callable[[int], bool]) -> History:
     """
     events: dict[int, list[Answer | Failure]] = {}
     lost, end = 0, 0
-    in_flight: list[int] | None = None  # told at the end of a life
+    told: list[int] | None = None  # which asks were in flight, at the end of a life
     for block in _blocks(path):
         end = block.end
         for line in block.lines:
@@ -183,7 +184,7 @@ def read_journal(path: Path, is_open: Callable[[int], bool]) -> History:
             if kind == "l":
                 lost += int(rest)
             elif kind == "o":
-                in_flight = json.loads(rest)
+                told = json.loads(rest)
                 continue
             elif kind in ("b", "a", "f"):
                 number = int(name)
@@ -193,10 +194,10 @@ def read_journal(path: Path, is_open: Callable[[int], bool]) -> History:
                         own.append(_answer(rest) if kind == "a" else Failure(*_loaded(rest)))
             else:
                 raise ValueError(f"{path}: expected a line of a journal, got {line!r:.60}")
-            in_flight = None
-    lost_now = len(events if in_flight is None else events.keys() & set(in_flight))
+            told = None
+    in_flight = set(events) if told is None else events.keys() & set(told)
     size = os.path.getsize(path) if path.exists() else 0
-    return History(events, lost, lost_now, end, size - end)
+    return History(events, lost, in_flight, end, size - end)
 
 
 class _Block(NamedTuple):

@@ -99,6 +99,7 @@ class Run:
         verify: whether a question's ``answer`` is given to the task (``task.with_answer``), so that a search ends where
             it is found. False to search without it and compare afterwards.
         strict: refuse broken lines, before anything is spent.
+        retry_errors: questions that failed go on from where they were; their results make room for new ones.
         flush_s: seconds after which what was answered is on the disk, and outlives the machine. What was answered
             outlives this process at once.
         keep: whether to save every search that is finished in ``searches``.
@@ -123,6 +124,7 @@ class Run:
         total: Budget | None = None,
         verify: bool = True,
         strict: bool = False,
+        retry_errors: bool = False,
         flush_s: float = 5.0,
         keep: bool = False,
         outcome: Outcome | None = None,
@@ -141,6 +143,7 @@ class Run:
         self._settled = [0, 0, 0, 0]  # by what is finished; amounts as of the engine's account
         self._finished = self._solved = self._errors = 0
         self._open: dict[int, Recorder] = {}
+        self._failed: set[int] = set()  # those with an error: what they were answered is kept
         self._is_starved = self._is_interrupted = False
         self._synced_s = time.monotonic()
         self.broken: list[BrokenLine] = []
@@ -148,11 +151,17 @@ class Run:
         try:
             self._count = self.folder.begin(self._about(about), self._checked(questions, strict))
             self._is_done = bytearray(self._count)
-            for number, line in self.folder.open_results(self._count):
-                self._tally(number, line)
-            history = read_journal(self.folder.path / "journal", lambda number: not self._is_done[number])
-            self.lost_asks = history.lost_before + history.lost_now
-            self._journal = Journal(self.folder.path / "journal", history)
+            retried = set()
+            for number, line in self.folder.open_results(self._count, drop_errors=retry_errors):
+                if retry_errors and "error" in line:
+                    retried.add(number)
+                else:
+                    self._tally(number, line)
+            path = self.folder.path / "journal"
+            history = read_journal(path, lambda number: not self._is_done[number])
+            lost_asks = len(history.in_flight - retried)
+            self.lost_asks = history.lost_asks + lost_asks
+            self._journal = Journal(path, history.end, lost_asks)
             self._begun = self._replayed(history.events)
         except BaseException:
             self.close()
@@ -173,17 +182,13 @@ class Run:
         }
 
     def _checked(self, questions: Rows, strict: bool) -> Iterator[Row]:
-        parse = self.searcher.task.initial_state
-        if strict:  # before anything is written
-            broken = [row for row in checked_rows(questions, parse) if isinstance(row, BrokenLine)]
-            if broken:
-                more = f" (and {len(broken) - 1} more lines)" if len(broken) > 1 else ""
-                raise ValueError(f"questions: {broken[0]}{more}")
-        for row in checked_rows(questions, parse):
-            if isinstance(row, BrokenLine):
-                self.broken.append(row)
-            else:
+        for row in checked_rows(questions, self.searcher.task.initial_state):
+            if not isinstance(row, BrokenLine):
                 yield row
+            elif strict:
+                raise ValueError(f"questions: {row}")
+            else:
+                self.broken.append(row)
 
     # ---- running
 
@@ -354,7 +359,9 @@ class Run:
         self._is_done[number] = 1
         self._finished += 1
         self._solved += line.get("solved") is True
-        self._errors += "error" in line
+        if "error" in line:
+            self._errors += 1
+            self._failed.add(number)
         amounts = Spent(**line["spent"]).amounts()
         self._settled = [sum(pair) for pair in zip(self._settled, amounts, strict=True)]
 
@@ -388,7 +395,7 @@ class Run:
             self._synced_s = now_s
         if journal.is_large:
             self.folder.sync_results()  # what is left out of the journal must be there
-            journal.compact(self._open)
+            journal.compact({*self._open, *self._failed})
 
     def _sync(self) -> None:
         self._journal.sync()
@@ -401,7 +408,7 @@ class Run:
         self._journal.flush()
         self._sync()
         if not self._open and self._finished == self._count:
-            self._journal.compact(())
+            self._journal.compact(self._failed)
 
 
 def most_of_an_ask(settings: Settings) -> tuple[int, ...]:

@@ -163,6 +163,31 @@ def test_a_question_that_fails_carries_its_error_and_the_others_finish(tmp_path:
     assert (summary.finished, summary.errors, summary.end) == (3, 2, "done")
 
 
+def test_questions_that_failed_go_on_where_they_were(tmp_path: Path) -> None:
+    class Down(Mortal):
+        """A model that answers no more from its n-th call on."""
+
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            answers: list[Any] = super().propose(states, counts, limits)
+            if self.calls is not None and self.calls < 995:
+                return [OSError("down") for _ in answers]
+            return answers
+
+    Down.__qualname__ = "Mortal"
+    rows = questions(6)
+    down = completed(tmp_path / "out", rows, searcher(Down(calls=1000)))
+    assert (down.end, down.errors >= 3) == ("done", True)
+    assert completed(tmp_path / "out", rows).errors == down.errors, "not asked again unless it is wanted"
+    again = Mortal()
+    up = completed(tmp_path / "out", rows, searcher(again), retry_errors=True)
+    assert (up.errors, up.lost_asks) == (0, 0)
+    found = results(tmp_path / "out").values()
+    assert len(found) == 6
+    assert all(line["spent"]["tokens"] <= 120 for line in found)
+    # What was answered before is not asked again: it is charged, and its steps are in the trees.
+    assert sum(line["spent"]["tool_calls"] for line in found) > len(again.asked)
+
+
 def test_asks_that_failed_are_charged_again_when_the_run_goes_on(tmp_path: Path) -> None:
     class Failing(Mortal):
         def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
@@ -290,6 +315,14 @@ def test_broken_lines_are_named_and_the_others_run(line: str, said: str, tmp_pat
     with pytest.raises(ValueError, match="questions: line 2: "):
         Run(tmp_path / "strict", searcher(), path, budget=BUDGET, strict=True)
     assert not (tmp_path / "strict" / "run.json").exists()
+
+
+def test_a_line_that_is_not_utf8_and_a_mark_before_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": 1, "question": "q"}\r\n{"id": 2, "question": "\xff"}\n')
+    with Run(tmp_path / "out", searcher(), path, budget=BUDGET) as run:
+        assert [str(line) for line in run.broken] == ["line 2: expected UTF-8, got b'\\xff' at byte 23"]
+        assert run.progress().questions == 1
 
 
 def test_a_question_that_the_task_cannot_read_is_a_broken_line(tmp_path: Path) -> None:
@@ -461,7 +494,8 @@ def test_lines_are_json(tmp_path: Path) -> None:
 
     completed(tmp_path, [{"id": 1, "question": "q \ud83d"}], bavt.Searcher(odd), budget=bavt.Budget(tokens=9))
     assert len(list(read_run(tmp_path))) == 1
-    for line in (tmp_path / "questions.jsonl").read_bytes().splitlines():
+    for name in ("questions.jsonl", "results.jsonl"):
+        (line,) = (tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1]
         json.loads(line)
 
 

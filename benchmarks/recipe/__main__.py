@@ -2,9 +2,10 @@
 
     python -m benchmarks.recipe [--effort full|quick|tiny] [--out DIR]
 
-Microseconds of processor time per iteration of both sides, whose answers are compared, with the same scripted model and critic; what the
-calls of that model and critic cost alone, a floor for either; and the recipe's time over ours, as it is and with the
-calls taken off both. Writes recipe-CPU-DATE.json and .md. `full` takes half a minute; `tiny` only shows that it runs.
+Microseconds of processor time per iteration of both sides, whose answers are compared, with the same scripted model and
+critic; what the calls of that model and critic cost alone, a floor for either; and the recipe's time over ours, as it
+is and with the calls taken off both. Writes recipe-CPU-DATE.json and .md. `full` takes half a minute; `tiny` only shows
+that it runs.
 """
 
 from __future__ import annotations

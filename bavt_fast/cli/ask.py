@@ -42,7 +42,7 @@ def ask(
     budget_tokens: Annotated[int, typer.Option(help="Hard limit on generated tokens.")] = 1000,
     budget_seconds: given.BudgetSeconds = None,
     seed: given.Seed = 0,
-    policy: given.Policy = "power",
+    policy: given.Policy = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.4,
     wave: Annotated[
         int | None, typer.Option(help="Steps generated side by side; one for each 250 tokens, 8 at most, without it.")
@@ -68,7 +68,7 @@ def ask(
     wave = max(1, min(8, budget_tokens // TOKENS_PER_ASK)) if wave is None else wave
     options: dict[str, Any] = {
         "wave": wave,
-        "policy": policy,
+        **({} if policy is None else {"policy": policy}),
         "temperature": temperature,
         "max_step_tokens": max_step_tokens,
         "record": live or save is not None,

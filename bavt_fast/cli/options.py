@@ -63,7 +63,12 @@ Dtype = Annotated[str | None, typer.Option(help="Such as float32 or bfloat16; th
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Live = Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")]
 MaxStepTokens = Annotated[int, typer.Option(help="Tokens after which a step is cut short and dropped.")]
-Policy = Annotated[str, typer.Option(help="power, best_first, uct, puct or ucb.", autocompletion=policies)]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="power, best_first, uct, puct or ucb; what the model folder says, or power.", autocompletion=policies
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")]
 Save = Annotated[Path | None, typer.Option(help="Write the search to this file, for `bavt-fast view`.", dir_okay=False)]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same tree.")]

@@ -65,7 +65,7 @@ def run(
     prompt_token_cost: Annotated[float, typer.Option(help="Price of a token that is read.")] = 0.0,
     max_prompt_tokens: Annotated[int, typer.Option(help="The most tokens read for one step, where they cost.")] = 0,
     seed: given.Seed = 0,
-    policy: given.Policy = "power",
+    policy: given.Policy = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; the model's own, or 0.4.")] = None,
     wave: Annotated[int, typer.Option(min=1, help="Questions searched side by side.")] = 64,
     max_step_tokens: Annotated[
@@ -108,7 +108,7 @@ def run(
     options: dict[str, Any] = {
         "wave": wave,
         "leaves": 1,
-        "policy": policy,
+        **({} if policy is None else {"policy": policy}),
         "retries": retries,
         "token_cost": token_cost,
         "prompt_token_cost": prompt_token_cost,

@@ -40,7 +40,7 @@ def solve(
     budget_seconds: given.BudgetSeconds = None,
     seed: given.Seed = 0,
     target: Annotated[int | None, typer.Option(help="What an answer must come to, for a task with a target.")] = None,
-    policy: given.Policy = "power",
+    policy: given.Policy = None,
     candidates: Annotated[int, typer.Option(help="Steps proposed at once; above 1 for uct, puct and ucb.")] = 1,
     temperature: Annotated[
         float | None, typer.Option(help="Sampling temperature; the model folder's own without it.")
@@ -62,7 +62,9 @@ def solve(
         task.initial_state(text)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         heard = opened_trace(trace)
-        options: dict[str, Any] = {"policy": policy, "candidates": candidates, "record": live or save is not None}
+        options: dict[str, Any] = {"candidates": candidates, "record": live or save is not None}
+        if policy is not None:
+            options["policy"] = policy
         searcher = folder_searcher(folder, task, temperature, trust_remote_code, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)

@@ -46,12 +46,12 @@ CHILD = """if True:
 """
 
 
-def life(arguments: list[str], seconds: float | None) -> str:
-    """What a life says: it is killed after so long, if it lives."""
+def life(arguments: list[str], seconds: float | None, at_once: bool = False) -> str:
+    """What a life says: it is killed so long after it has begun to ask, or after it was started (`at_once`)."""
     child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
-        said = child.stdout.readline()
+        said = "" if at_once else child.stdout.readline()
         if seconds is None:
             child.wait(timeout=300)
         else:
@@ -72,11 +72,15 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_wave(tmp_path
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
     arguments = [str(path), str(out), str(log), *folders]
     rng = random.Random(time.time_ns())
-    kills = 0
+    kills = lives = 0
     while kills < KILLS and (not (out / "results.jsonl").exists() or len(list(read_run(out))) < len(rows)):
+        if rng.random() < 0.2:  # while it starts, and perhaps later
+            life(arguments, rng.uniform(0.2, 1.0), at_once=True)
+            lives += 1
         said = life(arguments, rng.uniform(0.0, 0.12))
         assert said.startswith("go")
         kills += "done" not in said
+        lives += 1
     assert life(arguments, None) == "go\ndone\n"
     found = results(out)
     assert found == results(tmp_path / "whole")
@@ -84,5 +88,5 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_wave(tmp_path
     asked = Counter(log.read_text().splitlines())
     assert asked.keys() == {f"{q} {seed} {tried}" for q, seed, tried in whole.asked}
     repeated = asked.total() - len(asked)
-    assert repeated <= kills * WAVE
+    assert repeated <= lives * WAVE
     assert kills >= KILLS // 2, "the run was over too soon to be killed often"

@@ -28,7 +28,9 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
     Raises:
         OSError, ValueError: there is no run, or what stands there cannot be read.
     """
-    questions = json.loads((folder / "run.json").read_bytes())["questions"]
+    began = json.loads((folder / "run.json").read_bytes())
+    if not isinstance(began, dict) or "questions" not in began:
+        raise ValueError(f"{folder / 'run.json'}: expected what a run wrote, got something else")
     most = MOST_LINES if lines is None else lines
     shown: list[tuple[str, ...]] = []
     finished = solved = errors = tokens = 0
@@ -42,7 +44,7 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
         if len(shown) < most:
             shown.append(_cells(line))
     reasons = ", ".join(f"{count} {reason}" for reason, count in stopped.most_common())
-    head = f"{finished} of {questions} questions finished: {solved} solved, {errors} errors, {tokens:,} tokens"
+    head = f"{finished} of {began['questions']} questions finished: {solved} solved, {errors} errors, {tokens:,} tokens"
     text = [head, f"stopped: {reasons or 'none'}", *_table(shown, width)]
     if finished > len(shown):
         text.append(f"… {finished - len(shown)} more")

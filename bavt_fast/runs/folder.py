@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from bavt_fast._files import AppendedFile, encoded, locked, replaced, whole_lines
+from bavt_fast.budget import Spent
 from bavt_fast.runs.questions import Row
 
 __all__ = ["RunError", "RunFolder", "is_run", "read_run"]
@@ -129,7 +130,11 @@ class RunFolder:
         """The questions, in order."""
         with open(self.path / "questions.jsonl", "rb") as file:
             for line in file:
-                yield Row.from_json(line)
+                try:
+                    row = Row.from_json(line)
+                except (ValueError, TypeError) as error:
+                    raise RunError(f"{file.name}: expected what a run wrote, got {line!r:.60}") from error
+                yield row
 
     # ---- what is finished
 
@@ -205,8 +210,17 @@ def _lines(path: Path) -> Iterator[_Line]:
             result = json.loads(line)
         except (ValueError, RecursionError):
             result = None
-        is_result = isinstance(result, dict) and isinstance(result.get("id"), (str, int))
-        yield _Line(end, result if is_result else None)
+        yield _Line(end, result if _is_result(result) else None)
+
+
+def _is_result(result: Any) -> bool:
+    if not isinstance(result, dict) or not isinstance(result.get("id"), (str, int)):
+        return False
+    try:
+        Spent(**result["spent"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
 _ABSENT = object()

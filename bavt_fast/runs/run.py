@@ -144,6 +144,7 @@ class Run:
         self._finished = self._solved = self._errors = 0
         self._open: dict[int, Recorder] = {}
         self._failed: set[int] = set()  # those with an error: what they were answered is kept
+        self._refused: list[dict[str, Any]] = []
         self._is_starved = self._is_interrupted = False
         self._synced_s = time.monotonic()
         self.broken: list[BrokenLine] = []
@@ -202,10 +203,12 @@ class Run:
             try:
                 with closing(self._driven()) as searches:
                     for search in searches:
+                        yield from self._not_begun()
                         if search.stop_reason == "interrupted":
                             self._is_interrupted = True
                         else:
                             yield self._finish(search)
+                yield from self._not_begun()
             except KeyboardInterrupt:
                 self._is_interrupted = True
             finally:
@@ -290,7 +293,13 @@ class Run:
         started = [self._started(number, row, events[number]) for number, row in rows if number in events]
         return [search for search in started if search is not None]
 
+    def _not_begun(self) -> Iterator[dict[str, Any]]:
+        """The lines of questions that could not begin, each once."""
+        while self._refused:
+            yield self._refused.pop(0)
+
     def _started(self, number: int, row: Row, events: Any) -> Search | None:
+        """A search that goes on behind these events; None where it cannot begin, which is its result."""
         searcher = self.searcher
         try:
             task = searcher.task
@@ -306,7 +315,8 @@ class Run:
                 on_event=searcher.on_event,
             )
         except Exception as error:
-            self._write(number, _error_line(row, error))
+            self._refused.append(_error_line(row, error))
+            self._write(number, self._refused[-1])
             return None
         if events:
             replay(search, events)
@@ -375,15 +385,14 @@ class Run:
 
     def room(self, wanted: int, out: int) -> int:
         """Asks that the total can hold, each at the most that one may take."""
-        if self._limits is None:
+        if self._limits is None or wanted <= 0:
             return wanted
+        room = wanted
         for limit, spent, most in zip(self._limits, self._spent(), self._most, strict=True):
             if limit is not None and most:
-                wanted = min(wanted, (limit - spent) // most - self.lost_asks - out)
-        if wanted <= 0:
-            self._is_starved = True
-            return 0
-        return wanted
+                room = min(room, (limit - spent) // most - self.lost_asks - out)
+        self._is_starved = room <= 0
+        return max(0, room)
 
     def before_wait(self) -> None:
         """What was answered by now goes into the journal."""

@@ -410,7 +410,7 @@ def test_a_result_that_a_kill_cut_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "out" / "results.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) >= 2
-    for tail in (lines[-1][:-1], lines[-1][:20], b"{", b"\0" * 30 + b"\n", b'{"id": 5}\n' + lines[0]):
+    for tail in (lines[-1][:-1], lines[-1][:20], b"{", b"\0" * 30 + b"\n", b'{"id": "id-5"}\n' + lines[0]):
         path.write_bytes(b"".join(lines[:-1]) + tail)
         with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
             assert run.progress().finished == len(lines) - 1
@@ -498,6 +498,41 @@ def test_lines_are_json(tmp_path: Path) -> None:
     for name in ("questions.jsonl", "results.jsonl"):
         (line,) = (tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1]
         json.loads(line)
+
+
+def test_a_question_that_cannot_begin_is_a_result_too(tmp_path: Path) -> None:
+    class Choosy(TextTask):
+        def describe(self, state: Any) -> Any:
+            if not state.depth and "odd" in state.text:
+                raise RuntimeError("too odd")
+            return super().describe(state)
+
+    rows = [{"id": i, "question": text} for i, text in enumerate(["odd", "even", "odd too"])]
+    made = bavt.Searcher(lambda text, count: ["Answer: 1"], task=Choosy())
+    with Run(tmp_path, made, rows, budget=bavt.Budget(tokens=5)) as run:
+        found = {line["id"]: line for line in run}
+    assert {i: line.get("error") for i, line in found.items()} == {
+        0: "RuntimeError: too odd",
+        1: None,
+        2: "RuntimeError: too odd",
+    }
+    assert found == {line["id"]: line for line in read_run(tmp_path)}
+
+
+@pytest.mark.parametrize("spoilt", ["run.json", "questions.jsonl"])
+def test_a_folder_that_was_spoilt_is_refused(spoilt: str, tmp_path: Path) -> None:
+    completed(tmp_path, questions(2))
+    for text in ("{", "[]", '{"format": 1}', "7\n"):
+        (tmp_path / spoilt).write_text(text)
+        with pytest.raises(RunError, match=r"expected what a run wrote|expected a run of format"):
+            completed(tmp_path, questions(2))
+
+
+def test_a_total_is_not_spent_while_all_that_fits_is_out(tmp_path: Path) -> None:
+    made = searcher(StreamingGenerator(WORLD), max_step_tokens=6)
+    with Run(tmp_path, made, questions(20), budget=BUDGET, total=bavt.Budget(tokens=10**6)) as run:
+        next(iter(run))
+        assert run.summary().end == "interrupted"
 
 
 def test_a_caller_may_stop_early(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_lives_that_end_anywhere_give_what_one_life_gives(seed: int, tmp_path: P
     rng = random.Random(seed)
     world = World(seed=seed, goal_share=0.05)
     rows = questions(14)
-    settings = {"policy": rng.choice(["power", "best_first", "uct"]), "wave": rng.choice([1, 3, 8])}
+    settings: dict[str, Any] = {"policy": rng.choice(["power", "best_first", "uct"]), "wave": rng.choice([1, 3, 8])}
+    settings["tried_exponent"] = rng.choice([0.0, 1.0])
     completed(tmp_path / "whole", rows, searcher(world=world, **settings))
     asked: Counter[Any] = Counter()
     lives = 0

@@ -39,7 +39,11 @@ class Mortal:
             self.calls -= 1
             if self.calls < 0:
                 raise Killed
-        return self.inner.propose(states, counts, limits)
+        answers = self.inner.propose(states, counts, limits)
+        for steps in answers:
+            for step in steps:
+                step.log_probability = -0.25 * (1 + step.tokens)
+        return answers
 
 
 def questions(count: int, **fields: Any) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ SERVERS := build/vllm
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe bench-run bench-view soak train docs test-docs lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe bench-run bench-view bench-server soak train docs test-docs lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,6 +72,9 @@ bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a
 
 soak: $(VENV)/.built  ## kill a run 200 times at random moments, quarter of an hour
 	BAVT_KILLS=200 $(PY) -m pytest tests/runs/test_kills.py
+
+bench-server: $(VENV)/.built  ## what our client adds to a bare call of the same one, a minute; see benchmarks/results
+	$(PY) -m benchmarks.server
 
 train: $(VENV)/.built  ## train the embedded model anew, into runs/
 	$(VENV)/bin/bavt-fast train --out runs/countdown

@@ -34,6 +34,8 @@ __all__ = [
     "HiddenStateError",
     "SentStates",
     "StateSource",
+    "is_name",
+    "remove_old",
     "source_of",
     "vllm_arguments",
     "write_states",

@@ -1,4 +1,7 @@
-"""Real servers for these tests, in the environment that `make test-servers` makes. Elsewhere they are skipped."""
+"""Real servers for these tests, in the environment that `make test-servers` makes. Elsewhere they are skipped.
+
+Each is used by one file and ends with it: memory holds one at a time.
+"""
 
 from __future__ import annotations
 
@@ -44,19 +47,19 @@ def no_key_or_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """vLLM with the embedded Countdown model. BAVT_VLLM_URL names one that runs already: http://127.0.0.1:8000."""
     yield from _vllm(tmp_path_factory, "BAVT_VLLM_URL")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which `vllm_states` leaves hidden states."""
     return Path(os.environ.get("BAVT_VLLM_STATES") or tmp_path_factory.mktemp("states"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vllm_states(tmp_path_factory: pytest.TempPathFactory, states: Path) -> Iterator[Server]:
     """The same, handing over hidden states. BAVT_VLLM_STATES_URL and BAVT_VLLM_STATES name one that runs already."""
     layers = json.loads((embedded_folder() / "config.json").read_text())["num_hidden_layers"]
@@ -85,7 +88,7 @@ def _vllm(
         yield Server(f"http://127.0.0.1:{port}/v1", "countdown", folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """``transformers serve`` with a random model of letters: of the embedded model's words it finds no stop string."""
     program = Path(sys.executable).with_name("transformers")
@@ -103,7 +106,7 @@ def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield Server(f"http://127.0.0.1:{port}/v1", str(folder), folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vllm_engine() -> Iterator[Any]:
     """vLLM in this program with the embedded Countdown model, handing over hidden states."""
     if importlib.util.find_spec("vllm") is None:

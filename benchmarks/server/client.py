@@ -1,0 +1,103 @@
+"""What our client costs above a bare call of the same one.
+
+Costs are processor time of the client's process: against a server that answers at once a client is never idle, so on a
+machine of its own they are the wall time, and on one that others use they are what stays the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import openai
+
+from bavt_fast.budget import Budget
+from bavt_fast.generators.openai_server import OpenAIGenerator
+from bavt_fast.protocols import StepRequest
+from bavt_fast.searcher import Searcher
+from bavt_fast.tasks.text import TextTask
+from benchmarks.harness import Limits, Row, rounds_of, row_of
+from benchmarks.server import rows, serving
+from benchmarks.server.instant import TOKENS
+
+PROMPT = "Question {}: what comes next?\n"
+
+
+def processor_s(run: Callable[[], object]) -> float:
+    """Processor time of this process."""
+    start_s = time.process_time()
+    run()
+    return time.process_time() - start_s
+
+
+def in_flight(count: int, steps: int, call: Callable[[int], Awaitable[object]]) -> Callable[[], None]:
+    """Makes so many calls, always so many of them at once."""
+
+    async def run() -> None:
+        numbers = iter(range(steps))
+
+        async def worker() -> None:
+            for number in numbers:
+                await call(number)
+
+        await asyncio.gather(*(worker() for _ in range(count)))
+
+    return lambda: asyncio.run(run())
+
+
+def bare(url: str, count: int, steps: int) -> float:
+    """The client of the package openai alone, with the same fields."""
+
+    async def call(number: int) -> None:
+        await client.completions.create(
+            model="m",
+            prompt=PROMPT.format(number),
+            max_tokens=8,
+            stop=["\n"],
+            temperature=1.0,
+            top_p=1.0,
+            seed=number,
+            timeout=120.0,
+        )
+
+    client = openai.AsyncOpenAI(api_key="none", base_url=url, max_retries=0)
+    return processor_s(in_flight(count, steps, call))
+
+
+def generator_alone(url: str, count: int, steps: int) -> float:
+    generator = OpenAIGenerator("m", base_url=url, max_in_flight=count)
+
+    async def call(number: int) -> None:
+        ((_,),) = await generator.propose([StepRequest(PROMPT.format(number), seed=number)], [1], [8])  # type: ignore[misc]
+
+    return processor_s(in_flight(count, steps, call))
+
+
+def search(url: str, count: int, steps: int) -> float:
+    """Whole searches, a step of each question in flight."""
+    generator = OpenAIGenerator("m", base_url=url, max_in_flight=count)
+    each = steps // count
+    searcher = Searcher(generator, task=TextTask(max_depth=1000), wave=count, max_step_tokens=TOKENS)
+    questions = [PROMPT.format(number) for number in range(count)]
+    budget = Budget(tokens=each * TOKENS)
+    seconds = processor_s(lambda: searcher.search_many(questions, budget=budget))
+    asked = generator.server_statistics().requests
+    assert asked == each * count, asked
+    return seconds
+
+
+def overhead(count: int, steps: int, limits: Limits) -> Iterator[Row]:
+    at = {"in_flight": count}
+    with serving.instant() as url:
+        sides = {
+            rows.BARE: lambda: bare(url, count, steps),
+            rows.CLIENT: lambda: generator_alone(url, count, steps),
+            rows.SEARCH: lambda: search(url, count, steps),
+        }
+        seconds = rounds_of(sides, limits)
+    for who, rounds in seconds.items():
+        yield row_of(rows.STEP, who, "us", [1e6 * s / steps for s in rounds], at)
+    for who in (rows.CLIENT, rows.SEARCH):
+        added = [1e6 * (ours - theirs) / steps for ours, theirs in zip(seconds[who], seconds[rows.BARE], strict=True)]
+        yield row_of(rows.ADDED, who, "us", added, at)

@@ -42,7 +42,7 @@ def generator(vllm: Any) -> OpenAIGenerator:
 
 def make(server: Any, url: str | None = None, **options: Any) -> OpenAIGenerator:
     return OpenAIGenerator(
-        server.model, base_url=url or server.url, **{"delimiter": ")", "temperature": 0.0, **options}
+        server.model, base_url=url or server.url, **{"delimiter": ")", "temperature": 0.0, "logprobs": True, **options}
     )
 
 

@@ -73,7 +73,7 @@ def test_the_embedded_critic_searches_over_the_server_as_in_process(
     vllm_states: Any, states: Path, here: ModelFolder
 ) -> None:
     found, seen = [], set()
-    for generator in (make(vllm_states, states), here.generator):
+    for generator in (make(vllm_states, states, logprobs=True), here.generator):
         searcher = bavt.Searcher(generator, here.critic, here.task, wave=6, max_step_tokens=24, **here.settings.search)
         results = searcher.search_many(PUZZLES, budget=bavt.Budget(tokens=150))
         found.append(results)

@@ -33,7 +33,8 @@ Question::Question(uint64_t seed, const Limits& limits, Options options, const R
     tree.compact = true;
     tree.root_value = root.verified ? 1.0 : std::clamp(root.value, kMinValue, 1.0);
     tree_ = std::make_unique<Tree>(tree);
-    if (options_->discount < 1.0 || options_->tried_exponent > 0.0) tree_->set_root_weight(weight_of(tree.root_value, root.min_tokens));
+    if (options_->discount < 1.0 || options_->tried_exponent > 0.0)
+        tree_->set_root_weight(weight_of(tree.root_value, root.min_tokens));
     info_.push_back({root.min_tokens});
     if (root.terminal) tree_->mark_terminal(kRoot);
     if (root.verified) solved_node_ = kRoot, stop_reason_ = StopReason::kSolved;

@@ -150,7 +150,8 @@ std::string Question::to_bytes() const {
     bytes.reserve(size_of(h));
     append(bytes, h);
     for (const NodeInfo& info : info_) {
-        append(bytes, NodeRecord{info.min_tokens, info.tried, info.asked, info.told, info.fruitless, info.unaffordable, 0});
+        append(bytes,
+               NodeRecord{info.min_tokens, info.tried, info.asked, info.told, info.fruitless, info.unaffordable, 0});
     }
     for (const uint64_t word : seen_) append(bytes, word);
     for (const Ask& ask : asks) {
@@ -198,8 +199,9 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
     question->info_.resize(h.num_nodes);
     for (NodeInfo& info : question->info_) {
         const auto record = take<NodeRecord>(at);
-        require_snapshot(record.min_tokens >= 0 && record.tried >= 0.0 && record.tried <= 1.0 && record.unaffordable <= 1,
-                         "a node is out of range");
+        require_snapshot(
+            record.min_tokens >= 0 && record.tried >= 0.0 && record.tried <= 1.0 && record.unaffordable <= 1,
+            "a node is out of range");
         info.tried = record.tried;
         info.min_tokens = record.min_tokens, info.asked = record.asked, info.fruitless = record.fruitless;
         info.unaffordable = record.unaffordable != 0, info.told = record.told;

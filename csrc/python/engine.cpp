@@ -184,11 +184,11 @@ py::object list_of(size_t size, Make make) {
 
 std::shared_ptr<SearchOptions> make_options(py::handle policy, double exploration, double decay, double discount,
                                             double tried_exponent, double widening_scale, double widening_exponent,
-                                            py::handle candidates,
-                                            py::handle patience, py::handle max_nodes, py::handle max_step_tokens,
-                                            py::handle max_step_prompt_tokens, py::handle step_tool_calls,
-                                            py::handle max_step_cost, py::handle token_price,
-                                            py::handle prompt_token_price, py::handle max_score) {
+                                            py::handle candidates, py::handle patience, py::handle max_nodes,
+                                            py::handle max_step_tokens, py::handle max_step_prompt_tokens,
+                                            py::handle step_tool_calls, py::handle max_step_cost,
+                                            py::handle token_price, py::handle prompt_token_price,
+                                            py::handle max_score) {
     const char* from_1 = "an int >= 1";
     auto made = std::make_shared<SearchOptions>();
     SearchOptions& options = *made;

@@ -326,8 +326,7 @@ void Tree::set_weight(NodeId node, double weight) {
     weights_[node] = weight;
     if (!ranking_ || !rankable(node)) return;
     change_ranking([&] {
-        stays ? ranking_->move(node, from, decayed_weights())
-              : ranking_->insert(&node, 1, decayed_weights(), [] {});
+        stays ? ranking_->move(node, from, decayed_weights()) : ranking_->insert(&node, 1, decayed_weights(), [] {});
     });
 }
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["train_critic"]
 
+IN_WORDS = ("text", "mathematics")
+"""Tasks whose question is what the model reads, so that instructions may stand around it. Others write prompts."""
+
 
 class Predicts(str, Enum):
     """What the head learns: the value of a state, or what a step adds to the value of its parent."""
@@ -36,13 +39,19 @@ def train_critic(
     out: Annotated[Path, typer.Option(help="The file to write, such as critic.safetensors.")],
     problems: Annotated[
         Path | None,
-        typer.Option(help="Questions: JSON lines with question and answer (GSM8K, MATH), or a plain question a line."),
+        typer.Option(
+            help="Questions: JSON lines with question and answer (GSM8K, MATH), or a plain question a line; "
+            "without them the task's own, where it has some (reasoning_gym)."
+        ),
     ] = None,
     steps: Annotated[
         Path | None, typer.Option(help="In their place, labelled steps: JSON lines with prompt, completions, labels.")
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="How answers are verified; the model folder's own task, or mathematics.")
+    ] = None,
+    task_option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, an argument of the task, such as name=n_queens; repeatable.")
     ] = None,
     budget_tokens: Annotated[int, typer.Option(help="Of each question's search, whose states are learnt from.")] = 300,
     rounds: Annotated[int, typer.Option(help="Times that states are collected, each with the critic so far.")] = 2,
@@ -58,18 +67,19 @@ def train_critic(
     """Train a critic for a language model on the states that its own searches visit."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        if (problems is None) == (steps is None):
+        if problems is not None and steps is not None:
             raise ValueError("problems: expected either --problems or --steps")
+        options = task_options(task_option or [])
         with loading():
             from bavt_fast.training.critic import CriticConfig
 
             config = CriticConfig(budget_tokens, rounds, completions, max_step_tokens, predicts.value, seed)
             out.parent.mkdir(parents=True, exist_ok=True)
-            learner = _learner(model, task, temperature, device, dtype)
+            learner = _learner(model, task, options, temperature, device, dtype)
         if steps is not None:
             fitted = _from_steps(learner, steps, config, out)
         else:
-            fitted = _from_problems(learner, _questions(problems, limit), config, out)  # type: ignore[arg-type]
+            fitted = _from_problems(learner, problems, limit, config, out)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         refuse(error)
     figures = fitted.figures
@@ -85,19 +95,50 @@ class Learner(NamedTuple):
     name: str
     generator: Any
     task_name: str
+    task_options: Mapping[str, Any]
     prompt_of: Callable[[str], str]
     folder_search: Mapping[str, Any]
 
 
-def _learner(model: str, task: str | None, temperature: float | None, device: str | None, dtype: str | None) -> Learner:
+def task_options(words: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a task from words like ``size=200``: numbers, true, false and null as JSON has them, else text.
+
+    Raises:
+        ValueError: a word is not one.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name.isidentifier() or name in options:
+            raise ValueError(f"task-option: expected NAME=VALUE, each name once, got {word!r:.80}")
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
+        options[name] = value if isinstance(read, (dict, list)) else read
+    return options
+
+
+def _learner(
+    model: str,
+    task: str | None,
+    options: Mapping[str, Any],
+    temperature: float | None,
+    device: str | None,
+    dtype: str | None,
+) -> Learner:
     """Of a model folder of ours, or of any language model."""
     if (Path(model) / SETTINGS_FILE).is_file():
         from bavt_fast.model_folder import load_folder
 
         folder = load_folder(model, temperature=temperature)
-        name = folder.settings.task if task is None else task
+        settings = folder.settings
+        name = settings.task if task is None else task
         task_module(name)
-        return Learner(Path(model).resolve().name, folder.generator, name, str, folder.settings.search)
+        own = settings.task_options if name == settings.task else {}
+        return Learner(
+            Path(model).resolve().name, folder.generator, name, {**own, **options}, str, folder.settings.search
+        )
     from bavt_fast.language_model import load
 
     name = "mathematics" if task is None else task
@@ -106,7 +147,7 @@ def _learner(model: str, task: str | None, temperature: float | None, device: st
     generator, prompt_of = generator_and_prompts(
         loaded, None, None, temperature=0.7 if temperature is None else temperature
     )
-    return Learner(model, generator, name, prompt_of, {})
+    return Learner(model, generator, name, options, prompt_of if name in IN_WORDS else str, {})
 
 
 def _questions(path: Path, limit: int | None) -> list[tuple[str, str | None]]:
@@ -121,24 +162,48 @@ def _questions(path: Path, limit: int | None) -> list[tuple[str, str | None]]:
     return found[:limit]
 
 
-def _from_problems(
-    learner: Learner, problems: Sequence[tuple[str, str | None]], config: CriticConfig, out: Path
-) -> Fitted:
+def _from_problems(learner: Learner, path: Path | None, limit: int | None, config: CriticConfig, out: Path) -> Fitted:
     from bavt_fast.training.critic import train_critic as train
 
     module = task_module(learner.task_name)
-    answers = {learner.prompt_of(question): answer for question, answer in problems if answer is not None}
+    known: dict[str, Any] = {}
+    if path is not None:
+        problems = _questions(path, limit)
+        questions = [learner.prompt_of(question) for question, _ in problems]
+        answers = {learner.prompt_of(question): answer for question, answer in problems if answer is not None}
+        known = {"answers": answers} if answers else {}
+    task = module.make_task(**{**learner.task_options, **known})
+    if path is None:
+        if not hasattr(task, "questions"):
+            raise ValueError(
+                f"problems: expected either --problems or --steps, for {learner.task_name!r} has no questions itself"
+            )
+        questions = list(task.questions)[:limit]
     return train(
         learner.generator,
-        module.make_task(**({"answers": answers} if answers else {})),
-        [learner.prompt_of(question) for question, _ in problems],
+        task,
+        questions,
         config=config,
-        oracle=module.make_oracle() if hasattr(module, "make_oracle") else None,
+        oracle=_oracle_of(module, task),
         out=out,
         model_name=learner.name,
-        task_name=learner.task_name,
+        task_name=_name_of(learner.task_name, task),
         **learner.folder_search,
     )
+
+
+def _oracle_of(module: Any, task: Any) -> Any:
+    """The exact solver of the task itself, else of its module; None for none."""
+    for owner in (task, module):
+        if hasattr(owner, "make_oracle"):
+            return owner.make_oracle()
+    return None
+
+
+def _name_of(name: str, task: Any) -> str:
+    """A task's name in a critic's file: of a module with several families it names the family."""
+    family = getattr(task, "name", None)
+    return f"{name}:{family}" if isinstance(family, str) else name
 
 
 def _from_steps(learner: Learner, path: Path, config: CriticConfig, out: Path) -> Fitted:

@@ -3,6 +3,7 @@
 A module of this package that a model folder or the command line may name, such as ``text``, has
 
 - ``make_task(**options) -> Task``;
+- where it reads problems of the package reasoning-gym, ``gym_question(problem) -> str``, its question of one;
 - where the values of its states can be worked out exactly, ``make_oracle() -> Critic``, whose values are in [0, 1];
 - where a model of its own ships, a folder ``model`` beside it;
 - where one can be trained, a submodule ``training`` with ``make_course() -> Course`` (`bavt_fast.training.course`).

@@ -4,23 +4,28 @@
     results = searcher.search_many(task.questions, budget=...)  # a Searcher over this task
 
 An answer is right where the family's own verifier gives it full marks. How a search goes about it is another task's
-business (`inner`): in words, line by line, unless told otherwise.
+business (`inner`): in words, line by line, unless told otherwise. Some verifiers, such as that of "n_queens", run an
+answer as Python: give those families an inner task that writes the answer itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from bavt_fast._checks import as_count, as_seed
-from bavt_fast.protocols import Description, Step, Task
+from bavt_fast.protocols import Critic, Description, Node, Step, Task
+from bavt_fast.tasks import task_module
 from bavt_fast.tasks.text import TextTask
 
 __all__ = ["GymState", "ReasoningGymTask", "make_task"]
 
 MAX_ANSWER = 2000
 """Characters of an answer; a longer one is wrong. What a verifier makes of it may take long."""
+
+
+QuestionOf = Callable[[Mapping[str, Any]], str]
 
 
 class GymState(NamedTuple):
@@ -36,14 +41,15 @@ class ReasoningGymTask:
     Args:
         name: of the family, such as "chain_sum".
         size, seed: how many problems, and which: the same seed gives the same problems.
-        inner: what a step and an answer are; `TextTask` without one.
+        inner: what a step and an answer are: a task, or the name of one that has `gym_question`, such as "n_queens";
+            `TextTask` without one.
         question_of: the inner task's question of a problem, which is a mapping with "question", "answer" and
-            "metadata"; its "question" without one.
+            "metadata"; the named inner task's `gym_question`, else its "question", without one.
         **config: of the family.
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed.
-        TypeError, ValueError: there is no such family, or it does not take these settings.
+        TypeError, ValueError: there is no such family or inner task, or the family does not take these settings.
     """
 
     def __init__(
@@ -52,8 +58,8 @@ class ReasoningGymTask:
         *,
         size: int = 500,
         seed: int = 0,
-        inner: Task[Any] | None = None,
-        question_of: Callable[[Mapping[str, Any]], str] | None = None,
+        inner: Task[Any] | str | None = None,
+        question_of: QuestionOf | None = None,
         **config: Any,
     ) -> None:
         try:
@@ -69,6 +75,10 @@ class ReasoningGymTask:
             raise TypeError(f"name: expected a str such as 'chain_sum', got {name!r:.80}")
         self.name = name
         size, seed = as_count("size", size, minimum=1), as_seed("seed", seed)
+        self._inner_oracle: Callable[[], Critic] | None = None
+        if isinstance(inner, str):
+            self._inner_oracle = getattr(task_module(inner), "make_oracle", None)
+            inner, question_of = _named(inner, question_of)
         try:
             self._dataset = reasoning_gym.create_dataset(name, size=size, seed=seed, **config)
         except (AssertionError, ValueError, TypeError) as error:
@@ -87,6 +97,10 @@ class ReasoningGymTask:
     @cached_property
     def _places(self) -> dict[str, int]:
         return {question: place for place, question in reversed(list(enumerate(self.questions)))}
+
+    def make_oracle(self) -> Critic | None:
+        """The exact solver of a named inner task, for the states of this one; None where it has none."""
+        return None if self._inner_oracle is None else _OfInner(self._inner_oracle())
 
     def initial_state(self, question: str) -> GymState:
         """The start of a problem, named by its question.
@@ -131,6 +145,25 @@ class ReasoningGymTask:
         except Exception:  # what a verifier cannot read is no answer, whatever it raises
             return False
         return isinstance(score, (int, float)) and score >= 1.0
+
+
+class _OfInner:
+    """A critic of inner states, shown the states around them."""
+
+    def __init__(self, critic: Critic) -> None:
+        self._critic = critic
+        self.predicts = critic.predicts
+
+    def score(self, candidates: Sequence[Node]) -> Any:
+        return self._critic.score([Node(node.state.inner, node.prompt, None, node.step) for node in candidates])
+
+
+def _named(inner: str, question_of: QuestionOf | None) -> tuple[Task[Any], QuestionOf]:
+    """An inner task by its name, and what makes its question of a problem."""
+    module = task_module(inner)
+    if not hasattr(module, "gym_question"):
+        raise ValueError(f"inner: expected a task that has gym_question, such as 'n_queens', got {inner!r}")
+    return module.make_task(), question_of or module.gym_question
 
 
 make_task = ReasoningGymTask

@@ -17,6 +17,7 @@ testing = pytest.importorskip("typer.testing")
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast import cli  # noqa: E402
+from bavt_fast.cli.train_critic import task_options  # noqa: E402
 from bavt_fast.critics.critic_file import load_critic, read_manifest  # noqa: E402
 from bavt_fast.model_folder import ModelFolder, embedded_folder, load_folder  # noqa: E402
 from bavt_fast.protocols import Description, Node, Step, StepRequest  # noqa: E402
@@ -380,6 +381,40 @@ def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
     assert read_manifest(out).predicts == "residual"
 
 
+def test_the_command_takes_a_task_with_its_own_questions_and_arguments(tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    out = tmp_path / "critic.safetensors"
+    options = ("name=puzzle24", "size=9", "seed=42", "inner=countdown")
+    words = [word for option in options for word in ("--task-option", option)]
+    result = run(
+        *("--model", embedded_folder(), "--task", "reasoning_gym", *words, "--out", out, "--limit", 8),
+        *("--budget-tokens", 60, "--rounds", 1, "--max-step-tokens", 20, "--completions", 2),
+    )
+    assert result.exit_code == 0, result.output
+    manifest = read_manifest(out)
+    assert (manifest.task, manifest.figures["questions"]) == ("reasoning_gym:puzzle24", 8)
+    assert manifest.figures["tokens"]["labelling"] == 0  # the inner task has an exact solver
+
+
+def test_arguments_of_a_task_are_read_as_they_are_meant() -> None:
+    words = ["size=200", "share=0.5", "name=n_queens", "flag=true", "nothing=null", "text=[1]", "more=a=b", "empty="]
+    assert task_options(words) == {
+        "size": 200,
+        "share": 0.5,
+        "name": "n_queens",
+        "flag": True,
+        "nothing": None,
+        "text": "[1]",
+        "more": "a=b",
+        "empty": "",
+    }
+    for word in ("size", "=3", "a b=3"):
+        with pytest.raises(ValueError, match="task-option: expected NAME=VALUE"):
+            task_options([word])
+    with pytest.raises(ValueError, match="each name once"):
+        task_options(["size=1", "size=2"])
+
+
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
@@ -391,6 +426,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         ((*model, "--problems", tmp_path / "none.txt"), "No such file"),
         ((*model, "--problems", empty, "--task", "nowhere"), "expected the name of a module"),
         ((*model, "--problems", empty, "--rounds", 0), "rounds: expected"),
+        ((*model, "--task-option", "size"), "task-option: expected NAME=VALUE"),
     ):
         result = run(*arguments)
         assert result.exit_code == 2

@@ -45,7 +45,6 @@ def test_the_report_has_a_line_for_each_setting(tmp_path: Path, monkeypatch: pyt
     assert len(lines) == 2 + len(found)
     assert lines[2].startswith("| the folder's own |")
     assert lines[2].endswith("|  |")
-    assert tmp_path != harness.RESULTS
 
 
 def test_settings_are_those_of_a_search() -> None:

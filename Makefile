@@ -15,7 +15,7 @@ SERVERS := build/vllm
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-recipe bench-run bench-view bench-server soak train docs test-docs lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-families bench-recipe bench-run bench-view bench-server soak train docs test-docs lint format sanitize fuzz package clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ bench-generation: $(VENV)/.built  ## time the generator over real models, six mi
 
 bench-budget: $(VENV)/.budget  ## success within a token budget against everybody, 15 minutes; writes docs/claims/budget.md
 	OMP_WAIT_POLICY=passive $(PY) -m benchmarks.budget $(BUDGET)
+
+bench-families: $(VENV)/.budget  ## another family, its model and its critic; FAMILIES=--train trains both anew, 50 minutes
+	OMP_WAIT_POLICY=passive $(PY) -m benchmarks.families $(FAMILIES)
 
 bench-recipe: $(VENV)/.built  ## our search against the recipe as it circulates
 	$(PY) -m benchmarks.recipe
@@ -130,7 +133,7 @@ $(VENV)/.rivals: $(VENV)/.built
 	if $(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,rivals]'; then touch $@; else \
 		echo 'not all of the rivals install here: the benchmarks leave out what is missing'; fi
 
-# The same for searches and problems of others that `make bench-budget` takes.
+# The same for searches and problems of others that `make bench-budget` and `make bench-families` take.
 $(VENV)/.budget: $(VENV)/.built
 	if $(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,budget]'; then touch $@; else \
 		echo 'not all of the extra budget installs here: the benchmark leaves out what is missing'; fi

@@ -196,7 +196,14 @@ def engine(judge: ours.Judge) -> Run:
     def run(ground: Ground, options: Options, budgets: Sequence[int]) -> np.ndarray:
         problems = ground.problems
         found = ours.search_all(
-            ground.pool, problems.task, problems.questions, budgets, options, judge, seed=ground.seed
+            ground.pool,
+            problems.task,
+            problems.questions,
+            budgets,
+            options,
+            judge,
+            seed=ground.seed,
+            solver=problems.solver,
         )
         return ours.solved(found)
 

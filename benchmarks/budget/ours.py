@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bavt_fast import Budget, Search, Searcher
+from bavt_fast.protocols import Critic
 from bavt_fast.tasks.countdown import CountdownOracle
 from benchmarks.budget.pool import Pool, PoolCritic, PoolGenerator
 
@@ -25,6 +26,7 @@ def search_all(
     leaves: int = 1,
     seed: int = 0,
     independent: bool = False,
+    solver: Critic | None = None,
 ) -> list[list[Search]]:
     """A search of every question at every budget, done: by question, then budget.
 
@@ -32,8 +34,9 @@ def search_all(
         options: arguments of `Searcher`.
         leaves: asks in flight in one tree.
         independent: see `PoolGenerator`; needed for more than one ask in flight.
+        solver: the exact solver of the task; Countdown's without one.
     """
-    critic = {"model": PoolCritic(pool), "nothing": None, "solver": CountdownOracle()}[judge]
+    critic = {"model": PoolCritic(pool), "nothing": None, "solver": solver or CountdownOracle()}[judge]
     asks = max(1, len(questions) * len(budgets) * leaves)
     generator = PoolGenerator(pool, independent)
     searcher = Searcher(generator, critic, task, **{**options, "wave": asks, "leaves": leaves})

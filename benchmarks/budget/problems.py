@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bavt_fast.protocols import Description
+from bavt_fast.protocols import Critic, Description
 from bavt_fast.tasks.countdown import GAME24_TEST_RANKS, Countdown, CountdownState, load_game24
 from bavt_fast.tasks.countdown.training.figures import held_out_problems
 from bavt_fast.tasks.countdown.training.states import SMALL, TEST, VALIDATION, WIDE, Range, held_out
@@ -29,12 +29,14 @@ class Problems:
         questions: those that the task can state.
         refused: how many more there are whose numbers it does not take: they count as not solved.
         task: verifies as the set's owner does.
+        solver: knows exactly from which states of the task an answer can be reached; None for Countdown's.
     """
 
     name: str
     questions: Sequence[str]
     refused: int
     task: Any
+    solver: Critic | None = None
 
     @property
     def size(self) -> int:

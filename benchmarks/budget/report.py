@@ -70,7 +70,7 @@ def made_of(
                 "drawn_tokens": part.drawn[1],
                 "wall_s": round(part.wall_s, 1),
                 "reliability": part.visits.reliability(),
-                "curves": {name: _points(curve) for name, curve in part.curves.items()},
+                "curves": {name: points_of(curve) for name, curve in part.curves.items()},
             }
             for part in measured
         ],
@@ -78,7 +78,8 @@ def made_of(
     )
 
 
-def _points(curve: Curve) -> list[tuple[int, float]]:
+def points_of(curve: Curve) -> list[tuple[int, float]]:
+    """(tokens, share of problems solved)."""
     return [(int(b), round(float(rate), 5)) for b, rate in zip(curve.budgets, curve.rates, strict=True)]
 
 
@@ -191,7 +192,7 @@ def _parts(report: Mapping[str, Any], plots: str) -> list[str]:
         _critic_section(results, names, report, plots),
         _waves_section(results, report),
         _bounds_section(results, report),
-        _choices_section(report),
+        choices_section(report),
     ]
 
 
@@ -218,10 +219,10 @@ def _set_section(part: Mapping[str, Any], report: Mapping[str, Any], results: Re
     if part["refused"]:
         about += f"; {part['refused']} have numbers that the task does not take and count as not solved"
     who = list(part["curves"])
-    success = _by_budget(results, who, budgets, name, _share_cell, r.SUCCESS)
-    times = _by_budget(results, who[1:], budgets, name, _times_cell, r.MULTIPLIER, r.MULTIPLIER_LEAST)
-    ahead = _by_budget(results, who, budgets, name, _points_cell, r.AHEAD)
-    over = _by_budget(results, [TUNED, OURS], budgets, name, _times_cell, r.OVER_SOLVER, r.OVER_SOLVER_LEAST)
+    success = by_budget(results, who, budgets, name, share_cell, r.SUCCESS)
+    times = by_budget(results, who[1:], budgets, name, times_cell, r.MULTIPLIER, r.MULTIPLIER_LEAST)
+    ahead = by_budget(results, who, budgets, name, points_cell, r.AHEAD)
+    over = by_budget(results, [TUNED, OURS], budgets, name, times_cell, r.OVER_SOLVER, r.OVER_SOLVER_LEAST)
     drawing = f"![success against tokens]({plots}{STEM}-{slug(name)}.svg)"
     parts = [
         f"## {name}\n\n{about}.",
@@ -234,7 +235,8 @@ def _set_section(part: Mapping[str, Any], report: Mapping[str, Any], results: Re
     return "\n\n".join(parts)
 
 
-def _by_budget(results: Results, who: Sequence[str], budgets: Sequence[int], name: str, cell: Any, *what: str) -> str:
+def by_budget(results: Results, who: Sequence[str], budgets: Sequence[int], name: str, cell: Any, *what: str) -> str:
+    """A table of one set: a line a method, a column a budget."""
     lines = []
     for method in who:
         cells = []
@@ -245,15 +247,18 @@ def _by_budget(results: Results, who: Sequence[str], budgets: Sequence[int], nam
     return table(("tokens", *(f"{budget:,}" for budget in budgets)), lines)
 
 
-def _share_cell(row: Row) -> str:
+def share_cell(row: Row) -> str:
+    """A share and its interval."""
     return f"{row.median:.1%} ({row.p20:.0%} to {row.p80:.0%})"
 
 
-def _points_cell(row: Row) -> str:
+def points_cell(row: Row) -> str:
+    """A difference of shares, in points."""
     return f"{100 * row.median:+.1f} ({100 * row.p20:+.0f} to {100 * row.p80:+.0f})"
 
 
-def _times_cell(row: Row) -> str:
+def times_cell(row: Row) -> str:
+    """A factor; a bound where the other side never got there."""
     least = "> " if row.what.endswith("at least") else ""
     return f"{least}{row.median:.1f} ({row.p20:.1f} to {row.p80:.1f})"
 
@@ -322,7 +327,7 @@ def _waves_section(results: Results, report: Mapping[str, Any]) -> str:
             at = {"asks_in_flight": leaves, "budget_tokens": budget}
             share = results.median(r.SUCCESS, "ours, asks in flight", **at)
             cost = [*results.of(r.WAVE_COST, **at), *results.of(r.WAVE_COST_LEAST, **at)]
-            cells.append(("" if share is None else f"{share:.1%}") + (f"; {_times_cell(cost[0])} x" if cost else ""))
+            cells.append(("" if share is None else f"{share:.1%}") + (f"; {times_cell(cost[0])} x" if cost else ""))
         lines.append([str(leaves), *cells])
     return (
         "## The cost of waves\n\nCountdown-5 with several asks in flight in one tree, each drawn by its own seed from "
@@ -367,7 +372,8 @@ def _bounds_section(results: Results, report: Mapping[str, Any]) -> str:
     )
 
 
-def _choices_section(report: Mapping[str, Any]) -> str:
+def choices_section(report: Mapping[str, Any]) -> str:
+    """What was chosen for every method, and on what account."""
     lines = []
     for name, choice in report["choices"].items():
         options = ", ".join(f"{key} {value}" for key, value in choice["options"].items())
@@ -378,4 +384,19 @@ def _choices_section(report: Mapping[str, Any]) -> str:
     return "## What was chosen\n\nOn validation problems:\n\n" + table(head, lines)
 
 
-__all__ = ["Target", "made_of", "markdown", "slug", "write_all", "write_page"]
+__all__ = [
+    "MAIN_STYLES",
+    "STYLES",
+    "Target",
+    "by_budget",
+    "choices_section",
+    "made_of",
+    "markdown",
+    "points_cell",
+    "points_of",
+    "share_cell",
+    "slug",
+    "times_cell",
+    "write_all",
+    "write_page",
+]

@@ -42,7 +42,7 @@ def rows_of_set(measured: Measured, plan: Plan) -> Iterator[Row]:
             solved = curve.at(budget)
             yield row(SUCCESS, name, float(solved.mean()), at, interval(weights @ solved))
             if budget in plan.budgets:
-                yield from _compared(name, curve, measured.curves, budget, weights, at)
+                yield from compared(name, curve, measured.curves, budget, weights, at)
     for budget, tokens in measured.spent.items():
         yield row(SPENT, OURS, tokens, {"set": measured.name, "budget_tokens": budget}, unit="tokens")
     where: At = {"set": measured.name, "budget_tokens": plan.visits_budget}
@@ -52,9 +52,10 @@ def rows_of_set(measured: Measured, plan: Plan) -> Iterator[Row]:
             yield row(kind, what, value, where)
 
 
-def _compared(
+def compared(
     name: str, curve: Curve, curves: Mapping[str, Curve], budget: int, weights: np.ndarray, at: At
 ) -> Iterator[Row]:
+    """A method at a budget beside parallel sampling, the tuned search and the perfect critic, as far as they ran."""
     success = float(curve.at(budget).mean())
     value, low, high = multiplier(curve, curves[PARALLEL], budget, weights)
     if name != PARALLEL and not (success == 1.0 and value < 1.0):  # both solve all, which it did with less

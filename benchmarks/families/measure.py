@@ -1,0 +1,204 @@
+"""Success against tokens of the trained model: parallel sampling with the verifier, and searches with its critic.
+
+The pool, the methods and the way in which settings are chosen are those of `benchmarks.budget`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import bavt_fast as bavt
+from bavt_fast import Search
+from bavt_fast.critics.critic_file import load_critic
+from bavt_fast.tasks.n_queens import NO_QUEEN
+from bavt_fast.training.figures import auc
+from benchmarks.budget import ours
+from benchmarks.budget.curves import interval, resampled
+from benchmarks.budget.methods import METHODS, PARALLEL, SOLVER, TUNED, Curve, Ground, Method
+from benchmarks.budget.pool import Pool
+from benchmarks.budget.problems import Problems
+from benchmarks.budget.rows import SUCCESS, VISITED, compared, row
+from benchmarks.budget.tuning import Choice, best_of_temperatures, choose
+from benchmarks.families import queens
+from benchmarks.harness import At, Row
+
+COMPARED = (
+    PARALLEL,
+    "parallel sampling without replacement, oracle",
+    "best of n by the critic",
+    "ours without a critic",
+    TUNED,
+    SOLVER,
+)
+"""Of the methods of `benchmarks.budget`."""
+CHOICES: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "ours without a critic": {},
+    TUNED: {"policy": ("best_first", "power")},
+    SOLVER: {},
+}
+"""What is chosen of these, besides the temperature; all else stays as it is by default."""
+MODEL, CRITIC = "model", "critic.safetensors"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        budgets: of the tables, tokens.
+        baseline_tokens, baseline_runs: how far parallel sampling is sampled, and how often.
+        parts: the problems are measured in so many, side by side.
+    """
+
+    problems: int = 200
+    validation: int = 24
+    temperatures: tuple[float, ...] = (0.2, 0.3)
+    budgets: tuple[int, ...] = (60, 125, 250, 500)
+    baseline_tokens: int = 5000
+    baseline_runs: int = 1
+    parts: int = 2
+    seed: int = 1
+
+    @property
+    def methods(self) -> list[Method]:
+        known = [method for method in METHODS if method.name in COMPARED]
+        return [replace(method, choices=CHOICES.get(method.name, method.choices)) for method in known]
+
+    def budgets_of(self, method: Method) -> Sequence[int]:
+        """As finely as it costs nothing more."""
+        if not method.is_dense:
+            return self.budgets
+        most = self.baseline_tokens if method.name == PARALLEL else max(self.budgets)
+        dense = np.unique(np.round(np.geomspace(min(self.budgets), most, 200)).astype(int)).tolist()
+        return sorted({*dense, *self.budgets, most})
+
+
+class Trained:
+    """The model and its critic, and a pool of steps for each temperature."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        torch.set_num_threads(1)
+        model = bavt.load(folder / MODEL, device="cpu", threads=1)
+        self._critic = load_critic(folder / CRITIC, model, task="reasoning_gym:n_queens")
+        self._generator = model.generator()
+        self._seed = seed
+        self._pools: dict[float, Pool] = {}
+
+    def ground(self, problems: Problems, temperature: float, runs: int) -> Ground:
+        """What methods are compared on, at a temperature."""
+        if temperature not in self._pools:
+            self._pools[temperature] = Pool(self._generator, self._critic, temperature, self._seed)
+        return Ground(problems, self._pools[temperature], self._seed, runs)
+
+
+def tuned(folder: Path, plan: Plan, temperature: float) -> dict[str, Choice]:
+    """For each method the options that solve most of the validation problems at a temperature."""
+    trained, problems = Trained(folder, plan.seed), queens.validation_set(plan.validation)
+    ground, choices = trained.ground(problems, temperature, plan.baseline_runs), {}
+    for method in plan.methods:
+        start_s = time.monotonic()
+        choice = choices[method.name] = choose(method, ground, temperature, plan.budgets)
+        _say(f"T = {temperature}: {method.name}: {dict(choice.options)}, {choice.success:.1%}", start_s)
+    return choices
+
+
+def best(found: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
+    """Of several temperatures' choices, for each method the one that did best."""
+    return {name: best_of_temperatures([choices[name] for choices in found]) for name in found[0]}
+
+
+@dataclass
+class Measured:
+    """What came of one part of the problems.
+
+    Attributes:
+        curves: by the method's name.
+        missing, values, alive: see `visited`, of the tuned search at the largest budget.
+    """
+
+    name: str
+    curves: dict[str, Curve]
+    missing: np.ndarray
+    values: np.ndarray
+    alive: np.ndarray
+
+
+def measured(folder: Path, plan: Plan, choices: Mapping[str, Choice], part: int) -> Measured:
+    """Every method on one part of the problems, with what was chosen for it."""
+    first, end = (plan.problems * number // plan.parts for number in (part, part + 1))
+    trained, problems = Trained(folder, plan.seed + part), queens.fresh_set(end - first, first)
+    curves = {}
+    for method in plan.methods:
+        choice, start_s = choices[method.name], time.monotonic()
+        ground = trained.ground(problems, choice.temperature, plan.baseline_runs)
+        curve = curves[method.name] = _curve(method, ground, choice, plan)
+        _say(f"part {part}: {method.name}: {' '.join(f'{curve.at(b).mean():.1%}' for b in plan.budgets)}", start_s)
+    choice, budget = choices[TUNED], max(plan.budgets)
+    pool = trained.ground(problems, choice.temperature, 1).pool
+    searches = ours.search_all(
+        pool, problems.task, problems.questions, [budget], choice.options, seed=plan.seed, solver=problems.solver
+    )
+    return Measured(problems.name, curves, *visited([search for (search,) in searches], problems))
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """All parts as one."""
+    curves = {
+        name: Curve(curve.budgets, np.concatenate([part.curves[name].solved for part in parts]))
+        for name, curve in parts[0].curves.items()
+    }
+    columns = zip(*((part.missing, part.values, part.alive) for part in parts), strict=True)
+    return Measured(parts[0].name, curves, *(np.concatenate(column) for column in columns))
+
+
+def _curve(method: Method, ground: Ground, choice: Choice, plan: Plan) -> Curve:
+    if choice.by_budget is None:
+        return method.curve(ground, choice.options, plan.budgets_of(method))
+    assert method.by_budget is not None, "or nothing was chosen for each budget"
+    name, columns = method.by_budget, []
+    for budget in plan.budgets:
+        options = {**choice.options, name: choice.by_budget[budget]}
+        columns.append(method.curve(ground, options, plan.budgets).at(budget))
+    return Curve(np.array(plan.budgets), np.stack(columns, axis=1))
+
+
+def rows_of(whole: Measured, plan: Plan) -> Iterator[Row]:
+    """Success, each method beside the others, and how good the critic is on the states that the search visits."""
+    weights = resampled(plan.problems, plan.seed)
+    for name, curve in whole.curves.items():
+        for budget in plan.budgets:
+            at: At = {"set": whole.name, "budget_tokens": budget}
+            solved = curve.at(budget)
+            yield row(SUCCESS, name, float(solved.mean()), at, interval(weights @ solved))
+            yield from compared(name, curve, whole.curves, budget, weights, at)
+    where: At = {"set": whole.name, "budget_tokens": max(plan.budgets)}
+    for count in sorted(set(whole.missing.tolist())):
+        chosen = whole.missing == count
+        values, alive = whole.values[chosen], whole.alive[chosen]
+        yield row(VISITED, f"states_{count}_missing", float(chosen.sum()), where, unit="states")
+        yield row(VISITED, f"alive_{count}_missing", float(alive.mean()), where)
+        if alive.any() and not alive.all():
+            yield row(VISITED, f"auc_{count}_missing", auc(values, alive), where)
+
+
+def visited(searches: Sequence[Search], problems: Problems) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(states,) of searches that are done, roots and answers left out: queens missing, V, whether there is a way."""
+    nodes = [node for search in searches for node in search.nodes[1:] if NO_QUEEN in node.state.inner.columns]
+    assert problems.solver is not None, "the family has one"
+    alive = np.array(problems.solver.score(nodes)) == 1.0  # type: ignore[arg-type]
+    missing = np.array([node.state.inner.columns.count(NO_QUEEN) for node in nodes], dtype=int)
+    return missing, np.array([float(node.value or 0.0) for node in nodes]), alive
+
+
+def _say(what: str, start_s: float) -> None:
+    print(f"{what} ({time.monotonic() - start_s:.0f} s)", flush=True)
+
+
+__all__ = ["Measured", "Plan", "Trained", "best", "joined", "measured", "rows_of", "tuned", "visited"]

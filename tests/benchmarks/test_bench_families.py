@@ -210,7 +210,6 @@ def test_everything_is_measured_and_told_again_from_its_file(
     for method in measure.COMPARED:
         rates = [results.median(report.r.SUCCESS, method, budget_tokens=budget) for budget in plan.budgets]
         assert all(rate is not None and 0.0 <= rate <= 1.0 for rate in rates)
-    assert results.median(report.r.SUCCESS, "ours, exact solver as critic", budget_tokens=40) >= 0.5  # type: ignore[operator]
     text = (tmp_path / "families.md").read_text()
     assert "bavt-fast train critic" in text
     (tmp_path / "again").mkdir()

@@ -51,7 +51,7 @@ class Drive(Base):
         engine, searches, clock, generator = self.engine, self.searches, self.clock, self.generator
         host, wave = self.host, self.wave
         while True:
-            if self.more and len(searches) < self.wave:
+            if (self.more or host is not None) and len(searches) < self.wave:  # a host may have more later
                 self.fill(waiting)
             while self.reopened:
                 asked = self.reopened.pop()

@@ -28,7 +28,7 @@ from bavt_fast._files import AppendedFile, replaced, whole_lines
 from bavt_fast.checkpoint import dump_step, load_step
 from bavt_fast.protocols import Description, Step
 
-__all__ = ["Answer", "Failure", "History", "Journal", "read_journal"]
+__all__ = ["Answer", "Failure", "History", "Journal", "JournalLines", "read_journal"]
 
 COMPACT_BYTES = 64 * 2**20
 """Size from which a journal is compacted, where a quarter of it is enough for what is open."""
@@ -80,21 +80,16 @@ class History(NamedTuple):
     dropped: int
 
 
-class Journal:
-    """Appends events to a run's journal. Nothing is written before `flush`; after an error nothing is any more.
+class JournalLines:
+    """Events as lines of a journal, which `take` hands over.
 
-    Args:
-        end: where the last whole block ends, in bytes.
-        lost_asks: that were lost with the last life.
+    Attributes:
+        answers: how many asks were answered.
     """
 
-    def __init__(self, path: Path, end: int = 0, lost_asks: int = 0) -> None:
-        self.path = path
-        self._file = AppendedFile(path, end)
-        self._lines = [f"- l {lost_asks}\n"] if lost_asks else []
-        self._compact_at = max(COMPACT_BYTES, 4 * end)
-        self._failed = False
-        self.answers = 0  # that were told to it
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self.answers = 0
 
     def begun(self, number: int) -> None:
         self._lines.append(f"{number} b\n")
@@ -114,6 +109,37 @@ class Journal:
     def failed(self, number: int, failure: Failure) -> None:
         self._lines.append(f"{number} f {_json(failure)}\n")
 
+    def take(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+class Journal(JournalLines):
+    """Appends events to a run's journal. Nothing is written before `flush`; after an error nothing is any more.
+
+    Args:
+        end: where the last whole block ends, in bytes.
+        lost_asks: that were lost with the last life.
+    """
+
+    def __init__(self, path: Path, end: int = 0, lost_asks: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self._file = AppendedFile(path, end)
+        if lost_asks:
+            self.lost(lost_asks)
+        self._compact_at = max(COMPACT_BYTES, 4 * end)
+        self._failed = False
+
+    def add(self, lines: Sequence[str], answers: int) -> None:
+        """Lines that were made elsewhere, and how many answers they tell of."""
+        self._lines += lines
+        self.answers += answers
+
+    def lost(self, asks: int) -> None:
+        self._lines.append(f"- l {asks}\n")
+
     def ended(self, in_flight: Sequence[int]) -> None:
         self._lines.append(f"- o {_json(in_flight)}\n")
 
@@ -125,8 +151,7 @@ class Journal:
         """
         if not self._lines or self._failed:
             return
-        block = "".join(self._lines).encode("utf-8", "surrogatepass")
-        self._lines.clear()
+        block = "".join(self.take()).encode("utf-8", "surrogatepass")
         self._failed = True
         self._file.append(block + b"= %08x\n" % zlib.crc32(block))
         self._failed = False

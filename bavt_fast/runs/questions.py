@@ -8,14 +8,18 @@ the place of the run's own. Other fields are passed over.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bavt_fast._checks import as_count, as_seed
 
-__all__ = ["BrokenLine", "Row", "Rows", "checked_rows"]
+__all__ = ["BrokenLine", "Row", "Rows", "checked_rows", "problems_of"]
+
+AT_ONCE = 512
+"""Questions that are read and checked together."""
 
 
 class Row(NamedTuple):
@@ -59,28 +63,52 @@ Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 """Where questions come from: a file of JSON lines, or what such lines hold."""
 
 
-def checked_rows(source: Rows, parse: Callable[[str], Any]) -> Iterator[Row | BrokenLine]:
+def checked_rows(source: Rows, problems: Callable[[Sequence[str]], Sequence[str | None]]) -> Iterator[Row | BrokenLine]:
     """The questions in order, and the lines that are none. Blank lines are passed over.
 
     Args:
-        parse: raises ValueError or TypeError for a question that the task cannot read.
+        problems: what is wrong with each of some questions; None for one that the task can read. See `problems_of`.
 
     Raises:
         OSError: the file cannot be read.
     """
     lines_of: dict[str, int] = {}
-    for number, line in _lines(source):
+    lines = _lines(source)
+    while some := [_read(number, line) for number, line in itertools.islice(lines, AT_ONCE)]:
+        found = iter(problems([row.question for row in some if isinstance(row, Row)]))
+        for row in some:
+            if isinstance(row, BrokenLine):
+                yield row
+                continue
+            problem = next(found)
+            if problem is not None:
+                yield BrokenLine(row.line, problem)
+                continue
+            first = lines_of.setdefault(str(row.id), row.line)
+            if first != row.line:
+                yield BrokenLine(row.line, f"id: expected each once, got {row.id!r:.60} again, of line {first}")
+            else:
+                yield row
+
+
+def problems_of(parse: Callable[[str], Any], questions: Sequence[str]) -> list[str | None]:
+    """What `parse`, which raises ValueError or TypeError, finds wrong with each question; None for nothing."""
+    found: list[str | None] = []
+    for question in questions:
         try:
-            row = _row(number, json.loads(line) if isinstance(line, bytes) else line)
-            parse(row.question)
+            parse(question)
         except (ValueError, TypeError, RecursionError) as error:
-            yield BrokenLine(number, _about(error))
-            continue
-        first = lines_of.setdefault(str(row.id), number)
-        if first != number:
-            yield BrokenLine(number, f"id: expected each once, got {row.id!r:.60} again, of line {first}")
+            found.append(_about(error))
         else:
-            yield row
+            found.append(None)
+    return found
+
+
+def _read(number: int, line: bytes | Mapping[str, Any]) -> Row | BrokenLine:
+    try:
+        return _row(number, json.loads(line) if isinstance(line, bytes) else line)
+    except (ValueError, TypeError, RecursionError) as error:
+        return BrokenLine(number, _about(error))
 
 
 def _lines(source: Rows) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:

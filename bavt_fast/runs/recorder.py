@@ -9,7 +9,7 @@ from bavt_fast.budget import Spent
 from bavt_fast.engine import Search
 from bavt_fast.events import Observer
 from bavt_fast.protocols import Description, Node, Step
-from bavt_fast.runs.journal import Answer, Failure, Journal
+from bavt_fast.runs.journal import Answer, Failure, JournalLines
 from bavt_fast.runs.questions import Row
 
 __all__ = ["Recorder"]
@@ -37,7 +37,7 @@ class Recorder(Observer):
         "search",
     )
 
-    def __init__(self, journal: Journal, number: int, row: Row, search: Search) -> None:
+    def __init__(self, journal: JournalLines, number: int, row: Row, search: Search) -> None:
         self._journal = journal
         self.number, self.row, self.search = number, row, search
         self._observer: Observer | None = search.observer

@@ -11,31 +11,26 @@ asked again, and of the others only the steps that were in flight are.
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
 from bavt_fast._checks import as_amount, as_seed
 from bavt_fast.budget import Budget, Spent, cost_units
 from bavt_fast.engine import Search
-from bavt_fast.result import SearchResult
 from bavt_fast.runs.folder import RunError, RunFolder
 from bavt_fast.runs.journal import Answer, Failure, Journal, read_journal
-from bavt_fast.runs.questions import BrokenLine, Row, Rows, checked_rows
+from bavt_fast.runs.questions import BrokenLine, Row, Rows, checked_rows, problems_of
 from bavt_fast.runs.recorder import Recorder
 from bavt_fast.runs.replay import replay
+from bavt_fast.runs.searching import Outcome, Searching, error_line, parts_of
 from bavt_fast.searcher import Searcher
 from bavt_fast.settings import Settings
 
 __all__ = ["Run", "RunProgress", "RunSummary"]
-
-Outcome = Callable[[Row, SearchResult], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +131,8 @@ class Run:
             )
         searcher.settings.check_budget(budget)
         self.searcher, self.budget, self.seed = searcher, budget, as_seed("seed", seed)
-        self.verify, self.keep, self.outcome = verify, keep, outcome
+        self.verify, self.keep = verify, keep
+        self.searching = Searching(searcher, budget, self.seed, verify, outcome)
         self.flush_s = as_amount("flush_s", flush_s, allow_zero=True)
         self._limits = _checked_total(total, searcher.settings)
         self._most = most_of_an_ask(searcher.settings)
@@ -169,27 +165,25 @@ class Run:
             raise
 
     def _about(self, more: Mapping[str, Any] | None) -> dict[str, Any]:
-        searcher = self.searcher
-        settings = asdict(searcher.settings)
-        del settings["record"]
-        parts = {"task": searcher.task, "generator": searcher.generator, "critic": searcher.critic}
         return {
             "budget": asdict(self.budget),
             "seed": self.seed,
             "verify": self.verify,
-            "settings": settings,
-            **{name: type(part).__qualname__ for name, part in parts.items()},
+            **parts_of(self.searcher),
             "about": dict(more or {}),
         }
 
     def _checked(self, questions: Rows, strict: bool) -> Iterator[Row]:
-        for row in checked_rows(questions, self.searcher.task.initial_state):
+        for row in checked_rows(questions, self._problems):
             if not isinstance(row, BrokenLine):
                 yield row
             elif strict:
                 raise ValueError(f"questions: {row}")
             else:
                 self.broken.append(row)
+
+    def _problems(self, questions: Sequence[str]) -> Sequence[str | None]:
+        return problems_of(self.searcher.task.initial_state, questions)
 
     # ---- running
 
@@ -201,14 +195,8 @@ class Run:
         """
         try:
             try:
-                with closing(self._driven()) as searches:
-                    for search in searches:
-                        yield from self._not_begun()
-                        if search.stop_reason == "interrupted":
-                            self._is_interrupted = True
-                        else:
-                            yield self._finish(search)
-                yield from self._not_begun()
+                with closing(self._lines()) as lines:
+                    yield from lines
             except KeyboardInterrupt:
                 self._is_interrupted = True
             finally:
@@ -269,12 +257,16 @@ class Run:
 
     # ---- questions in and out
 
-    def _driven(self) -> Generator[Search]:
-        """The searches as they stop."""
-        searcher = self.searcher
-        if searcher.is_async:
-            return _looped(searcher.arun(self._waiting(), host=self), getattr(searcher.generator, "aclose", None))
-        return searcher.run(self._waiting(), host=self)
+    def _lines(self) -> Generator[dict[str, Any]]:
+        """The lines of the questions as they are finished."""
+        with closing(self.searching.drive(self._waiting(), self)) as searches:
+            for search in searches:
+                yield from self._not_begun()
+                if search.stop_reason == "interrupted":
+                    self._is_interrupted = True
+                else:
+                    yield self._finish(search)
+        yield from self._not_begun()
 
     def _waiting(self) -> Iterator[Search]:
         """What is to be searched: first what had begun. A question that cannot begin is finished at once."""
@@ -300,22 +292,10 @@ class Run:
 
     def _started(self, number: int, row: Row, events: Any) -> Search | None:
         """A search that goes on behind these events; None where it cannot begin, which is its result."""
-        searcher = self.searcher
         try:
-            task = searcher.task
-            if self.verify and row.answer is not None and hasattr(task, "with_answer"):
-                task = task.with_answer(row.answer)
-            search = Search(
-                row.question,
-                task=task,
-                budget=self.budget if row.budget_tokens is None else replace(self.budget, tokens=row.budget_tokens),
-                seed=self.seed if row.seed is None else row.seed,
-                settings=searcher.settings,
-                clock=searcher.clock,
-                on_event=searcher.on_event,
-            )
+            search = self.searching.start(row)
         except Exception as error:
-            self._refused.append(_error_line(row, error))
+            self._refused.append(error_line(row, error))
             self._write(number, self._refused[-1])
             return None
         if events:
@@ -326,40 +306,12 @@ class Run:
     def _finish(self, search: Search) -> dict[str, Any]:
         recorder = search.observer
         assert isinstance(recorder, Recorder), "every search of a run has one"
-        line = self._line(recorder.row, search)
+        line = self.searching.line(recorder.row, search)
         if self.keep:
             search.save(self.folder.search_file(recorder.row))
         del self._open[recorder.number]
         self._write(recorder.number, line)
         return line
-
-    def _line(self, row: Row, search: Search) -> dict[str, Any]:
-        result = search.result()
-        line: dict[str, Any] = {
-            "id": row.id,
-            "answer": result.answer,
-            "solved": result.solved,
-            "spent": asdict(result.spent),
-            "stop_reason": result.stop_reason,
-            "path": list(result.path),
-            "value": result.value,
-        }
-        if result.overrun != Spent():
-            line["overrun"] = asdict(result.overrun)
-        if result.error is not None:
-            line["error"] = _about_error(result.error)
-        try:
-            if self.outcome is not None:
-                line |= self.outcome(row, result)
-            if row.answer is not None and not self.verify:
-                line["correct"] = line["answer"] is not None and self._is_same(row.answer, line["answer"])
-        except Exception as error:
-            line["error"] = _about_error(error)
-        return line
-
-    def _is_same(self, reference: str, answer: str) -> bool:
-        same = getattr(self.searcher.task, "same_answer", None)
-        return bool(reference == answer if same is None else same(reference, answer))
 
     def _write(self, number: int, line: dict[str, Any]) -> None:
         self.folder.write_result(line)
@@ -440,70 +392,3 @@ def _checked_total(total: Budget | None, settings: Settings) -> tuple[int | None
             "total: expected tokens, cost, tool calls or prompt tokens, got seconds; limit each question's"
         )
     return total.limits()
-
-
-def _error_line(row: Row, error: Exception) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "answer": None,
-        "solved": False,
-        "spent": asdict(Spent()),
-        "stop_reason": "error",
-        "path": [],
-        "value": None,
-        "error": _about_error(error),
-    }
-
-
-def _about_error(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _looped(searches: AsyncGenerator[Search], close: Callable[[], Any] | None) -> Generator[Search]:
-    """What an asynchronous driver gives, in an event loop of its own. Ctrl-C breaks it off."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:  # there is none
-        pass
-    else:
-        raise TypeError("generator or critic: expected plain ones within a running event loop, got a coroutine")
-    loop = asyncio.new_event_loop()
-    try:
-        while True:
-            try:
-                search = _until(loop, loop.create_task(anext(searches)))
-            except StopAsyncIteration:
-                return
-            yield search
-    finally:
-        loop.run_until_complete(searches.aclose())
-        if close is not None:
-            loop.run_until_complete(close())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
-def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Search:
-    """Runs a loop until a task is done. Ctrl-C cancels the task, as in `asyncio.run`, and comes when it has ended."""
-    is_ours = threading.current_thread() is threading.main_thread()
-    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return loop.run_until_complete(task)
-    pressed = False
-
-    def cancel(*_: Any) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-        loop.call_soon_threadsafe(task.cancel)
-
-    signal.signal(signal.SIGINT, cancel)
-    try:
-        search = loop.run_until_complete(task)
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:  # as it ended: its result is made again from the journal
-        raise KeyboardInterrupt
-    return search

@@ -1,0 +1,159 @@
+"""How the questions of a run are searched, and what is written of them: the same in every process that searches."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+from bavt_fast.budget import Budget, Spent
+from bavt_fast.drive_base import Host
+from bavt_fast.engine import Search
+from bavt_fast.result import SearchResult
+from bavt_fast.runs.questions import Row
+from bavt_fast.searcher import Searcher
+
+__all__ = ["Outcome", "Searching", "error_line", "parts_of"]
+
+Outcome = Callable[[Row, SearchResult], Mapping[str, Any]]
+
+
+def parts_of(searcher: Searcher) -> dict[str, Any]:
+    """What of a searcher has to be the same when a run goes on. JSON."""
+    settings = asdict(searcher.settings)
+    del settings["record"]
+    parts = {"task": searcher.task, "generator": searcher.generator, "critic": searcher.critic}
+    return {"settings": settings, **{name: type(part).__qualname__ for name, part in parts.items()}}
+
+
+class Searching(NamedTuple):
+    """What searches the questions of a run. The fields are arguments of `Run`."""
+
+    searcher: Searcher
+    budget: Budget
+    seed: int = 0
+    verify: bool = True
+    outcome: Outcome | None = None
+
+    def start(self, row: Row) -> Search:
+        """The search of a question, which has not begun. Raises what the task raises for the question."""
+        searcher = self.searcher
+        task = searcher.task
+        if self.verify and row.answer is not None and hasattr(task, "with_answer"):
+            task = task.with_answer(row.answer)
+        return Search(
+            row.question,
+            task=task,
+            budget=self.budget if row.budget_tokens is None else replace(self.budget, tokens=row.budget_tokens),
+            seed=self.seed if row.seed is None else row.seed,
+            settings=searcher.settings,
+            clock=searcher.clock,
+            on_event=searcher.on_event,
+        )
+
+    def drive(self, searches: Iterable[Search], host: Host) -> Generator[Search]:
+        """The searches as they stop."""
+        searcher = self.searcher
+        if searcher.is_async:
+            return _looped(searcher.arun(searches, host=host), getattr(searcher.generator, "aclose", None))
+        return searcher.run(searches, host=host)
+
+    def line(self, row: Row, search: Search) -> dict[str, Any]:
+        """The line of a question whose search has stopped."""
+        result = search.result()
+        line: dict[str, Any] = {
+            "id": row.id,
+            "answer": result.answer,
+            "solved": result.solved,
+            "spent": asdict(result.spent),
+            "stop_reason": result.stop_reason,
+            "path": list(result.path),
+            "value": result.value,
+        }
+        if result.overrun != Spent():
+            line["overrun"] = asdict(result.overrun)
+        if result.error is not None:
+            line["error"] = _about_error(result.error)
+        try:
+            if self.outcome is not None:
+                line |= self.outcome(row, result)
+            if row.answer is not None and not self.verify:
+                line["correct"] = line["answer"] is not None and self._is_same(row.answer, line["answer"])
+        except Exception as error:
+            line["error"] = _about_error(error)
+        return line
+
+    def _is_same(self, reference: str, answer: str) -> bool:
+        same = getattr(self.searcher.task, "same_answer", None)
+        return bool(reference == answer if same is None else same(reference, answer))
+
+
+def error_line(row: Row, error: Exception) -> dict[str, Any]:
+    """The line of a question that could not begin."""
+    return {
+        "id": row.id,
+        "answer": None,
+        "solved": False,
+        "spent": asdict(Spent()),
+        "stop_reason": "error",
+        "path": [],
+        "value": None,
+        "error": _about_error(error),
+    }
+
+
+def _about_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _looped(searches: AsyncGenerator[Search], close: Callable[[], Any] | None) -> Generator[Search]:
+    """What an asynchronous driver gives, in an event loop of its own. Ctrl-C breaks it off."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # there is none
+        pass
+    else:
+        raise TypeError("generator or critic: expected plain ones within a running event loop, got a coroutine")
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                search = _until(loop, loop.create_task(anext(searches)))
+            except StopAsyncIteration:
+                return
+            yield search
+    finally:
+        loop.run_until_complete(searches.aclose())
+        if close is not None:
+            loop.run_until_complete(close())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Search:
+    """Runs a loop until a task is done. Ctrl-C cancels the task, as in `asyncio.run`, and comes when it has ended."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return loop.run_until_complete(task)
+    pressed = False
+
+    def cancel(*_: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        loop.call_soon_threadsafe(task.cancel)
+
+    signal.signal(signal.SIGINT, cancel)
+    try:
+        search = loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:  # as it ended: its result is made again from the journal
+        raise KeyboardInterrupt
+    return search

@@ -29,6 +29,9 @@ class AsyncDrive(Base):
         out: dict[int, asyncio.Task[None]] = {}
         done: deque[tuple[Asked, Any]] = deque()
         came = asyncio.Event()
+        if self.host is not None:
+            loop = asyncio.get_running_loop()
+            self.host.driven(lambda: loop.call_soon_threadsafe(came.set))
         try:
             while True:
                 self.fill(waiting)
@@ -54,6 +57,8 @@ class AsyncDrive(Base):
                 await self.tell(out, done)
                 self.progress()
         finally:
+            if self.host is not None:
+                self.host.driven(None)
             left = set(out.values())
             for task in left:
                 task.cancel()

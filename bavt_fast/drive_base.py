@@ -6,7 +6,7 @@ import contextlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from bavt_fast._core import Engine, TicketError
@@ -39,6 +39,10 @@ class Asked(NamedTuple):
 
 class Host(Protocol):
     """Who lets a driver run, and keeps what it does (`bavt_fast.runs`)."""
+
+    def driven(self, wake: Callable[[], Any] | None) -> None:
+        """Called by a loop that can be woken, from any thread, when there is more room; with None at its end."""
+        ...
 
     def room(self, wanted: int, out: int) -> int:
         """How many of the `wanted` asks may be handed out while `out` of them are out."""

@@ -12,7 +12,7 @@ asked again, and of the others only the steps that were in flight are.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -138,7 +138,7 @@ class Run:
         self._most = most_of_an_ask(searcher.settings)
         self._settled = [0, 0, 0, 0]  # by what is finished; amounts as of the engine's account
         self._finished = self._solved = self._errors = 0
-        self._open: dict[int, Recorder] = {}
+        self._open: dict[int, Any] = {}  # a Recorder for each question under way, by its number
         self._failed: set[int] = set()  # those with an error: what they were answered is kept
         self._refused: list[dict[str, Any]] = []
         self._is_starved = self._is_interrupted = False
@@ -169,9 +169,12 @@ class Run:
             "budget": asdict(self.budget),
             "seed": self.seed,
             "verify": self.verify,
-            **parts_of(self.searcher),
+            **self._parts(),
             "about": dict(more or {}),
         }
+
+    def _parts(self) -> dict[str, Any]:
+        return parts_of(self.searcher)
 
     def _checked(self, questions: Rows, strict: bool) -> Iterator[Row]:
         for row in checked_rows(questions, self._problems):
@@ -334,6 +337,9 @@ class Run:
         return tokens, prompt_tokens, tool_calls, cost
 
     # ---- as the host of a driver
+
+    def driven(self, wake: Callable[[], Any] | None) -> None:
+        pass  # there is never more room than a loop was told
 
     def room(self, wanted: int, out: int) -> int:
         """Asks that the total can hold, each at the most that one may take."""

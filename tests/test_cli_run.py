@@ -308,3 +308,16 @@ def test_interrupted_from_the_keyboard(desk: Path) -> None:
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (130, "")
     assert "interrupted: start again with the same command to go on" in done.stdout
+
+
+# ---- Many machines (tests/runs/test_ray.py has the runs themselves)
+
+
+def test_what_does_not_go_with_ray_is_refused(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = ours("--ray", "local", "--live")
+    assert (live.exit_code, "--live: expected without --ray" in live.stderr) == (2, True)
+    monkeypatch.delitem(sys.modules, "bavt_fast.runs.ray", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    without = ours("--ray", "local")
+    assert (without.exit_code, "need Ray: pip install 'bavt_fast[ray]'" in without.stderr) == (2, True)
+    assert not (desk / "out").exists()

@@ -23,6 +23,7 @@ from bavt_fast.cli.prompts import EXAMPLES, SYSTEM, plain_prompt
 from bavt_fast.cli.searchers import ENDS, MAX_DEPTH, check_critic, folder_searcher, model_searcher, voted
 from bavt_fast.folder_settings import SETTINGS_FILE, embedded_folder, read_settings
 from bavt_fast.runs import Run, RunError
+from bavt_fast.runs.worker import Made
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks import task_module
 
@@ -98,6 +99,20 @@ def run(
         bool, typer.Option("--save", help="Keep the search of every question, for `bavt-fast view`.")
     ] = False,
     live: Annotated[bool, typer.Option("--live", help="Link to a page that shows the searches as they run.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Search by the workers of a Ray cluster, --wave questions in each: auto, host:port, or local for "
+            "several processes on this machine.",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers; one for each GPU of the cluster, or each CPU without GPUs.")
+    ] = None,
+    ray_gpus: Annotated[
+        float | None, typer.Option(min=0.0, help="GPUs of each worker; 1 where the cluster has any and no --server.")
+    ] = None,
     json_alone: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for every event and nothing else.")
     ] = False,
@@ -121,25 +136,30 @@ def run(
     try:
         if not questions.is_file():
             raise FileNotFoundError(f"questions: expected a file of JSON lines, got {questions}")
-        with Console(stderr=True, quiet=json_alone or quiet).status("loading the model", spinner="line"):
-            made = _made(searcher, words, loads, options)
-        tokens = (FOLDER_TOKENS if made.outcome is None else WORDS_TOKENS) if budget_tokens is None else budget_tokens
+        usual = FOLDER_TOKENS if searcher is not None or _is_folder(words) else WORDS_TOKENS
         limits = {"tokens": total_tokens, "cost": total_cost}
-        begun = Run(
-            out,
-            made.searcher,
-            questions,
-            budget=Budget(tokens=tokens, seconds=budget_seconds),
-            seed=seed,
-            total=Budget(**limits) if any(limit is not None for limit in limits.values()) else None,  # type: ignore[arg-type]
-            verify=verify,
-            strict=strict,
-            retry_errors=retry_errors,
-            flush_s=flush_seconds,
-            keep=save,
-            outcome=made.outcome,
-            about=made.about,
-        )
+        settings: dict[str, Any] = {
+            "budget": Budget(tokens=usual if budget_tokens is None else budget_tokens, seconds=budget_seconds),
+            "seed": seed,
+            "total": Budget(**limits) if any(limit is not None for limit in limits.values()) else None,  # type: ignore[arg-type]
+            "verify": verify,
+            "strict": strict,
+            "retry_errors": retry_errors,
+            "flush_s": flush_seconds,
+            "keep": save,
+        }
+        make = partial(_made, searcher, words, loads, options)
+        with Console(stderr=True, quiet=json_alone or quiet).status("loading the model", spinner="line"):
+            if ray is None:
+                made = make()
+                begun = Run(out, made.searcher, questions, outcome=made.outcome, about=made.about, **settings)
+            else:
+                if live:
+                    raise ValueError("--live: expected without --ray, whose searches are elsewhere")
+                from bavt_fast.runs.ray import RayRun
+
+                gpus = 0.0 if ray_gpus is None and server is not None else ray_gpus
+                begun = RayRun(out, make, questions, address=ray, workers=ray_workers, gpus=gpus, **settings)
     except (ValueError, TypeError, OSError, ImportError, RunError) as error:
         refuse(error)
     with begun, _served(begun) if live else nullcontext():
@@ -170,29 +190,21 @@ class _Words(NamedTuple):
     temperature: float | None
 
 
-class _Made(NamedTuple):
-    """What a run searches with.
-
-    Attributes:
-        outcome: see `Run`; None but for questions in words.
-        about: what of it has to be the same when the run goes on.
-    """
-
-    searcher: Searcher
-    outcome: Callable[[Row, SearchResult], Mapping[str, Any]] | None
-    about: dict[str, Any]
+def _is_folder(words: _Words) -> bool:
+    """Whether a model folder searches, which has a task of its own; else questions are in words."""
+    return words.server is None and (words.model is None or Path(words.model, SETTINGS_FILE).is_file())
 
 
-def _made(named: str | None, words: _Words, loads: Mapping[str, Any], options: dict[str, Any]) -> _Made:
+def _made(named: str | None, words: _Words, loads: Mapping[str, Any], options: dict[str, Any]) -> Made:
     if named is not None:
         if words.model is not None or words.server is not None:
             raise ValueError("--searcher: expected alone, got it beside --model or --server; it brings its own")
-        return _Made(_imported(named), None, {"searcher": named})
-    if words.server is None and (words.model is None or Path(words.model, SETTINGS_FILE).is_file()):
+        return Made(_imported(named), None, {"searcher": named})
+    if _is_folder(words):
         folder = embedded_folder() if words.model is None else Path(words.model)
         task = read_settings(folder).make_task()
         made = folder_searcher(folder, task, words.temperature, bool(loads["trust_remote_code"]), **options)
-        return _Made(made, None, {"model": words.model or "embedded", "temperature": words.temperature})
+        return Made(made, None, {"model": words.model or "embedded", "temperature": words.temperature})
     check_critic(words.critic)
     options = {
         "max_step_tokens": 128,
@@ -215,7 +227,7 @@ def _made(named: str | None, words: _Words, loads: Mapping[str, Any], options: d
 
     about = {**words._asdict(), "task": words.task.value, "vote_by": words.vote_by.value}
     about["server"] = words.server is not None  # its address may change
-    return _Made(made, outcome, about)
+    return Made(made, outcome, about)
 
 
 def _server_searcher(words: _Words, options: dict[str, Any]) -> tuple[Searcher, Callable[[str], str]]:

@@ -18,7 +18,7 @@ from benchmarks import harness
 from benchmarks.engine import contract, rows
 from benchmarks.engine.memory import measured_apart
 from benchmarks.engine.overhead import with_the_embedded_model
-from benchmarks.engine.searches import asynchronous, one_at_a_time, side_by_side, stopwatch, verdicts
+from benchmarks.engine.searches import asynchronous, listening, one_at_a_time, side_by_side, stopwatch, verdicts
 from benchmarks.engine.targets import targets_of
 from benchmarks.harness import Limits, Results, Row
 
@@ -52,6 +52,7 @@ def parts_of(effort: Effort) -> list[Callable[[], Iterator[Row]]]:
     return [
         *searches,
         lambda: asynchronous(effort.limits, effort.largest),
+        lambda: listening(effort.limits),
         lambda: with_the_embedded_model(*effort.embedded),
         verdicts,
         lambda: measured_apart(effort.memory_steps),

@@ -124,11 +124,12 @@ class Coroutine:
         return self._generator.propose(*arguments)
 
 
-def searcher_of(task: str, wave: int, coroutine: bool = False) -> tuple[Searcher, Watched]:
+def searcher_of(task: str, wave: int, coroutine: bool = False, **options: Any) -> tuple[Searcher, Watched]:
     """A searcher whose generator and critic are free, and watched."""
     generator, critic = GENERATORS[task](), FreeCritic()
     watched = Watched(generator, critic)
-    return Searcher(Coroutine(generator) if coroutine else generator, critic, TASKS[task](), wave=wave), watched
+    asked = Coroutine(generator) if coroutine else generator
+    return Searcher(asked, critic, TASKS[task](), wave=wave, **options), watched
 
 
 def questions_of(task: str, count: int) -> list[str]:

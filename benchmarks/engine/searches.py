@@ -12,6 +12,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bavt_fast import Search
+from bavt_fast.tasks.text import TextTask
 from benchmarks.engine import contract, plain_loop, rows
 from benchmarks.harness import Case, LeftOut, Limits, Row, Stopwatch, elapsed_s, ratios, rounds_of, row_of
 
@@ -28,10 +30,10 @@ class OurSearch:
 
     coroutine = False
 
-    def __init__(self, task: str, questions: int, wave: int, steps: int) -> None:
+    def __init__(self, task: str, questions: int, wave: int, steps: int, **options: Any) -> None:
         self._questions = contract.questions_of(task, questions)
         self._budget = contract.budget_of(steps)
-        self.searcher, self._watched = contract.searcher_of(task, wave, self.coroutine)
+        self.searcher, self._watched = contract.searcher_of(task, wave, self.coroutine, **options)
         self._seeds = itertools.count()
 
     def search(self, seed: int) -> Any:
@@ -91,6 +93,35 @@ def asynchronous(limits: Limits, largest: int) -> Iterator[Row]:
     shape = (min(256, largest), min(256, largest), USUAL)
     search = OurAsyncSearch("TextTask", *shape)
     yield per_step(rows.ASYNC_STEP, rows.OURS, rounds_of({"": search.seconds}, limits)[""], at("TextTask", *shape))
+
+
+def listening(limits: Limits) -> Iterator[Row]:
+    """What `on_event` costs a step: with a listener that does nothing, and where nobody listens."""
+    shape, where = (16, 16, USUAL), at("TextTask", 16, 16, USUAL)
+    sides = {
+        "without": OurSearch("TextTask", *shape).seconds,
+        "with": OurSearch("TextTask", *shape, on_event=lambda event: None).seconds,
+        "checks": checks_s,
+    }
+    found = rounds_of(sides, limits)
+    yield row_of(rows.LISTENED, rows.OURS, "x", ratios(found["with"], found["without"]), where)
+    yield per_step(rows.HOOKS, rows.OURS, found["checks"], where)
+
+
+def checks_s(steps: int = 10_000) -> float:
+    """Seconds a step for whether its search has an observer: asked twice in `describe` and once in `grow`."""
+    searches = [Search("question", task=TextTask(), budget=contract.budget_of(1))] * steps
+
+    def asked() -> None:
+        for search in searches:
+            if search.observer is not None or search.observer is not None or search.observer is not None:
+                raise AssertionError("nobody listens")
+
+    def not_asked() -> None:
+        for _ in searches:
+            pass
+
+    return (elapsed_s(asked) - elapsed_s(not_asked)) / steps
 
 
 def stopwatch(limits: Limits) -> Iterator[Row]:

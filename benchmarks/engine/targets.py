@@ -24,6 +24,7 @@ def targets_of(results: Results) -> list[Target]:
         Target("asearch_many, 256 questions", worst(rows.ASYNC_STEP, questions=256), 25, "us"),
         Target("treequest / one ask at a time", treequest[-1].median if treequest else None, 30, "x", at_least=True),
         Target("outside the embedded model, 16 questions", worst(rows.EMBEDDED_STEP, questions=16, wave=16), 16, "us"),
+        Target("asking whether anybody listens to a step", worst(rows.HOOKS), 0.1, "us"),
         Target("bytes per node", worst(rows.NODE_BYTES), 400, "bytes"),
         Target("verify calls per terminal state", worst(rows.VERIFY_CALLS), 1, "calls"),
     ]

@@ -1,0 +1,129 @@
+"""What a run refuses: broken lines, another run's folder or questions, a folder in use, and what it says of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_worlds import BUDGET, Mortal, completed, one_life, questions, results, searcher, written
+from scripted import World
+
+import bavt_fast as bavt
+from bavt_fast.runs import Run, RunError
+
+BROKEN = [
+    ("not json", "line 2: expected a JSON object"),
+    ("[1]", "line 2: expected an object with id and question, got [1]"),
+    ('{"question": "q"}', "line 2: expected id and question, got none for id"),
+    ('{"id": true, "question": "q"}', "line 2: id: expected a str or an int, got True"),
+    ('{"id": 2, "question": " "}', "line 2: question: expected a str that says something"),
+    ('{"id": 2, "question": "q", "budget_tokens": 0}', "line 2: budget_tokens: expected an integer of at least 1"),
+    ('{"id": 2, "question": "q", "seed": -1}', "line 2: seed: expected an integer from 0"),
+    ('{"id": 2, "question": "q", "answer": []}', "line 2: answer: expected a str or a number"),
+    ('{"id": "1", "question": "q"}', "line 2: id: expected each once, got '1' again, of line 1"),
+    ("[" * 100_000, "line 2: "),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), BROKEN)
+def test_broken_lines_are_named_and_the_others_run(line: str, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path, [{"id": 1, "question": "q"}, line, "", {"id": 3, "question": "q"}])
+    summary = completed(tmp_path / "out", path)
+    assert (summary.finished, [broken.line for broken in summary.broken]) == (2, [2])
+    assert said in str(summary.broken[0])
+    assert set(results(tmp_path / "out")) == {1, 3}
+    with pytest.raises(ValueError, match="questions: line 2: "):
+        Run(tmp_path / "strict", searcher(), path, budget=BUDGET, strict=True)
+    assert not (tmp_path / "strict" / "run.json").exists()
+
+
+def test_a_line_that_is_not_utf8_and_a_mark_before_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": 1, "question": "q"}\r\n{"id": 2, "question": "\xff"}\n')
+    with Run(tmp_path / "out", searcher(), path, budget=BUDGET) as run:
+        assert [str(line) for line in run.broken] == ["line 2: expected UTF-8, got b'\\xff' at byte 23"]
+        assert run.progress().questions == 1
+
+
+def test_a_question_that_the_task_cannot_read_is_a_broken_line(tmp_path: Path) -> None:
+    from bavt_fast.tasks.countdown import Countdown
+
+    made = bavt.Searcher(lambda text, count: ["x"], task=Countdown())
+    with Run(tmp_path, made, [{"id": 1, "question": "no numbers"}], budget=BUDGET) as run:
+        assert "line 1: question: expected integers" in str(run.broken[0])
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    held = Run(tmp_path, searcher(), questions(2), budget=BUDGET)
+    with pytest.raises(RunError, match="another run works in it"):
+        Run(tmp_path, searcher(), questions(2), budget=BUDGET)
+    held.close()
+    completed(tmp_path, questions(2))
+
+
+DIFFERENT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"policy": "best_first"}, {}, "settings.policy: expected 'power', with which this run began, got 'best_first'"),
+    ({}, {"budget": bavt.Budget(tokens=121)}, "budget.tokens: expected 120, .* got 121"),
+    ({}, {"seed": 1}, "seed: expected 0, .* got 1"),
+    ({}, {"verify": False}, "verify: expected True"),
+    ({}, {"about": {"model": "b"}}, "about.model: expected 'a', .* got 'b'"),
+    ({}, {"about": {}}, "about.model: expected 'a', .* got none"),
+    ({}, {"about": {"model": "a", "new": 1}}, "about.new: expected none, .* got 1"),
+]
+
+
+@pytest.mark.parametrize(("settings", "options", "said"), DIFFERENT)
+def test_another_run_is_refused_by_its_first_difference(
+    settings: dict[str, Any], options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    about = {"about": {"model": "a"}}
+    one_life(tmp_path, questions(4), 2, **about)
+    with pytest.raises(RunError, match=said):
+        completed(tmp_path, questions(4), searcher(**settings), **{**about, **options})
+    allowed = searcher(wave=3, record=True, retries=1)
+    assert completed(tmp_path, questions(4), allowed, total=bavt.Budget(tokens=10**6), flush_s=0, **about).end == "done"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (questions(3), "line 4: expected .*id-3.* got no more questions"),
+        (questions(5), "line 5: expected no more questions, .* got .*id-4"),
+        ([*questions(2), {"id": "id-2", "question": "q2?"}, *questions(4)[3:]], r"line 3: expected .*q2.* got .*q2\?"),
+        (questions(4, seed=1), 'line 1: expected .* got .*"seed": 1'),
+    ],
+)
+def test_other_questions_are_refused_by_the_first_line_that_differs(rows: Any, said: str, tmp_path: Path) -> None:
+    one_life(tmp_path, questions(4), 2)
+    with pytest.raises(RunError, match="questions: " + said):
+        completed(tmp_path, rows)
+    completed(tmp_path, questions(4))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(RunError, match=r"expected the folder of a run, or an empty one, got one with thesis\.tex"):
+        completed(tmp_path, questions(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_several_asks_in_one_tree_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leaves: expected 1 in a run"):
+        Run(tmp_path, searcher(leaves=2), questions(1), budget=BUDGET)
+
+
+def test_another_version_of_a_task_is_found_out(tmp_path: Path) -> None:
+    one_life(tmp_path, questions(4), 4)
+    other = bavt.Searcher(Mortal(), None, searcher(world=World(seed=99)).task, wave=8, step_tool_calls=1)
+    with pytest.raises((RunError, ValueError), match=r"critic: expected|does not fit"):
+        completed(tmp_path, questions(4), other)
+
+
+@pytest.mark.parametrize("spoilt", ["run.json", "questions.jsonl"])
+def test_a_folder_that_was_spoilt_is_refused(spoilt: str, tmp_path: Path) -> None:
+    completed(tmp_path, questions(2))
+    for text in ("{", "[]", '{"format": 1}', "7\n"):
+        (tmp_path / spoilt).write_text(text)
+        with pytest.raises(RunError, match=r"expected what a run wrote|expected a run of format"):
+            completed(tmp_path, questions(2))

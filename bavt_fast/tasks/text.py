@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TextState", "TextTask", "make_task"]
 
 _OPEN = Description(min_tokens=1)
+_new = tuple.__new__
 
 
 class TextState(NamedTuple):
@@ -83,14 +84,15 @@ class TextTask:
     def apply(self, state: TextState, step: Step) -> TextState | None:
         text = step.text
         ended = step.finish_reason == "end"
-        if not ended and not text.strip():
+        if (not text or text.isspace()) and not ended:
             return None
         answer, waiting = None, state.waiting
         for sign in self._signs:
             if waiting or sign in text:
                 answer, waiting = find_answer(self._announcement, waiting + text)
                 break
-        return TextState(state.text + text, text, state.depth + 1, ended, answer, waiting, state.reference)
+        # Past the constructor, which takes as long as all the rest here.
+        return _new(TextState, (state.text + text, text, state.depth + 1, ended, answer, waiting, state.reference))
 
     def key(self, state: TextState) -> str | tuple[str, str]:
         return (state.text, "ended") if state.ended else state.text

@@ -22,12 +22,16 @@ class SnapshotError(ValueError):
 class TicketError(ValueError):
     """A ticket that is not open, of another search, or not in the state that the call needs. Nothing was changed."""
 
-def countdown_solvable(numbers: npt.ArrayLike, targets: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def countdown_solvable(
+    numbers: npt.ArrayLike, targets: npt.ArrayLike, denominators: npt.ArrayLike | None = None
+) -> npt.NDArray[np.bool_]:
     """Whether each state can reach its target by + - * / over integers 0..999.
 
     Args:
-        numbers: int32 (states, n), n <= 6, padded with -1 at the end of a row.
-        targets: int32 (states,).
+        numbers: integers (states, n), n <= 6, padded with -1 at the end of a row.
+        targets: integers (states,).
+        denominators: integers (states, n), 1..999: then numbers are numerators, and a step may leave any fraction
+            whose numerator and denominator are 0..999 in lowest terms.
 
     Returns:
         bool (states,).

@@ -24,6 +24,38 @@ def brute_force_steps(numbers: Numbers) -> set[tuple[int, str, int, int, Numbers
     return found
 
 
+def brute_force_steps_in_fractions(numbers: tuple[Fraction, ...]) -> set[tuple[Fraction, str, Fraction, Fraction]]:
+    """Every legal step (a, operator, b, result) where numbers may be fractions."""
+    found = set()
+    for a, b in itertools.permutations(numbers, 2):
+        results = {"+": a + b, "-": a - b, "*": a * b, **({"/": a / b} if b else {})}
+        found |= {
+            (a, operator, b, result)
+            for operator, result in results.items()
+            if result >= 0 and max(result.numerator, result.denominator) <= 999
+        }
+    return found
+
+
+@cache
+def brute_force_solvable_in_fractions(numbers: tuple[Fraction, ...], target: int) -> bool:
+    """The numbers are in ascending order."""
+    if len(numbers) == 1:
+        return numbers[0] == target
+    return any(
+        brute_force_solvable_in_fractions(without(numbers, a, b, result), target)
+        for a, _, b, result in brute_force_steps_in_fractions(numbers)
+    )
+
+
+def without(numbers: tuple[Fraction, ...], a: Fraction, b: Fraction, result: Fraction) -> tuple[Fraction, ...]:
+    """What a step leaves, in ascending order."""
+    left = list(numbers)
+    left.remove(a)
+    left.remove(b)
+    return tuple(sorted([*left, result]))
+
+
 @cache
 def brute_force_solvable(numbers: Numbers, target: int) -> bool:
     if len(numbers) == 1:

@@ -5,13 +5,17 @@ A state is the numbers that are left. A step takes two of them and writes what i
     Target: 24 (left: 4 5 6 10)
     10 + 4 = 14 (left: 5 6 14)
 
-Every number on the way is an integer from 0 to 999, so that division is exact and differences are not negative. (A few
-Games of 24, such as 1 5 5 5, need a fraction: they count as unsolvable here.)
+Every number on the way is an integer from 0 to 999, so that division is exact and differences are not negative. A few
+Games of 24 need a fraction, such as 1 5 5 5: they are solved with ``Countdown(fractions=True)``, where a step may leave
+one, in lowest terms:
+
+    1 / 5 = 1/5 (left: 1/5 5 5)
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -27,14 +31,25 @@ MAX_VALUE = 999
 MIN_NUMBERS, MAX_NUMBERS = 2, 6
 OPERATORS = "+-*/"
 
-_STEP = re.compile(r"\s*(\d{1,3}) ([-+*/]) (\d{1,3}) = (\d{1,3}) \(left: (\d{1,3}(?: \d{1,3})*)\)\s*", re.ASCII)
+Number = int | Fraction
+"""A whole one is an int."""
+
+
+def _step_of(number: str) -> re.Pattern[str]:
+    """What a step looks like, of what a number looks like."""
+    chosen, left = rf"({number}) ([-+*/]) ({number}) = ({number})", rf"({number}(?: {number})*)"
+    return re.compile(rf"\s*{chosen} \(left: {left}\)\s*", re.ASCII)
+
+
+_STEP = _step_of(r"\d{1,3}")
+_STEP_IN_FRACTIONS = _step_of(r"\d{1,3}(?:/\d{1,3})?")
 _QUESTION = re.compile(r"\s*(\d+(?:[\s,]+\d+)*)\s*(?:(?:->|=)\s*(\d+)\s*)?")
 
 
 class CountdownState(NamedTuple):
     """The numbers left, ascending, the expression that made each of them, and the target."""
 
-    numbers: tuple[int, ...]
+    numbers: tuple[Number, ...]
     target: int
     expressions: tuple[str, ...]
 
@@ -44,10 +59,15 @@ class Countdown:
 
     Args:
         target: what the numbers must make unless a question says otherwise (``"3 7 25 50 -> 68"``); 0 to 999.
+        fractions: whether a number on the way may be a fraction, with a numerator and a denominator up to 999. The
+            embedded model has no words for fractions: it never writes one.
     """
 
-    def __init__(self, target: int = 24) -> None:
+    def __init__(self, target: int = 24, fractions: bool = False) -> None:
+        if not isinstance(fractions, bool):
+            raise TypeError(f"fractions: expected a bool, got {fractions!r:.80}")
         self.target = _checked("target", target)
+        self.fractions = fractions
 
     def initial_state(self, question: str) -> CountdownState:
         """Parses ``"4 5 6 10"`` or ``"4 5 6 10 -> 24"``: 2 to 6 integers from 1 to 999."""
@@ -63,10 +83,13 @@ class Countdown:
         return CountdownState(tuple(numbers), target, tuple(map(str, numbers)))
 
     def apply(self, state: CountdownState, step: Step) -> CountdownState | None:
-        match = _STEP.fullmatch(step.text)
+        match = (_STEP_IN_FRACTIONS if self.fractions else _STEP).fullmatch(step.text)
         if match is None:
             return None
-        a, b, result = int(match[1]), int(match[3]), int(match[4])
+        read = _read_fraction if self.fractions else int
+        a, b, result = read(match[1]), read(match[3]), read(match[4])
+        if a is None or b is None or result is None:
+            return None
         numbers, expressions = list(state.numbers), list(state.expressions)
         taken = []
         for number in (a, b):
@@ -75,15 +98,15 @@ class Countdown:
             at = numbers.index(number)
             del numbers[at]
             taken.append(expressions.pop(at))
-        if result > MAX_VALUE or not _equals(a, match[2], b, result):
+        if not _equals(a, match[2], b, result):
             return None
         left = [*zip(numbers, expressions, strict=True), (result, f"({taken[0]} {match[2]} {taken[1]})")]
         left.sort()
-        if [number for number, _ in left] != [int(word) for word in match[5].split()]:
+        if [number for number, _ in left] != [read(word) for word in match[5].split()]:
             return None
         return CountdownState(tuple([number for number, _ in left]), state.target, tuple([text for _, text in left]))
 
-    def key(self, state: CountdownState) -> tuple[int, ...]:
+    def key(self, state: CountdownState) -> tuple[Number, ...]:
         return state.numbers
 
     def describe(self, state: CountdownState) -> Description:
@@ -116,7 +139,7 @@ def _prompt(state: CountdownState) -> str:
 _LEAST_TOKENS = [sum(7 + left for left in range(1, count)) for count in range(MAX_NUMBERS + 1)]
 
 
-def check_expression(expression: str, numbers: Sequence[int], target: int) -> bool:
+def check_expression(expression: str, numbers: Sequence[Number], target: int) -> bool:
     """Whether an arithmetic expression uses each number exactly once and equals the target, in exact arithmetic.
 
     Independent of the search: it parses the expression anew. False for anything that is not + - * / over integers.
@@ -133,7 +156,17 @@ def _checked(name: str, value: object, low: int = 0) -> int:
     return as_count(name, value, minimum=low, maximum=MAX_VALUE)
 
 
-def _equals(a: int, operator: str, b: int, result: int) -> bool:
+def _read_fraction(word: str) -> Number | None:
+    """A number as a step writes it; None for a fraction that is not in lowest terms."""
+    above, _, below = word.partition("/")
+    if not below:
+        return int(above)
+    if int(below) < 2 or math.gcd(int(above), int(below)) != 1:
+        return None
+    return Fraction(int(above), int(below))
+
+
+def _equals(a: Number, operator: str, b: Number, result: Number) -> bool:
     if operator == "+":
         return a + b == result
     if operator == "-":

@@ -17,17 +17,20 @@ from bavt_fast.waves import Pending, Settled, call_describe, describe, new_state
 
 __all__ = ["AsyncDrive"]
 
+Answered = tuple[asyncio.Task[Any] | None, Asked, Any]
+"""What a task brought. Tickets are used again where a slot is, so it is the task that says whose answer it is."""
+
 
 class AsyncDrive(Base):
     """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
 
     async def run(self, searches: Iterable[Search]) -> AsyncGenerator[tuple[int, Search], None]:
-        """(place, search) of each search as it stops. Cancelling stops them all."""
+        """(place, search) of each search as it stops. Cancelling stops them all; so does SystemExit and its like."""
         if not hasattr(self.generator, "propose"):
             raise TypeError("generator: expected one with propose() for asyncio, got one that streams; use search()")
         waiting = iter(searches)
         out: dict[int, asyncio.Task[None]] = {}
-        done: deque[tuple[Asked, Any]] = deque()
+        done: deque[Answered] = deque()
         came = asyncio.Event()
         if self.host is not None:
             loop = asyncio.get_running_loop()
@@ -60,13 +63,14 @@ class AsyncDrive(Base):
             if self.host is not None:
                 self.host.driven(None)
             left = set(out.values())
+            out.clear()
             for task in left:
                 task.cancel()
             self.break_off()
             await asyncio.gather(*left, return_exceptions=True)
 
     def begin(
-        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]], came: asyncio.Event
+        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[Answered], came: asyncio.Event
     ) -> None:
         """Asks that block go to a thread together; each coroutine is a task of its own."""
         if not asked.tickets:
@@ -76,36 +80,53 @@ class AsyncDrive(Base):
         else:
             alone = [asked]
         for part in alone:
-            task = asyncio.ensure_future(self.propose(part, done, came))
+            task = asyncio.ensure_future(self.answer(part, out, done, came))
             for ticket in part.tickets:
                 out[ticket] = task
 
-    async def propose(self, asked: Asked, done: deque[tuple[Asked, Any]], came: asyncio.Event) -> None:
+    async def answer(
+        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[Answered], came: asyncio.Event
+    ) -> None:
+        answers: Any
+        task = asyncio.current_task()
         try:
             if inspect.iscoroutinefunction(self.generator.propose):
                 answers = await self.generator.propose(asked.requests, asked.counts, asked.limits)
             else:
                 loop = asyncio.get_running_loop()
-                call = self.generator.propose
-                answers = await loop.run_in_executor(None, call, asked.requests, asked.counts, asked.limits)
+                answers = await loop.run_in_executor(None, self.propose, asked)
             if not is_whole(answers, len(asked.tickets)):
                 raise not_whole(answers, len(asked.tickets))
         except Exception as error:
             answers = [named(error, "generator")] * len(asked.tickets)
-        done.append((asked, answers))
+        except BaseException as error:
+            if task not in out.values():
+                raise  # nobody waits for it: it was cancelled
+            answers = error
+        done.append((task, asked, answers))
         came.set()
 
-    async def tell(self, out: dict[int, asyncio.Task[None]], done: deque[tuple[Asked, Any]]) -> None:
-        """What has come by now, in the order of its tickets."""
+    async def tell(self, out: dict[int, asyncio.Task[None]], done: deque[Answered]) -> None:
+        """What has come by now, in the order of its tickets. Raises what ends the whole search, after the others."""
         rows = []
+        ended: BaseException | None = None
         while done:
-            asked, answers = done.popleft()
+            task, asked, answers = done.popleft()
+            if isinstance(answers, BaseException):
+                ended = answers
+                continue
             for row in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, answers, strict=True):
-                if out.pop(row[0], None) is not None:
+                if out.get(row[0]) is task:
+                    del out[row[0]]
                     rows.append(row)
-        if not rows:
-            return
-        rows.sort(key=lambda row: row[0])
+        if rows:
+            rows.sort(key=lambda row: row[0])
+            await self.tell_rows(rows)
+        if ended is not None:
+            raise ended
+
+    async def tell_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """(ticket, slot, node, count, answer) into the trees."""
         tickets, slots, nodes, counts, answers = zip(*rows, strict=True)
         asked, told = self.good(Asked(slots, nodes, counts, tickets), answers)
         wave = asked.slots, asked.nodes, asked.tickets, told
@@ -120,9 +141,12 @@ class AsyncDrive(Base):
         by_slot = new_states(self.searches, asked.slots, answers, settled, "adescribe")
         if not by_slot:
             return None
-        named = [(at, self.searches[slot].task.adescribe(state)) for slot, new in by_slot.items() for at, state in new]
-        abouts = await asyncio.gather(*[call for _, call in named], return_exceptions=True)
-        described = {at: about for (at, _), about in zip(named, abouts, strict=True)}
+        states = [(at, self.searches[slot].task, state) for slot, new in by_slot.items() for at, state in new]
+        abouts = await asyncio.gather(*[adescribe(task, state) for _, task, state in states])
+        for about in abouts:
+            if isinstance(about, BaseException) and not isinstance(about, Exception):
+                raise about
+        described = {at: about for (at, _, _), about in zip(states, abouts, strict=True)}
         for slot, new in new_states(self.searches, asked.slots, answers, settled, "describe").items():
             if slot not in by_slot:
                 described |= {at: call_describe(self.searches[slot].task, state) for at, state in new}
@@ -138,3 +162,11 @@ class AsyncDrive(Base):
                 return
             for part in pending.by_ask():
                 await self.score(part)
+
+
+async def adescribe(task: Any, state: Any) -> Any:
+    """What a task says of a state, or what it raises: a loop would end at once of some, its tasks left as they are."""
+    try:
+        return await task.adescribe(state)
+    except BaseException as error:
+        return error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-from bavt_fast.drive_base import Asked, Base, is_whole, named, not_whole
+from bavt_fast.drive_base import Asked, Base, is_whole, named
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, Node, Step
@@ -102,23 +102,6 @@ class Drive(Base):
             columns: list[Any] = [[*own, *new] for own, new in zip(asked, more, strict=True)]
             asked = Asked(*columns)
         return asked
-
-    def propose(self, asked: Asked) -> Sequence[Any]:
-        """The generator's answers, one per ask."""
-        try:
-            answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
-            return answers if is_whole(answers, len(asked.tickets)) else self.propose_apart(asked, answers)
-        except Exception as error:
-            return self.propose_apart(asked, error)
-
-    def propose_apart(self, asked: Asked, failure: Any) -> Sequence[Any]:
-        """Answers to a batch that failed: asked again one by one, to find whose fault it is."""
-        size = len(asked.tickets)
-        if size > 1:
-            return [self.propose(asked.take([i]))[0] for i in range(size)]
-        if isinstance(failure, Exception):
-            return [named(failure, "generator")]
-        return [not_whole(failure, size)]
 
     def tell(self, asked: Asked, answers: Sequence[Any]) -> None:
         """Answers into the trees. One that is none fails its ask alone."""

@@ -177,6 +177,23 @@ class Base:
 
     # ---- answers
 
+    def propose(self, asked: Asked) -> Sequence[Any]:
+        """The answers of a generator that blocks, one per ask."""
+        try:
+            answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
+            return answers if is_whole(answers, len(asked.tickets)) else self.propose_apart(asked, answers)
+        except Exception as error:
+            return self.propose_apart(asked, error)
+
+    def propose_apart(self, asked: Asked, failure: Any) -> Sequence[Any]:
+        """Answers to a batch that failed: asked again one by one, to find whose fault it is."""
+        size = len(asked.tickets)
+        if size > 1:
+            return [self.propose(asked.take([i]))[0] for i in range(size)]
+        if isinstance(failure, Exception):
+            return [named(failure, "generator")]
+        return [not_whole(failure, size)]
+
     def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
         """The answers that can be used, and their asks; the others fail their ask alone."""
         problems = [_problem_of(steps, count) for steps, count in zip(answers, asked.counts, strict=True)]

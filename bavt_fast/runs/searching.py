@@ -151,6 +151,8 @@ def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Searc
     try:
         search = loop.run_until_complete(task)
     except asyncio.CancelledError:
+        if not pressed:  # the generator raised it
+            raise
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,215 @@
+"""What a coroutine raises that is no Exception ends the whole search: its tasks end, its results are whole."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from scripted import AsyncGenerator, ScriptedGenerator, TableCritic, World, WorldTask
+from search_checks import check_consistent, check_idle, fingerprint
+
+import bavt_fast as bavt
+from bavt_fast.protocols import Description, Node, StepRequest
+from bavt_fast.searcher import Searcher
+
+ENDLESS = World(goal_share=0.0, dead_share=0.0, invalid_share=0.0, merge_share=0.0, branching=26, depth=9, min_tokens=0)
+BUDGET = bavt.Budget(tokens=10**6)
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _hangs() -> Iterator[None]:
+    """A loop that waits for ever is broken off."""
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError(f"still waiting after {PATIENCE_S} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+class Halt(BaseException):
+    """One of the caller's own."""
+
+
+ENDS = [SystemExit, GeneratorExit, Halt, asyncio.CancelledError, KeyboardInterrupt]
+STAGES = ["generator", "generator at once", "thread", "critic", "describe"]
+
+
+class Breaking:
+    """Raises at the 20th call."""
+
+    def __init__(self, stage: str, error: type[BaseException]) -> None:
+        self.stage, self.error, self.calls = stage, error, 0
+
+    def meet(self, stage: str) -> None:
+        if stage == self.stage:
+            self.calls += 1
+            if self.calls == 20:
+                raise self.error()
+
+
+def searcher_of(breaking: Breaking) -> Searcher:
+    class Generator(AsyncGenerator):
+        async def propose(self, states: Sequence[StepRequest], *columns: Any) -> Any:
+            breaking.meet("generator at once")
+            answers = await super().propose(states, *columns)
+            breaking.meet("generator")
+            return answers
+
+    class Threaded(ScriptedGenerator):
+        def propose(self, states: Sequence[StepRequest], *columns: Any) -> Any:
+            breaking.meet("thread")
+            return super().propose(states, *columns)
+
+    class Critic(TableCritic):
+        async def score(self, candidates: Sequence[Node]) -> list[float]:  # type: ignore[override]
+            await asyncio.sleep(0)
+            breaking.meet("critic")
+            return super().score(candidates)
+
+    class Task(WorldTask):
+        async def adescribe(self, state: Any) -> Description:
+            await asyncio.sleep(0)
+            breaking.meet("describe")
+            return super().describe(state)
+
+    generator: Any = Threaded(ENDLESS) if breaking.stage == "thread" else Generator(ENDLESS)
+    return Searcher(generator, Critic(ENDLESS), Task(ENDLESS), wave=4)
+
+
+def check_ended(searches: Sequence[bavt.Search]) -> None:
+    for search in searches:
+        check_idle(search)
+        assert search.stop_reason == "interrupted"
+        check_consistent(search.result(), WorldTask(ENDLESS), search.question)
+    assert sum(len(search.nodes) for search in searches) > 8
+
+
+@pytest.mark.parametrize("error", ENDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_it_ends_the_search(stage: str, error: type[BaseException]) -> None:
+    searcher = searcher_of(Breaking(stage, error))
+    searches = [searcher.start(f"q{i}", budget=BUDGET) for i in range(5)]
+    left: list[Any] = []
+
+    async def main() -> None:
+        try:
+            async for _ in searcher.arun(searches):
+                pass
+        finally:
+            left.extend(asyncio.all_tasks() - {asyncio.current_task()})
+
+    loop = asyncio.new_event_loop()  # of which nobody cancels what is left in it
+    try:
+        with pytest.raises(error):
+            loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert [task for task in left if "propose" in repr(task)] == []
+    check_ended(searches[:4])
+    # The fifth had not begun; it, and all that were ended, can still be searched.
+    assert searches[4].stop_reason is None
+    searches[0].extend(bavt.Budget(tokens=1))
+
+
+@pytest.mark.parametrize("error", ENDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_it_ends_a_search_from_plain_code(stage: str, error: type[BaseException]) -> None:
+    searcher = searcher_of(Breaking(stage, error))
+    search = searcher.start("q", budget=BUDGET)
+    ends: Callable[[], Any] = lambda: searcher.complete(search)  # noqa: E731
+    if error is KeyboardInterrupt:  # as Ctrl-C: the best so far
+        assert ends().stop_reason == "interrupted"
+    else:
+        with pytest.raises(error):
+            ends()
+    check_ended([search])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_end_of_iteration_is_a_failure(stage: str) -> None:
+    """It is an Exception, which neither a coroutine nor a future takes."""
+    searcher = searcher_of(Breaking(stage, StopIteration))
+    results = searcher.search_many([f"q{i}" for i in range(4)], budget=bavt.Budget(tokens=200))
+    failed = 0 if stage == "thread" else 1  # where a batch of many fails, each of it is asked again
+    assert sorted(result.stop_reason or "" for result in results) == ["budget"] * (4 - failed) + ["error"] * failed
+
+
+def test_a_batch_that_fails_in_its_thread_is_asked_again_one_by_one() -> None:
+    class Generator(ScriptedGenerator):
+        def propose(self, states: Sequence[StepRequest], *columns: Any) -> Any:
+            if any(state.text.startswith("q2\n") for state in states):
+                raise StopIteration
+            return super().propose(states, *columns)
+
+    class Critic(TableCritic):
+        async def score(self, candidates: Sequence[Node]) -> list[float]:  # type: ignore[override]
+            return super().score(candidates)
+
+    many = Searcher(Generator(ENDLESS), Critic(ENDLESS), WorldTask(ENDLESS), wave=4)
+    results = many.search_many([f"q{i}" for i in range(4)], budget=bavt.Budget(tokens=200))
+    assert [result.stop_reason for result in results] == ["budget", "budget", "error", "budget"]
+    assert isinstance(results[2].error, StopIteration)
+
+
+def test_what_nobody_waits_for_ends_nothing() -> None:
+    """An ask that was given up raises as it is cancelled: its question has stopped, the others go on."""
+
+    class Generator(AsyncGenerator):
+        async def propose(self, states: Sequence[StepRequest], *columns: Any) -> Any:
+            if states[0].text.startswith("slow\n"):
+                try:
+                    await asyncio.sleep(PATIENCE_S)
+                except asyncio.CancelledError:
+                    raise Halt from None
+            return await super().propose(states, *columns)
+
+    searcher = Searcher(Generator(ENDLESS), None, WorldTask(ENDLESS), wave=2)
+    slow = searcher.start("slow", budget=bavt.Budget(tokens=10**6))
+    others = [searcher.start(f"q{i}", budget=bavt.Budget(tokens=40)) for i in range(3)]
+
+    async def main() -> None:
+        async for search in searcher.arun([slow, *others]):
+            if search is others[0]:
+                slow.stop()
+
+    asyncio.run(main())
+    assert [search.stop_reason for search in others] == ["budget"] * 3
+    assert slow.stop_reason == "cancelled"
+    check_idle(slow)
+
+
+def test_an_answer_that_nobody_waits_for_goes_to_no_other_question() -> None:
+    """It came before its question was stopped, and the next question has its slot and its ticket."""
+
+    class Generator(AsyncGenerator):
+        async def propose(self, states: Sequence[StepRequest], *columns: Any) -> Any:
+            if states[0].text == "slow\n":
+                await gate.wait()
+                return [[bavt.Step("of another question\n", 3)]]
+            return await super().propose(states, *columns)
+
+    searcher = Searcher(Generator(ENDLESS), None, WorldTask(ENDLESS), wave=2)
+    slow, *others = [searcher.start(name, budget=bavt.Budget(tokens=40)) for name in ("slow", "a", "b", "c")]
+    gate = asyncio.Event()
+
+    async def main() -> None:
+        async for search in searcher.arun([slow, *others]):
+            if search is others[0]:
+                gate.set()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                slow.stop()
+
+    asyncio.run(main())
+    alone = Searcher(ScriptedGenerator(ENDLESS), None, WorldTask(ENDLESS))
+    for search in others:
+        expected = alone.search(search.question, budget=bavt.Budget(tokens=40))
+        assert fingerprint(search.result()) == fingerprint(expected)

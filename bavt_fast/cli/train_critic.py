@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -20,6 +21,7 @@ from bavt_fast.tasks.problems import read_problems
 
 if TYPE_CHECKING:
     from bavt_fast.training.critic import CriticConfig, Fitted
+    from bavt_fast.training.critic.fit import Figures
 
 __all__ = ["train_critic"]
 
@@ -86,7 +88,21 @@ def train_critic(
     errors.print(
         f"trained on {figures.trained_on} states; judged on {figures.states} of other questions", highlight=False
     )
-    typer.echo(json.dumps({"auc": round(figures.auc, 4), "brier": round(figures.brier, 4), "out": str(out)}))
+    typer.echo(json.dumps({**_summary(figures), "out": str(out)}))
+
+
+def _summary(figures: Figures) -> dict[str, Any]:
+    """The figures that tell critics apart, as JSON: null for one that there is none of."""
+
+    def digits(number: float) -> float | None:
+        return round(number, 4) if math.isfinite(number) else None
+
+    return {
+        "auc": digits(figures.auc),
+        "auc_within_depths": digits(figures.auc_within_depths),
+        "auc_by_depth": {str(depth): digits(area) for depth, area in figures.auc_by_depth.items()},
+        "brier": digits(figures.brier),
+    }
 
 
 class Learner(NamedTuple):

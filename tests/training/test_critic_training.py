@@ -33,6 +33,7 @@ from bavt_fast.training.critic import (  # noqa: E402
     label_by_oracle,
     train_critic,
 )
+from bavt_fast.training.critic.fit import _figures  # noqa: E402
 from bavt_fast.training.critic.process_data import LabelledPath, label_states, read_process_data  # noqa: E402
 
 COUNT = 20
@@ -224,6 +225,29 @@ def test_a_head_learns_what_can_be_learnt_and_is_calibrated() -> None:
     assert float(((values - labels) ** 2).mean()) < 0.8 * figures.base_brier  # scaling and slope are in the weights
 
 
+def test_a_head_that_knows_the_depth_alone_is_found_out() -> None:
+    """Its AUC over all states is high, and at each depth it guesses."""
+    rng = np.random.default_rng(3)
+    depths = torch.tensor(rng.integers(1, 5, 4000))
+    labels = torch.tensor(rng.random(4000) < np.array([0, 0.05, 0.1, 0.6, 0.95])[depths], dtype=torch.float32)
+    hidden = torch.cat([torch.eye(5)[depths], torch.tensor(rng.normal(size=(4000, 3)), dtype=torch.float32)], 1)
+    figures = fit_head(hidden, labels, torch.arange(4000) // 10, depths=depths).figures
+    assert figures.auc > 0.8
+    assert sorted(figures.auc_by_depth) == [1, 2, 3, 4]
+    assert all(0.3 < area < 0.7 for area in figures.auc_by_depth.values())
+    assert 0.4 < figures.auc_within_depths < 0.6
+
+
+def test_the_area_within_depths_counts_pairs_of_one_depth() -> None:
+    values, labels = torch.tensor([0.9, 0.2, 0.4, 0.3, 0.1, 0.8]), torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    figures = _figures(values, labels, torch.tensor([1, 1, 1, 2, 2, 2]), 0)
+    # Depth 1: 2 of 2 pairs in order. Depth 2: none of 2.
+    assert (figures.auc_by_depth, figures.auc_within_depths) == ({1: 1.0, 2: 0.0}, 0.5)
+    one_class = _figures(values, torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 0.0]), torch.tensor([1, 1, 1, 2, 2, 2]), 0)
+    assert (one_class.auc_by_depth, one_class.auc_within_depths) == ({2: 0.5}, 0.5)
+    assert np.isnan(_figures(values, labels, None, 0).auc_within_depths)
+
+
 def test_labels_that_follow_from_nothing_are_not_learnt() -> None:
     hidden, labels, questions = made_up()
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
@@ -286,6 +310,8 @@ def test_a_critic_trained_on_its_own_searches_knows_what_is_near(folder: ModelFo
     assert critic.head(hidden).equal(fitted.head(hidden))
     manifest = read_manifest(out)
     assert manifest.figures["questions"] == 60
+    assert manifest.figures["auc_by_depth"]["2"] == pytest.approx(fitted.figures.auc_by_depth[2])
+    assert manifest.figures["auc_within_depths"] == pytest.approx(fitted.figures.auc_within_depths)
     assert manifest.figures["tokens"]["visiting"] > 0
     result = bavt.search(
         "4 5 6 10", generator=folder.generator, critic=critic, task=folder.task, budget=bavt.Budget(tokens=200)
@@ -364,8 +390,12 @@ def test_the_command_writes_a_critic(tmp_path: Path) -> None:
         *("--budget-tokens", 100, "--rounds", 1, "--max-step-tokens", 20),
     )
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout.splitlines()[-1])["out"] == str(out)
+    printed = json.loads(result.stdout.splitlines()[-1])
+    assert printed["out"] == str(out)
     manifest = read_manifest(out)
+    areas = manifest.figures["auc_by_depth"]
+    assert printed["auc_by_depth"] == {depth: round(area, 4) for depth, area in areas.items()} != {}
+    assert printed["auc_within_depths"] == round(manifest.figures["auc_within_depths"], 4)
     assert (manifest.task, manifest.predicts, manifest.figures["questions"]) == ("countdown", "logit", 8)
 
 

@@ -105,8 +105,9 @@ def train_critic(
         fitted = _fit(parts, config)
         critic = HiddenStateCritic(fitted.head, fitted.predicts)
         log.info(
-            "round %d: %d states, mean label %.3f, AUC %.3f on %d held-out states",
-            *(number + 1, len(visits), float(labels.mean()), fitted.figures.auc, fitted.figures.states),
+            "round %d: %d states, mean label %.3f, AUC %.3f, within a depth %.3f, on %d held-out states",
+            *(number + 1, len(visits), float(labels.mean())),
+            *(fitted.figures.auc, fitted.figures.auc_within_depths, fitted.figures.states),
         )
     assert fitted is not None
     if out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +28,11 @@ class Figures:
 
     Attributes:
         states: how many it was judged on; trained_on: how many it learnt from.
-        auc: area under the ROC curve, with labels above 1/2 as positives; NaN with one class only. auc_by_depth the
-            same by steps from the root, without the depths that have one class only.
+        auc: area under the ROC curve, with labels above 1/2 as positives; NaN with one class only. Where deep states
+            are likelier to be good, a head that knows the depth and nothing else has a high one.
+        auc_by_depth: the same by steps from the root, without the depths that have one class only. auc_within_depths
+            is their mean, weighted by pairs: the chance that of a good and a bad state of one depth the good one has
+            the higher value; NaN without depths.
         brier: mean square of value minus label; base_brier that of the mean label for every state.
         reliability: (mean value, mean label, states) of the states by tenths of their value, empty tenths left out.
     """
@@ -37,6 +41,7 @@ class Figures:
     trained_on: int
     auc: float
     auc_by_depth: dict[int, float]
+    auc_within_depths: float
     brier: float
     base_brier: float
     reliability: tuple[tuple[float, float, int], ...]
@@ -163,16 +168,21 @@ def _figures(values: Tensor, labels: Tensor, depths: Tensor | None, trained_on: 
         for tenth in range(BINS)
         if (tenths == tenth).any()
     ]
-    by_depth = {}
+    by_depth, pairs = {}, 0
+    within = 0.0
     for depth in [] if depths is None else depths.unique().tolist():
         rows = depths == depth
-        if positive[rows].any() and not positive[rows].all():
+        of_depth = int(positive[rows].sum()) * int((~positive[rows]).sum())
+        if of_depth:
             by_depth[int(depth)] = auc(values[rows].numpy(), positive[rows].numpy())
+            pairs += of_depth
+            within += of_depth * by_depth[int(depth)]
     return Figures(
         states=len(values),
         trained_on=trained_on,
         auc=auc(values.numpy(), positive.numpy()),
         auc_by_depth=by_depth,
+        auc_within_depths=within / pairs if pairs else math.nan,
         brier=float(((values - labels) ** 2).mean()),
         base_brier=float(labels.var(correction=0)),
         reliability=tuple(reliability),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BOX", "boxes", "find_answer", "last_line", "plain"]
+__all__ = ["BOX", "boxes", "find_answer", "is_empty", "last_line", "plain"]
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 # A box that opens, a box of one word, anything else that is escaped, or a brace.
 _PART = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\(?:boxed|fbox)\s+([^\s\\{}$]+)|\\.|([{}])", re.DOTALL)
+_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[\s*_`$]*\}")
 _MARKS = re.compile(r"(?:[\s*_`$]|```\w*|\\[\[\]()])*")
 
 
@@ -68,3 +69,9 @@ def find_answer(announcement: re.Pattern[str], text: str) -> tuple[str | None, s
     if found:
         return max(found)[1], ""
     return None, "" if waiting is None else text[waiting:]
+
+
+def is_empty(announcement: re.Pattern[str], line: str) -> bool:
+    r"""Whether a line announces an answer and has none, such as ``Answer: **`` or ``\boxed{}``."""
+    match = announcement.match(line)
+    return not plain(_EMPTY_BOX.sub("", line if match is None else match[1]))

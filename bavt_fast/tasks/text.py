@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bavt_fast._checks import as_count
 from bavt_fast.protocols import Description, Step
-from bavt_fast.tasks.announced import find_answer, last_line
+from bavt_fast.tasks.announced import find_answer, is_empty, last_line
 from bavt_fast.tasks.values import compare, read
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class TextTask:
     A path ends with an answer: a line that begins with ``end``, such as ``Answer: 42`` or ``**Answer:** 42``, and has
     one behind it or on the next line; or ``\boxed{42}`` anywhere in a step. Of several answers in a step the last one
     counts, and an empty one is none. A path also ends where the model ends its text, or at ``max_depth``: its last line
-    is the answer of last resort.
+    is the answer of last resort, unless it announces one and does not say it.
 
     Args:
         end: what announces the answer; one text or several.
@@ -69,9 +69,12 @@ class TextTask:
         self.max_depth = as_count("max_depth", max_depth, minimum=1)
         self.answers = _checked_answers(answers)
         self.prompt = prompt
-        words = "|".join(map(re.escape, ends))
+        words = "|".join(map(_with_marks, ends))
         self._announcement = re.compile(rf"^[ \t>#*_`-]*(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
-        self._signs = (*ends, "box")  # what a step that announces an answer has in it
+        self._signs = (
+            *[word.rstrip(" :") or word for word in ends],
+            "box",
+        )  # what a step that announces an answer has in it
 
     def initial_state(self, question: str) -> TextState:
         if not isinstance(question, str) or not question.strip():
@@ -103,6 +106,8 @@ class TextTask:
         if state.answer is None and not state.ended and state.depth < self.max_depth:
             return _OPEN
         answer = state.answer or last_line(state.step) or last_line(state.text) * (state.depth > 1)
+        if is_empty(self._announcement, answer):
+            answer = ""
         if state.reference is None:
             return Description(True, None, answer)
         return Description(True, bool(answer) and self.same_answer(state.reference, answer), answer)
@@ -120,6 +125,12 @@ class TextTask:
 
 make_task = TextTask
 """What a model folder that names this module is given."""
+
+
+def _with_marks(word: str) -> str:
+    """A pattern for a text that announces an answer: markdown may end before its colon."""
+    bare = word.rstrip()
+    return re.escape(bare[:-1]) + "[*_`]*:" + re.escape(word[len(bare) :]) if bare.endswith(":") else re.escape(word)
 
 
 def _checked_ends(end: str | Sequence[str]) -> tuple[str, ...]:

@@ -64,6 +64,8 @@ def test_a_path_ends_on_an_answer_or_at_max_depth() -> None:
         ("Answer:\n\n  42 \nbecause", "42"),
         ("**Answer:** 42", "42"),
         ("**Answer: 42**", "42"),
+        ("**Answer**: 42", "42"),
+        ("### __Answer__:\n**42**", "42"),
         ("  ## Answer: `x + 1`", "x + 1"),
         ("> Answer: *forty two*", "forty two"),
         ("- Answer: 42\r\n", "42"),
@@ -154,8 +156,16 @@ def test_an_empty_answer_is_none() -> None:
     result = bavt.search(
         "q", generator=lambda text, n: ["Answer:"], task=TextTask(max_depth=1), budget=bavt.Budget(tokens=5)
     )
-    assert result.answer == "Answer:"  # at max_depth the last line is the answer
+    assert result.answer is None  # at max_depth the last line is the answer, but this one says none
     assert after("", ended=True).answer == ""
+
+
+@pytest.mark.parametrize("line", ["Answer:", "Answer: **", "**Answer**:", "Answer: $$", r"\boxed{}", r"$\boxed{ ** }$"])
+def test_a_last_line_that_says_no_answer_is_none(line: str) -> None:
+    assert after("3 + 4 = 7\n", line, ended=True) == Description(True, None, "")
+    assert after("3 + 4 = 7\n" + line, ended=True).answer == ""
+    task = TextTask(answers=line)
+    assert after(line, ended=True, task=task).verdict is False
 
 
 def test_the_end_of_the_text_ends_a_path() -> None:

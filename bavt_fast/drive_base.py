@@ -196,7 +196,10 @@ class Base:
 
     def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
         """The answers that can be used, and their asks; the others fail their ask alone."""
-        problems = [_problem_of(steps, count) for steps, count in zip(answers, asked.counts, strict=True)]
+        problems = [
+            _problem_of(steps, count, self.searches[slot].counts_tried)
+            for steps, count, slot in zip(answers, asked.counts, asked.slots, strict=True)
+        ]
         for i, problem in enumerate(problems):
             if problem is not None:
                 self.ask_failed(asked.slots[i], asked.tickets[i], problem, answers[i])
@@ -224,7 +227,7 @@ class Base:
             raise ValueError(f"critic: expected {len(pending.nodes)} scores, one per node, got {len(values)}")
         try:
             clipped = grow(self.engine, self.searches, pending, values, self.clock(), self.residual, None, charged)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             self.grow_what_can(pending, values, charged)
         else:
             if clipped and not self.warned:
@@ -285,7 +288,7 @@ def not_whole(answers: Any, size: int) -> Exception:
     return ValueError(f"generator: expected {size} lists of steps, one per state, got {got}")
 
 
-def _problem_of(steps: Any, count: int) -> Exception | None:
+def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
     """What is wrong with an answer; None where nothing is."""
     if isinstance(steps, Exception):
         return steps
@@ -295,7 +298,7 @@ def _problem_of(steps: Any, count: int) -> Exception | None:
         return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
     try:
         for step in steps:
-            checked_step(step)
+            checked_step(step, counts_tried)
     except (TypeError, ValueError) as error:
         return error
     return None
@@ -325,7 +328,7 @@ def _score_problem(score: Any, node: Node) -> Exception | None:
         return TypeError(f"critic: expected a number for each state, got {score!r:.80} for {node.text[-60:]!r}")
     try:
         output = float(score)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         return TypeError(f"critic: expected a number for each state, got {score!r:.80} ({error})")
     if not math.isfinite(output):
         return ValueError(f"critic: expected finite scores, got {output} for {node.text[-60:]!r}")

@@ -187,7 +187,7 @@ class Search:
             TicketError: the ask is not open, or of another search. Nothing has changed.
             TypeError, ValueError: a step or a value is not one. Nothing has changed.
         """
-        made = checked_steps(steps)
+        made = checked_steps(steps, self.counts_tried)
         by_step: dict[int, tuple[float, float | None]] = {}
         for name, numbers in (("values", values), ("weights", weights)):
             if numbers is not None and len(numbers) != len(made):
@@ -208,7 +208,7 @@ class Search:
         Give all of it to `grow`, or the ask stays open. Raises as `tell`, and what the task raises: then the ask is
         charged and closed, and the search has stopped.
         """
-        made = checked_steps(steps)
+        made = checked_steps(steps, self.counts_tried)
         with self._lock:
             engine, slot = self._at_home()
             ticket = self._ticket(ask, slot)

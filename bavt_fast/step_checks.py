@@ -24,6 +24,10 @@ MOST = 2**60
 """Of what one step may report."""
 
 
+ROUNDING = 1e-6
+"""How far above 0 the logarithm of a token's probability may lie, for it is rounded."""
+
+
 class BadAnswer(Exception):
     """A generator's answer that cannot be used: which one, and what is wrong with it."""
 
@@ -33,15 +37,19 @@ class BadAnswer(Exception):
         self.problem = problem
 
 
-def checked_steps(steps: Any) -> list[Step]:
-    """What a caller tells, checked. A text is no list of them, though Python would take its letters."""
+def checked_steps(steps: Any, counts_tried: bool = False) -> list[Step]:
+    """What a caller tells, checked. A text is no list of them, though Python would take its letters.
+
+    Args:
+        counts_tried: whether the search reads their probabilities.
+    """
     if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
         raise TypeError(f"steps: expected a list of Step or str, got {steps!r:.80}")
-    return [checked_step(as_step(step)) for step in steps]
+    return [checked_step(as_step(step), counts_tried) for step in steps]
 
 
-def checked_step(step: Any) -> Step:
-    """A `Step` of a generator, checked; NumPy integers become Python's."""
+def checked_step(step: Any, counts_tried: bool = False) -> Step:
+    """A `Step` of a generator, checked; NumPy integers become Python's. Its probability too, where it is read."""
     if not isinstance(step, Step):
         raise TypeError(f"generator: expected Step objects, got {type(step).__name__}; make one: Step(text, tokens)")
     if not isinstance(step.text, str):
@@ -59,6 +67,11 @@ def checked_step(step: Any) -> Step:
     step.seconds = as_amount("Step.seconds", step.seconds, allow_zero=True)
     if step.cost is not None:
         step.cost = as_amount("Step.cost", step.cost, allow_zero=True)
+    if counts_tried:
+        try:
+            probability_of(step)
+        except BadAnswer as bad:
+            raise bad.problem from None
     return step
 
 
@@ -81,11 +94,19 @@ def checked_description(about: Any) -> Description:
 
 
 def probability_of(step: Step, place: int = 0) -> float:
-    """The model's probability of a step; 0 where nobody said."""
-    logarithm = step.total_log_probability()
-    if logarithm is None:
-        return 0.0
-    if not logarithm < 1e-6:  # a sum of rounded logarithms may lie above 0
-        expected = f"Step.log_probability: expected a number up to 0, got {logarithm!r:.40}"
-        raise BadAnswer(place, ValueError(expected))
-    return math.exp(min(0.0, logarithm))
+    """The model's probability of a step; 0 where nobody said.
+
+    Raises:
+        BadAnswer: what the step says is no probability.
+    """
+    try:
+        logarithm = step.total_log_probability()
+        if logarithm is None:
+            return 0.0
+        if logarithm < ROUNDING * max(1, step.tokens):
+            return math.exp(min(0.0, logarithm))
+    except (TypeError, ValueError) as error:
+        expected = "Step.token_probabilities: expected a tuple of numbers from 0 to 1, or Step.log_probability as one"
+        raise BadAnswer(place, TypeError(f"{expected}; {error}")) from error
+    expected = f"Step.log_probability: expected a number up to 0, got {logarithm!r:.40}"
+    raise BadAnswer(place, ValueError(expected))

@@ -15,6 +15,8 @@ from bavt_fast.protocols import Node
 from bavt_fast.result import SearchError
 from bavt_fast.searcher import Searcher
 
+HUGE = 10**400
+"""A number that no float holds."""
 FAILED = LookupError("no such state")
 
 
@@ -80,3 +82,15 @@ def test_what_a_failed_score_took_is_charged(wave: int) -> None:
     assert made >= 1
     assert failed.spent.cost == pytest.approx(0.25 + 0.001 * made)
     assert failed.overrun == bavt.Spent()
+
+
+def test_a_score_that_no_float_holds_fails_alone() -> None:
+    class Critic(TableCritic):
+        def score(self, candidates: Sequence[Node]) -> Any:
+            values = super().score(candidates)
+            return [HUGE if node.state[0] == "b" else v for node, v in zip(candidates, values, strict=True)]
+
+    many = Searcher(ScriptedGenerator(ENDLESS), Critic(ENDLESS), WorldTask(ENDLESS), wave=4)
+    results = many.search_many(["a", "b", "c"], budget=BUDGET)
+    assert [result.stop_reason for result in results] == ["budget", "error", "budget"]
+    assert str(results[1].error).startswith("critic: expected a number for each state")

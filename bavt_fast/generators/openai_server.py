@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import HiddenStateError, source_of
-from bavt_fast.generators.served_steps import as_delimiters, candidate_seed, goes_on, joined
+from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
 from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
@@ -137,6 +137,8 @@ class OpenAIGenerator:
             ) from error
         if not isinstance(model, str) or not model:
             raise ValueError(f"model: expected the model's name on the server, got {model!r:.80}")
+        if base_url is not None and not _is_url(base_url):
+            raise ValueError(f"base_url: expected an address such as 'http://127.0.0.1:8000/v1', got {base_url!r:.80}")
         if token_ids and chat:
             raise ValueError("token_ids: expected False in a chat, whose template stands between text and tokens")
         if stop_is_returned not in (False, True, "always"):
@@ -148,18 +150,17 @@ class OpenAIGenerator:
         self.base_url = base_url
         self.model = model
         self.delimiters = as_delimiters(delimiter)
-        self.temperature = as_amount("temperature", temperature, allow_zero=True)
-        self.top_p, self.top_k, self.min_p = top_p, top_k, min_p
-        self.chat, self.system = chat, system
-        self.continue_body = dict(_CONTINUE if continue_body is None else continue_body)
-        self.token_ids, self.logprobs = token_ids, logprobs
+        self.temperature, self.top_p, self.top_k, self.min_p = as_sampling(temperature, top_p, top_k, min_p)
+        self.chat, self.system = as_flag("chat", chat), system
+        self.continue_body = _fields("continue_body", _CONTINUE if continue_body is None else continue_body)
+        self.token_ids, self.logprobs = as_flag("token_ids", token_ids), as_flag("logprobs", logprobs)
         self.stop_is_returned = stop_is_returned
         self._hidden = source_of(hidden_layer, hidden_directory)
         self.hidden_layer = None if self._hidden is None else self._hidden.layer
         self.max_in_flight = as_count("max_in_flight", max_in_flight, minimum=1)
         self.timeout_s = as_amount("timeout_s", timeout_s)
         self.retries = as_count("retries", retries)
-        self.extra_body = dict(extra_body or {})
+        self.extra_body = _fields("extra_body", {} if extra_body is None else extra_body)
         self._connection: _Connection | None = None
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._counts = dict.fromkeys(ServerStatistics._fields, 0)
@@ -425,7 +426,7 @@ class OpenAIGenerator:
         asked = None if response is None else response.headers.get("retry-after")
         try:
             if asked is not None:
-                return min(max(float(asked), 0.0), _LONGEST_WAIT_S)
+                return min(max(0.0, float(asked)), _LONGEST_WAIT_S)  # in this order 0 for NaN
         except ValueError:  # a date
             pass
         return min(0.25 * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
@@ -437,6 +438,16 @@ class OpenAIGenerator:
         if key and key != "none":
             text = text.replace(key, "[key]")
         return GenerationError(f"server {self.base_url or 'OpenAI'}: {text:.500}")
+
+
+def _is_url(address: Any) -> bool:
+    return isinstance(address, str) and address.startswith(("http://", "https://"))
+
+
+def _fields(name: str, body: Any) -> dict[str, Any]:
+    if not isinstance(body, Mapping):
+        raise TypeError(f"{name}: expected a dictionary of fields, got {body!r:.80}")
+    return dict(body)
 
 
 def _count(holder: Any, name: str) -> int | None:

@@ -5,17 +5,37 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from bavt_fast._checks import as_amount, as_count, as_share
 from bavt_fast.protocols import Step
 
-__all__ = ["as_delimiters", "candidate_seed", "goes_on", "joined"]
+__all__ = ["as_delimiters", "as_flag", "as_sampling", "candidate_seed", "goes_on", "joined"]
 
 
 def as_delimiters(delimiter: str | Sequence[str]) -> tuple[str, ...]:
     """The delimiters as a tuple. Raises ValueError for none, an empty one, or more than servers take."""
-    ends = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
+    ends = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter) if isinstance(delimiter, Sequence) else ()
     if not 1 <= len(ends) <= 4 or not all(isinstance(end, str) and end for end in ends):
         raise ValueError(f"delimiter: expected one to four non-empty str (a server takes four), got {delimiter!r:.80}")
     return ends
+
+
+def as_sampling(
+    temperature: float, top_p: float, top_k: int | None, min_p: float | None
+) -> tuple[float, float, int | None, float | None]:
+    """How to sample, checked. Raises TypeError or ValueError for what is no such number."""
+    return (
+        as_amount("temperature", temperature, allow_zero=True),
+        as_share("top_p", top_p),
+        None if top_k is None else as_count("top_k", top_k),
+        None if not min_p else as_share("min_p", min_p),
+    )
+
+
+def as_flag(name: str, value: object) -> bool:
+    """A bool. Raises TypeError for anything else: a text such as "no" counts as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r:.80}")
+    return value
 
 
 def candidate_seed(seed: int, candidate: int) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import shutil
 import tempfile
@@ -28,11 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bavt_fast._checks import as_amount
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import FileStates, source_of, vllm_arguments
 from bavt_fast.generators.prompts import PlainPrompts
-from bavt_fast.generators.served_steps import as_delimiters, candidate_seed, goes_on, joined
+from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Sampling, Step, StepRequest
 
 __all__ = ["VLLMGenerator"]
@@ -95,15 +95,17 @@ class VLLMGenerator:
         hidden_layer: str | None = None,
         **engine: Any,
     ) -> None:
-        self._vllm = _import_vllm()
+        if not isinstance(model, (str, os.PathLike)) or not str(model):
+            raise ValueError(f"model: expected a folder or a hub id, got {model!r:.80}")
         self.model = str(model)
         self.delimiters = as_delimiters(delimiter)
-        self.temperature = as_amount("temperature", temperature, allow_zero=True)
-        self.top_p, self.top_k, self.min_p = top_p, top_k, min_p
-        self.logprobs = logprobs
-        self._states: FileStates | None = None
+        self.temperature, self.top_p, self.top_k, self.min_p = as_sampling(temperature, top_p, top_k, min_p)
+        self.logprobs = as_flag("logprobs", logprobs)
         if hidden_layer is not None:
             source_of(hidden_layer, "")  # refuses what is no layer before anything is started
+        self._vllm = _import_vllm()
+        self._states: FileStates | None = None
+        if hidden_layer is not None:
             memory = Path("/dev/shm")
             folder = tempfile.mkdtemp(prefix="bavt_fast_", dir=memory if memory.is_dir() else None)
             self._states = FileStates(folder, hidden_layer)

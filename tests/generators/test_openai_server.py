@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -355,11 +356,31 @@ def test_cancelling_gives_up_what_is_in_flight() -> None:
         ({"timeout_s": 0.0}, "timeout_s"),
         ({"retries": -1}, "retries"),
         ({"temperature": -1.0}, "temperature"),
+        ({"delimiter": 3}, "delimiter"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_k": -3}, "top_k"),
+        ({"min_p": float("nan")}, "min_p"),
+        ({"base_url": ""}, "base_url"),
+        ({"base_url": "localhost:8000/v1"}, "base_url"),
+        ({"chat": "no"}, "chat"),
+        ({"token_ids": "no"}, "token_ids"),
+        ({"extra_body": 3}, "extra_body"),
+        ({"continue_body": "no"}, "continue_body"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], match: str) -> None:
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((ValueError, TypeError), match=f"^{match}: expected"):
         OpenAIGenerator(**{"model": "m", **options})
+
+
+@pytest.mark.parametrize(("asked", "longest"), [("nan", 0.0), ("-5", 0.0), ("inf", 30.0), ("1e999", 30.0), ("x", 0.4)])
+def test_a_wait_that_a_server_asks_for_is_a_time(asked: str, longest: float) -> None:
+    error = ConnectionError("slow down")
+    error.response = SimpleNamespace(headers={"retry-after": asked})  # type: ignore[attr-defined]
+    wait_s = OpenAIGenerator("m")._wait_s(error, 0)
+    assert wait_s is not None
+    assert 0.0 <= wait_s <= longest
 
 
 # --- a whole search

@@ -35,6 +35,9 @@ def make():
 
 def not_one():
     return 7
+
+def breaks():
+    return 1 / 0
 """
 ROWS = [{"id": i, "question": f"{i} + {i} = ?"} for i in range(5)]
 
@@ -111,7 +114,10 @@ def test_a_total_ends_the_run_and_a_larger_one_goes_on(desk: Path) -> None:
         (["none.jsonl", "--out", "out"], "questions: expected a file of JSON lines, got none.jsonl"),
         (["q.jsonl", "--out", "out", "--searcher", "adder"], "--searcher: expected module:function"),
         (["q.jsonl", "--out", "out", "--searcher", "adder:not_one"], "return a bavt.Searcher, got 7"),
-        (["q.jsonl", "--out", "out", "--searcher", "nowhere:make"], "this command needs nowhere"),
+        (["q.jsonl", "--out", "out", "--searcher", "nowhere:make"], "got No module named 'nowhere'"),
+        (["q.jsonl", "--out", "out", "--searcher", "adder:nothing"], "has no attribute 'nothing'"),
+        (["q.jsonl", "--out", "out", "--searcher", "adder:breaks"], "got ZeroDivisionError: division by zero"),
+        (["q.jsonl", "--out", "out", "--searcher", "..:make"], "--searcher: expected ..:make to return"),
         (["q.jsonl", "--out", "out", "--searcher", "adder:make", "--model", "m"], "expected alone"),
         (["q.jsonl", "--out", "q.jsonl", "--searcher", "adder:make"], "q.jsonl"),
         (["q.jsonl", "--out", "out", "--server", "http://127.0.0.1:1/v1"], "expected the model's name"),

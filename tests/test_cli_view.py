@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -84,6 +87,7 @@ def test_texts_that_no_file_can_hold(tmp_path: Path) -> None:
         (["one.bavt", "-o", "tree.pdf"], "ends in one of .html"),
         (["one.bavt", "one.bavt", "-o", "tree.svg"], "expected a file of .html for 2 searches"),
         (["empty"], "found none"),
+        (["torn"], "torn/run.json: expected what a run wrote"),
         (["one.bavt", "-o", "no/such/folder.html"], "no/such/folder.html"),
     ],
 )
@@ -93,10 +97,28 @@ def test_bad_input_says_what_is_wrong(
     monkeypatch.chdir(saved.parent)
     Path("words.txt").write_text("words")
     Path("empty").mkdir()
+    Path("torn").mkdir()
+    Path("torn", "run.json").write_text("{")
     done = run("view", *arguments)
     assert done.exit_code == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(saved: Path) -> None:
+    many = [str(saved)] * 400  # more than a pipe holds
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bavt_fast", "view", *many],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    assert (child.wait(timeout=60), child.stderr.read()) == (1, b"")
+    child.stderr.close()
 
 
 def test_solve_saves_what_view_shows(tmp_path: Path) -> None:

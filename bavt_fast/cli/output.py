@@ -45,7 +45,9 @@ errors = Console(stderr=True)
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Says what is wrong with the input, and ends."""
+    """Says what is wrong with the input, and ends. Where the reader of the output went away nothing is wrong."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     text = str(error)
     if isinstance(error, ModuleNotFoundError) and "pip install" not in text:
         text = f"this command needs {error.name}; install it with: pip install 'bavt_fast[all]'"

@@ -258,8 +258,12 @@ def _imported(name: str) -> Searcher:
         raise ValueError(f"--searcher: expected module:function, such as my_search:make, got {name!r:.80}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    make = getattr(importlib.import_module(module), function, None)
-    made = make() if callable(make) else make
+    try:
+        make = getattr(importlib.import_module(module), function)
+        made = make() if callable(make) else make
+    except Exception as error:  # their code: what it raises is about their search, not about this program
+        what = str(error) if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"--searcher: expected {name} to return a bavt.Searcher, got {what}") from error
     if not isinstance(made, Searcher):
         raise TypeError(f"--searcher: expected {name} to return a bavt.Searcher, got {made!r:.80}")
     return made

@@ -28,7 +28,10 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
     Raises:
         OSError, ValueError: there is no run, or what stands there cannot be read.
     """
-    began = json.loads((folder / "run.json").read_bytes())
+    try:
+        began = json.loads((folder / "run.json").read_bytes())
+    except ValueError:
+        began = None
     if not isinstance(began, dict) or "questions" not in began:
         raise ValueError(f"{folder / 'run.json'}: expected what a run wrote, got something else")
     most = MOST_LINES if lines is None else lines

@@ -92,13 +92,14 @@ def checked_rows(source: Rows, problems: Callable[[Sequence[str]], Sequence[str 
 
 
 def problems_of(parse: Callable[[str], Any], questions: Sequence[str]) -> list[str | None]:
-    """What `parse`, which raises ValueError or TypeError, finds wrong with each question; None for nothing."""
+    """What `parse` raises for each question; None for nothing. It should be a ValueError, and need not."""
     found: list[str | None] = []
     for question in questions:
         try:
             parse(question)
-        except (ValueError, TypeError, RecursionError) as error:
-            found.append(_about(error))
+        except Exception as error:
+            told = isinstance(error, (ValueError, TypeError, RecursionError))
+            found.append(_about(error) if told else f"{type(error).__name__}: {error}")
         else:
             found.append(None)
     return found

@@ -187,8 +187,12 @@ class RunFolder:
         """Where the search of a question is kept; the folder is made."""
         folder = self.path / "searches"
         folder.mkdir(exist_ok=True)
-        name = quote(str(row.id), safe=" ,;=@+()[]{}")
+        name = quote(str(row.id), safe=" ,;=@+()[]{}", errors="backslashreplace")
         return folder / f"{name if len(name) <= 200 and not name.startswith('.') else f'line {row.line}'}.bavt"
+
+    @property
+    def is_closed(self) -> bool:
+        return self._lock < 0
 
     def close(self) -> None:
         """Lets the folder go; may be called again."""

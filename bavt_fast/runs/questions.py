@@ -119,8 +119,10 @@ def _lines(source: Rows) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
                 text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if text.strip():
                     yield number, text
-    else:
+    elif isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
         yield from enumerate(source, start=1)
+    else:
+        raise TypeError(f"questions: expected a file's name, or a list of dictionaries, got {source!r:.80}")
 
 
 def _row(number: int, fields: Any) -> Row:

@@ -11,6 +11,7 @@ asked again, and of the others only the steps that were in flight are.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -98,7 +99,8 @@ class Run:
         flush_s: seconds after which what was answered is on the disk, and outlives the machine. What was answered
             outlives this process at once.
         keep: whether to save every search that is finished in ``searches``.
-        outcome: (question, result) -> fields of its line, in the place of ours or more.
+        outcome: (question, result) -> fields of its line, in the place of ours (but ``id`` and ``spent``) or more; what
+            JSON cannot hold is an error of that question.
         about: more that has to be the same when the run goes on, such as the model's name. JSON.
 
     Raises:
@@ -125,6 +127,8 @@ class Run:
         outcome: Outcome | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
+        if not hasattr(searcher, "settings"):  # what stands for workers elsewhere has them, and is no Searcher
+            raise TypeError(f"searcher: expected a Searcher, got {searcher!r:.80}")
         if searcher.leaves not in (None, 1):
             raise ValueError(
                 f"leaves: expected 1 in a run, whose searches are made again ask by ask, got {searcher.leaves}"
@@ -170,7 +174,7 @@ class Run:
             "seed": self.seed,
             "verify": self.verify,
             **self._parts(),
-            "about": dict(more or {}),
+            "about": _checked_about(more),
         }
 
     def _parts(self) -> dict[str, Any]:
@@ -196,6 +200,8 @@ class Run:
         Raises:
             RunError: the disk is full, or fails. Nothing is lost: the same run goes on later.
         """
+        if self.folder.is_closed:
+            raise ValueError(f"{self.folder.path}: expected a run that is open; make it again to go on")
         try:
             try:
                 with closing(self._lines()) as lines:
@@ -376,6 +382,14 @@ class Run:
         self._sync()
         if not self._open and self._finished == self._count:
             self._journal.compact(self._failed)
+
+
+def _checked_about(about: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What has to be the same when a run goes on: as it is read again, without NaN, which never is."""
+    try:
+        return dict(json.loads(json.dumps(dict(about or {}), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"about: expected a dictionary that JSON can hold, got {about!r:.80} ({error})") from error
 
 
 def most_of_an_ask(settings: Settings) -> tuple[int, ...]:

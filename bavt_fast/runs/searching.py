@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
@@ -79,7 +80,7 @@ class Searching(NamedTuple):
             line["error"] = _about_error(result.error)
         try:
             if self.outcome is not None:
-                line |= self.outcome(row, result)
+                line |= _checked_fields(self.outcome(row, result))
             if row.answer is not None and not self.verify:
                 line["correct"] = line["answer"] is not None and self._is_same(row.answer, line["answer"])
         except Exception as error:
@@ -89,6 +90,22 @@ class Searching(NamedTuple):
     def _is_same(self, reference: str, answer: str) -> bool:
         same = getattr(self.searcher.task, "same_answer", None)
         return bool(reference == answer if same is None else same(reference, answer))
+
+
+def _checked_fields(fields: Any) -> Mapping[str, Any]:
+    """What `outcome` gave. Raises TypeError or ValueError for what cannot stand in a line of a run."""
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"outcome: expected a dictionary of fields, got {fields!r:.80}")
+    ours = next((name for name in ("id", "spent") if name in fields), None)
+    if ours is not None:
+        raise ValueError(
+            f"outcome: expected other fields than {ours!r}, by which the run goes on; give it another name"
+        )
+    try:
+        json.dumps(dict(fields), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"outcome: expected fields that JSON can hold, got {fields!r:.80} ({error})") from error
+    return fields
 
 
 def error_line(row: Row, error: Exception) -> dict[str, Any]:

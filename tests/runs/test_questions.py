@@ -1,12 +1,17 @@
-"""Questions that a task cannot begin with."""
+"""What a run is given, and cannot use."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import bavt_fast as bavt
-from bavt_fast.runs import Run
+from bavt_fast.runs import Run, read_run
 from bavt_fast.tasks.text import TextTask
 
 
@@ -23,3 +28,68 @@ def test_a_question_on_which_the_task_stumbles_is_a_broken_line(tmp_path: Path) 
     summary = Run(tmp_path / "out", searcher, rows, budget=bavt.Budget(tokens=5)).complete()
     assert (summary.finished, summary.questions) == (1, 1)
     assert [str(broken) for broken in summary.broken] == ["line 1: KeyError: 'unknown'"]
+
+
+ROWS = [{"id": i, "question": f"Which number is {i}?"} for i in range(3)]
+BUDGET = bavt.Budget(tokens=5)
+
+
+def answering() -> bavt.Searcher:
+    return bavt.Searcher(lambda text, count: ["Answer: 7"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (3, "TypeError: outcome: expected a dictionary of fields, got 3"),
+        (None, "TypeError: outcome: expected a dictionary of fields, got None"),
+        ({"id": "another"}, "ValueError: outcome: expected other fields than 'id'"),
+        ({"spent": 3}, "ValueError: outcome: expected other fields than 'spent'"),
+        ({"more": object()}, "ValueError: outcome: expected fields that JSON can hold"),
+        ({"more": b"bytes"}, "ValueError: outcome: expected fields that JSON can hold"),
+        ({"more": math.nan}, "ValueError: outcome: expected fields that JSON can hold"),
+        ({"more": 10**5000}, "ValueError: "),
+        ({(1, 2): 3}, "ValueError: outcome: expected fields that JSON can hold"),
+    ],
+)
+def test_an_outcome_that_no_line_can_hold_is_an_error_of_its_question(tmp_path: Path, fields: Any, said: str) -> None:
+    run = Run(tmp_path, answering(), ROWS, budget=BUDGET, outcome=lambda row, _: fields if row.id == 1 else {"own": 1})
+    summary = run.complete()
+    assert (summary.end, summary.finished, summary.errors) == ("done", 3, 1)
+    for line in read_run(tmp_path):
+        json.dumps(line, allow_nan=False)
+        assert (line["answer"], line.get("own")) == ("7", None if line["id"] == 1 else 1)
+        assert line.get("error", "").startswith(said) == (line["id"] == 1)
+    again = Run(tmp_path, answering(), ROWS, budget=BUDGET).complete()
+    assert (again.end, again.errors, again.spent) == ("done", 1, summary.spent)
+
+
+def test_half_a_character_in_an_id_is_kept(tmp_path: Path) -> None:
+    rows = [{"id": name, "question": "Which number?"} for name in ("\ud800", "\udc00", "../x\ud800", "a\0b")]
+    assert Run(tmp_path, answering(), rows, budget=BUDGET, keep=True).complete().finished == 4
+    assert len(os.listdir(tmp_path / "searches")) == 4
+    assert [line["id"] for line in read_run(tmp_path)] == [row["id"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"searcher": None}, "searcher: expected a Searcher"),
+        ({"questions": None}, "questions: expected a file's name"),
+        ({"questions": {"id": 1, "question": "x"}}, "questions: expected a file's name"),
+        ({"about": {"model": object()}}, "about: expected a dictionary that JSON can hold"),
+        ({"about": {"size": math.nan}}, "about: expected a dictionary that JSON can hold"),
+    ],
+)
+def test_arguments_are_named(tmp_path: Path, change: dict[str, Any], match: str) -> None:
+    arguments = {"searcher": answering(), "questions": ROWS, "budget": BUDGET, **change}
+    with pytest.raises(TypeError, match=match):
+        Run(tmp_path, **arguments)
+    assert Run(tmp_path, answering(), ROWS, budget=BUDGET).complete().end == "done"  # the folder was let go
+
+
+def test_a_run_that_is_closed_says_so(tmp_path: Path) -> None:
+    run = Run(tmp_path, answering(), ROWS, budget=BUDGET)
+    run.close()
+    with pytest.raises(ValueError, match="expected a run that is open"):
+        next(iter(run))

@@ -11,11 +11,16 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
+from bavt_fast.budget import Spent
 from bavt_fast.drive_base import Asked, Base, is_whole, named, not_whole
 from bavt_fast.engine import Search
-from bavt_fast.waves import Pending, Settled, call_describe, describe, new_states, settle
+from bavt_fast.waves import Pending, Settled, call_describe, cancel, describe, new_states, settle
 
 __all__ = ["AsyncDrive"]
+
+LATE_S = 0.5
+"""After a deadline, for generators that know of it: they say themselves what they took by then."""
+_LONGEST_WAIT_S = 3600.0  # a timer that is set for the end of time never rings
 
 Answered = tuple[asyncio.Task[Any] | None, Asked, Any]
 """What a task brought. Tickets are used again where a slot is, so it is the task that says whose answer it is."""
@@ -23,6 +28,10 @@ Answered = tuple[asyncio.Task[Any] | None, Asked, Any]
 
 class AsyncDrive(Base):
     """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.over: dict[int, float] = {}  # by slot, when a deadline was found to be past with asks out
 
     async def run(self, searches: Iterable[Search]) -> AsyncGenerator[tuple[int, Search], None]:
         """(place, search) of each search as it stops. Cancelling stops them all; so does SystemExit and its like."""
@@ -38,6 +47,7 @@ class AsyncDrive(Base):
         try:
             while True:
                 self.fill(waiting)
+                self.stop_late()
                 asked, stopped = self.ask(self.wave - len(out))
                 if self.host is not None:
                     self.host.before_wait()
@@ -49,13 +59,15 @@ class AsyncDrive(Base):
                         continue
                     for ticket in [ticket for ticket in out if ticket >> 32 == slot]:
                         out.pop(ticket).cancel()
+                    if self.over.pop(slot, None) is not None:
+                        self.charge_late(slot)
                     for place, search in self.hand_over(slot):
                         yield place, search
                 if stopped:
                     continue  # their places are free
                 if not out:
                     return
-                await came.wait()
+                await self.wait(came)
                 came.clear()
                 await self.tell(out, done)
                 self.progress()
@@ -68,6 +80,35 @@ class AsyncDrive(Base):
                 task.cancel()
             self.break_off()
             await asyncio.gather(*left, return_exceptions=True)
+
+    async def wait(self, came: asyncio.Event) -> None:
+        """Until something comes, or a deadline is past: a coroutine may know nothing of it."""
+        left = [left_s for search in self.searches.values() if (left_s := search.seconds_left()) is not None]
+        if not left:
+            await came.wait()
+            return
+        least_s = min(*left, _LONGEST_WAIT_S)
+        bell = asyncio.get_running_loop().call_later(least_s + 0.001 if least_s else LATE_S, came.set)
+        try:
+            await came.wait()
+        finally:
+            bell.cancel()
+
+    def stop_late(self) -> None:
+        """Stops what has asks out that go on well after its deadline."""
+        now_s = self.clock()
+        for slot, search in self.searches.items():
+            if search.untimed or not search._native.in_flight:
+                continue
+            search._native.set_time(now_s)
+            if not search.seconds_left() and now_s - self.over.setdefault(slot, now_s) >= LATE_S:
+                self.engine.stop(slot, "deadline")
+
+    def charge_late(self, slot: int) -> None:
+        """Asks that were given up at a deadline: what they took is not known, so all that they may take is charged."""
+        search = self.searches[slot]
+        for number, _, count, limit, *_ in search._native.open_asks():
+            cancel(self.engine, search, slot << 32 | number, Spent(tokens=count * limit))
 
     def begin(
         self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[Answered], came: asyncio.Event

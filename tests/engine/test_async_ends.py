@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -213,3 +214,28 @@ def test_an_answer_that_nobody_waits_for_goes_to_no_other_question() -> None:
     for search in others:
         expected = alone.search(search.question, budget=bavt.Budget(tokens=40))
         assert fingerprint(search.result()) == fingerprint(expected)
+
+
+@pytest.mark.parametrize("leaves", [1, 3])
+def test_a_coroutine_that_goes_on_after_the_deadline_is_given_up(leaves: int) -> None:
+    """It need not know of the deadline; what it took is not known, so its limit is charged. The others go on."""
+    cancelled: list[str] = []
+
+    async def generator(text: str, count: int) -> list[str]:
+        if text.startswith("slow"):
+            try:
+                await asyncio.sleep(PATIENCE_S)
+            finally:
+                cancelled.append(text)
+        await asyncio.sleep(0)
+        return [f"so {len(text)}"]
+
+    searcher = Searcher(generator, wave=6, leaves=leaves, max_step_tokens=16)
+    budgets = [bavt.Budget(tokens=100, seconds=0.2), bavt.Budget(tokens=40), bavt.Budget(tokens=40, seconds=1e300)]
+    started_s = time.monotonic()
+    results = searcher.search_many(["slow", "a", "b"], budget=budgets)
+    assert time.monotonic() - started_s < PATIENCE_S / 4
+    assert [result.stop_reason for result in results] == ["deadline", "budget", "budget"]
+    assert cancelled == ["slow\n"] * len(cancelled)
+    assert [result.spent.tokens for result in results] == [16 * len(cancelled), 40, 40]
+    assert len(cancelled) == leaves

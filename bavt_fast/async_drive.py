@@ -47,7 +47,8 @@ class AsyncDrive(Base):
         try:
             while True:
                 self.fill(waiting)
-                self.stop_late()
+                if self.timed:
+                    self.stop_late()
                 asked, stopped = self.ask(self.wave - len(out))
                 if self.host is not None:
                     self.host.before_wait()
@@ -83,11 +84,11 @@ class AsyncDrive(Base):
 
     async def wait(self, came: asyncio.Event) -> None:
         """Until something comes, or a deadline is past: a coroutine may know nothing of it."""
-        left = [left_s for search in self.searches.values() if (left_s := search.seconds_left()) is not None]
-        if not left:
+        if not self.timed:
             await came.wait()
             return
-        least_s = min(*left, _LONGEST_WAIT_S)
+        left = [left_s for search in self.searches.values() if (left_s := search.seconds_left()) is not None]
+        least_s = min([*left, _LONGEST_WAIT_S])
         bell = asyncio.get_running_loop().call_later(least_s + 0.001 if least_s else LATE_S, came.set)
         try:
             await came.wait()

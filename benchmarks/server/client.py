@@ -1,4 +1,4 @@
-"""What our client costs above a bare call of the same one.
+"""What our client costs above a bare call of the same one, and what comes through a real vLLM.
 
 Costs are processor time of the client's process: against a server that answers at once a client is never idle, so on a
 machine of its own they are the wall time, and on one that others use they are what stays the same.
@@ -7,21 +7,25 @@ machine of its own they are the wall time, and on one that others use they are w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import openai
 
 from bavt_fast.budget import Budget
+from bavt_fast.folder_settings import embedded_folder
 from bavt_fast.generators.openai_server import OpenAIGenerator
 from bavt_fast.protocols import StepRequest
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks.text import TextTask
-from benchmarks.harness import Limits, Row, rounds_of, row_of
+from benchmarks.harness import Limits, Row, elapsed_s, rounds_of, row_of
 from benchmarks.server import rows, serving
 from benchmarks.server.instant import TOKENS
 
 PROMPT = "Question {}: what comes next?\n"
+STEP_TOKENS = 10
+"""Of every answer of vLLM: nothing ends it before."""
 
 
 def processor_s(run: Callable[[], object]) -> float:
@@ -101,3 +105,29 @@ def overhead(count: int, steps: int, limits: Limits) -> Iterator[Row]:
     for who in (rows.CLIENT, rows.SEARCH):
         added = [1e6 * (ours - theirs) / steps for ours, theirs in zip(seconds[who], seconds[rows.BARE], strict=True)]
         yield row_of(rows.ADDED, who, "us", added, at)
+
+
+def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], float | None]) -> Iterator[Row]:
+    """Steps of the embedded model, as many and as long as vLLM's own client asks for, which takes turns with ours."""
+    folder, at = embedded_folder(), {"in_flight": count}
+    numbers = itertools.cycle(range(1, 100))
+    ours: list[float] = []
+    theirs: list[float] = []
+
+    async def one(number: int) -> None:
+        prompt = prompts[number % len(prompts)]
+        ((_,),) = await generator.propose([StepRequest(prompt, seed=number)], [1], [STEP_TOKENS])  # type: ignore[misc]
+
+    with serving.vllm(folder, 64) as url:
+        for _ in range(rounds + 1):  # the first warms up
+            prompts = [f"Target: 24 (left: {' '.join(str(next(numbers)) for _ in range(4))})\n" for _ in range(steps)]
+            body = {"ignore_eos": True}
+            generator = OpenAIGenerator("m", base_url=url, delimiter="never", max_in_flight=count, extra_body=body)
+            ours.append(steps / elapsed_s(in_flight(count, steps, one)))
+            theirs.append(serving.their_steps_a_second(url, folder, prompts, STEP_TOKENS, count))
+    yield row_of(rows.THROUGHPUT, rows.CLIENT, "steps/s", ours[1:], at)
+    yield row_of(rows.THROUGHPUT, rows.VLLM_BENCH, "steps/s", theirs[1:], at)
+    yield row_of(rows.OF_THEIRS, rows.CLIENT, "x", [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)], at)
+    added = added_us()
+    if added is not None:
+        yield row_of(rows.SHARE, rows.CLIENT, "%", [100 * added * 1e-6 * rate for rate in ours[1:]], at)

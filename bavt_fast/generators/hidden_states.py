@@ -62,7 +62,7 @@ class StateSource(Protocol):
         """What a request says besides."""
         ...
 
-    async def take(self, fields: Mapping[str, Any], choice: Any) -> NDArray[np.float32]:
+    async def take(self, fields: Mapping[str, Any], choice: Mapping[str, Any]) -> NDArray[np.float32]:
         """(H,): the state of one answer. Raises `HiddenStateError`."""
         ...
 
@@ -75,8 +75,8 @@ class SentStates:
     def fields(self) -> dict[str, Any]:
         return {"return_hidden_states": "last"}
 
-    async def take(self, fields: Mapping[str, Any], choice: Any) -> NDArray[np.float32]:
-        sent = getattr(choice, "hidden_states", None)
+    async def take(self, fields: Mapping[str, Any], choice: Mapping[str, Any]) -> NDArray[np.float32]:
+        sent = choice.get("hidden_states")
         try:
             state = np.asarray(sent, np.float32)
         except (TypeError, ValueError):
@@ -104,8 +104,8 @@ class FileStates:
     def fields(self) -> dict[str, Any]:
         return {"kv_transfer_params": {REQUEST_KEY: secrets.token_hex(16)}, "return_token_ids": True}
 
-    async def take(self, fields: Mapping[str, Any], choice: Any) -> NDArray[np.float32]:
-        made = getattr(choice, "token_ids", None)
+    async def take(self, fields: Mapping[str, Any], choice: Mapping[str, Any]) -> NDArray[np.float32]:
+        made = choice.get("token_ids")
         if not isinstance(made, (list, tuple)) or not made:
             raise HiddenStateError(f"hidden_layer: expected the answer's token ids from the server, got {made!r:.80}")
         return await self.state_of(self.name_in(fields), made)

@@ -15,28 +15,24 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bavt_fast._checks import as_amount, as_count
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import HiddenStateError, source_of
 from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
 from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
+from bavt_fast.server_client import OutOfTime, ServerClient
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
-_RETRIED_STATUS = (408, 409, 425, 429)
-_LONGEST_WAIT_S = 30.0
 _NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
 """What servers say of a context that leaves no room for a token."""
 _KEPT_PROMPTS = 4096
@@ -59,15 +55,6 @@ class ServerStatistics(NamedTuple):
     generated_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-
-
-@dataclass
-class _Connection:
-    """A client belongs to the event loop that it was made in."""
-
-    loop: asyncio.AbstractEventLoop
-    client: Any
-    free: asyncio.Semaphore
 
 
 class OpenAIGenerator:
@@ -127,26 +114,17 @@ class OpenAIGenerator:
         retries: int = 5,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        try:
-            import openai
-        except ModuleNotFoundError as error:
-            if error.name != "openai":
-                raise
-            raise ModuleNotFoundError(
-                "generator: a server needs openai; install it with: pip install 'bavt_fast[openai]'", name=error.name
-            ) from error
+        self._server = ServerClient(
+            base_url, api_key=api_key, max_in_flight=max_in_flight, timeout_s=timeout_s, retries=retries
+        )
         if not isinstance(model, str) or not model:
             raise ValueError(f"model: expected the model's name on the server, got {model!r:.80}")
-        if base_url is not None and not _is_url(base_url):
-            raise ValueError(f"base_url: expected an address such as 'http://127.0.0.1:8000/v1', got {base_url!r:.80}")
         if token_ids and chat:
             raise ValueError("token_ids: expected False in a chat, whose template stands between text and tokens")
         if stop_is_returned not in (False, True, "always"):
             raise ValueError(f"stop_is_returned: expected False, True or 'always', got {stop_is_returned!r:.80}")
         if system is not None and not chat:
             raise ValueError("system: expected None without chat=True; write it into the question")
-        self._openai = openai
-        self._api_key = api_key
         self.base_url = base_url
         self.model = model
         self.delimiters = as_delimiters(delimiter)
@@ -157,17 +135,15 @@ class OpenAIGenerator:
         self.stop_is_returned = stop_is_returned
         self._hidden = source_of(hidden_layer, hidden_directory)
         self.hidden_layer = None if self._hidden is None else self._hidden.layer
-        self.max_in_flight = as_count("max_in_flight", max_in_flight, minimum=1)
-        self.timeout_s = as_amount("timeout_s", timeout_s)
-        self.retries = as_count("retries", retries)
         self.extra_body = _fields("extra_body", {} if extra_body is None else extra_body)
-        self._connection: _Connection | None = None
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
-        self._counts = dict.fromkeys(ServerStatistics._fields, 0)
+        self._counts = dict.fromkeys(("unmetered", "generated_tokens", "prompt_tokens", "cached_tokens"), 0)
+        self._stateless = 0
 
     def server_statistics(self) -> ServerStatistics:
         """What has been asked of the server until now."""
-        return ServerStatistics(**self._counts)
+        server = self._server
+        return ServerStatistics(server.requests, server.retried, server.failed + self._stateless, **self._counts)
 
     def statistics(self) -> GenerationStatistics:
         """The part of it that every generator has, for `SearchResult.generation`."""
@@ -193,21 +169,20 @@ class OpenAIGenerator:
         if self._hidden is None:
             raise TypeError("hidden_layer: expected a generator with one, such as hidden_layer='last', got none")
         plain = copy.copy(self)
-        plain.chat, plain.token_ids, plain.logprobs, plain._connection = False, False, False, None
+        plain.chat, plain.token_ids, plain.logprobs, plain._server = False, False, False, copy.copy(self._server)
+        plain._server.unbind()
         try:
             request = StepRequest(text, sampling=Sampling(0.0))
             step = await plain._ask(request, 0, 1, None)
         finally:
             await plain.aclose()
         if step is None:
-            raise GenerationError(f"server {self.base_url or 'OpenAI'}: no room behind {text!r:.80}")
+            raise GenerationError(f"{self._server.name}: no room behind {text!r:.80}")
         return np.asarray(step.hidden)[None]
 
     async def aclose(self) -> None:
         """Closes the connections, in the event loop that they were made in. The next ask opens new ones."""
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.loop is asyncio.get_running_loop():
-            await connection.client.close()
+        await self._server.aclose()
 
     def __repr__(self) -> str:
         return f"OpenAIGenerator({self.model!r}, base_url={self.base_url!r})"
@@ -218,12 +193,20 @@ class OpenAIGenerator:
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
         """`StepGenerator.propose` as a coroutine. An ask that fails gets its error; the others are not disturbed."""
-        asks = zip(states, counts, limits, strict=True)
+        asks = list(zip(states, counts, limits, strict=True))
+        if len(asks) == 1:
+            return [await self._answer(*asks[0])]  # in the caller's task
         return await asyncio.gather(*(self._answer(request, count, limit) for request, count, limit in asks))
 
     async def _answer(self, request: StepRequest, count: int, limit: int) -> list[Step] | Exception:
         if count <= 0 or limit <= 0:
             return []
+        if count == 1:
+            try:
+                only = await self._step(request, 0, limit)
+            except Exception as error:
+                return error
+            return [] if only is None else [only]
         found = await asyncio.gather(
             *(self._step(request, candidate, limit) for candidate in range(count)), return_exceptions=True
         )
@@ -255,55 +238,32 @@ class OpenAIGenerator:
         return step
 
     async def _ask(self, request: StepRequest, candidate: int, limit: int, deadline: float | None) -> Step | None:
-        """One answer of the server, tried again where that is of use."""
-        connection = self._connected()
+        """One answer of the server."""
         hidden = {} if self._hidden is None else self._hidden.fields()
         body = self._body(request, candidate, limit, hidden)
-        endpoint = connection.client.chat.completions if self.chat else connection.client.completions
-        async with connection.free:
-            for attempt in range(self.retries + 1):
-                left_s = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
-                if left_s <= 0:
-                    return Step("", limit, "deadline")  # what the server did by now is not known: never too little
-                try:
-                    answer = await endpoint.create(**body, timeout=left_s)
-                    step = self._read(request, answer, limit)
-                except self._openai.BadRequestError as error:
-                    if any(words in str(error) for words in _NO_ROOM):
-                        return None
-                    raise self._failed(error) from None
-                except (self._openai.APIError, ValueError, TypeError, AttributeError) as error:
-                    wait_s = self._wait_s(error, attempt)
-                    if wait_s is None:
-                        raise self._failed(error) from None
-                    if deadline is not None and time.monotonic() + wait_s >= deadline:
-                        return Step("", limit, "deadline")
-                    self._counts["retries"] += 1
-                    await asyncio.sleep(wait_s)
-                else:
-                    self._counts["requests"] += 1
-                    break
+        path = "/chat/completions" if self.chat else "/completions"
+        try:
+            found = await self._server.post(
+                path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=_NO_ROOM
+            )
+        except OutOfTime:
+            return Step("", limit, "deadline")  # what the server did by now is not known: never too little
+        if found is None:
+            return None
+        step, choice = found
         if self._hidden is not None:
             try:
-                step.hidden = await self._hidden.take(hidden, answer.choices[0])
+                step.hidden = await self._hidden.take(hidden, choice)
             except HiddenStateError as error:
-                self._counts["failures"] += 1
-                raise GenerationError(f"server {self.base_url or 'OpenAI'}: {error}", Spent(step.tokens)) from None
+                self._stateless += 1
+                raise GenerationError(f"{self._server.name}: {error}", Spent(step.tokens)) from None
         return step
-
-    def _connected(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        if self._connection is None or self._connection.loop is not loop:
-            key = self._api_key or os.environ.get("OPENAI_API_KEY") or "none"
-            client = self._openai.AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0)
-            self._connection = _Connection(loop, client, asyncio.Semaphore(self.max_in_flight))
-        return self._connection
 
     # ---- what is sent
 
     def _body(self, request: StepRequest, candidate: int, limit: int, hidden: Mapping[str, Any]) -> dict[str, Any]:
         wanted = request.sampling
-        extra: dict[str, Any] = {**self.extra_body, **hidden}
+        extra: dict[str, Any] = {}
         for name in ("top_k", "min_p"):
             value = getattr(wanted, name) if getattr(wanted, name) is not None else getattr(self, name)
             if value is not None:
@@ -328,9 +288,7 @@ class OpenAIGenerator:
             body["prompt"] = self._prompt(request)
         if self.token_ids:
             extra["return_token_ids"] = True
-        if extra:
-            body["extra_body"] = extra
-        return body
+        return {**body, **self.extra_body, **hidden, **extra}
 
     def _messages(self, request: StepRequest) -> list[dict[str, str]]:
         prompt, steps = request.node.context()
@@ -351,22 +309,27 @@ class OpenAIGenerator:
 
     # ---- what comes back
 
-    def _read(self, request: StepRequest, answer: Any, limit: int) -> Step:
-        choice = answer.choices[0] if answer.choices else None
-        text = None if choice is None else (choice.message.content if self.chat else choice.text)
-        if choice is None or (text is None and choice.finish_reason != "stop"):
-            raise ValueError("expected an answer with a text, got one without")
+    def _read(self, request: StepRequest, answer: Any, limit: int) -> tuple[Step, Mapping[str, Any]]:
+        """The step in an answer, and what of the answer it was in."""
+        if not isinstance(answer, dict) or not answer.get("choices"):
+            raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
+        choice: dict[str, Any] = answer["choices"][0]
+        text = (choice["message"] if self.chat else choice).get("content" if self.chat else "text")
+        if text is None and choice.get("finish_reason") != "stop":
+            raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
         text, reason = self._ending(text or "", choice)
         log_probabilities = _log_probabilities(choice)
-        made = getattr(choice, "token_ids", None)
+        made = choice.get("token_ids")
         token_ids = tuple(made) if isinstance(made, list) else ()
-        tokens = self._tokens(answer.usage, max(len(log_probabilities), len(token_ids)), limit)
-        prompt_tokens = _count(answer.usage, "prompt_tokens") or 0
-        cached = _count(getattr(answer.usage, "prompt_tokens_details", None), "cached_tokens") or 0
+        sent = answer.get("usage")
+        usage = sent if isinstance(sent, dict) else {}
+        tokens = self._tokens(usage, max(len(log_probabilities), len(token_ids)), limit)
+        prompt_tokens = _count(usage, "prompt_tokens") or 0
+        cached = _count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
         cached = min(cached, prompt_tokens)
         for name, value in (("generated_tokens", tokens), ("prompt_tokens", prompt_tokens), ("cached_tokens", cached)):
             self._counts[name] += value
-        return Step(
+        step = Step(
             text,
             tokens,
             reason,
@@ -375,8 +338,9 @@ class OpenAIGenerator:
             log_probability=sum(log_probabilities) if log_probabilities else None,
             cached_tokens=cached,
         )
+        return step, choice
 
-    def _ending(self, text: str, choice: Any) -> tuple[str, FinishReason]:
+    def _ending(self, text: str, choice: Mapping[str, Any]) -> tuple[str, FinishReason]:
         """The text with the delimiter that ended it, and how it ended.
 
         vLLM and SGLang say which stop string it was (`stop_reason`, `matched_stop`), or none for the end of the text.
@@ -384,7 +348,7 @@ class OpenAIGenerator:
         """
         if any(text.endswith(end) for end in self.delimiters):
             return text, "delimiter"  # it was returned: a text that is cut before its first delimiter does not end so
-        if choice.finish_reason != "stop":
+        if choice.get("finish_reason") != "stop":
             return text, "limit"
         said = _said(choice)
         if isinstance(said, str) and said in self.delimiters:
@@ -403,45 +367,17 @@ class OpenAIGenerator:
         self._counts["unmetered"] += 1
         return limit
 
-    def _remember_prompt(self, request: StepRequest, answer: Any, choice: Any) -> bool:
+    def _remember_prompt(self, request: StepRequest, answer: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
         """Keeps the ids of a prompt that was sent as text. Whether contexts go on from ids at all."""
         if not self.token_ids:
             return False
         prompt, steps = request.node.context()
-        read = getattr(choice, "prompt_token_ids", None) or getattr(answer, "prompt_token_ids", None)
+        read = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
         if not steps and isinstance(read, list):
             self._prompt_ids[prompt] = tuple(read)
             if len(self._prompt_ids) > _KEPT_PROMPTS:
                 self._prompt_ids.popitem(last=False)
         return True
-
-    # ---- failures
-
-    def _wait_s(self, error: Exception, attempt: int) -> float | None:
-        """How long to wait before the request is sent again; None where that is of no use."""
-        status = getattr(error, "status_code", None)
-        if attempt >= self.retries or (status is not None and status not in _RETRIED_STATUS and status < 500):
-            return None
-        response = getattr(error, "response", None)
-        asked = None if response is None else response.headers.get("retry-after")
-        try:
-            if asked is not None:
-                return min(max(0.0, float(asked)), _LONGEST_WAIT_S)  # in this order 0 for NaN
-        except ValueError:  # a date
-            pass
-        return min(0.25 * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
-
-    def _failed(self, error: Exception) -> GenerationError:
-        self._counts["failures"] += 1
-        text = f"{type(error).__name__}: {error}"
-        key = None if self._connection is None else self._connection.client.api_key
-        if key and key != "none":
-            text = text.replace(key, "[key]")
-        return GenerationError(f"server {self.base_url or 'OpenAI'}: {text:.500}")
-
-
-def _is_url(address: Any) -> bool:
-    return isinstance(address, str) and address.startswith(("http://", "https://"))
 
 
 def _fields(name: str, body: Any) -> dict[str, Any]:
@@ -452,23 +388,23 @@ def _fields(name: str, body: Any) -> dict[str, Any]:
 
 def _count(holder: Any, name: str) -> int | None:
     """A count that the server gave; None where it gave none that can be one."""
-    value = getattr(holder, name, None)
+    value = holder.get(name) if isinstance(holder, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _said(choice: Any) -> Any:
+def _said(choice: Mapping[str, Any]) -> Any:
     """The stop string that the server names, None for the end of the text, "unsaid" where it does not say."""
     for name in ("stop_reason", "matched_stop"):
-        if name in (getattr(choice, "model_extra", None) or {}):
-            value: str | int | None = choice.model_extra[name]
+        if name in choice:
+            value: str | int | None = choice[name]
             return value if isinstance(value, str) else None  # a number is the id of a token that ends the text
     return "unsaid"
 
 
-def _log_probabilities(choice: Any) -> list[float]:
-    found = getattr(choice, "logprobs", None)
+def _log_probabilities(choice: Mapping[str, Any]) -> list[float]:
+    found = choice.get("logprobs")
     if found is None:
         return []
-    content = getattr(found, "content", None)
-    values: Any = [token.logprob for token in content] if content else getattr(found, "token_logprobs", None)
+    content = found.get("content")
+    values: Any = [token["logprob"] for token in content] if content else found.get("token_logprobs")
     return [float(value) for value in values or () if value is not None]

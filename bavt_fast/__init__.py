@@ -28,6 +28,7 @@ import bavt_fast._optional as _optional
 from bavt_fast._version import __version__ as __version__
 from bavt_fast.budget import Budget, BudgetExceeded, Ledger, Spent, iterations_needed
 from bavt_fast.critics.prompted import AsyncPromptedCritic, PromptedCritic
+from bavt_fast.critics.served_reward import AsyncServedRewardCritic, ServedRewardCritic
 from bavt_fast.engine import Ask, Search
 from bavt_fast.events import Event
 from bavt_fast.generators.openai_server import OpenAIGenerator
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Ask",
     "AsyncPromptedCritic",
+    "AsyncServedRewardCritic",
     "Budget",
     "BudgetAwareUCB",
     "BudgetAwareValueTreeSearch",
@@ -90,6 +92,7 @@ __all__ = [
     "SearchError",
     "SearchResult",
     "Searcher",
+    "ServedRewardCritic",
     "Settings",
     "SnapshotError",
     "Spent",

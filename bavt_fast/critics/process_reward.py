@@ -9,12 +9,8 @@ Three kinds are known, which differ in where and how a step is judged:
 - **A causal model that is asked at a step tag** (Math-Shepherd; Wang et al. 2024, arXiv 2312.08935): "ки" follows each
   step, and its score is the probability of "+" against "-" as the next token. See `ProcessRewardCritic.shepherd`.
 
-How the scores of a path become one value, by `aggregate`:
-
-- "last", the default: the last step's score. Models trained on how often a prefix could be finished rightly estimate
-  V of the state there; Snell et al. 2024 (arXiv 2408.03314) found it to be the best for searching with them.
-- "min": the worst step's (Wang et al. 2024): a path is as good as its weakest step.
-- "product": the probability that all steps are right, were they independent (Lightman et al. 2023, arXiv 2305.20050).
+How the scores of a path become one value, by `aggregate`: see `bavt_fast.critics.step_layout`. A model that somebody
+serves: `bavt_fast.critics.served_reward`.
 """
 
 from __future__ import annotations
@@ -28,16 +24,19 @@ import torch
 from torch import Tensor
 
 from bavt_fast._checks import as_count
-from bavt_fast.critics.step_layout import Laid, StepLayout, max_length_of
+from bavt_fast.critics.step_layout import (
+    AGGREGATES,
+    QWEN_SYSTEM,
+    Aggregate,
+    Laid,
+    StepLayout,
+    checked_aggregate,
+    max_length_of,
+    qwen_layout,
+)
 from bavt_fast.protocols import Node
 
 __all__ = ["ProcessRewardCritic"]
-
-_AGGREGATES: dict[str, Callable[[list[float]], float]] = {
-    "last": lambda scores: scores[-1],
-    "min": min,
-    "product": math.prod,
-}
 
 
 class ProcessRewardCritic:
@@ -52,7 +51,7 @@ class ProcessRewardCritic:
         good_label: the label that means a good step, by number or by name (``config.label2id``); None for the second of
             two. A single label is a logit, whose sigmoid is the score.
         score_tokens: of a causal model, the tokens that mean good and bad, as texts of one token each or as ids.
-        aggregate: "last", "min" or "product" of the steps' scores; see the module.
+        aggregate: "last", "min" or "product" of the steps' scores.
         max_batch: paths per forward pass.
         max_length: tokens of the longest path; None for what the model's configuration and its tokenizer say.
 
@@ -73,17 +72,15 @@ class ProcessRewardCritic:
         add_special_tokens: bool = True,
         good_label: int | str | None = None,
         score_tokens: tuple[str | int, str | int] | None = None,
-        aggregate: Literal["last", "min", "product"] = "last",
+        aggregate: Aggregate = "last",
         max_batch: int = 16,
         max_length: int | None = None,
     ) -> None:
-        if aggregate not in _AGGREGATES:
-            raise ValueError(f"aggregate: expected 'last', 'min' or 'product', got {aggregate!r}")
+        self.aggregate = checked_aggregate(aggregate)
         self.layout = StepLayout(
             tokenizer, step_tag=step_tag, between=between, prompt=prompt, add_special_tokens=add_special_tokens
         )
         self.model = model.eval()
-        self.aggregate = aggregate
         self.max_batch = as_count("max_batch", max_batch, minimum=1)
         self.max_length = (
             max_length_of(model, tokenizer) if max_length is None else as_count("max_length", max_length, minimum=1)
@@ -98,7 +95,7 @@ class ProcessRewardCritic:
         model: Any,
         tokenizer: Any,
         *,
-        system: str | None = "Please reason step by step, and put your final answer within \\boxed{}.",
+        system: str | None = QWEN_SYSTEM,
         **options: Any,
     ) -> ProcessRewardCritic:
         """For models of the kind of Qwen2.5-Math-PRM: the question as a user's turn, the steps as the assistant's.
@@ -106,19 +103,7 @@ class ProcessRewardCritic:
         Raises:
             ValueError: the tokenizer has no chat template, or no token ``<extra_0>``.
         """
-        if getattr(tokenizer, "chat_template", None) is None:
-            raise ValueError("tokenizer: expected one with a chat template; load the one of the reward model")
-        if len(tokenizer("<extra_0>", add_special_tokens=False)["input_ids"]) != 1:
-            raise ValueError("tokenizer: expected one with the token <extra_0>; load the one of the reward model")
-
-        def prompt(question: str) -> str:
-            turns = [] if system is None else [{"role": "system", "content": system}]
-            turns.append({"role": "user", "content": question.strip()})
-            text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return text
-
-        layout = {"step_tag": "<extra_0>", "prompt": prompt, "add_special_tokens": False}
-        return cls(model, tokenizer, **{**layout, **options})
+        return cls(model, tokenizer, **{**qwen_layout(tokenizer, system), **options})
 
     @classmethod
     def shepherd(cls, model: Any, tokenizer: Any, **options: Any) -> ProcessRewardCritic:
@@ -133,7 +118,7 @@ class ProcessRewardCritic:
 
     def score(self, candidates: Sequence[Node]) -> list[float | Exception]:
         """A value per node. A path that is too long, cannot be encoded or gets NaN is an exception in its place."""
-        aggregate = _AGGREGATES[self.aggregate]
+        aggregate = AGGREGATES[self.aggregate]
         return [
             steps if isinstance(steps, Exception) else aggregate(steps)
             for steps in self.step_scores(candidates, last=self.aggregate == "last")
@@ -143,12 +128,7 @@ class ProcessRewardCritic:
         """The scores of all steps on the way to each node, in order, or of the last one alone."""
         results: list[list[float] | Exception] = []
         rows: dict[int, Laid] = {}
-        for i, laid in enumerate(self.layout.lay(candidates)):
-            if isinstance(laid, Laid) and self.max_length is not None and len(laid.ids) > self.max_length:
-                laid = ValueError(
-                    f"critic: expected a path of at most {self.max_length} tokens, got {len(laid.ids)} for "
-                    f"{candidates[i].text[-60:]!r}; limit the depth of the search, or take a model of a longer context"
-                )
+        for i, laid in enumerate(self.layout.lay(candidates, self.max_length)):
             if isinstance(laid, Laid):
                 rows[i] = Laid(laid.ids, laid.positions[-1:] if last else laid.positions)
             results.append(laid if isinstance(laid, Exception) else [])

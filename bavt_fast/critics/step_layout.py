@@ -1,14 +1,31 @@
-"""A path as the text that a process reward model reads, and where in its tokens each step is judged."""
+"""A path as the text that a process reward model reads, where each step is judged, and how the scores become a value.
+
+By `aggregate`, the scores of the steps on a path become one value:
+
+- "last", the default: the last step's score. Models trained on how often a prefix could be finished rightly estimate
+  V of the state there; Snell et al. 2024 (arXiv 2408.03314) found it to be the best for searching with them.
+- "min": the worst step's (Wang et al. 2024): a path is as good as its weakest step.
+- "product": the probability that all steps are right, were they independent (Lightman et al. 2023, arXiv 2305.20050).
+"""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bavt_fast.protocols import Node
 
-__all__ = ["Laid", "StepLayout", "max_length_of"]
+__all__ = ["AGGREGATES", "Aggregate", "Laid", "StepLayout", "checked_aggregate", "max_length_of", "qwen_layout"]
+
+Aggregate = Literal["last", "min", "product"]
+AGGREGATES: dict[Aggregate, Callable[[list[float]], float]] = {
+    "last": lambda scores: scores[-1],
+    "min": min,
+    "product": math.prod,
+}
+QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 class Laid(NamedTuple):
@@ -82,8 +99,18 @@ class StepLayout:
             places.append(len(text) - 1)
         return text, places
 
-    def lay(self, nodes: Sequence[Node]) -> list[Laid | Exception]:
-        """Paths in tokens; an exception in the place of one that cannot be encoded."""
+    def lay(self, nodes: Sequence[Node], max_length: int | None = None) -> list[Laid | Exception]:
+        """Paths in tokens; an exception in the place of one that cannot be encoded, or has more than `max_length`."""
+        laid = self._lay(nodes)
+        for i, path in enumerate(laid):
+            if isinstance(path, Laid) and max_length is not None and len(path.ids) > max_length:
+                laid[i] = ValueError(
+                    f"critic: expected a path of at most {max_length} tokens, got {len(path.ids)} for "
+                    f"{nodes[i].text[-60:]!r}; limit the depth of the search, or take a model of a longer context"
+                )
+        return laid
+
+    def _lay(self, nodes: Sequence[Node]) -> list[Laid | Exception]:
         texts: list[tuple[str, list[int]] | Exception] = [_tried(self.text, node) for node in nodes]
         good = [text for text in texts if not isinstance(text, Exception)]
         laid = iter(self._encode(good))
@@ -135,3 +162,31 @@ def max_length_of(model: Any, tokenizer: Any) -> int | None:
     named = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     known = [n for n in (*named, getattr(tokenizer, "model_max_length", None)) if isinstance(n, int) and 0 < n < 10**9]
     return min(known, default=None)
+
+
+def checked_aggregate(aggregate: Any) -> Aggregate:
+    """Raises ValueError for a name that is none of them."""
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"aggregate: expected 'last', 'min' or 'product', got {aggregate!r:.80}")
+    checked: Aggregate = aggregate
+    return checked
+
+
+def qwen_layout(tokenizer: Any, system: str | None) -> dict[str, Any]:
+    """How models of the kind of Qwen2.5-Math-PRM read: the question as a user's turn, ``<extra_0>`` behind each step.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or no token ``<extra_0>``.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError("tokenizer: expected one with a chat template; load the one of the reward model")
+    if len(tokenizer("<extra_0>", add_special_tokens=False)["input_ids"]) != 1:
+        raise ValueError("tokenizer: expected one with the token <extra_0>; load the one of the reward model")
+
+    def prompt(question: str) -> str:
+        turns = [] if system is None else [{"role": "system", "content": system}]
+        turns.append({"role": "user", "content": question.strip()})
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return text
+
+    return {"step_tag": "<extra_0>", "prompt": prompt, "add_special_tokens": False}

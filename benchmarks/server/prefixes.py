@@ -14,6 +14,7 @@ import transformers
 
 from bavt_fast.budget import Budget
 from bavt_fast.generators.openai_server import OpenAIGenerator
+from bavt_fast.protocols import Step, StepRequest
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks.text import TextTask
 from benchmarks.harness import Row, row_of
@@ -44,27 +45,32 @@ class Watched(OpenAIGenerator):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.seen: set[str] = set()
+        self.seen: set[tuple[int, ...]] = set()
         self.could = self.prompts = 0
 
-    async def propose(self, states: Any, counts: Any, limits: Any) -> Any:
-        blocks = [self._blocks(state.text) for state in states]
-        answers = await super().propose(states, counts, limits)
-        for state, whole, steps in zip(states, blocks, answers, strict=True):
-            self.prompts += len(state.text)
-            self.seen.update(whole)
-            for step in steps if isinstance(steps, list) else ():
-                self.seen.update(self._blocks((state.text + step.text)[:-1], count=False))
-        return answers
+    async def _ask(self, request: StepRequest, candidate: int, limit: int, deadline: float | None) -> Step | None:
+        prompt = self._prompt(request)
+        ids = [LETTERS.index(letter) + 1 for letter in prompt] if isinstance(prompt, str) else prompt
+        whole = self.note(ids)
+        step = await super()._ask(request, candidate, limit, deadline)
+        self.seen.update(whole)
+        if step is not None:
+            self.seen.update(blocks([*ids, *step.token_ids][:-1]))
+        return step
 
-    def _blocks(self, text: str, count: bool = True) -> list[str]:
-        """Its whole blocks, each with all that is before it. vLLM always computes a prompt's last token."""
+    def note(self, ids: list[int]) -> list[tuple[int, ...]]:
+        """Counts a prompt and what of it was seen. vLLM always computes a prompt's last token."""
+        whole = blocks(ids)
         size = serving.BLOCK_TOKENS
-        whole = [text[: size * (place + 1)] for place in range(len(text) // size)]
-        if count:
-            known = sum(block in self.seen for block in whole)
-            self.could += size * min(known, (len(text) - 1) // size)
+        self.prompts += len(ids)
+        self.could += size * min(sum(block in self.seen for block in whole), (len(ids) - 1) // size)
         return whole
+
+
+def blocks(ids: list[int]) -> list[tuple[int, ...]]:
+    """Whole blocks of a text, each with all that is before it."""
+    size = serving.BLOCK_TOKENS
+    return [tuple(ids[: size * (place + 1)]) for place in range(len(ids) // size)]
 
 
 def cache_hits(questions: int, tokens: int) -> Iterator[Row]:

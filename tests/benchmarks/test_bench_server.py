@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from benchmarks.server import __main__ as bench
 from benchmarks.server import rows
-from benchmarks.server.prefixes import Watched, letters
+from benchmarks.server.prefixes import Watched, blocks, letters
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +30,17 @@ def test_it_runs(tmp_path: Path) -> None:
     assert [target["verdict"] for target in report["targets"]][1:] == ["not measured"] * 3
 
 
-def test_what_could_be_cached_is_whole_blocks_that_were_there(tmp_path: Path) -> None:
+def test_what_could_be_cached_is_whole_blocks_that_were_there() -> None:
     generator = Watched("m")
-    text = "abcdefgh" * 12
-    generator.seen.update(generator._blocks(text[:64], count=False))
-    generator._blocks(text)
+    ids = list(range(96))
+    generator.seen.update(blocks(ids[:64]))
+    generator.note(ids)
     assert generator.could == 64
-    generator._blocks(text[:64])  # its last token is computed in any case
+    generator.note(ids[:64])  # its last token is computed in any case
     assert generator.could == 64 + 32
-    generator._blocks("x" + text)
+    generator.note([500, *ids])
     assert generator.could == 96
+    assert generator.prompts == 96 + 64 + 97
 
 
 def test_a_letter_is_a_token(tmp_path: Path) -> None:

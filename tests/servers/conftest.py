@@ -5,11 +5,12 @@ Each is used by one file and ends with it: memory holds one at a time.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,18 +75,54 @@ def _vllm(
     if running:
         yield Server(f"{running}/v1", "countdown", folder)
         return
+    command = ["--max-model-len", "64", "--enable-prompt-tokens-details"]
+    command += ["--chat-template", str(HERE / "countdown.jinja")]
+    for name, value in (more or {}).items():
+        command += [f"--{name.replace('_', '-')}", json.dumps(value)]
+    with started(folder, "countdown", command, tmp_path_factory.mktemp("vllm") / "server.log") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(folder: Path, model: str, arguments: Sequence[str], log: Path) -> Iterator[Server]:
+    """vLLM with the model of a folder. Skips where there is no vLLM."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("needs vLLM: `make test-servers`")
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(folder), "--served-model-name", "countdown", "--dtype", "float32"]
-    command += ["--max-model-len", "64", "--block-size", "32", "--enforce-eager", "--enable-prompt-tokens-details"]
-    command += ["--chat-template", str(HERE / "countdown.jinja")]
-    for name, value in (more or {}).items():
-        command += [f"--{name.replace('_', '-')}", json.dumps(value)]
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    with served(command, f"http://127.0.0.1:{port}/health", log, env=VLLM):
-        yield Server(f"http://127.0.0.1:{port}/v1", "countdown", folder)
+    command += ["--model", str(folder), "--served-model-name", model, "--dtype", "float32", "--block-size", "32"]
+    with served([*command, "--enforce-eager", *arguments], f"http://127.0.0.1:{port}/health", log, env=VLLM):
+        yield Server(f"http://127.0.0.1:{port}/v1", model, folder)
+
+
+class Reward(NamedTuple):
+    """A server with a random process reward model, and the same as a critic in this process."""
+
+    server: Server
+    tokenizer: Any
+    here: Any
+
+
+@pytest.fixture(scope="module", params=["labels", "step tags"])
+def vllm_reward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reward]:
+    """vLLM with a model that gives every token labels, and with one like Qwen2.5-Math-PRM, one after the other."""
+    import reward_models
+
+    from bavt_fast.critics.process_reward import ProcessRewardCritic
+
+    folder, tokenizer = tmp_path_factory.mktemp("prm"), reward_models.byte_level()
+    tokenizer.save_pretrained(folder)
+    arguments = ["--max-model-len", "512"]
+    if request.param == "labels":
+        model = reward_models.classifier(tokenizer, width=64)
+        model.save_pretrained(folder)
+        here = ProcessRewardCritic(model, tokenizer)
+    else:
+        here = ProcessRewardCritic.qwen(reward_models.save_qwen_prm(tokenizer, folder), tokenizer)
+        (tag,) = tokenizer("<extra_0>", add_special_tokens=False)["input_ids"]
+        arguments += ["--pooler-config", json.dumps({"pooling_type": "STEP", "step_tag_id": tag})]
+    with started(folder, "prm", arguments, tmp_path_factory.mktemp("vllm") / "server.log") as server:
+        yield Reward(server, tokenizer, here)
 
 
 @pytest.fixture(scope="module")

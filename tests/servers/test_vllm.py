@@ -14,7 +14,7 @@ pytest.importorskip("openai")
 pytest.importorskip("torch")
 
 from fault_proxy import FaultProxy, closed, half, refused, reset, slow
-from served import DIRECT
+from served import counter
 
 import bavt_fast as bavt
 from bavt_fast.critics.prompted import AsyncPromptedCritic
@@ -70,10 +70,7 @@ def found(results: list[Any]) -> list[Any]:
 
 
 def metric(server: Any, name: str) -> float:
-    """A counter of vLLM's own, summed over its labels."""
-    with DIRECT.open(server.url.removesuffix("/v1") + "/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    return sum(float(value) for value in re.findall(rf"^vllm:{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
+    return counter(server.url, name)
 
 
 # --- whole searches

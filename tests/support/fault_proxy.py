@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,9 +35,10 @@ class FaultProxy(FakeServer):
         return self.ask(body) if chosen is None else chosen(lambda: self.ask(body))
 
     def ask(self, body: dict[str, Any]) -> Reply:
-        path = "chat/completions" if "messages" in body else "completions"
+        path = "chat/completions" if "messages" in body else "completions" if "prompt" in body else "../pooling"
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.server_url}/{path}", json.dumps(body).encode(), headers)
+        url = urllib.parse.urljoin(f"{self.server_url}/", path)
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
                 return Reply(answer.read(), answer.status)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -51,11 +54,36 @@ def word_piece() -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", model_max_length=64)
 
 
-def classifier(tokenizer: Any, labels: int = 2, context: int = 512) -> Any:
-    """A Qwen2 of width 16 with a label per token."""
+def classifier(tokenizer: Any, labels: int = 2, context: int = 512, width: int = 16) -> Any:
+    """A Qwen2 with a label per token."""
     torch.manual_seed(1)
-    config = transformers.Qwen2Config(**_sizes(tokenizer, context), num_labels=labels)
+    config = transformers.Qwen2Config(**_sizes(tokenizer, context, width), num_labels=labels)
     return _spread(transformers.Qwen2ForTokenClassification(config))
+
+
+class QwenPRM(torch.nn.Module):
+    """A random Qwen2.5-Math-PRM of width 64, by the code that its model card has: a head of two layers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.config = transformers.Qwen2Config(**_sizes(tokenizer, 512, 64), num_labels=2)
+        self.model = transformers.Qwen2Model(self.config)
+        width = self.config.hidden_size
+        self.score = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+
+    def forward(self, input_ids: Any, attention_mask: Any = None) -> Any:
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return (self.score(states),)
+
+
+def save_qwen_prm(tokenizer: Any, folder: Path) -> Any:
+    """Makes one and saves it as vLLM reads it."""
+    model = _spread(QwenPRM(tokenizer))
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    config = {**model.config.to_dict(), "architectures": ["Qwen2ForProcessRewardModel"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return model
 
 
 def encoder(tokenizer: Any) -> Any:
@@ -72,11 +100,11 @@ def causal(tokenizer: Any, context: int = 512) -> Any:
     return _spread(transformers.LlamaForCausalLM(transformers.LlamaConfig(**_sizes(tokenizer, context))))
 
 
-def _sizes(tokenizer: Any, context: int) -> dict[str, Any]:
+def _sizes(tokenizer: Any, context: int, width: int = 16) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer) + 3,
-        "hidden_size": 16,
-        "intermediate_size": 32,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -50,6 +51,17 @@ def served(
         yield
     finally:
         _end(process)
+
+
+def counter(url: str, name: str) -> float:
+    """A counter of vLLM's own, summed over its labels.
+
+    Args:
+        url: the server's, with the "/v1" at its end.
+    """
+    with DIRECT.open(url.removesuffix("/v1") + "/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    return sum(float(value) for value in re.findall(rf"^vllm:{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
 
 def _answers(url: str) -> bool:

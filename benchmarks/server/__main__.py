@@ -2,9 +2,10 @@
 
     python -m benchmarks.server [--effort full|tiny] [--out DIR]
 
-What our client adds to a bare call of the package openai; what comes through vLLM, beside vLLM's own client; what vLLM
-had of the prompts of a search in its cache. Writes server-CPU-DATE.json and .md. Where vLLM is not installed its parts
-are left out. `full` takes some five minutes, most of them for starting vLLM twice; `tiny` only shows that it runs.
+What our client adds to a bare call of the package openai (less than nothing, where its connections cost less); what
+comes through vLLM, beside vLLM's own client; what vLLM had of the prompts of a search in its cache. Writes
+server-CPU-DATE.json and .md. Where vLLM is not installed its parts are left out. `full` takes some five minutes, most
+of them for starting vLLM twice; `tiny` only shows that it runs.
 """
 
 from __future__ import annotations

@@ -113,6 +113,7 @@ def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], flo
     numbers = itertools.cycle(range(1, 100))
     ours: list[float] = []
     theirs: list[float] = []
+    busy: list[float] = []
 
     async def one(number: int) -> None:
         prompt = prompts[number % len(prompts)]
@@ -123,11 +124,15 @@ def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], flo
             prompts = [f"Target: 24 (left: {' '.join(str(next(numbers)) for _ in range(4))})\n" for _ in range(steps)]
             body = {"ignore_eos": True}
             generator = OpenAIGenerator("m", base_url=url, delimiter="never", max_in_flight=count, extra_body=body)
-            ours.append(steps / elapsed_s(in_flight(count, steps, one)))
+            run, start_s = in_flight(count, steps, one), time.process_time()
+            seconds = elapsed_s(run)
+            busy.append((time.process_time() - start_s) / seconds)
+            ours.append(steps / seconds)
             theirs.append(serving.their_steps_a_second(url, folder, prompts, STEP_TOKENS, count))
     yield row_of(rows.THROUGHPUT, rows.CLIENT, "steps/s", ours[1:], at)
     yield row_of(rows.THROUGHPUT, rows.VLLM_BENCH, "steps/s", theirs[1:], at)
     yield row_of(rows.OF_THEIRS, rows.CLIENT, "x", [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)], at)
+    yield row_of(rows.BUSY, rows.CLIENT, "%", [100 * share for share in busy[1:]], at)
     added = added_us()
     if added is not None:
         yield row_of(rows.SHARE, rows.CLIENT, "%", [100 * added * 1e-6 * rate for rate in ours[1:]], at)

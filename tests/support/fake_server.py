@@ -62,6 +62,7 @@ class FakeServer:
 
     Attributes:
         requests: the bodies that came, in order. paths, keys: their paths and bearer keys.
+        connections: the clients' addresses, each once.
         most_at_once: requests that were being answered at the same time.
     """
 
@@ -70,6 +71,7 @@ class FakeServer:
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.keys: list[str] = []
+        self.connections: set[Any] = set()
         self.most_at_once = self._now = 0
         self._lock = threading.Lock()
 
@@ -106,6 +108,7 @@ class FakeServer:
         with self._lock:
             self.requests.append(body)
             self.paths.append(handler.path)
+            self.connections.add(handler.client_address)
             self.keys.append(handler.headers.get("Authorization", "").removeprefix("Bearer "))
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)

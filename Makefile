@@ -82,7 +82,7 @@ bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a
 soak: $(VENV)/.built  ## kill a run 200 times at random moments, and 10^6 interleavings of a total; quarter of an hour
 	BAVT_KILLS=200 BAVT_INTERLEAVINGS=1000000 $(PY) -m pytest tests/runs/test_kills.py tests/runs/test_leases.py
 
-bench-server: $(SERVERS)/.there  ## our client above a bare one, vLLM's throughput and cache, five minutes; see benchmarks/results
+bench-server: $(SERVERS)/.there  ## our client above a bare one, vLLM's throughput and cache, eight minutes; see benchmarks/results
 	PYTHONPATH=. $(SERVERS)/bin/python -m benchmarks.server
 
 train: $(VENV)/.built  ## train the embedded model anew, into runs/

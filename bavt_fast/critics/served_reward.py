@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
@@ -80,7 +80,7 @@ class ServedRewardCritic:
         api_key: str | None = None,
         step_tag: str = "\n",
         between: str = "",
-        prompt: Any = None,
+        prompt: Callable[[str], str] | None = None,
         add_special_tokens: bool = True,
         good_label: int | None = None,
         aggregate: Aggregate = "last",

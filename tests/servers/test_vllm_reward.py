@@ -71,13 +71,20 @@ def test_values_with_and_without_asyncio(vllm_reward: Any, aggregate: Any) -> No
 def test_many_at_once_and_a_storm_in_between(vllm_reward: Any) -> None:
     faults = [refused(429), reset(0.5), half]
 
+    met: set[tuple[int, ...]] = set()
+
     def fault(number: int, body: dict[str, Any]) -> Any:
-        return faults[number // 2 % len(faults)] if number % 2 == 0 else None
+        """Every path meets one; sent again, it gets through."""
+        ids = tuple(body["input"])
+        first = ids not in met
+        met.add(ids)
+        return faults[number % len(faults)] if first else None
 
     nodes = [path(*[f"step {i}\n" for i in range(first, first + 3)]) for first in range(24)]
     vllm_reward.here.aggregate = "last"
     with FaultProxy(vllm_reward.server.url, fault) as proxy:
         values, spent = make(vllm_reward, url=proxy.url).score(nodes)
+    assert len(proxy.requests) == 2 * len(nodes)
     assert values == pytest.approx(vllm_reward.here.score(nodes), abs=1e-3)
     assert all(row.prompt_tokens > 0 for row in spent)
 

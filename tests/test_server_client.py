@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,3 +125,12 @@ def test_a_refusal_that_is_no_error() -> None:
         with pytest.raises(GenerationError, match="no room"):
             asyncio.run(ask(client, none_if=("other words",)))
     assert (client.requests, client.failed, len(server.requests)) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("asked", "longest"), [("nan", 0.0), ("-5", 0.0), ("inf", 30.0), ("1e999", 30.0), ("x", 0.4)])
+def test_a_wait_that_a_server_asks_for_is_a_time(asked: str, longest: float) -> None:
+    error = ConnectionError("slow down")
+    error.response = SimpleNamespace(headers={"retry-after": asked})  # type: ignore[attr-defined]
+    wait_s = ServerClient()._wait_s(error, 0)
+    assert wait_s is not None
+    assert 0.0 <= wait_s <= longest

@@ -18,6 +18,7 @@ class _OneForEach(openai.DefaultAsyncHttpxClient):
     """Sends every request by a client with a single connection, which nobody else uses meanwhile."""
 
     def __init__(self) -> None:
+        # httpx, or what a newer openai has in its place
         http: Any = sys.modules[openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]]
         self._certificates = http.create_ssl_context()  # a tenth of a second, so all share them
         super().__init__(verify=self._certificates)

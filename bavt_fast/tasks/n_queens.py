@@ -7,15 +7,18 @@ The question is a board, a row a line, as reasoning-gym's family "n_queens" writ
     _ _ _ _
     _ _ Q _
 
-A state is the column of every row's queen. Its prompt is the size and the queens, row by row, from the top; a step is
-one more queen, in any empty row. Columns are letters, rows are numbers from 1 at the top:
+A state is the column of every row's queen. Columns are letters, rows are numbers from 1 at the top. A step is one more
+queen in the first empty row, on a square that none attacks. Rows are filled in this one order because the order changes
+no board: in any order the same placement has many paths, which a search would have to find equal.
 
-    4
-    d2
-    c4
+The prompt is all that a step depends on: the free squares of each empty row, from the last row up to the one that is
+filled next, so that a model which reads from left to right knows all others when it reads those to choose from. "-" is
+a row without any, which nothing can save:
+
     a3
+    a1 b1
 
-A queen that is attacked is a step like any other: what it is worth is for the critic to say, and the end is verified.
+What a step takes from the rows below is not judged before there is no square left: to see it is for the critic.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from bavt_fast.protocols import Description, Node, Step
 __all__ = ["NQueens", "NQueensOracle", "QueensState", "gym_question", "make_oracle", "make_task"]
 
 NO_QUEEN = -1
+NO_SQUARE = "-"
+"""In a prompt, for a row without a free square."""
 MIN_SIZE, MAX_SIZE = 4, len(string.ascii_lowercase)
 _STEP = re.compile(r"\s*([a-z])(\d{1,2})\s*", re.ASCII)
 
@@ -68,8 +73,9 @@ class NQueens:
         if match is None:
             return None
         column, row = ord(match[1]) - ord("a"), int(match[2]) - 1
-        size = len(state.columns)
-        if not (0 <= row < size and column < size) or state.columns[row] != NO_QUEEN:
+        if NO_QUEEN not in state.columns or row != state.columns.index(NO_QUEEN):
+            return None
+        if column not in free_columns(state.columns, row):
             return None
         return QueensState((*state.columns[:row], column, *state.columns[row + 1 :]))
 
@@ -77,11 +83,11 @@ class NQueens:
         return state.columns
 
     def describe(self, state: QueensState) -> Description:
-        """The prompt names the queens that stand, in the order of their rows, whichever came first."""
+        """The prompt shows the free squares, not the queens; a queen that is missing takes a token at the least."""
         missing = state.columns.count(NO_QUEEN)
         if missing:
             return Description(prompt=prompt_of(state.columns), min_tokens=missing)
-        return Description(True, not _attacked(state.columns), _board(state.columns), prompt_of(state.columns))
+        return Description(True, not _attacked(state.columns), _board(state.columns))
 
     def check_answer(self, question: str, answer: str) -> bool:
         """Whether a board has the question's queens, one in every row, and none that attacks another.
@@ -125,9 +131,20 @@ def gym_question(problem: Mapping[str, Any]) -> str:
 
 
 def prompt_of(columns: Sequence[int]) -> str:
-    """The board's size and its queens, each in a line."""
-    queens = [f"{string.ascii_lowercase[column]}{row}\n" for row, column in enumerate(columns, 1) if column != NO_QUEEN]
-    return f"{len(columns)}\n{''.join(queens)}"
+    """The free squares of each empty row, a row a line, the first one last."""
+    rows = [row for row in reversed(range(len(columns))) if columns[row] == NO_QUEEN]
+    return "".join([f"{' '.join(_squares(row, free_columns(columns, row))) or NO_SQUARE}\n" for row in rows])
+
+
+def free_columns(columns: Sequence[int], row: int) -> list[int]:
+    """Where in a row no queen of another row attacks, ascending."""
+    queens = [(column, abs(other - row)) for other, column in enumerate(columns) if column != NO_QUEEN and other != row]
+    attacked = {place for column, distance in queens for place in (column, column - distance, column + distance)}
+    return [place for place in range(len(columns)) if place not in attacked]
+
+
+def _squares(row: int, columns: Sequence[int]) -> list[str]:
+    return [f"{string.ascii_lowercase[column]}{row + 1}" for column in columns]
 
 
 @lru_cache(maxsize=1 << 18)

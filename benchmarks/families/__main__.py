@@ -43,13 +43,13 @@ QUICK = measure.Plan(
 )
 CRITIC_OPTIONS: dict[str, Any] = {
     "task": "reasoning_gym",
-    "temperature": 0.5,
+    "temperature": 0.7,
     "budget-tokens": 100,
     "rounds": 2,
     "completions": 4,
     "max-step-tokens": 4,
 }
-CRITIC_PROBLEMS = 120
+CRITIC_PROBLEMS = 400
 
 
 def train_model(folder: Path, minutes: float) -> float:

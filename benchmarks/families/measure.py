@@ -39,11 +39,17 @@ COMPARED = (
 )
 """Of the methods of `benchmarks.budget`."""
 CHOICES: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "ours without a critic": {},
-    TUNED: {"policy": ("best_first", "power")},
-    SOLVER: {},
+    TUNED: {
+        "policy": ("power", "best_first"),
+        "decay": (0.6, 0.5, 0.7, 0.8),
+        "tried_exponent": (1.0, 0.5, 0.0),
+        "root_value": (1.0, 0.4),
+        "discount": (0.65, 0.5, 0.8, 0.88, 0.94, 0.97),
+    },
+    SOLVER: {"discount": (0.8,)},
 }
-"""What is chosen of these, besides the temperature; all else stays as it is by default."""
+"""What is chosen of these, besides the temperature. The task counts a queen as one token at the least, so the discount
+that fits is the probability that a step from a living state is good (docs/how_to/choose.md)."""
 MODEL, CRITIC = "model", "critic.safetensors"
 
 
@@ -58,11 +64,11 @@ class Plan:
     """
 
     problems: int = 200
-    validation: int = 24
-    temperatures: tuple[float, ...] = (0.2, 0.3)
+    validation: int = 60
+    temperatures: tuple[float, ...] = (0.5, 0.7)
     budgets: tuple[int, ...] = (60, 125, 250, 500)
     baseline_tokens: int = 5000
-    baseline_runs: int = 1
+    baseline_runs: int = 4
     parts: int = 2
     seed: int = 1
 

@@ -115,19 +115,20 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 INTRODUCTION = """\
-reasoning_gym's `n_queens`: a board of 12 rows on which 3 or 4 queens stand, and 8 or 9 are to be placed. A step is one
-more queen in any row (`c4` and a line break, two tokens); the family's own verifier judges the full board, and nobody
-judges before (`bavt_fast/tasks/n_queens.py`). A wrong queen is a dead end, which the model does not see when it writes.
+reasoning_gym's `n_queens`: a board of 12 rows on which 3 or 4 queens stand, and 8 or 9 are to be placed. The prompt
+shows the squares of every empty row that no queen attacks; a step is one of those of the first empty row (`c4` and a
+line break, two tokens). A path ends at a full board, which the family's own verifier judges, or at a row that has no
+free square; nobody says before that it was lost some queens ago (`bavt_fast/tasks/n_queens.py`).
 
 The model is a Llama of a million weights, trained from nothing on one core (`benchmarks/families/imitation.py`). It
-imitates solutions in random orders, and learns beside it, by a layer that is thrown away, whether a board can still be
-completed. The critic is made as for any model, by `bavt-fast train critic`; an exact solver of the family labels the
-states. Methods, pool and intervals are those of [what a budget buys](budget.md): every method has
-the same steps and the same critic, and its temperature and options are chosen on validation problems.
+imitates good queens, and is asked beside it, by layers that are thrown away, whether boards can be completed and what a
+queen leaves in other rows. The critic is made as for any model, by `bavt-fast train critic`; an exact solver of the
+family labels the states. Methods, pool and intervals are those of [what a budget buys](budget.md): every method has
+the same prompts, steps and critic, and its temperature and options are chosen on validation problems.
 
-No text that the model learnt from has all queens of a validation or test problem on its board. So it has seen no state,
-living or dead, that a search of such a problem can come to (`boards.contains`; tests prove it from the data). The
-problems of the critic's training are others of the family."""
+No state that the model learnt from, and none behind a step of one, has all queens of a validation or test problem on
+its board. So it has seen no state, living or dead, that a search of such a problem can come to (`boards.contains`;
+tests prove it from the data). The problems of the critic's training are others of the family."""
 
 
 def _parts(report: Mapping[str, Any], plots: str) -> list[str]:

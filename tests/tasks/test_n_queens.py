@@ -10,7 +10,15 @@ import pytest
 
 from bavt_fast.protocols import Node, Step
 from bavt_fast.tasks import task_module
-from bavt_fast.tasks.n_queens import NO_QUEEN, NQueens, QueensState, can_be_completed, gym_question, make_oracle
+from bavt_fast.tasks.n_queens import (
+    NO_QUEEN,
+    NQueens,
+    QueensState,
+    can_be_completed,
+    free_columns,
+    gym_question,
+    make_oracle,
+)
 
 EMPTY = "_ _ _ _\n" * 4
 ASKED = "_ _ _ _\n_ _ _ Q\n_ _ _ _\n_ _ Q _"
@@ -34,27 +42,50 @@ def no_two_attack(columns: tuple[int, ...]) -> bool:
     return all(c != d and abs(r - q) != abs(c - d) for (r, c), (q, d) in itertools.combinations(queens, 2))
 
 
-def test_a_board_is_filled_queen_by_queen_in_any_order() -> None:
-    assert task.initial_state(ASKED) == QueensState((NO_QUEEN, 3, NO_QUEEN, 2))
-    assert task.describe(task.initial_state(ASKED)).prompt == "4\nd2\nc4\n"
-    one, other = walk(ASKED, "a3\n", "b1\n"), walk(ASKED, " b1", "a3 \n")
-    assert one == other
-    assert task.key(one) == task.key(other) != task.key(walk(ASKED, "b1"))
-    about = task.describe(one)
+def test_a_board_is_filled_from_the_top() -> None:
+    asked = task.initial_state(ASKED)
+    assert asked == QueensState((NO_QUEEN, 3, NO_QUEEN, 2))
+    assert task.describe(asked).prompt == "a3\na1 b1\n"
+    after = walk(ASKED, " b1 \n")
+    assert after == QueensState((1, 3, NO_QUEEN, 2))
+    assert task.key(after) != task.key(walk(ASKED, "a1"))
+    about = task.describe(after)
+    assert (about.terminal, about.prompt, about.min_tokens) == (False, "a3\n", 1)
+    about = task.describe(walk(ASKED, "b1", "a3"))
     assert (about.terminal, about.verdict, about.answer) == (True, True, SOLVED)
     assert task.check_answer(ASKED, SOLVED)
-    assert not task.describe(walk(ASKED, "b1")).terminal
-    assert task.describe(walk(ASKED, "b1")).min_tokens == 1
 
 
-def test_what_is_attacked_is_refuted_at_the_end_and_not_before() -> None:
-    assert not task.describe(walk(ASKED, "d3")).terminal
-    about = task.describe(walk(ASKED, "d3", "a1"))
+def test_a_row_without_a_free_square_is_shown_and_ends_a_path() -> None:
+    lost = walk(ASKED, "a1")
+    assert task.describe(lost).prompt == "-\n"
+    assert not task.describe(lost).terminal
+    assert not can_be_completed(lost.columns)
+    assert all(task.apply(lost, Step(f"{column}3\n", 2)) is None for column in "abcd")
+
+
+def test_queens_of_the_question_that_attack_each_other_are_refuted_at_the_end() -> None:
+    about = task.describe(task.initial_state("Q _ _ _\n" * 4))
     assert (about.terminal, about.verdict) == (True, False)
 
 
-@pytest.mark.parametrize("step", ["a2", "e1", "a5", "a0", "b", "1b", "b1 a3", "B1", "b1.", "b¹", "", "b01x"])
+@pytest.mark.parametrize("size", [4, 6, 9])
+def test_what_is_free_is_what_no_queen_attacks(size: int) -> None:
+    chosen = random.Random(size)
+    for _ in range(100):
+        columns = [chosen.choice([NO_QUEEN, NO_QUEEN, *range(size)]) for _ in range(size)]
+        empty = [row for row in range(size) if columns[row] == NO_QUEEN]
+        others = [(row, column) for row, column in enumerate(columns) if column != NO_QUEEN]
+        for row in empty:
+            free = [c for c in range(size) if all(c != d and abs(r - row) != abs(c - d) for r, d in others)]
+            assert free_columns(columns, row) == free
+
+
+@pytest.mark.parametrize(
+    "step", ["a2", "a3", "c1", "d1", "e1", "a5", "a0", "b", "1b", "b1 a3", "B1", "b1.", "b¹", "", "b01x", "-"]
+)
 def test_what_is_no_step_is_invalid(step: str) -> None:
+    """The wrong row, an attacked square, one outside the board, or another text."""
     assert walk(ASKED, step) is None
 
 

@@ -131,6 +131,11 @@ its board. So it has seen no state, living or dead, that a search of such a prob
 tests prove it from the data). The problems of the critic's training are others of the family."""
 
 
+LIMIT = """\
+Model and critic read the same prompt. Where the model does not see that a queen is wrong the critic mostly does not
+either, until the board is two or three queens further: what a search pays for it is these queens."""
+
+
 def _parts(report: Mapping[str, Any], plots: str) -> list[str]:
     results = results_in(report)
     budgets, who = report["plan"]["budgets"], list(report["curves"])
@@ -180,7 +185,7 @@ def _critic_section(results: Results, budget: int) -> str:
         )
     return (
         f"## What limits it\n\nThe critic on the states that our search visits at {budget} tokens, by the queens that "
-        "are missing:\n\n" + table(("missing", "states", "can be completed", "AUC"), lines)
+        "are missing:\n\n" + table(("missing", "states", "can be completed", "AUC"), lines) + "\n\n" + LIMIT
     )
 
 

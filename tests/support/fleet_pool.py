@@ -20,6 +20,7 @@ class ThreadPool:
     Args:
         make: makes the worker of a place.
         deaths: workers that die on their way to report what they did, at random, so that nothing of it is ever known.
+            Each has reported something before: a place that loses one after the other is given up.
 
     Attributes:
         exchanges: reports that came. most_held: permits that a worker had at a time.
@@ -29,6 +30,7 @@ class ThreadPool:
         self.size, self._make, self.deaths = size, make, deaths
         self._random = random.Random(seed)
         self._workers: dict[int, Worker] = {}
+        self._reported: set[Worker] = set()
         self._answers: queue.Queue[tuple[int, Worker, Any]] = queue.Queue()
         self.exchanges = self.died = 0
 
@@ -67,10 +69,13 @@ class ThreadPool:
                     continue
                 if isinstance(answer, Report):
                     self.exchanges += 1
-                    if answer.settled and self.deaths and self._random.random() < 0.05:
+                    dies = answer.settled and self.deaths and self._random.random() < 0.05
+                    if dies and worker in self._reported:
                         self.deaths -= 1
                         self.died += 1
                         answer = WorkerLost("killed by the test")
+                    elif answer.answers:
+                        self._reported.add(worker)
                 found.append((place, answer))
         return found
 

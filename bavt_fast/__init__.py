@@ -50,7 +50,7 @@ from bavt_fast.result import ManyProgress, Progress, Refusal, SearchError, Searc
 from bavt_fast.runs import Run, RunError
 from bavt_fast.searcher import Searcher, search
 from bavt_fast.settings import Settings
-from bavt_fast.tasks.time_limit import TimeLimit
+from bavt_fast.time_limit import TimeLimit
 from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ class TimeLimit:
 
     A state whose verifier is late ends its path without a verdict: nobody knows whether it is right. It has no answer,
     unless `late` says one, and the search goes on. The first late one is logged (logger
-    ``bavt_fast.tasks.time_limit``); `num_late` counts them.
+    ``bavt_fast.time_limit``); `num_late` counts them.
 
     Each call runs in a thread of its own, which costs about 50 us, and Python cannot end a thread: a late one runs on
     until it returns, or the process ends. So what it does must be harmless by then, and a verifier that hangs for ever

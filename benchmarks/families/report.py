@@ -165,7 +165,8 @@ def _training_section(report: Mapping[str, Any]) -> str:
     took = ", ".join(f"{name} {value:g} minutes" for name, value in minutes.items()) or "not in this run"
     return (
         f"## Training\n\nOn one core: {took}. The model's folder has {size[MODEL] / 1e6:.1f} MB, its critic "
-        f"{size[CRITIC] / 1e6:.1f} MB. The critic by\n\n<!-- not run: takes a minute, and the model that the report is about -->\n```bash\n{report['critic_command']}\n```"
+        f"{size[CRITIC] / 1e6:.1f} MB. The critic by\n\n"
+        f"<!-- not run: takes a minute, and the model that the report is about -->\n```bash\n{report['critic_command']}\n```"
     )
 
 

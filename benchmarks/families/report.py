@@ -166,7 +166,8 @@ def _training_section(report: Mapping[str, Any]) -> str:
     return (
         f"## Training\n\nOn one core: {took}. The model's folder has {size[MODEL] / 1e6:.1f} MB, its critic "
         f"{size[CRITIC] / 1e6:.1f} MB. The critic by\n\n"
-        f"<!-- not run: takes a minute, and the model that the report is about -->\n```bash\n{report['critic_command']}\n```"
+        "<!-- not run: takes a minute, and the model that the report is about -->\n"
+        f"```bash\n{report['critic_command']}\n```"
     )
 
 

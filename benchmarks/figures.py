@@ -2,7 +2,7 @@
 
     python -m benchmarks.figures
 
-Each SVG in `docs/images` names its source and that file's hash; `tests/docs/test_figures.py` says which are older
+Each SVG in `docs/images` names its source and that file's hash; `tests/benchmarks/test_figures.py` says which are older
 than their results.
 """
 

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from reward_models import byte_level, causal, classifier, encoder, metaspace, word_piece  # noqa: E402
+from reward_models import byte_level, causal, classifier, encoder, metaspace, path, word_piece  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.functions import as_critic  # noqa: E402
@@ -28,13 +28,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def path(*steps: str, question: str = "What is 2 + 3?\n") -> Node:
-    node = Node(None, question)
-    for step in steps:
-        node = Node(None, None, node, Step(step, 1))
-    return node
 
 
 PATHS = [

@@ -15,11 +15,10 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("openai")
 
 from fake_server import FakeServer, Reply, thinks_and_answers  # noqa: E402
-from reward_models import byte_level, classifier, encoder, word_piece  # noqa: E402
+from reward_models import byte_level, classifier, encoder, path, word_piece  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.process_reward import ProcessRewardCritic  # noqa: E402
-from bavt_fast.protocols import Node, Step  # noqa: E402
 from bavt_fast.tasks.text import TextTask  # noqa: E402
 
 DOWN = Reply(b"<html>bad gateway</html>", 502, {"Retry-After": "0", "Content-Type": "text/html"})
@@ -33,13 +32,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def path(*steps: str, question: str = "What is 2 + 3?\n") -> Node:
-    node = Node(None, question)
-    for step in steps:
-        node = Node(None, None, node, Step(step, 1))
-    return node
 
 
 PATHS = [

@@ -11,19 +11,12 @@ pytest.importorskip("openai")
 pytest.importorskip("torch")
 
 from fault_proxy import FaultProxy, half, refused, reset
+from reward_models import path
 from served import counter
 
 import bavt_fast as bavt
-from bavt_fast.protocols import Node, Step
 
 pytestmark = pytest.mark.slow
-
-
-def path(*steps: str, question: str = "What is 2 + 3?\n") -> Node:
-    node = Node(None, question)
-    for step in steps:
-        node = Node(None, None, node, Step(step, 1))
-    return node
 
 
 PATHS = [

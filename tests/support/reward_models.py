@@ -1,4 +1,4 @@
-"""Tiny random process reward models of every kind, and tokenizers to go with them."""
+"""Tiny random process reward models of every kind, tokenizers to go with them, and paths for them to read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from bavt_fast.protocols import Node, Step
+
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def path(*steps: str, question: str = "What is 2 + 3?\n") -> Node:
+    """The node at the end of some steps from a question."""
+    node = Node(None, question)
+    for step in steps:
+        node = Node(None, None, node, Step(step, 1))
+    return node
 
 
 def byte_level() -> Any:

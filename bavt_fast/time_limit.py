@@ -28,8 +28,8 @@ class TimeLimit:
     unless `late` says one, and the search goes on. The first late one is logged (logger
     ``bavt_fast.time_limit``); `num_late` counts them.
 
-    Each call runs in a thread of its own, which costs about 50 us, and Python cannot end a thread: a late one runs on
-    until it returns, or the process ends. So what it does must be harmless by then, and a verifier that hangs for ever
+    Each call runs in a thread of its own, and Python cannot end a thread: a late one runs on until it returns, or the
+    process ends. So what it does must be harmless by then, and a verifier that hangs for ever
     keeps its memory. Code that holds Python's global lock cannot be interrupted; run it in a process of its own. A
     coroutine (`adescribe`) is cancelled. `apply` and `key` are not limited.
 

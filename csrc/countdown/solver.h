@@ -8,7 +8,7 @@
 // at most kMaxValue.
 //
 // Exhaustive depth-first search, no tables: 2 numbers take nanoseconds, 4 microseconds, 6 at worst tens of milliseconds
-// (a second over fractions).
+// (a tenth of a second over fractions).
 // It labels the states that the embedded critic is trained on, and it is the perfect critic of the benchmarks.
 #pragma once
 

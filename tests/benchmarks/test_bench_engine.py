@@ -186,7 +186,9 @@ def test_the_benchmark_runs_and_reports(tmp_path: Path) -> None:
         shapes = [(row.at["questions"], row.at["wave"]) for row in measured.of(rows.STEP, rows.OURS, task=task)]
         assert shapes == [(1, 1), (1, 1), (1, 16), (16, 16)]
     assert {row.who for row in measured.of(rows.STEP)} >= {rows.OURS, rows.PLAIN_LOOP}
-    assert {row.what for row in measured.rows} >= {rows.NODE_BYTES, rows.VERIFY_CALLS, rows.STOPWATCH}
+    assert {row.what for row in measured.rows} >= {rows.NODE_BYTES, rows.VERIFY_CALLS, rows.STOPWATCH, rows.HOOKS}
+    (listened,) = measured.of(rows.LISTENED)
+    assert listened.median > 1.0, "every event is a record"
     text = next(tmp_path.glob("engine-*.md")).read_text()
     assert text == engine.markdown(report)
     assert "at most 9 us" in text

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("openai")
 
 from fake_server import FakeServer, thinks_and_answers
-from fault_proxy import Fault, FaultProxy, closed, counted, half, refused, reset, slow
+from fault_proxy import Fault, FaultProxy, closed, counted, half, now_and_then, refused, reset, slow
 
 import bavt_fast as bavt
 from bavt_fast.generators.openai_server import OpenAIGenerator
@@ -54,7 +54,7 @@ def calm() -> list[Any]:
 def test_a_fault_now_and_then_changes_no_result(name: str, calm: list[Any]) -> None:
     with (
         FakeServer(thinks_and_answers) as server,
-        FaultProxy(server.url, lambda number, body: FAULTS[name] if number % 3 == 0 else None) as proxy,
+        FaultProxy(server.url, now_and_then([FAULTS[name]])) as proxy,
     ):
         results = search(proxy.url)
     assert found(results) == calm

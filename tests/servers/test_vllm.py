@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("torch")
 
-from fault_proxy import FaultProxy, closed, half, refused, reset, slow
+from fault_proxy import FaultProxy, closed, half, now_and_then, refused, reset, slow
 from served import counter
 
 import bavt_fast as bavt
@@ -106,10 +106,7 @@ def test_sampled_searches_solve_puzzles_within_their_budgets(vllm: Any, here: Mo
 def test_a_storm_between_client_and_server_changes_nothing(vllm: Any, here: ModelFolder) -> None:
     faults = [slow(0.2), refused(429), refused(503), reset(0.0), reset(0.5), closed(0.5), half]
 
-    def fault(number: int, body: dict[str, Any]) -> Any:
-        return faults[number // 3 % len(faults)] if number % 3 == 0 else None
-
-    with FaultProxy(vllm.url, fault) as proxy:
+    with FaultProxy(vllm.url, now_and_then(faults)) as proxy:
         generator = make(vllm, proxy.url)
         results = search(generator, here)
     assert found(results) == found(search(here.generator, here))

@@ -7,12 +7,15 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fake_server import FakeServer, Reply
 
+MOST_FAULTS = 5
+"""Of one request: our client sends it again five times, unless it is told otherwise."""
 Fault = Callable[[Callable[[], Reply]], Reply]
 """Gets a function that asks the server, which it may call or not, and gives what the client sees."""
 
@@ -44,6 +47,23 @@ class FaultProxy(FakeServer):
                 return Reply(answer.read(), answer.status)
         except urllib.error.HTTPError as error:
             return Reply(error.read(), error.code)
+
+
+def now_and_then(faults: Sequence[Fault]) -> Callable[[int, dict[str, Any]], Fault | None]:
+    """Every third request meets the next of the faults, unless the same one has met as many as a client puts up with.
+
+    By chance all that a client sends of a request could be third ones: several in flight go round together.
+    """
+    met: Counter[str] = Counter()
+
+    def fault(number: int, body: dict[str, Any]) -> Fault | None:
+        request = json.dumps(body, sort_keys=True)
+        if number % 3 or met[request] == MOST_FAULTS:
+            return None
+        met[request] += 1
+        return faults[number // 3 % len(faults)]
+
+    return fault
 
 
 def slow(seconds: float) -> Fault:

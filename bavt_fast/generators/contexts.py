@@ -151,12 +151,24 @@ class BaseScheduler(ABC):
             self._abandon(error)
             raise
 
+    def read(self, contexts: Sequence[Context]) -> None:
+        """Computes contexts without candidates: each one's ``ends``, or its ``error``. What is under way waits."""
+        try:
+            with self.forward.threads.of_pass(1):
+                self._read(contexts)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
     @abstractmethod
     def drop(self, contexts: Sequence[Context]) -> None:
         """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
 
     @abstractmethod
     def _advance(self) -> None: ...
+
+    @abstractmethod
+    def _read(self, contexts: Sequence[Context]) -> None: ...
 
     @abstractmethod
     def _abandon(self, error: BaseException) -> None: ...
@@ -202,15 +214,15 @@ class BaseScheduler(ABC):
 
     def _end_all(self, contexts: Sequence[Context], rows: Sequence[Row], error: BaseException) -> None:
         """Everything ends with an error; what rows have drawn is kept where nobody has it yet."""
+        owners = {id(context.owner): context.owner for context in contexts if not context.owner.is_over}
         for row in rows:
-            if not row.owner.is_over:
+            if id(row.owner) in owners:
                 [row.owner.drawn[row.candidate]] = self.sampler.drawn([row.record])
         self.sampler.release()
-        for owner in {id(context.owner): context.owner for context in contexts}.values():
-            if not owner.is_over:
-                owner.is_dropped = True
-                owner.error = error
-                owner.done.append(owner)
+        for owner in owners.values():
+            owner.is_dropped = True
+            owner.error = error
+            owner.done.append(owner)
 
 
 def waiting_rows(contexts: Sequence[Context]) -> int:

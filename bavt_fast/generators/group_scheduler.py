@@ -15,6 +15,7 @@ from torch import Tensor
 from bavt_fast.generators.contexts import BaseScheduler, Context, Row, waiting_rows
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.own_cache import DecodingPlan, OwnCacheDecoder
+from bavt_fast.generators.prefix_store import Ends
 from bavt_fast.generators.sampling import Sampler, as_numbers
 
 __all__ = ["GroupScheduler"]
@@ -55,6 +56,28 @@ class GroupScheduler(BaseScheduler):
         for group in self.groups:
             self._leave(group, self._late(group.rows))
         self.groups = [group for group in self.groups if group.rows]
+
+    def _read(self, contexts: Sequence[Context]) -> None:
+        by_length: dict[int, list[Context]] = {}
+        for context in contexts:
+            by_length.setdefault(len(context.ids), []).append(context)
+        for length, alike in by_length.items():
+            for begin in range(0, len(alike), self.max_rows):
+                self._read_alike(alike[begin : begin + self.max_rows], length)
+
+    def _read_alike(self, contexts: Sequence[Context], length: int) -> None:
+        """Contexts of one length, in one pass."""
+        decoder = OwnCacheDecoder(self.forward.model, self.plan)
+        ids = [context.ids for context in contexts]
+        self.computed_tokens += length * len(ids)
+        try:
+            logits, hidden = self.forward.timed(lambda: decoder.begin(ids), length * len(ids))
+        except Exception as error:
+            for context in contexts:
+                context.error = error
+            return
+        for place, context in enumerate(contexts):
+            context.ends = Ends(logits[place].clone(), hidden[place].clone())
 
     def _start(self) -> None:
         """Begins contexts that wait, as far as there is room, in groups of equal length."""

@@ -19,7 +19,7 @@ from bavt_fast.generators.contexts import BaseScheduler, Context, Row, waiting_r
 from bavt_fast.generators.decode_batch import DecodeBatch, Pieces, prefill
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, StoredStates
-from bavt_fast.generators.prefix_store import Ends, PrefixStore
+from bavt_fast.generators.prefix_store import Ends, Match, PrefixStore
 from bavt_fast.generators.sampling import DELIMITER, Drawn, Sampler, as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
@@ -71,6 +71,16 @@ class Scheduler(BaseScheduler):
         self._go_on(logits, hidden)
         self._retire(self._late(self.batch.rows), [])
 
+    def _read(self, contexts: Sequence[Context]) -> None:
+        for context in contexts:
+            match = self.store.find(context.ids, context.alone)
+            context.ends = match.ends
+            if match.ends is None:
+                self._know(context, match, len(context.ids) - 1)
+                self.prefilling.append(context)
+        while any(context.ends is None and context.error is None for context in contexts):
+            self._prefill()
+
     def drop(self, contexts: Sequence[Context]) -> None:
         """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
         for context in contexts:
@@ -97,12 +107,17 @@ class Scheduler(BaseScheduler):
             if known < context.target and self._is_computed_now(context, known):
                 put_off.append(context)
                 continue
-            context.known, context.pieces = known, _shortened(match.pieces, known)
-            self.saved_tokens += known
-            self.hits += known > 0
+            self._know(context, match, known)
             room -= max(1, len(context.rules))
             self._sort_in(context, match.ends)
         self.waiting.extendleft(reversed(put_off))
+
+    def _know(self, context: Context, match: Match, most: int) -> None:
+        """Takes the states of a context's first tokens out of the store, of so many at most."""
+        context.known = min(match.tokens, most)
+        context.pieces = _shortened(match.pieces, context.known)
+        self.saved_tokens += context.known
+        self.hits += context.known > 0
 
     def _sort_in(self, context: Context, ends: Ends | None) -> None:
         if context.resumes is not None and context.known == context.target:
@@ -176,7 +191,8 @@ class Scheduler(BaseScheduler):
         else:
             self.store.add(context.ids, states, first, ends, context.alone)
             context.ends = ends
-            self.ready.append(context)
+            if context.rules:  # else it was only to be read
+                self.ready.append(context)
 
     # ---- rows
 

@@ -36,6 +36,7 @@ from bavt_fast.protocols import (
     FinishReason,
     GenerationError,
     GenerationStatistics,
+    Node,
     Sampling,
     Step,
     StepRequest,
@@ -230,6 +231,29 @@ class TorchGenerator:
             self._done[:] = [context for context in self._done if context.ticket not in wanted]
             return {context.ticket: self._charge(context) for context in contexts}
 
+    def read(self, nodes: Sequence[Node]) -> list[Tensor | Exception]:
+        """The hidden state (H,) at the last token of each node's context, of the last layer behind the final norm.
+
+        What is computed for it is kept like all contexts: a step from one of these nodes computes none of it again. Of
+        a context that is longer than the model takes, it is the state that the last step left behind.
+        """
+        with self._lock:
+            answers: list[Any] = []
+            contexts: dict[tuple[tuple[int, ...], bool], Context] = {}
+            for node in nodes:
+                try:
+                    ids = self._ids_of(node)
+                except Exception as error:
+                    answers.append(error)
+                    continue
+                if self._most_tokens is not None and len(ids) > self._most_tokens:
+                    answers.append(_left_behind(node))
+                    continue
+                key = (ids, _is_alone(node))
+                answers.append(contexts.setdefault(key, Context(ids, [], [], alone=key[1])))
+            self._scheduler.read(list(contexts.values()))
+            return [_state_of(answer) if isinstance(answer, Context) else answer for answer in answers]
+
     # ---- more
 
     def statistics(self) -> GenerationStatistics:
@@ -278,7 +302,7 @@ class TorchGenerator:
     ) -> Context | list[Step] | Exception:
         """A context in the queue, or the answer where there is nothing to do."""
         try:
-            ids = self._ids_of(request)
+            ids = self._ids_of(request.node)
         except Exception as error:
             return error
         if self._most_tokens is not None and len(ids) + limit > self._most_tokens:
@@ -287,10 +311,9 @@ class TorchGenerator:
         if count <= 0 or limit <= 0:
             return []
         node, left_s = request.node, request.seconds_left
-        alone = node.prompt is not None and node.parent is not None  # the task gives every state a prompt of its own
         deadline = None if left_s is None else time.monotonic() + left_s
         rules = [self._rules(request, candidate, limit) for candidate in range(count)]
-        context = Context(ids, rules, done, alone, deadline)
+        context = Context(ids, rules, done, _is_alone(node), deadline)
         self._scheduler.submit(context)
         return context
 
@@ -308,9 +331,9 @@ class TorchGenerator:
             [(step.token_ids, step.token_probabilities) for step in tried if step.token_probabilities],
         )
 
-    def _ids_of(self, request: StepRequest) -> tuple[int, ...]:
+    def _ids_of(self, node: Node) -> tuple[int, ...]:
         """The prompt's tokens, and those of the steps since as the model made them."""
-        prompt, steps = request.node.context()
+        prompt, steps = node.context()
         ids = self._prompt_ids.get(prompt)
         if ids is None:
             ids = tuple(self.prompts(prompt))
@@ -365,6 +388,25 @@ class TorchGenerator:
 
     def _tail(self, context: Context) -> str:
         return str(self.tokenizer.decode(context.ids[-40:]))[-60:]
+
+
+def _is_alone(node: Node) -> bool:
+    """Whether the task gives every state a prompt of its own, which shares nothing with others."""
+    return node.prompt is not None and node.parent is not None
+
+
+def _left_behind(node: Node) -> Tensor | Exception:
+    hidden = None if node.step is None else node.step.hidden
+    if hidden is None:
+        return ValueError("states: expected a context that the model can take, or a step with a hidden state, got none")
+    return torch.as_tensor(hidden)
+
+
+def _state_of(context: Context) -> Tensor | Exception:
+    if context.ends is not None:
+        return context.ends.hidden
+    assert context.error is not None, "it was read"
+    return GenerationError(_why(context.error), Spent())
 
 
 _FINISH_REASONS: Mapping[int, FinishReason] = {DELIMITER: "delimiter", END: "end", RUNNING: "deadline"}

@@ -39,7 +39,7 @@ MOST_REQUESTS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A step, its probability by the rules that it was drawn by, and the critic's V of the state behind it."""
+    """A step, its probability by the rules that it was drawn by, and the V that a critic gives it who reads steps."""
 
     step: Step
     probability: float
@@ -62,7 +62,8 @@ class Pool:
 
     Args:
         generator: draws without replacement where `StepRequest.tried` says what was drawn before.
-        critic: scores each step as it comes; None for V = 1.
+        critic: scores each step as it comes, or a state's prompt when somebody asks, where it reads contexts; None for
+            V = 1.
         temperature: None for the generator's own.
         seed: with the prompt it seeds every draw.
     """
@@ -72,7 +73,9 @@ class Pool:
     ) -> None:
         self.temperature, self.seed = temperature, seed
         self.predicts: Literal["value", "residual"] = "value" if critic is None else critic.predicts
+        self.reads_contexts = getattr(critic, "reader", None) is not None
         self._generator, self._critic = generator, critic
+        self._values: dict[str, float] = {}  # by the state's prompt, where the critic reads that
         self._steps: dict[str, Steps] = {}
         self.drawn_steps = self.drawn_tokens = 0
 
@@ -89,6 +92,18 @@ class Pool:
         if number >= len(steps.entries) and not steps.is_all:
             self.fill({prompt: number + 1})
         return steps.entries[number] if number < len(steps.entries) else None
+
+    def value(self, entry: Entry, prompt: str) -> float:
+        """The critic's V of the state behind a step. ``prompt``: that state's own; "" for an answer, which has none."""
+        return self.values([prompt])[0] if self.reads_contexts else entry.value
+
+    def values(self, prompts: Sequence[str]) -> list[float]:
+        """V of states by a critic that reads contexts; 1 for an answer."""
+        new = list({prompt: None for prompt in prompts if prompt and prompt not in self._values})
+        if new and self._critic is not None:
+            scores = self._critic.score([Node(None, prompt, Node(None, prompt)) for prompt in new])
+            self._values.update(zip(new, map(float, scores), strict=True))  # type: ignore[arg-type]
+        return [self._values[prompt] if prompt else 1.0 for prompt in prompts]
 
     def fill(self, wanted: Mapping[str, int]) -> None:
         """Draws until every prompt has at least so many steps, or all that it can have."""
@@ -123,7 +138,7 @@ class Pool:
         steps.is_all = all((step.token_ids or step.text) in known for step in answer)
 
     def _scores(self, drawn: Sequence[tuple[str, Step]]) -> Sequence[float]:
-        if self._critic is None or not drawn:
+        if self._critic is None or self.reads_contexts or not drawn:
             return [1.0] * len(drawn)
         scores = self._critic.score([Node(None, None, Node(None, prompt), step) for prompt, step in drawn])
         return [float(score) for score in scores]  # type: ignore[arg-type]
@@ -321,6 +336,8 @@ class PoolCritic:
 
     def score(self, candidates: Sequence[Node]) -> list[float]:
         """See `Critic.score`."""
+        if self.pool.reads_contexts:
+            return self.pool.values([node.prompt or "" for node in candidates])
         scores = []
         for node in candidates:
             assert node.parent is not None, "a node that is scored was expanded from one"

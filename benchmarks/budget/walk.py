@@ -31,7 +31,7 @@ class Place:
     """A state that a walk has reached.
 
     Attributes:
-        value: V by the critic; 0 for a state that is no state (`state` is None: the step was invalid).
+        entry: the step that led here; None at the root.
         probability, tokens: of the step that led here, given the place before it.
         drawn: steps that were drawn here so far.
         right: whether it is an answer, and right.
@@ -39,7 +39,8 @@ class Place:
 
     state: Any
     prompt: str
-    value: float
+    pool: Pool
+    entry: Entry | None = None
     probability: float = 1.0
     tokens: int = 0
     parent: Place | None = None
@@ -50,6 +51,13 @@ class Place:
     is_spent: bool = False  # nothing new can be drawn
     draws: Draws = field(default_factory=Draws)
     children: dict[int, Place] = field(default_factory=dict)  # by the number of the step in the pool
+
+    @property
+    def value(self) -> float:
+        """V by the critic; 0 for a state that is no state (`state` is None: the step was invalid)."""
+        if self.entry is None:
+            return 1.0
+        return 0.0 if self.state is None else self.pool.value(self.entry, self.prompt)
 
     @property
     def is_open(self) -> bool:
@@ -69,7 +77,7 @@ class Walk:
         self.pool, self.task, self.most_tokens, self.stops = pool, task, most_tokens, stops
         state = task.initial_state(question)
         about = task.describe(state)
-        self.root = Place(state, about.prompt or "", 1.0)
+        self.root = Place(state, about.prompt or "", pool)
         self.tokens = 0
         self.solved_tokens = math.inf
 
@@ -125,10 +133,10 @@ class Walk:
         step = entry.step
         state = None if step.is_cut else self.task.apply(place.state, step)
         if state is None:
-            return Place(None, "", 0.0, entry.probability, step.tokens, place)
+            return Place(None, "", self.pool, entry, entry.probability, step.tokens, place)
         about = self.task.describe(state)
         prompt = about.prompt or ""
-        child = Place(state, prompt, entry.value, entry.probability, step.tokens, place, about.terminal)
+        child = Place(state, prompt, self.pool, entry, entry.probability, step.tokens, place, about.terminal)
         child.right, child.answer = about.terminal and about.verdict is True, about.answer
         return child
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,29 @@ def test_what_was_saved_is_loaded(saved: Path) -> None:
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
+def test_a_critic_of_contexts_wants_a_generator_to_read_them(saved: Path) -> None:
+    whole = model()
+    generator = whole.generator(delimiter=")")
+    contexts = changed(saved, reads="context")
+    assert read_manifest(contexts).reads == "context"
+    with pytest.raises(
+        TypeError, match=r"reader: expected the search's generator, .*critic.safetensors reads contexts"
+    ):
+        load_critic(contexts, whole)
+    with pytest.raises(TypeError, match="reader: expected one with read"):
+        load_critic(contexts, whole, reader=whole)  # type: ignore[arg-type]
+    critic = load_critic(contexts, whole, reader=generator)
+    text = "Target: 24 (left: 4 5 6 10)"
+    node = Node(None, text, Node(None, "Target: 7"), Step("1", 1, hidden=torch.zeros(32)))
+    expected = critic.head(whole.encode(text)).sigmoid().item()
+    assert critic.score([node]) == [pytest.approx(expected, abs=1e-5)]
+
+
+def test_a_file_from_before_there_was_a_choice_reads_steps(saved: Path) -> None:
+    assert read_manifest(changed(saved, without=("reads",))).reads == "step"
+    assert load_critic(saved, model(), reader=model().generator()).reader is None
+
+
 def test_the_same_model_in_half_precision_is_the_same_model(saved: Path) -> None:
     load_critic(saved, model(dtype=torch.bfloat16))
 
@@ -67,12 +91,12 @@ def test_states_before_the_final_norm_are_refused(saved: Path) -> None:
         load_critic(saved, other)
 
 
-def changed(path: Path, tensors: Any = None, **fields: Any) -> Path:
+def changed(path: Path, tensors: Any = None, without: Sequence[str] = (), **fields: Any) -> Path:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         manifest = json.loads(file.metadata()["bavt_fast"])
-    manifest.update(fields)
+    manifest = {name: value for name, value in {**manifest, **fields}.items() if name not in without}
     save_file({**load_file(path), **(tensors or {})}, path, metadata={"bavt_fast": json.dumps(manifest)})
     return path
 
@@ -85,6 +109,7 @@ def changed(path: Path, tensors: Any = None, **fields: Any) -> Path:
         ({"format": 2}, "is not a critic's file .*format 1"),
         ({"probe_text": "other"}, "is not a critic's file .*probe"),
         ({"predicts": "luck"}, "is not a critic's file .*predicts"),
+        ({"reads": "mind"}, "is not a critic's file .*reads: expected step or context"),
         ({"hidden_size": True}, "is not a critic's file .*hidden_size"),
         ({"hidden_size": 64}, "is not a critic's file .*expected weights"),
         ({"extra": 1}, "is not a critic's file .*expected a manifest"),

@@ -263,3 +263,52 @@ def test_states_on_a_gpu(head: Any, head_on: str) -> None:
     critic = HiddenStateCritic(head.to(head_on))
     for states in (hidden.cuda(), [*hidden[:4].cuda(), *hidden[4:]]):
         assert critic.score([candidate(row) for row in states]) == pytest.approx(plain, abs=1e-3)
+
+
+class Reader:
+    """Reads a node's prompt as a number, which fills the state; "?" cannot be read."""
+
+    def read(self, nodes: Any) -> Any:
+        return [ValueError("?") if node.prompt == "?" else torch.full((WIDTH,), float(node.prompt)) for node in nodes]
+
+
+def test_a_reader_reads_contexts_in_the_place_of_steps(head: Any) -> None:
+    critic = HiddenStateCritic(head, predicts="logit", reader=Reader())
+    nodes = [Node(None, text, Node(None, "1"), Step("s", 1, hidden=torch.zeros(WIDTH))) for text in ("0.5", "?", "2")]
+    scores = critic.score(nodes)
+    with torch.no_grad():
+        expected = [head(torch.full((1, WIDTH), x)).sigmoid().item() for x in (0.5, 2.0)]
+    assert [scores[0], scores[2]] == pytest.approx(expected)
+    assert isinstance(scores[1], ValueError)
+    assert [type(score) for score in critic.score(nodes[1:2])] == [ValueError]
+    assert critic.score([]) == []
+
+
+def test_a_context_that_cannot_be_read_ends_its_question_alone(head: Any) -> None:
+    class Task:
+        def initial_state(self, question: str) -> str:
+            return question
+
+        def apply(self, state: str, step: Step) -> str:
+            return step.text
+
+        def key(self, state: str) -> str:
+            return state
+
+        def describe(self, state: str) -> bavt.Description:
+            return bavt.Description(prompt=state, min_tokens=1)
+
+    def propose(text: str, count: int) -> list[str]:
+        return ["?"] if text == "7" else ["0.25"]
+
+    searcher = bavt.Searcher(propose, HiddenStateCritic(head, "logit", reader=Reader()), Task())
+    results = searcher.search_many(["7", "8"], budget=bavt.Budget(tokens=20))
+    assert isinstance(results[0].error, Exception)
+    assert "?" in str(results[0].error)
+    assert results[1].error is None
+    assert results[1].tree.num_nodes == 2
+
+
+def test_a_reader_that_is_none_is_refused(head: Any) -> None:
+    with pytest.raises(TypeError, match=r"reader: expected one with read\(nodes\)"):
+        HiddenStateCritic(head, reader=object())  # type: ignore[arg-type]

@@ -85,6 +85,20 @@ def test_a_labelled_step_has_the_state_that_the_search_would_have_shown(folder: 
     torch.testing.assert_close(found.hidden, visits.hidden[places], rtol=1e-3, atol=1e-3)
 
 
+def test_visits_for_a_critic_of_contexts_hold_what_their_prompts_leave_behind(
+    folder: ModelFolder, visits: Visits
+) -> None:
+    found = collect_visits(
+        folder.generator, folder.task, problems(COUNT), budget=bavt.Budget(tokens=120), seed=1, reads="context"
+    )
+    assert [node.prompt for node in found.nodes] == [node.prompt for node in visits.nodes]
+    assert not found.hidden[:COUNT].any()
+    model = bavt.TorchModel(folder.generator.model, folder.generator.tokenizer)
+    for place in range(COUNT, len(found), 9):
+        expected = model.encode(found.nodes[place].prompt)[0]
+        torch.testing.assert_close(found.hidden[place], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_nothing_to_visit_is_an_error(folder: ModelFolder) -> None:
     with pytest.raises(ValueError, match="questions: expected at least one"):
         collect_visits(folder.generator, folder.task, [], budget=bavt.Budget(tokens=10))
@@ -319,6 +333,28 @@ def test_a_critic_trained_on_its_own_searches_knows_what_is_near(folder: ModelFo
     assert result.spent.tokens <= 200
 
 
+def test_a_critic_of_contexts_reads_what_the_next_step_reads(folder: ModelFolder, tmp_path: Path) -> None:
+    out = tmp_path / "critic.safetensors"
+    config = CriticConfig(budget_tokens=120, rounds=2, max_step_tokens=20, reads="context")
+    fitted = train_critic(folder.generator, folder.task, problems(60), config=config, oracle=make_oracle(), out=out)
+    assert fitted.figures.auc_by_depth[2] > 0.85
+    assert read_manifest(out).reads == "context"
+    model = bavt.TorchModel(folder.generator.model, folder.generator.tokenizer)
+    generator = load_folder(threads=1).generator
+    critic = load_critic(out, model, reader=generator)
+    searcher = bavt.Searcher(generator, critic, folder.task, max_step_tokens=20)
+    search = searcher.start("4 5 6 11", budget=bavt.Budget(tokens=200))
+    for _ in searcher.run([search]):
+        pass
+    open_nodes = [node for node in search.nodes[1:] if len(node.state.numbers) > 1]
+    assert len(open_nodes) > 3
+    for node in open_nodes:
+        expected = fitted.head(model.encode(node.prompt)).sigmoid().item()
+        assert node.value == pytest.approx(expected, abs=1e-3)
+    read = {node.prompt: len(generator.tokenizer(node.prompt)["input_ids"]) for node in search.nodes if node.prompt}
+    assert generator.statistics().computed_prompt_tokens <= sum(read.values())
+
+
 def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None:
     class Sure:
         predicts = "value"
@@ -332,7 +368,8 @@ def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None
 
 
 @pytest.mark.parametrize(
-    "change", [{"rounds": 0}, {"budget_tokens": 0}, {"completions": 0}, {"seed": -1}, {"predicts": "value"}]
+    "change",
+    [{"rounds": 0}, {"budget_tokens": 0}, {"completions": 0}, {"seed": -1}, {"predicts": "value"}, {"reads": "mind"}],
 )
 def test_bad_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
@@ -397,6 +434,7 @@ def test_the_command_writes_a_critic(tmp_path: Path) -> None:
     assert printed["auc_by_depth"] == {depth: round(area, 4) for depth, area in areas.items()} != {}
     assert printed["auc_within_depths"] == round(manifest.figures["auc_within_depths"], 4)
     assert (manifest.task, manifest.predicts, manifest.figures["questions"]) == ("countdown", "logit", 8)
+    assert manifest.reads == "step"
 
 
 def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
@@ -418,10 +456,11 @@ def test_the_command_takes_a_task_with_its_own_questions_and_arguments(tmp_path:
     words = [word for option in options for word in ("--task-option", option)]
     result = run(
         *("--model", embedded_folder(), "--task", "reasoning_gym", *words, "--out", out, "--limit", 8),
-        *("--budget-tokens", 60, "--rounds", 1, "--max-step-tokens", 20, "--completions", 2),
+        *("--budget-tokens", 60, "--rounds", 1, "--max-step-tokens", 20, "--completions", 2, "--reads", "context"),
     )
     assert result.exit_code == 0, result.output
     manifest = read_manifest(out)
+    assert manifest.reads == "context"
     assert (manifest.task, manifest.figures["questions"]) == ("reasoning_gym:puzzle24", 8)
     assert manifest.figures["tokens"]["labelling"] == 0  # the inner task has an exact solver
 
@@ -452,6 +491,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     for arguments, match in (
         (model, "either --problems or --steps"),
         ((*model, "--problems", empty, "--steps", empty), "either --problems or --steps"),
+        ((*model, "--steps", empty, "--reads", "context"), "reads: expected step with --steps"),
         ((*model, "--problems", empty), "expected questions in"),
         ((*model, "--problems", tmp_path / "none.txt"), "No such file"),
         ((*model, "--problems", empty, "--task", "nowhere"), "expected the name of a module"),

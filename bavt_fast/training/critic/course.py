@@ -37,6 +37,8 @@ class CriticConfig:
         completions: of each state, where there is no oracle.
         max_step_tokens: tokens after which a step is cut short.
         predicts: "logit", the value; or "residual", what a step adds to the value of its parent.
+        reads: "step", the state that a step leaves behind, or "context", the one at the end of what the model reads
+            before the next step: for tasks that give every state a prompt of its own.
         seed: of everything random.
 
     Raises:
@@ -49,6 +51,7 @@ class CriticConfig:
     max_step_tokens: int = 128
     predicts: Literal["logit", "residual"] = "logit"
     seed: int = 0
+    reads: Literal["step", "context"] = "step"
 
     def __post_init__(self) -> None:
         for name in ("budget_tokens", "rounds", "completions", "max_step_tokens"):
@@ -56,6 +59,8 @@ class CriticConfig:
         object.__setattr__(self, "seed", as_seed("seed", self.seed))
         if self.predicts not in ("logit", "residual"):
             raise ValueError(f"predicts: expected 'logit' or 'residual', got {self.predicts!r:.80}")
+        if self.reads not in ("step", "context"):
+            raise ValueError(f"reads: expected 'step' or 'context', got {self.reads!r:.80}")
 
 
 def train_critic(
@@ -82,7 +87,8 @@ def train_critic(
         **search: of `Searcher`, for the searches that visit.
 
     Returns:
-        The head and its figures. ``HiddenStateCritic(fitted.head, fitted.predicts)`` is the critic.
+        The head and its figures. ``HiddenStateCritic(fitted.head, fitted.predicts)`` is the critic; one that reads
+        contexts takes ``reader=generator`` too.
 
     Raises:
         TypeError, ValueError: what is given does not fit together, or the labels are all the same.
@@ -95,15 +101,14 @@ def train_critic(
     fitted, critic = None, None
     for number in range(config.rounds):
         budget = Budget(tokens=config.budget_tokens)
-        visits = collect_visits(
-            generator, task, questions, budget=budget, critic=critic, seed=config.seed + number, **search
-        )
+        options = {**search, "reads": config.reads, "seed": config.seed + number}
+        visits = collect_visits(generator, task, questions, budget=budget, critic=critic, **options)
         tokens["visiting"] += visits.tokens
         labels, cost = _labels(visits, generator, task, oracle, config, number)
         tokens["labelling"] += cost
         parts.append((visits, labels))
         fitted = _fit(parts, config)
-        critic = HiddenStateCritic(fitted.head, fitted.predicts)
+        critic = HiddenStateCritic(fitted.head, fitted.predicts, reader=_reader(generator, config))
         log.info(
             "round %d: %d states, mean label %.3f, AUC %.3f, within a depth %.3f, on %d held-out states",
             *(number + 1, len(visits), float(labels.mean())),
@@ -118,6 +123,7 @@ def train_critic(
             model_name,
             type(task).__name__ if task_name is None else task_name,
             {"questions": len(questions), "tokens": tokens},
+            config.reads,
         )
     return fitted
 
@@ -129,6 +135,7 @@ def write_critic(
     model_name: str | None,
     task_name: str,
     figures: Mapping[str, Any] | None = None,
+    reads: Literal["step", "context"] = "step",
 ) -> None:
     """Writes a fitted head as a critic's file for the generator's model, with its figures and these."""
     model = TorchModel(generator.model, generator.tokenizer)
@@ -137,9 +144,14 @@ def write_critic(
         hidden_size=model.hidden_size,
         task=task_name,
         predicts=fitted.predicts,
+        reads=reads,
         figures={**asdict(fitted.figures), **(figures or {})},
     )
     save_critic(out, fitted.head, manifest, model)
+
+
+def _reader(generator: Any, config: CriticConfig) -> Any:
+    return generator if config.reads == "context" else None
 
 
 def _labels(

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from bavt_fast.budget import Budget
+from bavt_fast.critics.value_head import ContextReader
 from bavt_fast.protocols import Critic, Node, Task
 from bavt_fast.searcher import Searcher
 
 __all__ = ["Visits", "collect_visits"]
 
 
-class _Generator(Protocol):
+class _Generator(ContextReader, Protocol):
     def propose(self, requests: Any, counts: Any, limits: Any) -> Any: ...
 
 
@@ -47,19 +48,30 @@ class Visits:
 class _Recorder:
     """A critic that keeps what it is shown. It gives the values of another one, or V = 1 to all."""
 
-    def __init__(self, critic: Critic | None) -> None:
+    def __init__(self, critic: Critic | None, reader: ContextReader | None) -> None:
         self._critic = critic
+        self._reader = reader
         self.predicts: Literal["value", "residual"] = "value" if critic is None else critic.predicts
         self.nodes: list[Node] = []
         self.hidden: list[Tensor] = []
 
     def score(self, candidates: Sequence[Node]) -> Any:
-        for node in candidates:
-            if node.step is None or node.step.hidden is None:
-                raise TypeError("generator: expected steps with hidden states for the critic to read, got one without")
-            self.nodes.append(node)
-            self.hidden.append(torch.as_tensor(node.step.hidden).detach().float().cpu())
+        self.nodes += candidates
+        self.hidden += [state.detach().float().cpu() for state in self._states(candidates)]
         return [1.0] * len(candidates) if self._critic is None else self._critic.score(candidates)
+
+    def _states(self, candidates: Sequence[Node]) -> list[Tensor]:
+        states: list[Any]
+        if self._reader is None:
+            states = [None if node.step is None else node.step.hidden for node in candidates]
+        else:
+            states = list(self._reader.read(candidates))
+        for state in states:
+            if state is None:
+                raise TypeError("generator: expected steps with hidden states for the critic to read, got one without")
+            if isinstance(state, Exception):
+                raise state
+        return [torch.as_tensor(state) for state in states]
 
 
 def collect_visits(
@@ -69,6 +81,7 @@ def collect_visits(
     *,
     budget: Budget,
     critic: Critic | None = None,
+    reads: Literal["step", "context"] = "step",
     seed: int = 0,
     **search: Any,
 ) -> Visits:
@@ -78,6 +91,7 @@ def collect_visits(
         generator: one whose steps carry hidden states, such as `TorchGenerator`.
         budget: of each question.
         critic: steers the search; V = 1 everywhere without one.
+        reads: which hidden states to keep, as `CriticManifest.reads` has it.
         **search: of `Searcher`.
 
     Raises:
@@ -87,7 +101,7 @@ def collect_visits(
     """
     if not questions:
         raise ValueError("questions: expected at least one, got none")
-    recorder = _Recorder(critic)
+    recorder = _Recorder(critic, generator if reads == "context" else None)
     searcher = Searcher(generator, recorder, task, **search)
     searches = [searcher.start(question, budget=budget, seed=seed) for question in questions]
     tokens = 0

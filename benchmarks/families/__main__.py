@@ -48,6 +48,7 @@ CRITIC_OPTIONS: dict[str, Any] = {
     "rounds": 2,
     "completions": 4,
     "max-step-tokens": 4,
+    "reads": "context",
 }
 CRITIC_PROBLEMS = 400
 

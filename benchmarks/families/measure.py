@@ -92,8 +92,8 @@ class Trained:
     def __init__(self, folder: Path, seed: int) -> None:
         torch.set_num_threads(1)
         model = bavt.load(folder / MODEL, device="cpu", threads=1)
-        self._critic = load_critic(folder / CRITIC, model, task="reasoning_gym:n_queens")
         self._generator = model.generator()
+        self._critic = load_critic(folder / CRITIC, model, task="reasoning_gym:n_queens", reader=self._generator)
         self._seed = seed
         self._pools: dict[float, Pool] = {}
 

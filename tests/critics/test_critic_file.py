@@ -57,10 +57,10 @@ def test_a_critic_of_contexts_wants_a_generator_to_read_them(saved: Path) -> Non
     contexts = changed(saved, reads="context")
     assert read_manifest(contexts).reads == "context"
     with pytest.raises(
-        TypeError, match=r"reader: expected the search's generator, .*critic.safetensors reads contexts"
+        TypeError, match=r"reader: expected the generator of the search, .*critic.safetensors reads contexts"
     ):
         load_critic(contexts, whole)
-    with pytest.raises(TypeError, match="reader: expected one with read"):
+    with pytest.raises(TypeError, match="reader: expected a generator with read"):
         load_critic(contexts, whole, reader=whole)  # type: ignore[arg-type]
     critic = load_critic(contexts, whole, reader=generator)
     text = "Target: 24 (left: 4 5 6 10)"
@@ -71,7 +71,7 @@ def test_a_critic_of_contexts_wants_a_generator_to_read_them(saved: Path) -> Non
 
 def test_a_file_from_before_there_was_a_choice_reads_steps(saved: Path) -> None:
     assert read_manifest(changed(saved, without=("reads",))).reads == "step"
-    assert load_critic(saved, model(), reader=model().generator()).reader is None
+    assert load_critic(saved, model(), reader=model().generator(delimiter=")")).reader is None
 
 
 def test_the_same_model_in_half_precision_is_the_same_model(saved: Path) -> None:

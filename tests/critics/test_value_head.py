@@ -310,5 +310,5 @@ def test_a_context_that_cannot_be_read_ends_its_question_alone(head: Any) -> Non
 
 
 def test_a_reader_that_is_none_is_refused(head: Any) -> None:
-    with pytest.raises(TypeError, match=r"reader: expected one with read\(nodes\)"):
+    with pytest.raises(TypeError, match=r"reader: expected a generator with read\(nodes\)"):
         HiddenStateCritic(head, reader=object())  # type: ignore[arg-type]

@@ -337,7 +337,7 @@ def test_a_critic_of_contexts_reads_what_the_next_step_reads(folder: ModelFolder
     out = tmp_path / "critic.safetensors"
     config = CriticConfig(budget_tokens=120, rounds=2, max_step_tokens=20, reads="context")
     fitted = train_critic(folder.generator, folder.task, problems(60), config=config, oracle=make_oracle(), out=out)
-    assert fitted.figures.auc_by_depth[2] > 0.85
+    assert fitted.figures.auc_by_depth[2] > 0.7
     assert read_manifest(out).reads == "context"
     model = bavt.TorchModel(folder.generator.model, folder.generator.tokenizer)
     generator = load_folder(threads=1).generator

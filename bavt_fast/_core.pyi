@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 _Policy = Literal["power", "best_first", "ucb", "uct", "puct"] | str
 _Path = str | bytes | os.PathLike[str]
+_State = TypeVar("_State", bound=tuple[Any, ...])
+_Description = TypeVar("_Description", bound=tuple[Any, ...])
 
 class CapacityError(RuntimeError):
     """A tree would need more nodes than it may hold, or a forest more trees, or there is not enough memory for them.
@@ -38,6 +40,18 @@ def countdown_solvable(
 
     Raises:
         ValueError: a wrong shape, or a number outside 0..999.
+    """
+
+def countdown_apply(kind: type[_State], state: _State, text: str) -> _State | None:
+    """The state after a step over integers, of the class `kind`; None for a step that is not legal.
+
+    NotImplemented for a state or a text that the task never makes.
+    """
+
+def countdown_describe(kind: type[Any], state: Any, description: type[_Description]) -> _Description:
+    """A state of the class `kind` over integers as a `description`.
+
+    NotImplemented for a state that the task never makes.
     """
 
 class Tree:

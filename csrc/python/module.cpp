@@ -10,6 +10,7 @@
 namespace py = pybind11;
 
 void bind_countdown(py::module_& m);
+void bind_countdown_task(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_forest(py::module_& m);
 void bind_recipe(py::module_& m);
@@ -46,6 +47,7 @@ PYBIND11_MODULE(_core, m) {
     py::register_exception_translator(&translate_file_error);
     py::register_local_exception_translator(&translate_out_of_memory);
     bind_countdown(m);
+    bind_countdown_task(m);
     bind_tree(m);
     bind_engine(m);
     bind_forest(m);

@@ -13,7 +13,7 @@ import numpy as np
 
 from bavt_fast import Budget, Searcher
 from bavt_fast._core import countdown_solvable
-from bavt_fast.protocols import Description, Node, Step, StepRequest
+from bavt_fast.protocols import Description, GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.tasks.countdown import Countdown
 from bavt_fast.tasks.text import TextTask
 from benchmarks.harness import Stopwatch, elapsed_s
@@ -108,6 +108,56 @@ class Watched:
         inside_s, steps = sum(clock.seconds for clock in self._clocks), self.steps
         total_s = elapsed_s(search)
         return total_s, total_s - (sum(clock.seconds for clock in self._clocks) - inside_s), self.steps - steps
+
+
+class Recorded:
+    """What a streaming generator told and a critic gave from then on, in order, to be played back without either."""
+
+    def __init__(self, generator: Any, critic: Any) -> None:
+        self.told: list[Any] = []
+        self.scores: list[Any] = []
+        self.predicts = critic.predicts
+        generator.collect = self._keeping(generator.collect, self.told)
+        critic.score = self._keeping(critic.score, self.scores)
+
+    @staticmethod
+    def _keeping(call: Callable[..., Any], kept: list[Any]) -> Callable[..., Any]:
+        def keeping(*arguments: Any) -> Any:
+            result = call(*arguments)
+            kept.append(list(result))
+            return result
+
+        return keeping
+
+    def clear(self) -> None:
+        self.told.clear()
+        self.scores.clear()
+
+
+class Playback:
+    """A generator and a critic in one, for the same search again: they tell what was recorded, once in order."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self.predicts = recorded.predicts
+        self._told, self._scores = iter([*recorded.told]), iter([*recorded.scores])
+
+    def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+        raise AssertionError("a recorded search streams")
+
+    def submit(self, *arguments: Any) -> None:
+        pass
+
+    def collect(self) -> Any:
+        return next(self._told)
+
+    def discard(self, tickets: Sequence[int]) -> None:
+        pass
+
+    def statistics(self) -> GenerationStatistics:
+        return GenerationStatistics()
+
+    def score(self, candidates: Sequence[Node]) -> Any:
+        return next(self._scores)
 
 
 GENERATORS = {"TextTask": FreeText, "Countdown": FreeCountdown}

@@ -5,7 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <charconv>
 #include <string_view>
 
 #include "countdown/solver.h"
@@ -91,18 +91,16 @@ py::object record(py::handle kind, Fields... fields) {
     return made;
 }
 
+char* put(std::string_view word, char* at) { return std::copy(word.begin(), word.end(), at); }
+
 // "(first + second)"
 py::object combined(PyObject* first, char operation, PyObject* second) {
     const std::string_view a = view_of(first), b = view_of(second);
     py::object text = owned(PyUnicode_New(static_cast<Py_ssize_t>(a.size() + b.size() + 5), 127));
     char* at = static_cast<char*>(PyUnicode_DATA(text.ptr()));
-    *at++ = '(';
-    at = std::copy(a.begin(), a.end(), at);
-    *at++ = ' ';
-    *at++ = operation;
-    *at++ = ' ';
-    at = std::copy(b.begin(), b.end(), at);
-    *at = ')';
+    const char operation_between[] = {' ', operation, ' '};
+    at = put(a, put("(", at));
+    put(")", put(b, put({operation_between, 3}, at)));
     return text;
 }
 
@@ -138,12 +136,14 @@ py::object countdown_apply(py::handle kind, py::handle state, py::handle text) {
 // "Target: 24 (left: 4 5 6 10)\n"
 py::object prompt_of(const State& state, int32_t target) {
     char text[64];
-    int size = std::snprintf(text, sizeof text, "Target: %d (left:", target);
+    char* at = std::to_chars(put("Target: ", text), text + sizeof text, target).ptr;
+    at = put(" (left:", at);
     for (int i = 0; i < state.count; ++i) {
-        size += std::snprintf(text + size, sizeof text - size, " %d", state.entries[i].number);
+        *at++ = ' ';
+        at = std::to_chars(at, text + sizeof text, state.entries[i].number).ptr;
     }
-    size += std::snprintf(text + size, sizeof text - size, ")\n");
-    return owned(PyUnicode_FromStringAndSize(text, size));
+    at = put(")\n", at);
+    return owned(PyUnicode_FromStringAndSize(text, at - text));
 }
 
 // Without the brackets around the whole.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bavt_fast import Searcher
 from bavt_fast.protocols import Step
 from bavt_fast.tasks.countdown import Countdown
 from benchmarks.engine import __main__ as engine
@@ -81,6 +82,42 @@ def test_memory_is_probed_while_the_search_runs() -> None:
     moments = iter([17])
     assert contract.weightless_search(40, lambda: next(moments))() == (17, 41)
     assert next(moments, None) is None, "once"
+
+
+class Streamed:
+    """A streaming generator of legal steps of Countdown, which tells two requests at a time."""
+
+    def __init__(self) -> None:
+        self._free = contract.FreeCountdown()
+        self._waiting: list[Any] = []
+
+    def submit(self, *columns: Any) -> None:
+        self._waiting += zip(*columns, strict=True)
+
+    def collect(self) -> Any:
+        now, self._waiting = self._waiting[:2], self._waiting[2:]
+        return [(ticket, self._free.propose([state], [count], [limit])[0]) for ticket, state, count, limit in now]
+
+    def discard(self, tickets: Any) -> None:
+        self._waiting = [item for item in self._waiting if item[0] not in tickets]
+
+
+def test_a_recorded_search_is_played_back_the_same() -> None:
+    questions, budget, task = contract.questions_of("Countdown", 5), contract.budget_of(40), Countdown()
+    generator, critic = Streamed(), contract.FreeCritic()
+    recorded = contract.Recorded(generator, critic)
+    searched = Searcher(generator, critic, task, wave=5).search_many(questions, budget=budget, seed=3)
+    for _ in range(2):
+        playback = contract.Playback(recorded)
+        watched, found = contract.Watched(playback, playback), []
+        searcher = Searcher(playback, playback, task, wave=5)
+        *_, steps = watched.run(lambda: found.extend(searcher.search_many(questions, budget=budget, seed=3)))  # noqa: B023
+        assert steps == sum(len(answer) for told in recorded.told for _, answer in told) >= 5 * 40
+        for ours, theirs in zip(found, searched, strict=True):
+            assert (ours.steps, ours.refused, ours.spent.tokens) == (theirs.steps, theirs.refused, theirs.spent.tokens)
+            assert ours.tree.values.tolist() == theirs.tree.values.tolist()
+    recorded.clear()
+    assert (recorded.told, recorded.scores) == ([], [])
 
 
 # ---- The plain loop ------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-// Binds what the task Countdown does at every step of a search, on its own records (NamedTuples): no rules, no checks.
+// Binds what the task Countdown does at every step of a search, on its own records (NamedTuples). Whether a step is legal
+// is decided in countdown/step.h; this makes the records.
 //
 // What the task itself never makes (a state with other numbers than ints from 0 to 999, a text that is not ASCII) is
 // left to its readable code: the answer is NotImplemented.

@@ -1,7 +1,5 @@
-// The Python surface of the engine: checks and converts columns, no logic.
-//
-// Columns come in and go out as lists: a wave of one is as common as one of a thousand, and a list of ints is made and
-// read faster than an array below some hundred items. The GIL is held throughout: a call takes a microsecond or so.
+// The Python surface of the engine: checks and converts columns, no logic. The GIL is held throughout: a call takes a
+// microsecond or so.
 #include "engine/engine.h"
 
 #include <pybind11/stl.h>
@@ -10,6 +8,7 @@
 #include <array>
 
 #include "python/checks.h"
+#include "python/columns.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -19,6 +18,7 @@ void bind_engine(py::module_& m);
 namespace {
 
 namespace checks = bavt::py_checks;
+using namespace bavt::py_columns;
 using bavt::Account;
 using bavt::Amounts;
 using bavt::Engine;
@@ -31,137 +31,6 @@ using bavt::TicketId;
 constexpr const char* kStopNames[bavt::kStopReasons] = {
     "", "solved", "budget", "deadline", "exhausted", "max_nodes", "cancelled", "interrupted", "error"};
 
-// ---- Columns -------------------------------------------------------------------------------------------------------
-
-// A list or tuple as it is, anything else that can be iterated as a new list.
-class Items {
-   public:
-    Items(const char* name, py::handle object, size_t expected = SIZE_MAX) {
-        list_ = py::reinterpret_steal<py::object>(PySequence_Fast(object.ptr(), ""));
-        if (!list_) {
-            PyErr_Clear();
-            checks::bad_type(name, "a list", object);
-        }
-        if (expected != SIZE_MAX && size() != expected) {
-            checks::bad_value(name, std::to_string(expected) + " items", std::to_string(size()));
-        }
-    }
-    size_t size() const { return static_cast<size_t>(PySequence_Fast_GET_SIZE(list_.ptr())); }
-    // Converting an item may run Python code, which may change the list.
-    py::handle operator[](size_t i) const {
-        if (i >= size()) throw py::value_error("expected a list that keeps its length while it is read");
-        return PySequence_Fast_GET_ITEM(list_.ptr(), static_cast<Py_ssize_t>(i));
-    }
-
-   private:
-    py::object list_;
-};
-
-int64_t integer(const char* name, py::handle item, int64_t low, int64_t high, const char* expected) {
-    if (PyLong_CheckExact(item.ptr())) {
-        const int64_t value = PyLong_AsLongLong(item.ptr());
-        if (value >= low && value <= high && !(value == -1 && PyErr_Occurred() != nullptr)) return value;
-        PyErr_Clear();
-    }
-    const auto kept = py::reinterpret_borrow<py::object>(item);
-    return checks::integer(name, kept, low, high, expected);
-}
-
-int64_t count(const char* name, py::handle item) { return integer(name, item, 0, bavt::kUnlimited, "an int >= 0"); }
-
-int64_t key_of(const char* name, py::handle item, int64_t least) {
-    return integer(name, item, least, UINT32_MAX, "ints from -1 to 2^32 - 1");
-}
-
-double finite(const char* name, py::handle item) {
-    const bool runs_code = !PyFloat_CheckExact(item.ptr());
-    const auto kept = runs_code ? py::reinterpret_borrow<py::object>(item) : py::object();
-    return checks::number(name, item, -checks::kHuge, checks::kHuge, "finite numbers");
-}
-
-// The items of a column; a short one lies on the stack, for a wave of one is as common as one of a thousand.
-template <typename T>
-class Column {
-   public:
-    explicit Column(size_t size) : size_(size) {
-        if (size > kShort) long_.resize(size);
-    }
-    Column(Column&&) = default;
-    Column& operator=(Column&&) = default;
-    T& operator[](size_t i) { return data()[i]; }
-    const T& operator[](size_t i) const { return data()[i]; }
-    T* data() { return size_ > kShort ? long_.data() : short_; }
-    const T* data() const { return size_ > kShort ? long_.data() : short_; }
-    size_t size() const { return size_; }
-    T back() const { return data()[size_ - 1]; }
-
-   private:
-    static constexpr size_t kShort = 16;
-    size_t size_;
-    T short_[kShort] = {};
-    std::vector<T> long_;
-};
-
-Column<TicketId> tickets_of(const Items& items) {
-    Column<TicketId> tickets(items.size());
-    for (size_t i = 0; i < tickets.size(); ++i) {
-        tickets[i] = static_cast<TicketId>(integer("tickets", items[i], 0, INT64_MAX, "tickets, ints >= 0"));
-    }
-    return tickets;
-}
-
-// Where the items of each ticket begin.
-Column<uint32_t> offsets_of(py::handle counts, size_t size) {
-    const Items items("counts", counts, size);
-    Column<uint32_t> offsets(size + 1);
-    uint64_t all = 0;
-    for (size_t i = 0; i < size; ++i) {
-        all += static_cast<uint64_t>(integer("counts", items[i], 0, 1 << 24, "ints from 0 to 2^24"));
-        if (all > UINT32_MAX) checks::bad_value("counts", "a sum below 2^32", std::to_string(all));
-        offsets[i + 1] = static_cast<uint32_t>(all);
-    }
-    return offsets;
-}
-
-Column<uint8_t> flags_of(const char* name, py::handle object, size_t size) {
-    const Items items(name, object, size);
-    Column<uint8_t> flags(size);
-    for (size_t i = 0; i < size; ++i) {
-        if (!PyBool_Check(items[i].ptr())) checks::bad_type(name, "bools", items[i]);
-        flags[i] = items[i].ptr() == Py_True;
-    }
-    return flags;
-}
-
-Column<int64_t> counts_of(const char* name, py::handle object, size_t size) {
-    const Items items(name, object, size);
-    Column<int64_t> numbers(size);
-    for (size_t i = 0; i < size; ++i) numbers[i] = count(name, items[i]);
-    return numbers;
-}
-
-Column<double> numbers_of(const char* name, py::handle object, size_t size) {
-    const Items items(name, object, size);
-    Column<double> numbers(size);
-    for (size_t i = 0; i < size; ++i) numbers[i] = finite(name, items[i]);
-    return numbers;
-}
-
-Column<double> shares_of(const char* name, py::handle object, size_t size) {
-    const Items items(name, object, size);
-    Column<double> shares(size);
-    for (size_t i = 0; i < size; ++i) shares[i] = checks::number(name, items[i], 0.0, 1.0, "numbers from 0 to 1");
-    return shares;
-}
-
-// (tokens, prompt_tokens, tool_calls, cost); None in a place is `otherwise`.
-Amounts amounts_of(const char* name, py::handle object, int64_t otherwise) {
-    const Items items(name, object, kResources);
-    Amounts amounts;
-    for (size_t i = 0; i < kResources; ++i) amounts[i] = items[i].is_none() ? otherwise : count(name, items[i]);
-    return amounts;
-}
-
 py::tuple tuple_of(const Amounts& amounts, bool none_if_unlimited = false) {
     py::tuple items(kResources);
     for (size_t i = 0; i < kResources; ++i) {
@@ -169,15 +38,6 @@ py::tuple tuple_of(const Amounts& amounts, bool none_if_unlimited = false) {
         items[i] = none ? py::object(py::none()) : py::object(py::int_(amounts[i]));
     }
     return items;
-}
-
-// A new list; set(i) gives a new reference.
-template <typename Make>
-py::object list_of(size_t size, Make make) {
-    PyObject* list = PyList_New(static_cast<Py_ssize_t>(size));
-    if (list == nullptr) throw py::error_already_set();
-    for (size_t i = 0; i < size; ++i) PyList_SET_ITEM(list, static_cast<Py_ssize_t>(i), make(i));
-    return py::reinterpret_steal<py::object>(list);
 }
 
 // ---- Options, account, question ------------------------------------------------------------------------------------
@@ -264,44 +124,21 @@ py::tuple ask(Engine& engine, size_t limit, double now_s) {
     return columns;
 }
 
-bavt::StepCost cost_of(py::handle tokens, py::handle other) {
-    bavt::StepCost cost{count("tokens", tokens), 0, bavt::kNotGiven, bavt::kNotGiven, 0.0};
-    if (other.is_none()) return cost;
-    const Items items("others", other, 4);
-    cost.prompt_tokens = count("prompt_tokens", items[0]);
-    if (!items[1].is_none()) cost.tool_calls = count("tool_calls", items[1]);
-    if (!items[2].is_none()) cost.cost = count("cost", items[2]);
-    cost.seconds = checks::number("seconds", items[3], 0.0, checks::kHuge, "a number >= 0");
-    return cost;
-}
-
-// Tokens, and beside them None or (prompt_tokens, tool_calls, cost, seconds), of each step.
-Column<bavt::StepCost> costs_of(const Items& tokens, py::handle others) {
-    Column<bavt::StepCost> costs(tokens.size());
-    if (others.is_none()) {
-        for (size_t i = 0; i < costs.size(); ++i) costs[i] = cost_of(tokens[i], py::none());
-        return costs;
-    }
-    const Items items("others", others, costs.size());
-    for (size_t i = 0; i < costs.size(); ++i) costs[i] = cost_of(tokens[i], items[i]);
-    return costs;
-}
-
 py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle tokens,
                  py::handle keys, py::handle others, py::handle probabilities) {
-    const Column<TicketId> ids = tickets_of(Items("tickets", tickets));
-    const Column<uint32_t> offsets = offsets_of(counts, ids.size());
+    const ShortColumn<TicketId> ids = tickets_of(Items("tickets", tickets));
+    const ShortColumn<uint32_t> offsets = offsets_of(counts, ids.size());
     const size_t steps = offsets.back();
     const Items token_items("tokens", tokens, steps), key_items("keys", keys, steps);
-    const Column<bavt::StepCost> costs = costs_of(token_items, others);
-    Column<int64_t> key_ids(steps);
+    const ShortColumn<bavt::StepCost> costs = costs_of(token_items, others);
+    ShortColumn<int64_t> key_ids(steps);
     for (size_t i = 0; i < steps; ++i) {
         key_ids[i] = key_of("keys", key_items[i], -1);
     }
-    Column<double> by_probability(0);
+    ShortColumn<double> by_probability(0);
     if (!probabilities.is_none()) by_probability = shares_of("probabilities", probabilities, steps);
-    Column<uint8_t> is_new(steps);
-    Column<uint32_t> found(ids.size());
+    ShortColumn<uint8_t> is_new(steps);
+    ShortColumn<uint32_t> found(ids.size());
     engine.admit({ids.data(), ids.size(), offsets.data(), costs.data(), key_ids.data(),
                   probabilities.is_none() ? nullptr : by_probability.data()},
                  now_s, is_new.data(), found.data());
@@ -311,36 +148,18 @@ py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle co
 py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle outputs,
                py::handle terminal, py::handle verified, py::handle min_tokens, py::handle weights, bool residual,
                py::handle score_costs) {
-    const Column<TicketId> ids = tickets_of(Items("tickets", tickets));
-    const Column<uint32_t> offsets = offsets_of(counts, ids.size());
-    const size_t states = offsets.back();
-    const Column<double> given = numbers_of("values", outputs, states);
-    const Column<uint8_t> ends = flags_of("terminal", terminal, states), right = flags_of("verified", verified, states);
-    for (size_t i = 0; i < states; ++i) {
-        if (right[i] > ends[i]) checks::bad_value("verified", "states that are terminal", "one that is not");
-    }
-    const Column<int64_t> least = counts_of("min_tokens", min_tokens, states);
-    Column<double> by_weight(0);
-    if (!weights.is_none()) by_weight = numbers_of("weights", weights, states);
-    std::vector<Amounts> costs;
-    if (!score_costs.is_none()) {
-        const Items items("score_costs", score_costs, ids.size());
-        for (size_t i = 0; i < ids.size(); ++i) costs.push_back(amounts_of("score_costs", items[i], 0));
-    }
-    Column<bavt::NodeId> first(ids.size());
-    Column<double> values(states);
-    engine.grow({ids.data(), ids.size(), offsets.data(), given.data(), weights.is_none() ? nullptr : by_weight.data(),
-                 ends.data(), right.data(), least.data(), score_costs.is_none() ? nullptr : costs.data(), residual},
-                now_s, first.data(), values.data());
-    bool clipped = false;
-    for (size_t i = 0; i < states && !residual; ++i) clipped |= given[i] < 0.0 || given[i] > 1.0;
-    return py::make_tuple(list_of(ids.size(), [&](size_t i) { return PyLong_FromUnsignedLong(first[i]); }),
-                          list_of(states, [&](size_t i) { return PyFloat_FromDouble(values[i]); }), clipped);
+    const GrowthColumns columns(tickets, counts, outputs, terminal, verified, min_tokens, weights, score_costs);
+    ShortColumn<bavt::NodeId> first(columns.size());
+    ShortColumn<double> values(columns.num_states());
+    engine.grow(columns.wave(residual), now_s, first.data(), values.data());
+    return py::make_tuple(list_of(first.size(), [&](size_t i) { return PyLong_FromUnsignedLong(first[i]); }),
+                          list_of(values.size(), [&](size_t i) { return PyFloat_FromDouble(values[i]); }),
+                          columns.clipped(residual));
 }
 
 void cancel(Engine& engine, py::handle ticket, py::handle tokens, py::handle others) {
     const auto id = static_cast<TicketId>(integer("ticket", ticket, 0, INT64_MAX, "a ticket"));
-    const Column<bavt::StepCost> costs = costs_of(Items("tokens", tokens), others);
+    const ShortColumn<bavt::StepCost> costs = costs_of(Items("tokens", tokens), others);
     engine.cancel(id, costs.data(), static_cast<uint32_t>(costs.size()));
 }
 

@@ -1,11 +1,16 @@
 """Native core: search trees and the exact Countdown solver."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from bavt_fast.protocols import Step, StepRequest
+from bavt_fast.waves import Pending
+
+_T = TypeVar("_T")
 
 _Policy = Literal["power", "best_first", "ucb", "uct", "puct"] | str
 _Path = str | bytes | os.PathLike[str]
@@ -582,3 +587,87 @@ class Engine:
     def cancel_all(self, slot: int) -> None: ...
     def stop(self, slot: int, reason: str) -> None: ...
     def extend(self, slot: int, more: Sequence[int], seconds: float) -> None: ...
+
+# The loops of a wave: `bavt_fast.waves` says what they do, and names them.
+
+def read_wave_objects(names: dict[str, Any]) -> None:
+    """Has the loops know the classes and functions that `bavt_fast.waves` has; called once, by it."""
+
+def untracked(tuple_: _T) -> _T:
+    """The tuple, which the garbage collector does not look at any more: it holds nothing but numbers and texts."""
+
+def wave_ask(
+    engine: Engine, searches: dict[int, Any], limit: int, now_s: float, /
+) -> tuple[list[int], list[int], list[int], list[int], list[int], list[int], list[StepRequest], list[int]]:
+    """Up to ``limit`` asks: slots, nodes, counts, tickets, limits, seeds and requests; and slots that have stopped."""
+
+def wave_requests(
+    searches: dict[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    seeds: Sequence[int],
+    tries: Sequence[int] | None = None,
+    /,
+) -> list[StepRequest]:
+    """The requests of asks. ``tries``: of asks that were out before, how many of the steps from its node each knows."""
+
+def wave_admit(
+    engine: Engine,
+    searches: dict[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    tickets: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    now_s: float,
+    /,
+) -> Pending:
+    """Settles answers and finds what is new in them and not refuted.
+
+    Raises:
+        BadAnswer: a step is not one. Nothing has changed.
+    """
+
+def wave_settle(
+    engine: Engine,
+    searches: dict[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    tickets: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    now_s: float,
+    /,
+) -> tuple[list[int], list[Any], list[bool]]:
+    """The first half of `wave_admit`."""
+
+def wave_describe(
+    engine: Engine,
+    searches: dict[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    tickets: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    settled: tuple[list[int], list[Any], list[bool]],
+    described: Mapping[int, Any] | None = None,
+    /,
+) -> Pending:
+    """The second half of `wave_admit`: asks the tasks about new states, and drops what they refute.
+
+    ``described``: what is known already, by step; None for nothing. An exception in it fails its question.
+    """
+
+def wave_grow(
+    engine: Engine,
+    searches: dict[int, Any],
+    pending: Pending,
+    values: Sequence[float],
+    now_s: float,
+    residual: bool = False,
+    weights: Sequence[float] | None = None,
+    score_costs: Sequence[Any] | None = None,
+    /,
+) -> bool:
+    """Turns admitted states into nodes of their trees. Returns whether a value was outside of [0, 1], and clipped.
+
+    Raises:
+        TypeError, ValueError: a value is not a finite number. Nothing has changed.
+    """

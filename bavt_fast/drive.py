@@ -12,20 +12,11 @@ from typing import Any
 from bavt_fast.drive_base import Asked, Base, is_whole, named
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
-from bavt_fast.protocols import GenerationError, Node, Step
-from bavt_fast.step_checks import MOST, BadAnswer, checked_description, probability_of
-from bavt_fast.waves import (
-    Pending,
-    admit,
-    cancel,
-    describe,
-    requests_of,
-)
+from bavt_fast.protocols import GenerationError
+from bavt_fast.step_checks import BadAnswer
+from bavt_fast.waves import Pending, admit, ask, cancel
 
 __all__ = ["Drive"]
-
-
-_ONE, _NO = [1], [False]
 
 
 class Drive(Base):
@@ -55,11 +46,10 @@ class Drive(Base):
                 self.fill(waiting)
             while self.reopened:
                 asked = self.reopened.pop()
-                self.tell(asked, self.propose(asked))
+                self.tell(asked.slots, asked.nodes, asked.counts, asked.tickets, self.propose(asked))
             if host is not None:
                 wave = host.room(self.wave, 0)
-            slots, nodes, counts, tickets, limits, seeds, stopped = engine.ask(wave, clock())
-            requests = requests_of(searches, slots, nodes, seeds)
+            slots, nodes, counts, tickets, limits, seeds, requests, stopped = ask(engine, searches, wave, clock())
             if self.observed:
                 note_asks(searches, slots, nodes, counts, tickets, limits, seeds)
             if stopped:
@@ -72,15 +62,13 @@ class Drive(Base):
                     host.before_wait()
                 try:
                     answers = generator.propose(requests, counts, limits)
-                    whole = is_whole(answers, len(tickets))
+                    is_list = answers.__class__ is list
+                    whole = len(answers) == len(tickets) if is_list else is_whole(answers, len(tickets))
                 except Exception as error:
                     answers, whole = error, False
                 if not whole:
                     answers = self.propose_apart(Asked(slots, nodes, counts, tickets, limits, requests), answers)
-                if len(tickets) == 1 and is_plain(answers[0], searches[slots[0]]):
-                    self.tell_one(slots, nodes, tickets, answers[0])
-                else:
-                    self.tell(Asked(slots, nodes, counts, tickets), answers)
+                self.tell(slots, nodes, counts, tickets, answers)
                 if self.on_progress is not None:
                     self.progress()
             elif not self.reopened:
@@ -103,65 +91,23 @@ class Drive(Base):
             asked = Asked(*columns)
         return asked
 
-    def tell(self, asked: Asked, answers: Sequence[Any]) -> None:
+    def tell(
+        self,
+        slots: Sequence[int],
+        nodes: Sequence[int],
+        counts: Sequence[int],
+        tickets: Sequence[int],
+        answers: Sequence[Any],
+    ) -> None:
         """Answers into the trees. One that is none fails its ask alone."""
         try:
-            pending = self.admit(asked, answers)
+            pending = admit(self.engine, self.searches, slots, nodes, tickets, answers, self.clock())
         except (BadAnswer, AttributeError, TypeError, ValueError):
-            pending = self.admit(*self.good(asked, answers))
+            asked, answers = self.good(Asked(slots, nodes, counts, tickets), answers)
+            columns = asked.slots, asked.nodes, asked.tickets
+            pending = admit(self.engine, self.searches, *columns, answers, self.clock())
         if pending.tickets:
             self.score(pending)
-
-    def admit(self, asked: Asked, answers: Sequence[Any]) -> Pending:
-        return admit(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, answers, self.clock())
-
-    def tell_one(
-        self, slots: Sequence[int], nodes: Sequence[int], tickets: Sequence[int], steps: Sequence[Step]
-    ) -> None:
-        """`tell` for the only ask of a wave and its plain answer: one question at a time takes two thirds of the time.
-
-        Whatever is unusual goes the way of all.
-        """
-        search, number, step = self.searches[slots[0]], nodes[0], steps[0]
-        parent, known = search.nodes[number], search.keys
-        try:
-            state = search.apply(parent.state, step)
-            key = -1 if state is None else known.setdefault(search.key(state), len(known))
-            probabilities = [probability_of(step)] if search.counts_tried else None
-        except Exception:  # `apply` is pure: it fails there too
-            self.tell(Asked(slots, nodes, _ONE, tickets), [steps])
-            return
-        is_new = self.engine.admit(self.clock(), tickets, _ONE, [step.tokens], [key], None, probabilities)
-        if not is_new[0]:
-            parent.add_try(step)
-            search.refuse(number, step, key)
-            return
-        assert search.describe is not None, "or the answer is not plain"
-        about: Any
-        try:
-            about = checked_description(search.describe(state))
-        except Exception as error:
-            about = error
-        if isinstance(about, Exception) or about.terminal:
-            settled = [key], [state], is_new
-            pending = describe(self.engine, self.searches, slots, nodes, tickets, [steps], settled, {0: about})
-            if pending.tickets:
-                self.score(pending)
-            return
-        parent.add_try(step)
-        node = Node(state, about.prompt, parent, step)
-        try:
-            outputs = self.critic.score([node])
-        except Exception as error:
-            outputs = error
-        if outputs.__class__ is list and len(outputs) == 1 and outputs[0].__class__ is float and 0 <= outputs[0] <= 1:
-            search.nodes.append(node)  # before the tree grows, as in `waves.grow`
-            least = [about.min_tokens]
-            columns = outputs, _NO, _NO, least, None, self.residual
-            _, grown, _ = self.engine.grow(self.clock(), tickets, _ONE, *columns)
-            node.value = grown[0]
-        else:
-            self.take(Pending.of_one(slots, tickets, nodes, node, about.min_tokens), outputs)
 
     def score(self, pending: Pending) -> None:
         """One call of the critic for all; where it fails, one for each ask, to find whose it is."""
@@ -173,15 +119,6 @@ class Drive(Base):
                 return
             for part in pending.by_ask():
                 self.score(part)
-
-    def take(self, pending: Pending, outputs: Any) -> None:
-        """What the critic gave, or raised, for one ask."""
-        try:
-            if isinstance(outputs, Exception):
-                raise outputs
-            self.grow(pending, outputs)
-        except Exception as error:
-            self.state_failed(pending, named(error, "critic"))
 
     def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """Refills one by one: no question waits for the slowest step of a wave."""
@@ -253,23 +190,4 @@ class Drive(Base):
         columns = [(*out.pop(ticket), ticket) for ticket, _ in done]
         if columns:
             slots, nodes, counts, tickets = zip(*columns, strict=True)
-            self.tell(Asked(slots, nodes, counts, tickets), [answer for _, answer in done])
-
-
-def is_plain(steps: Any, search: Search) -> bool:
-    """Whether an answer is one whole step that says no more than its text and tokens, and is not observed."""
-    if steps.__class__ is not list or len(steps) != 1 or search.observer is not None or search.describe is None:
-        return False
-    step = steps[0]
-    return (
-        step.__class__ is Step
-        and step.tokens.__class__ is int
-        and 0 < step.tokens <= MOST
-        and step.text.__class__ is str
-        and step.finish_reason == "delimiter"
-        and step.hidden is None
-        and step.cost is None
-        and step.tool_calls is None
-        and not step.prompt_tokens
-        and not step.seconds
-    )
+            self.tell(slots, nodes, counts, tickets, [answer for _, answer in done])

@@ -16,7 +16,7 @@ from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.step_checks import checked_step
-from bavt_fast.waves import Pending, cancel, fail, grow, requests_of
+from bavt_fast.waves import Pending, ask, cancel, fail, grow, requests_of
 
 __all__ = ["Asked", "Base", "Host", "is_whole", "named", "not_whole"]
 
@@ -105,8 +105,9 @@ class Base:
         """Up to ``room`` asks, and the slots that have stopped."""
         if self.host is not None:
             room = self.host.room(room, self.wave - room)
-        slots, nodes, counts, tickets, limits, seeds, stopped = self.engine.ask(room, self.clock())
-        requests = requests_of(self.searches, slots, nodes, seeds)
+        slots, nodes, counts, tickets, limits, seeds, requests, stopped = ask(
+            self.engine, self.searches, room, self.clock()
+        )
         if self.observed:
             note_asks(self.searches, slots, nodes, counts, tickets, limits, seeds)
         return Asked(slots, nodes, counts, tickets, limits, requests), stopped

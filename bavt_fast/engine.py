@@ -24,7 +24,7 @@ from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
 from bavt_fast.step_checks import checked_description, checked_steps
-from bavt_fast.waves import Pending, admit, cancel, grow, requests_of
+from bavt_fast.waves import Beside, Pending, admit, ask, cancel, grow, requests_of
 
 __all__ = ["Ask", "Search"]
 
@@ -55,7 +55,7 @@ class Ask:
     search: str
 
 
-class Search:
+class Search(Beside):
     """One question under search, for a caller who drives it: hand out asks, take their answers in any order.
 
         search = Search(question, task=task, budget=Budget(tokens=500))
@@ -81,7 +81,6 @@ class Search:
         TypeError, ValueError: a bad question, budget, seed or setting.
     """
 
-    refused: list[tuple[int, str, Step, int]]  # node, reason, step, number of its key or -1
     events: list[tuple[Any, ...]] | None  # kind, seconds, tokens spent, r, ...
 
     def __init__(
@@ -146,9 +145,9 @@ class Search:
         """Up to ``limit`` asks. Each is paid for in advance, and stays so until it is told or cancelled."""
         with self._lock:
             engine, slot = self._at_home()
-            _, nodes, counts, tickets, limits, seeds, _ = engine.ask(as_count("limit", limit), self._clock())
-            slots = [slot] * len(nodes)
-            requests = requests_of({slot: self}, slots, nodes, seeds)
+            slots, nodes, counts, tickets, limits, seeds, requests, _ = ask(
+                engine, {slot: self}, as_count("limit", limit), self._clock()
+            )
             if self.observer is not None:
                 note_asks({slot: self}, slots, nodes, counts, tickets, limits, seeds)
                 self.observer.stopped(self)
@@ -469,11 +468,6 @@ class Search:
         limit_s = self.budget.seconds
         return None if limit_s is None else max(0.0, limit_s - self._native.account.elapsed_s)
 
-    def refuse(self, node: int, step: Step, key: int) -> None:
-        """Keeps a step that led to no new state."""
-        reason = "duplicate" if key >= 0 else step.finish_reason if step.is_cut else "invalid"
-        self.refused.append((node, reason, step, -1))
-
     def move_to(self, engine: Engine) -> int:
         """Puts the search into a driver's engine; its slot there.
 
@@ -491,9 +485,9 @@ class Search:
     def leave(self) -> None:
         """Takes it out of the engine that it lies in."""
         with self._lock:
-            if self._home is not None:
-                self._home[0].remove(self._home[1])
-                self._home, self._driven = None, False
+            home, self._home, self._driven = self._home, None, False  # first: Ctrl-C may break in before the next line
+            if home is not None:
+                home[0].remove(home[1])
 
     def _ticket(self, ask: Ask, slot: int) -> int:
         if not isinstance(ask, Ask):

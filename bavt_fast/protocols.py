@@ -124,6 +124,9 @@ class Description(NamedTuple):
 class Node:
     """A state in the tree, or one about to be: what a critic scores.
 
+    The search makes it, and hides it from the garbage collector where its state holds texts and numbers alone: its
+    attributes are for reading.
+
     Attributes:
         state: the task's state; None for a caller without a task.
         prompt: the text that its context begins with, or None where its context is its parent's and the step.

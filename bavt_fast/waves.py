@@ -4,27 +4,36 @@
     grow    values -> nodes
 
 `searches` gives the `bavt_fast.engine.Search` of each slot of the engine. Where a question's task fails, that question
-stops with the error, and the others go on. The loops here are what a search costs beside its tree, its task and its
-models: they are written for speed.
+stops with the error, and the others go on. The loops are what a search costs beside its tree, its task and its models:
+they are native (csrc/python/waves.cpp), and here is what they leave to Python, which is what is unusual.
+`bavt_fast.reference.waves` says the same in Python alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from bavt_fast._checks import as_amount
-from bavt_fast._core import Engine
+from bavt_fast._core import Engine, read_wave_objects
+from bavt_fast._core import wave_admit as admit
+from bavt_fast._core import wave_ask as ask
+from bavt_fast._core import wave_describe as describe
+from bavt_fast._core import wave_grow as grow
+from bavt_fast._core import wave_requests as requests_of
+from bavt_fast._core import wave_settle as settle
 from bavt_fast.budget import Spent, cost_units, exact
-from bavt_fast.events import note_growth
-from bavt_fast.protocols import CUT, Description, Node, Step, StepRequest, without_hidden
+from bavt_fast.events import Observer, note_growth
+from bavt_fast.protocols import Description, Node, Sampling, Step, StepRequest, without_hidden
 from bavt_fast.settings import Settings
-from bavt_fast.step_checks import FINISH_REASONS, MOST, BadAnswer, checked_description, checked_step, probability_of
+from bavt_fast.step_checks import MOST, BadAnswer, checked_description, checked_step, probability_of
 
 __all__ = [
+    "Beside",
     "Pending",
     "Settled",
     "admit",
+    "ask",
     "call_describe",
     "cancel",
     "describe",
@@ -35,6 +44,46 @@ __all__ = [
     "requests_of",
     "settle",
 ]
+
+
+class Beside:
+    """What the loops read of a search, beside its native question.
+
+    Attributes:
+        nodes: by number.
+        keys: the numbers of the keys of its states.
+        refused: node, reason, step, number of its key or -1, of each step that became no node.
+        apply, key: the task's.
+        describe: the task's; None where many are described at once (`described_many`).
+        sampling: of its requests.
+        untimed: whether it has no deadline.
+        counts_tried: whether it reads the probabilities of steps.
+        observer: hears what happens; None where nobody wants to.
+    """
+
+    __slots__ = (
+        "apply",
+        "counts_tried",
+        "describe",
+        "key",
+        "keys",
+        "nodes",
+        "observer",
+        "refused",
+        "sampling",
+        "untimed",
+    )
+
+    nodes: list[Node]
+    keys: dict[Hashable, int]
+    refused: list[tuple[int, str, Step, int]]
+    apply: Callable[[Any, Step], Any]
+    key: Callable[[Any], Hashable]
+    describe: Callable[[Any], Description] | None
+    sampling: Sampling
+    untimed: bool
+    counts_tried: bool
+    observer: Observer | None
 
 
 class Pending:
@@ -61,16 +110,6 @@ class Pending:
         self.slim: dict[Node, Step] | None = None
         self.search: str | None = None  # of which it is, where a caller has it
 
-    @classmethod
-    def of_one(
-        cls, slots: Sequence[int], tickets: Sequence[int], parents: Sequence[int], node: Node, least: int
-    ) -> Pending:
-        """One node that is not terminal, of one ask."""
-        pending = cls(slots, tickets, parents)
-        pending.counts, pending.nodes, pending.least = [1], [node], [least]
-        pending.terminal, pending.verified = [False], [False]
-        return pending
-
     def by_ask(self) -> list[Pending]:
         """The same, each ask by itself."""
         parts, at = [], 0
@@ -84,117 +123,9 @@ class Pending:
             at += count
         return parts
 
-    def keep(self, asks: Sequence[bool]) -> None:
-        """Drops the asks that brought nothing, or failed."""
-        self.slots = [slot for slot, kept in zip(self.slots, asks, strict=True) if kept]
-        self.tickets = [ticket for ticket, kept in zip(self.tickets, asks, strict=True) if kept]
-        self.parents = [parent for parent, kept in zip(self.parents, asks, strict=True) if kept]
-
-    def drop_states(self, begin: int) -> None:
-        """Takes back all states from the given one on."""
-        del self.nodes[begin:], self.terminal[begin:], self.verified[begin:], self.least[begin:]
-
-
-def requests_of(
-    searches: Mapping[int, Any],
-    slots: Sequence[int],
-    nodes: Sequence[int],
-    seeds: Sequence[int],
-    tries: Sequence[int] | None = None,
-) -> list[StepRequest]:
-    """The requests of asks.
-
-    Args:
-        tries: of asks that were out before, how many of the steps from their node each knows.
-    """
-    requests = []
-    new = tuple.__new__  # past the checks of a constructor that takes texts too
-    for slot, number, seed in zip(slots, nodes, seeds, strict=True):
-        search = searches[slot]
-        node = search.nodes[number]
-        tried = () if node._tried is None else node.tried
-        left_s = None if search.untimed else search.seconds_left()
-        requests.append(new(StepRequest, (node, seed, tried, search.sampling, left_s)))
-    if tries is not None:
-        return [request._replace(tried=request.tried[:known]) for request, known in zip(requests, tries, strict=True)]
-    return requests
-
 
 Settled = tuple[list[int], list[Any], list[bool]]
 """Of steps whose cost is settled: the numbers of their states' keys, the states, and whether each is new."""
-
-
-def admit(
-    engine: Engine,
-    searches: Mapping[int, Any],
-    slots: Sequence[int],
-    nodes: Sequence[int],
-    tickets: Sequence[int],
-    answers: Sequence[Sequence[Step]],
-    now_s: float,
-) -> Pending:
-    """Settles answers and finds what is new in them and not refuted.
-
-    Raises:
-        BadAnswer: a step is not one. Nothing has changed.
-    """
-    settled = settle(engine, searches, slots, nodes, tickets, answers, now_s)
-    return describe(engine, searches, slots, nodes, tickets, answers, settled)
-
-
-def settle(
-    engine: Engine,
-    searches: Mapping[int, Any],
-    slots: Sequence[int],
-    nodes: Sequence[int],
-    tickets: Sequence[int],
-    answers: Sequence[Sequence[Step]],
-    now_s: float,
-) -> Settled:
-    """The first half of `admit`."""
-    tokens: list[int] = []
-    keys: list[int] = []
-    states: list[Any] = []
-    counts: list[int] = []
-    others: list[Any] | None = None
-    probabilities: list[float] | None = None
-    failed: list[tuple[int, Exception]] = []
-    for slot, number, steps in zip(slots, nodes, answers, strict=True):
-        search = searches[slot]
-        state, apply, known = search.nodes[number].state, search.apply, search.keys
-        begin = len(keys)
-        counts.append(len(steps))
-        for step in steps:
-            if step.__class__ is not Step or step.tokens.__class__ is not int or step.text.__class__ is not str:
-                _check(step, len(counts) - 1)
-            if not 0 < step.tokens <= MOST or step.finish_reason not in FINISH_REASONS:
-                _check(step, len(counts) - 1)
-            tokens.append(step.tokens)
-            if step.prompt_tokens or step.cost is not None or step.tool_calls is not None or step.seconds:
-                others = [] if others is None else others
-                others += [None] * (len(tokens) - 1 - len(others))
-                others.append(_other_costs(step, search.settings, len(counts) - 1))
-        if search.counts_tried:
-            probabilities = [] if probabilities is None else probabilities
-            probabilities += [0.0] * (begin - len(probabilities))
-            probabilities += [probability_of(step, len(counts) - 1) for step in steps]
-        try:
-            for step in steps:
-                after = None if step.finish_reason in CUT else apply(state, step)
-                states.append(after)
-                keys.append(-1 if after is None else known.setdefault(search.key(after), len(known)))
-        except Exception as error:  # its steps are charged all the same, and lead nowhere
-            failed.append((slot, _about_keys(error)))
-            states[begin:] = [None] * len(steps)
-            keys[begin:] = [-1] * len(steps)
-    if others is not None:
-        others += [None] * (len(tokens) - len(others))
-    if probabilities is not None:
-        probabilities += [0.0] * (len(tokens) - len(probabilities))
-    is_new = engine.admit(now_s, tickets, counts, tokens, keys, others, probabilities)
-    for slot, failure in failed:
-        fail(engine, searches, slot, failure)
-    return keys, states, is_new
 
 
 def _check(step: Any, place: int) -> None:
@@ -202,88 +133,6 @@ def _check(step: Any, place: int) -> None:
         checked_step(step)
     except (TypeError, ValueError) as error:
         raise BadAnswer(place, error) from error
-
-
-def describe(
-    engine: Engine,
-    searches: Mapping[int, Any],
-    slots: Sequence[int],
-    nodes: Sequence[int],
-    tickets: Sequence[int],
-    answers: Sequence[Sequence[Step]],
-    settled: Settled,
-    described: Mapping[int, Any] | None = None,
-) -> Pending:
-    """The second half of `admit`: asks the tasks about new states, and drops what they refute.
-
-    Args:
-        described: what is known already, by step; None for nothing. An exception in it fails its question.
-    """
-    keys, states, is_new = settled
-    pending = Pending(slots, tickets, nodes)
-    kept_asks: list[bool] = []
-    known: Any = None  # a description that was checked: tasks may give the same one again and again
-    end = 0
-    for slot, number, ticket, steps in zip(slots, nodes, tickets, answers, strict=True):
-        search = searches[slot]
-        parent = search.nodes[number]
-        begin, end = end, end + len(steps)
-        first = len(pending.nodes)
-        found = False
-        abouts: list[Description] | None = None if search.observer is None else []
-        try:
-            for at, step in enumerate(steps, begin):
-                kept = step if step.hidden is None else without_hidden(step)
-                if parent._tried is None:
-                    parent._tried = kept
-                else:
-                    parent.add_try(kept)
-                if not is_new[at]:
-                    search.refuse(number, kept, keys[at])
-                    continue
-                found = True
-                if described is None and search.describe is None:
-                    described = described_many(searches, slots, answers, settled)
-                about = search.describe(states[at]) if described is None else _known(described, at)
-                if about is not known:
-                    known = checked_description(about)
-                if abouts is not None:
-                    abouts.append(about)
-                terminal, verdict, answer, prompt, least = about
-                if verdict is False:
-                    search.refused.append((number, "refuted", kept, keys[at]))
-                    continue
-                node = Node(states[at], prompt, parent, step)
-                if terminal:
-                    node.answer = answer or None
-                if kept is not step:
-                    pending.slim = {} if pending.slim is None else pending.slim
-                    pending.slim[node] = kept
-                pending.nodes.append(node)
-                pending.terminal.append(terminal)
-                pending.verified.append(verdict is True)
-                pending.least.append(least)
-        except Exception as error:
-            pending.drop_states(first)
-            kept_asks.append(False)
-            engine.cancel(ticket)
-            fail(engine, searches, slot, error)
-            continue
-        if abouts is not None:
-            search.observer.admitted(search, number, ticket, steps, len(pending.nodes) - first, abouts)
-        kept_asks.append(found)
-        if found:
-            pending.counts.append(len(pending.nodes) - first)
-    if len(pending.counts) < len(kept_asks):
-        pending.keep(kept_asks)
-    return pending
-
-
-def _known(described: Mapping[int, Any], at: int) -> Any:
-    about = described[at]
-    if isinstance(about, Exception):
-        raise about
-    return about
 
 
 def new_states(
@@ -354,59 +203,6 @@ def call_describe(task: Any, state: Any) -> Any:
         return error
 
 
-def grow(
-    engine: Engine,
-    searches: Mapping[int, Any],
-    pending: Pending,
-    values: Sequence[float],
-    now_s: float,
-    residual: bool = False,
-    weights: Sequence[float] | None = None,
-    score_costs: Sequence[Any] | None = None,
-) -> bool:
-    """Turns admitted states into nodes of their trees. Returns whether a value was outside of [0, 1], and clipped.
-
-    Raises:
-        TypeError, ValueError: a value is not a finite number. Nothing has changed.
-    """
-    nodes = pending.nodes
-    at = 0
-    for slot, count in zip(pending.slots, pending.counts, strict=True):
-        # Before the trees grow: wherever Ctrl-C breaks in, each node of a tree has its entry (`Search.mend`).
-        if count == 1:
-            searches[slot].nodes.append(nodes[at])
-        else:
-            searches[slot].nodes += nodes[at : at + count]
-        at += count
-    try:
-        _, grown, clipped = engine.grow(
-            now_s,
-            pending.tickets,
-            pending.counts,
-            values,
-            pending.terminal,
-            pending.verified,
-            pending.least,
-            weights,
-            residual,
-            score_costs,
-        )
-    except BaseException:
-        for slot in pending.slots:
-            searches[slot].mend()
-        raise
-    for node, value in zip(nodes, grown, strict=True):
-        node.value = value
-    if pending.slim is not None:
-        for node in nodes:
-            node.step = pending.slim.get(node, node.step)
-    for slot in pending.slots:
-        if searches[slot].observer is not None:
-            note_growth(searches, pending, score_costs)
-            break
-    return clipped
-
-
 def cancel(engine: Engine, search: Any, ticket: int, spent: Spent | None = None, error: Any = None) -> None:
     """An ask that nobody answers, what it took all the same, and what failed, where something did."""
     if spent is None:
@@ -441,3 +237,8 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
             + step.cached_tokens * exact(settings.cached_token_cost)
         )
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
+
+
+_MET = (Beside, Description, Engine, Node, Pending, Step, StepRequest)
+_CALLED = (_about_keys, _check, _other_costs, checked_description, described_many, fail, note_growth, probability_of)
+read_wave_objects({met.__name__: met for met in (*_MET, *_CALLED, without_hidden)})  # what the loops know of Python

@@ -40,4 +40,5 @@ LD_PRELOAD="$asan $stdcpp" ASAN_OPTIONS=detect_leaks=0 BAVT_FUZZ_EXAMPLES="${BAV
     "$root"/tests/tree "$root"/tests/recipe "$root"/tests/tasks/test_countdown.py \
     "$root"/tests/engine/test_engine_equivalence.py "$root"/tests/engine/test_engine_native.py \
     "$root"/tests/engine/test_checkpoint.py "$root"/tests/engine/test_checkpoint_files.py \
+    "$root"/tests/engine/test_waves.py "$root"/tests/engine/test_search.py "$root"/tests/engine/test_interrupts.py \
     --ignore="$root"/tests/recipe/test_recipe_torch.py

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bavt_fast._checks import as_count
+from bavt_fast._core import untracked
 from bavt_fast.protocols import Description, Step
 from bavt_fast.tasks.announced import find_answer, is_empty, last_line
 from bavt_fast.tasks.values import compare, read
@@ -80,7 +81,7 @@ class TextTask:
         answers = self.answers
         reference = answers if answers is None or isinstance(answers, str) else answers.get(question)
         text = question if self.prompt is None else self.prompt(question)
-        return TextState(text if text.endswith("\n") else text + "\n", reference=reference)
+        return untracked(TextState(text if text.endswith("\n") else text + "\n", reference=reference))
 
     def apply(self, state: TextState, step: Step) -> TextState | None:
         text = step.text
@@ -93,7 +94,8 @@ class TextTask:
                 answer, waiting = find_answer(self._announcement, waiting + text)
                 break
         # Past the constructor, which takes as long as all the rest here.
-        return _new(TextState, (state.text + text, text, state.depth + 1, ended, answer, waiting, state.reference))
+        fields = (state.text + text, text, state.depth + 1, ended, answer, waiting, state.reference)
+        return untracked(_new(TextState, fields))
 
     def key(self, state: TextState) -> str | tuple[str, str]:
         return (state.text, "ended") if state.ended else state.text

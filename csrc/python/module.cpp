@@ -15,6 +15,7 @@ void bind_engine(py::module_& m);
 void bind_forest(py::module_& m);
 void bind_recipe(py::module_& m);
 void bind_tree(py::module_& m);
+void bind_waves(py::module_& m);
 
 namespace {
 
@@ -52,4 +53,5 @@ PYBIND11_MODULE(_core, m) {
     bind_engine(m);
     bind_forest(m);
     bind_recipe(m);
+    bind_waves(m);
 }

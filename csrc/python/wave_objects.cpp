@@ -1,0 +1,180 @@
+#include "python/wave_objects.h"
+
+#include <structmember.h>
+
+namespace bavt::waves {
+
+Objects objects;
+
+Member::Member(py::handle cls, const char* name) : name_(PyUnicode_InternFromString(name)) {
+    const py::object member = cls.attr(name);
+    if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type) {
+        throw py::type_error(std::string(name) + ": expected a slot, got " + py_checks::text_of(member));
+    }
+    offset_ = reinterpret_cast<PyMemberDescrObject*>(member.ptr())->d_member->offset;
+}
+
+void Member::fail() const {
+    PyErr_Format(PyExc_AttributeError, "%U was deleted", name_);
+    throw py::error_already_set();
+}
+
+namespace {
+
+PyTypeObject* class_in(const py::dict& names, const char* name) {
+    const py::object found = names[name];
+    if (!PyType_Check(found.ptr())) py_checks::bad_type(name, "a class", found);
+    return reinterpret_cast<PyTypeObject*>(new_ref(found.ptr()));  // for good, as all here
+}
+
+PyObject* function_in(const py::dict& names, const char* name) { return new_ref(py::object(names[name]).ptr()); }
+
+PyObject* text_of(const char* text) { return stolen(PyUnicode_InternFromString(text)).release().ptr(); }
+
+py::handle handle(PyTypeObject* cls) { return reinterpret_cast<PyObject*>(cls); }
+
+void read_slots(Objects& o) {
+    const py::handle search = handle(o.beside), node = handle(o.node), step = handle(o.step);
+    const py::handle pending = handle(o.pending);
+    o.of_search = {{search, "nodes"},        {search, "keys"},     {search, "refused"},  {search, "apply"},
+                   {search, "key"},          {search, "describe"}, {search, "sampling"}, {search, "untimed"},
+                   {search, "counts_tried"}, {search, "observer"}};
+    o.of_node = {{node, "state"}, {node, "prompt"}, {node, "parent"}, {node, "step"},
+                 {node, "value"}, {node, "answer"}, {node, "_tried"}};
+    o.of_step = {{step, "text"},       {step, "tokens"}, {step, "finish_reason"}, {step, "prompt_tokens"},
+                 {step, "tool_calls"}, {step, "cost"},   {step, "seconds"},       {step, "hidden"}};
+    o.of_pending = {{pending, "slots"}, {pending, "tickets"},  {pending, "parents"},  {pending, "counts"},
+                    {pending, "nodes"}, {pending, "terminal"}, {pending, "verified"}, {pending, "least"},
+                    {pending, "slim"},  {pending, "search"}};
+}
+
+}  // namespace
+
+void read_objects(const py::dict& names) {
+    Objects o{};
+    o.engine = function_in(names, "Engine");
+    o.beside = class_in(names, "Beside"), o.node = class_in(names, "Node"), o.step = class_in(names, "Step");
+    o.request = class_in(names, "StepRequest"), o.description = class_in(names, "Description");
+    o.pending = class_in(names, "Pending");
+    read_slots(o);
+    o.whole[0] = text_of("delimiter"), o.whole[1] = text_of("end");
+    o.cut[0] = text_of("limit"), o.cut[1] = text_of("deadline");
+    o.duplicate = text_of("duplicate"), o.invalid = text_of("invalid"), o.refuted = text_of("refuted");
+    o.nothing = PyTuple_New(0);
+    o.settings = text_of("settings"), o.seconds_left = text_of("seconds_left"), o.mend = text_of("mend");
+    o.admitted = text_of("admitted");
+    o.check = function_in(names, "_check"), o.other_costs = function_in(names, "_other_costs");
+    o.probability_of = function_in(names, "probability_of");
+    o.checked_description = function_in(names, "checked_description");
+    o.without_hidden = function_in(names, "without_hidden"), o.about_keys = function_in(names, "_about_keys");
+    o.fail = function_in(names, "fail"), o.described_many = function_in(names, "described_many");
+    o.note_growth = function_in(names, "note_growth");
+    objects = o;
+}
+
+PyObject* search_in(py::handle searches, PyObject* slot) {
+    PyObject* search = PyDict_GetItemWithError(searches.ptr(), slot);
+    if (search == nullptr) {
+        if (PyErr_Occurred() == nullptr) PyErr_SetObject(PyExc_KeyError, slot);
+        throw py::error_already_set();
+    }
+    if (!PyObject_TypeCheck(search, objects.beside)) py_checks::bad_type("searches", "a Search in each slot", search);
+    return search;
+}
+
+PyObject* node_in(PyObject* search, size_t number) {
+    PyObject* nodes = objects.of_search.nodes.get(search);
+    if (!PyList_Check(nodes)) py_checks::bad_type("nodes", "a list", nodes);
+    if (number >= static_cast<size_t>(PyList_GET_SIZE(nodes))) {
+        throw py::index_error("nodes: expected the number of a node of the tree, got " + std::to_string(number));
+    }
+    PyObject* node = PyList_GET_ITEM(nodes, static_cast<Py_ssize_t>(number));
+    if (!PyObject_TypeCheck(node, objects.node)) py_checks::bad_type("nodes", "a Node", node);
+    return node;
+}
+
+namespace {
+
+// Null where there is none.
+PyObject* peek_node(PyObject* search, size_t number) {
+    PyObject* nodes = objects.of_search.nodes.peek(search);
+    if (nodes == nullptr || !PyList_Check(nodes) || number >= static_cast<size_t>(PyList_GET_SIZE(nodes)))
+        return nullptr;
+    PyObject* node = PyList_GET_ITEM(nodes, static_cast<Py_ssize_t>(number));
+    return PyObject_TypeCheck(node, objects.node) ? node : nullptr;
+}
+
+}  // namespace
+
+void fetch_parts(PyObject* search) {
+    const auto& of = objects.of_search;
+    for (const Member* part : {&of.nodes, &of.keys, &of.apply, &of.key, &of.describe}) {
+        __builtin_prefetch(part->peek(search));
+    }
+}
+
+void fetch_entry(PyObject* search, size_t number) {
+    PyObject* nodes = objects.of_search.nodes.peek(search);
+    if (nodes != nullptr && PyList_Check(nodes)) {
+        __builtin_prefetch(reinterpret_cast<PyListObject*>(nodes)->ob_item + number);
+    }
+}
+
+void fetch_node(PyObject* search, size_t number) {
+    PyObject* node = peek_node(search, number);
+    if (node == nullptr) return;
+    __builtin_prefetch(node);
+    __builtin_prefetch(reinterpret_cast<char*>(node) + 64);
+}
+
+void fetch_state(PyObject* search, size_t number) {
+    PyObject* node = peek_node(search, number);
+    if (node != nullptr) __builtin_prefetch(objects.of_node.state.peek(node));
+}
+
+namespace {
+
+// Whether the collector looks at an object. Tuples of what it does not look at it forgets when it meets them.
+bool is_tracked(PyObject* object) {
+    if (!PyObject_IS_GC(object) || !PyObject_GC_IsTracked(object)) return false;
+    if (!PyTuple_CheckExact(object)) return true;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
+        PyObject* item = PyTuple_GET_ITEM(object, i);
+        if (PyObject_IS_GC(item) && PyObject_GC_IsTracked(item)) return true;
+    }
+    PyObject_GC_UnTrack(object);
+    return false;
+}
+
+}  // namespace
+
+bool untrack(PyObject* node) {
+    if (!PyObject_GC_IsTracked(node)) return true;
+    if (is_tracked(objects.of_node.state.get(node)) || is_tracked(objects.of_node.parent.get(node))) return false;
+    PyObject_GC_UnTrack(node);
+    return true;
+}
+
+py::object new_node(PyObject* state, PyObject* prompt, PyObject* parent, PyObject* step) {
+    py::object node = stolen(objects.node->tp_alloc(objects.node, 0));
+    const auto& slots = objects.of_node;
+    slots.state.set(node.ptr(), new_ref(state));
+    slots.prompt.set(node.ptr(), new_ref(prompt));
+    slots.parent.set(node.ptr(), new_ref(parent));
+    slots.step.set(node.ptr(), new_ref(step));
+    slots.value.set(node.ptr(), new_ref(Py_None));
+    slots.answer.set(node.ptr(), new_ref(Py_None));
+    slots.tried.set(node.ptr(), new_ref(Py_None));
+    untrack(parent);
+    untrack(node.ptr());
+    return node;
+}
+
+py::object exception_in(py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    py::object value = error.value();
+    if (error.trace()) PyException_SetTraceback(value.ptr(), error.trace().ptr());
+    return value;
+}
+
+}  // namespace bavt::waves

@@ -1,0 +1,405 @@
+// Answers on their way into the trees: steps -> states -> keys -> settled, duplicates dropped -> described -> nodes to be.
+//
+// The loops of `bavt_fast/waves.py`, which says what they are for; `bavt_fast/reference/waves.py` says the same in Python.
+// A task's own functions run in between and may do anything: every object that is used after one is held on to.
+#include "python/waves_admit.h"
+
+#include <array>
+
+namespace bavt::waves {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 60;  // of what one step may report
+
+bool is_one_of(PyObject* text, PyObject* const (&names)[2]) {
+    if (text == names[0] || text == names[1]) return true;  // as a rule: both are interned
+    if (!PyUnicode_Check(text)) return false;
+    return PyUnicode_Compare(text, names[0]) == 0 || PyUnicode_Compare(text, names[1]) == 0;
+}
+
+bool is_amount(PyObject* number, int64_t low) {
+    if (!PyLong_CheckExact(number)) return false;
+    int overflow = 0;
+    const int64_t value = PyLong_AsLongLongAndOverflow(number, &overflow);
+    return overflow == 0 && value >= low && value <= kMost;
+}
+
+bool is_zero(PyObject* number) {
+    if (PyFloat_CheckExact(number)) return PyFloat_AS_DOUBLE(number) == 0.0;
+    return PyLong_CheckExact(number) && PyObject_IsTrue(number) == 0;
+}
+
+// A field of a step: of a class derived from Step it may be anything.
+py::object field(PyObject* step, const Member& slot) {
+    if (Py_TYPE(step) == objects.step) return borrowed(slot.get(step));
+    return attribute(step, slot.name());
+}
+
+// Whether a step needs no closer look.
+bool is_good(PyObject* step) {
+    if (Py_TYPE(step) != objects.step) return false;
+    const auto& of = objects.of_step;
+    PyObject* reason = of.finish_reason.get(step);
+    return is_amount(of.tokens.get(step), 1) && PyUnicode_CheckExact(of.text.get(step)) &&
+           (is_one_of(reason, objects.whole) || is_one_of(reason, objects.cut));
+}
+
+bool is_cut(PyObject* step) { return is_one_of(field(step, objects.of_step.finish_reason).ptr(), objects.cut); }
+
+bool costs_tokens_alone(PyObject* step) {
+    const auto& of = objects.of_step;
+    return Py_TYPE(step) == objects.step && of.cost.get(step) == Py_None && of.tool_calls.get(step) == Py_None &&
+           is_zero(of.prompt_tokens.get(step)) && is_zero(of.seconds.get(step));
+}
+
+bool may_be_known(PyObject* about) {
+    if (Py_TYPE(about) != objects.description || PyTuple_GET_SIZE(about) != 5) return false;
+    PyObject *terminal = PyTuple_GET_ITEM(about, 0), *verdict = PyTuple_GET_ITEM(about, 1);
+    PyObject *answer = PyTuple_GET_ITEM(about, 2), *prompt = PyTuple_GET_ITEM(about, 3);
+    const bool is_verdict = verdict == Py_None || (PyBool_Check(verdict) && terminal == Py_True);
+    return PyBool_Check(terminal) && is_verdict && (answer == Py_None || PyUnicode_Check(answer)) &&
+           (prompt == Py_None || PyUnicode_Check(prompt)) && is_amount(PyTuple_GET_ITEM(about, 4), 0);
+}
+
+// A description as the task gave it, checked; what is wrong with it is said in Python.
+void require_description(PyObject* about) {
+    if (!may_be_known(about)) call(objects.checked_description, about);
+}
+
+void append(PyObject* list, PyObject* item) {
+    if (PyList_Append(list, item) != 0) throw py::error_already_set();
+}
+
+// One more step that was proposed from a node (`Node.add_try`).
+void add_try(PyObject* node, PyObject* step) {
+    const Member& tried = objects.of_node.tried;
+    PyObject* before = tried.get(node);
+    if (before == Py_None) {
+        tried.set(node, new_ref(step));
+    } else if (PyList_CheckExact(before)) {
+        append(before, step);
+    } else {
+        tried.set(node, list_of(2, [&](size_t i) { return new_ref(i == 0 ? before : step); }).release().ptr());
+    }
+}
+
+py::object int_of(uint64_t number) { return stolen(PyLong_FromUnsignedLongLong(number)); }
+
+}  // namespace
+
+Questions::Questions(py::handle searches, const Items& slots, const Items& nodes) {
+    searches_.reserve(slots.size());
+    numbers_.reserve(slots.size());
+    for (size_t i = 0; i < slots.size(); ++i) {
+        searches_.push_back(borrowed(search_in(searches, slots[i].ptr())));
+        numbers_.push_back(static_cast<size_t>(integer("nodes", nodes[i], 0, UINT32_MAX, "ids of nodes")));
+    }
+}
+
+void Questions::fetch_ahead(size_t at) const {
+    const auto number = [&](size_t i) { return numbers_[i]; };
+    if (at + 5 * kAhead < size()) fetch_search(search(at + 5 * kAhead));
+    if (at + 4 * kAhead < size()) fetch_parts(search(at + 4 * kAhead));
+    if (at + 3 * kAhead < size()) fetch_entry(search(at + 3 * kAhead), number(at + 3 * kAhead));
+    if (at + 2 * kAhead < size()) fetch_node(search(at + 2 * kAhead), number(at + 2 * kAhead));
+    if (at + kAhead < size()) fetch_state(search(at + kAhead), number(at + kAhead));
+}
+
+Asks::Asks(py::handle searches, py::handle slots, py::handle nodes, py::handle tickets)
+    : slots_(borrowed(slots.ptr())),
+      nodes_(borrowed(nodes.ptr())),
+      ids_(borrowed(tickets.ptr())),
+      slot_items_("slots", slots),
+      node_items_("nodes", nodes, slot_items_.size()),
+      questions_(searches, slot_items_, node_items_),
+      tickets_(tickets_of(Items("tickets", tickets, slot_items_.size()))) {}
+
+Answers::Answers(const Asks& asks, py::handle answers)
+    : given_(borrowed(answers.ptr())), items_("answers", answers, asks.size()) {
+    offsets_.reserve(asks.size() + 1);
+    offsets_.push_back(0);
+    steps_.reserve(asks.size());
+    for (size_t i = 0; i < asks.size(); ++i) {
+        const py::object answer = borrowed(items_[i].ptr());
+        if (PyObject_Size(answer.ptr()) < 0) throw py::error_already_set();  // a generator's, say, has none
+        const Items steps("steps", answer);
+        for (size_t at = 0; at < steps.size(); ++at) steps_.push_back(borrowed(steps[at].ptr()));
+        offsets_.push_back(static_cast<uint32_t>(steps_.size()));
+    }
+}
+
+// ---- Settling ------------------------------------------------------------------------------------------------------
+
+namespace {
+
+StepCost cost_of_step(PyObject* step, PyObject* search, size_t place) {
+    if (!is_good(step)) call(objects.check, step, int_of(place).ptr());
+    const py::object tokens = field(step, objects.of_step.tokens);
+    if (costs_tokens_alone(step)) return cost_of(tokens, py::none());
+    const py::object settings = attribute(search, objects.settings);
+    return cost_of(tokens, call(objects.other_costs, step, settings.ptr(), int_of(place).ptr()));
+}
+
+double probability_of(PyObject* step, size_t place) {
+    const py::object share = call(objects.probability_of, step, int_of(place).ptr());
+    return py_checks::number("probabilities", share, 0.0, 1.0, "numbers from 0 to 1");
+}
+
+// The number of a key in its question: keys are numbered as they come.
+int64_t number_of_key(PyObject* search, PyObject* state) {
+    const py::object key_of_state = borrowed(objects.of_search.key.get(search));
+    const py::object key = call(key_of_state.ptr(), state);
+    const py::object known = borrowed(objects.of_search.keys.get(search));
+    const py::object next = stolen(PyLong_FromSsize_t(PyObject_Size(known.ptr())));
+    PyObject* number = PyDict_SetDefault(known.ptr(), key.ptr(), next.ptr());
+    if (number == nullptr) throw py::error_already_set();
+    return key_of("keys", number, 0);
+}
+
+struct Failure {
+    size_t ask;
+    py::object error;
+};
+
+}  // namespace
+
+Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers, double now_s) {
+    const size_t steps = answers.num_steps();
+    ShortColumn<StepCost> costs(steps);
+    ShortColumn<double> probabilities(steps);
+    bool have_probabilities = false;
+    for (size_t i = 0; i < asks.size(); ++i) {
+        PyObject* search = asks.search(i);
+        const bool counts_tried = objects.of_search.counts_tried.get(search) == Py_True;
+        have_probabilities |= counts_tried;
+        for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
+            costs[at] = cost_of_step(answers.step(at), search, i);
+            if (counts_tried) probabilities[at] = probability_of(answers.step(at), i);
+        }
+    }
+    Settled settled(steps);
+    std::vector<Failure> failed;
+    for (size_t i = 0; i < asks.size(); ++i) {
+        asks.fetch_ahead(i);
+        PyObject* search = asks.search(i);
+        const py::object state = borrowed(objects.of_node.state.get(asks.node(i)));
+        const py::object apply = borrowed(objects.of_search.apply.get(search));
+        try {
+            for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
+                settled.keys[at] = -1;
+                settled.states[at] = py::none();
+                if (is_cut(answers.step(at))) continue;
+                settled.states[at] = call(apply.ptr(), state.ptr(), answers.step(at));
+                if (!settled.states[at].is_none()) settled.keys[at] = number_of_key(search, settled.states[at].ptr());
+            }
+        } catch (py::error_already_set& error) {  // its steps are charged all the same, and lead nowhere
+            failed.push_back({i, call(objects.about_keys, exception_in(error).ptr())});
+            for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
+                settled.keys[at] = -1;
+                settled.states[at] = py::none();
+            }
+        }
+    }
+    ShortColumn<uint32_t> found(asks.size());
+    engine.admit({asks.tickets(), asks.size(), answers.offsets(), costs.data(), settled.keys.data(),
+                  have_probabilities ? probabilities.data() : nullptr},
+                 now_s, settled.is_new.data(), found.data());
+    for (const Failure& failure : failed) {
+        call(objects.fail, py::cast(&engine).ptr(), searches.ptr(), asks.slot(failure.ask), failure.error.ptr());
+    }
+    return settled;
+}
+
+py::object Settled::to_python() const {
+    return py::make_tuple(list_of(keys.size(), [&](size_t i) { return PyLong_FromLongLong(keys[i]); }),
+                          list_of(keys.size(), [&](size_t i) { return new_ref(states[i].ptr()); }),
+                          list_of(keys.size(), [&](size_t i) { return PyBool_FromLong(is_new[i]); }));
+}
+
+Settled Settled::from_python(py::handle given, size_t steps) {
+    const Items columns("settled", given, 3);
+    const Items keys("keys", columns[0], steps), states("states", columns[1], steps);
+    const ShortColumn<uint8_t> is_new = flags_of("is_new", columns[2], steps);
+    Settled settled(steps);
+    for (size_t i = 0; i < steps; ++i) {
+        settled.keys[i] = key_of("keys", keys[i], -1);
+        settled.states[i] = borrowed(states[i].ptr());
+        settled.is_new[i] = is_new[i];
+    }
+    return settled;
+}
+
+// ---- Describing ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+// What becomes of admitted states, in columns: `Pending` in the making.
+class Describing {
+   public:
+    Describing(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers, const Settled& settled,
+               py::object described)
+        : engine_(engine),
+          searches_(searches),
+          asks_(asks),
+          answers_(answers),
+          settled_(settled),
+          described_(std::move(described)),
+          kept_(asks.size()),
+          counts_(asks.size()) {
+        const size_t steps = answers.num_steps();
+        nodes_.reserve(steps), terminal_.reserve(steps), verified_.reserve(steps), least_.reserve(steps);
+    }
+
+    py::object pending() {
+        for (size_t i = 0; i < asks_.size(); ++i) {
+            asks_.fetch_ahead(i);
+            describe_ask(i);
+        }
+        return made();
+    }
+
+   private:
+    void describe_ask(size_t i) {
+        const size_t first = nodes_.size();
+        PyObject* search = asks_.search(i);
+        const py::object observer = borrowed(objects.of_search.observer.get(search));
+        py::object abouts = observer.is_none() ? py::object() : py::object(py::list());
+        bool found = false;
+        try {
+            const py::object parent = borrowed(asks_.node(i));
+            for (size_t at = answers_.begin(i); at < answers_.end(i); ++at) {
+                found |= describe_step(i, at, search, parent.ptr(), abouts.ptr());
+            }
+        } catch (py::error_already_set& raised) {
+            const py::object error = exception_in(raised);
+            nodes_.resize(first), terminal_.resize(first), verified_.resize(first), least_.resize(first);
+            kept_[i] = false;
+            engine_.cancel(asks_.tickets()[i], nullptr, 0);
+            call(objects.fail, py::cast(&engine_).ptr(), searches_.ptr(), asks_.slot(i), error.ptr());
+            return;
+        }
+        kept_[i] = found;
+        counts_[i] = static_cast<uint32_t>(nodes_.size() - first);
+        if (abouts) {
+            call(attribute(observer.ptr(), objects.admitted).ptr(), search, asks_.number(i), asks_.ticket(i),
+                 answers_.of_ask(i).ptr(), int_of(counts_[i]).ptr(), abouts.ptr());
+        }
+    }
+
+    // Whether the state is new.
+    bool describe_step(size_t i, size_t at, PyObject* search, PyObject* parent, PyObject* abouts) {
+        PyObject* step = answers_.step(at);
+        py::object kept = borrowed(step);
+        if (!field(step, objects.of_step.hidden).is_none()) kept = call(objects.without_hidden, step);
+        add_try(parent, kept.ptr());
+        if (!settled_.is_new[at]) {
+            refuse(i, search, why(kept.ptr(), settled_.keys[at]), kept.ptr(), -1);
+            return false;
+        }
+        const py::object about = description(search, at);
+        if (about.ptr() != known_.ptr()) require_description(about.ptr()), known_ = about;
+        if (abouts != nullptr) append(abouts, about.ptr());
+        PyObject* const* fields = reinterpret_cast<PyTupleObject*>(about.ptr())->ob_item;
+        PyObject *terminal = fields[0], *verdict = fields[1], *answer = fields[2], *prompt = fields[3];
+        if (verdict == Py_False) {
+            refuse(i, search, borrowed(objects.refuted), kept.ptr(), settled_.keys[at]);
+            return true;
+        }
+        py::object node = new_node(settled_.states[at].ptr(), prompt, parent, step);
+        if (terminal == Py_True && answer != Py_None && PyUnicode_GET_LENGTH(answer) > 0) {
+            objects.of_node.answer.set(node.ptr(), new_ref(answer));
+        }
+        if (kept.ptr() != step) {
+            if (!slim_) slim_ = py::dict();
+            slim_[node] = kept;
+        }
+        nodes_.push_back(std::move(node));
+        terminal_.push_back(borrowed(terminal));
+        verified_.push_back(borrowed(verdict == Py_True ? Py_True : Py_False));
+        least_.push_back(borrowed(fields[4]));
+        return true;
+    }
+
+    py::object description(PyObject* search, size_t at) {
+        const py::object describe = borrowed(objects.of_search.describe.get(search));
+        if (described_.is_none() && describe.is_none()) {
+            described_ = call(objects.described_many, searches_.ptr(), asks_.slots().ptr(), answers_.given().ptr(),
+                              settled_.to_python().ptr());
+        }
+        if (described_.is_none()) return call(describe.ptr(), settled_.states[at].ptr());
+        py::object about = stolen(PyObject_GetItem(described_.ptr(), int_of(at).ptr()));
+        if (PyObject_IsInstance(about.ptr(), PyExc_Exception) != 1) return about;
+        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(about.ptr())), about.ptr());
+        throw py::error_already_set();
+    }
+
+    py::object why(PyObject* step, int64_t key) const {
+        if (key >= 0) return borrowed(objects.duplicate);
+        return is_cut(step) ? field(step, objects.of_step.finish_reason) : borrowed(objects.invalid);
+    }
+
+    // Keeps a step that led to no new state, or to one that the task refutes.
+    void refuse(size_t i, PyObject* search, const py::object& reason, PyObject* step, int64_t key) {
+        const py::object number = stolen(PyLong_FromLongLong(key));
+        const py::object refusal = stolen(PyTuple_Pack(4, asks_.number(i), reason.ptr(), step, number.ptr()));
+        append(objects.of_search.refused.get(search), refusal.ptr());
+    }
+
+    static py::object list_of_objects(std::vector<py::object>& items) {
+        return list_of(items.size(), [&](size_t i) { return items[i].release().ptr(); });
+    }
+
+    py::object made() {
+        size_t kept = 0;
+        for (size_t i = 0; i < asks_.size(); ++i) kept += kept_[i];
+        const auto of_kept = [&](const py::object& column) {
+            if (kept == asks_.size()) return column;
+            size_t at = 0;
+            const Items items("asks", column, asks_.size());
+            return list_of(kept, [&](size_t) {
+                while (!kept_[at]) ++at;
+                return new_ref(items[at++].ptr());
+            });
+        };
+        size_t at = 0;
+        py::object counts = list_of(kept, [&](size_t) {
+            while (!kept_[at]) ++at;
+            return PyLong_FromUnsignedLong(counts_[at++]);
+        });
+        const py::object pending = stolen(objects.pending->tp_alloc(objects.pending, 0));
+        const auto fill = [&](const Member& slot, py::object value) { slot.set(pending.ptr(), value.release().ptr()); };
+        const auto& of = objects.of_pending;
+        fill(of.slots, of_kept(asks_.slots()));
+        fill(of.tickets, of_kept(asks_.ticket_list()));
+        fill(of.parents, of_kept(asks_.node_list()));
+        fill(of.counts, std::move(counts));
+        fill(of.nodes, list_of_objects(nodes_));
+        fill(of.terminal, list_of_objects(terminal_));
+        fill(of.verified, list_of_objects(verified_));
+        fill(of.least, list_of_objects(least_));
+        fill(of.slim, slim_ ? slim_ : py::object(py::none()));
+        fill(of.search, py::none());
+        return pending;
+    }
+
+    Engine& engine_;
+    py::handle searches_;
+    const Asks& asks_;
+    const Answers& answers_;
+    const Settled& settled_;
+    py::object described_;
+    py::object known_;  // a description that was checked: tasks may give the same one again and again
+    ShortColumn<uint8_t> kept_;
+    ShortColumn<uint32_t> counts_;
+    std::vector<py::object> nodes_, terminal_, verified_, least_;
+    py::object slim_;
+};
+
+}  // namespace
+
+py::object describe(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers,
+                    const Settled& settled, py::object described) {
+    return Describing(engine, searches, asks, answers, settled, std::move(described)).pending();
+}
+
+}  // namespace bavt::waves

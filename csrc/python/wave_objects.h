@@ -47,7 +47,7 @@ class Member {
     PyObject* name_ = nullptr;  // interned
 };
 
-// Classes, their slots, and the functions for what is unusual: the names that `bavt_fast/waves.py` has.
+// Classes, their slots, and the functions of `bavt_fast/waves.py` for what is unusual.
 struct Objects {
     PyObject* engine;
     PyTypeObject *beside, *node, *step, *request, *description, *pending;
@@ -72,7 +72,7 @@ struct Objects {
 
 extern Objects objects;
 
-// Reads them; `names` are the globals of `bavt_fast/waves.py`.
+// Keeps what `bavt_fast/waves.py` names, when it is imported.
 void read_objects(const py::dict& names);
 
 inline PyObject* new_ref(PyObject* object) {

@@ -122,7 +122,7 @@ class ServerClient:
                     options = {"timeout": left_s, "security": {"bearer_auth": True}}
                     found = read(await connection.client.post(path, cast_to=object, body=body, options=options))
                 except self._openai.BadRequestError as error:
-                    if any(words in str(error) for words in none_if):
+                    if any(words in _words_of(error) for words in none_if):
                         return None
                     raise self._error(error) from None
                 except (self._openai.APIError, ValueError, TypeError, AttributeError, LookupError) as error:
@@ -177,7 +177,7 @@ class ServerClient:
 
     def _error(self, error: Exception) -> GenerationError:
         self.failed += 1
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {_words_of(error)}"
         key = None if self._connection is None else self._connection.client.api_key
         if key and key != "none":
             text = text.replace(key, "[key]")
@@ -186,3 +186,10 @@ class ServerClient:
 
 def _is_url(address: Any) -> bool:
     return isinstance(address, str) and address.startswith(("http://", "https://"))
+
+
+def _words_of(error: Exception) -> str:
+    """An error's message, with what the server says in another form than OpenAI's, which the client leaves out."""
+    said = getattr(error, "body", None)
+    told = said.get("detail") if isinstance(said, dict) else said
+    return f"{error} - {told:.300}" if isinstance(told, str) and told else str(error)

@@ -134,3 +134,26 @@ def test_a_wait_that_a_server_asks_for_is_a_time(asked: str, longest: float) -> 
     wait_s = ServerClient()._wait_s(error, 0)
     assert wait_s is not None
     assert 0.0 <= wait_s <= longest
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "too long"}}, "too long"),
+        ({"object": "error", "message": "too long"}, "too long"),
+        ({"error": "unknown field `m`"}, "unknown field `m`"),
+        ({"detail": "unknown field, key a-key"}, "unknown field, key [key]"),
+        (b"<h1>No such page</h1>", "<h1>No such page</h1>"),
+        ({"detail": [1]}, "400"),
+    ],
+)
+def test_what_a_server_says_of_a_refusal_is_in_the_error(body: Any, words: str) -> None:
+    async def run() -> None:
+        client = ServerClient(server.url, api_key="a-key", retries=0)
+        with pytest.raises(GenerationError) as caught:
+            await ask(client)
+        assert words in str(caught.value)
+        await client.aclose()
+
+    with FakeServer(lambda _: Reply(body, 400)) as server:
+        asyncio.run(run())

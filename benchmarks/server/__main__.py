@@ -4,8 +4,8 @@
 
 What our client adds to a bare call of the package openai (less than nothing, where its connections cost less); what
 comes through vLLM, beside vLLM's own client; what vLLM had of the prompts of a search in its cache. Writes
-server-CPU-DATE.json and .md. Where vLLM is not installed its parts are left out. `full` takes some eight minutes, most
-of them for starting vLLM twice; `tiny` only shows that it runs.
+server-CPU-DATE.json and .md. Where vLLM is not installed its parts are left out. `full` takes a quarter of an hour,
+most of it for starting vLLM and its own client; `tiny` only shows that it runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parts_of(effort: Effort) -> list[Callable[[], Iterator[Row]]]:
     def added_us() -> float | None:
         return Results(measured).median(rows.ADDED, rows.SEARCH)
 
-    more = [lambda: through_vllm(32, 256, 5, added_us), lambda: cache_hits(16, 1_500)] if effort.vllm else []
+    more = [lambda: through_vllm(32, 256, 8, added_us), lambda: cache_hits(16, 1_500)] if effort.vllm else []
     return [first, *more]
 
 

@@ -119,16 +119,22 @@ def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], flo
         prompt = prompts[number % len(prompts)]
         ((_,),) = await generator.propose([StepRequest(prompt, seed=number)], [1], [STEP_TOKENS])  # type: ignore[misc]
 
+    def by_ours() -> None:
+        start_s = time.process_time()
+        seconds = elapsed_s(in_flight(count, steps, one))
+        busy.append((time.process_time() - start_s) / seconds)
+        ours.append(steps / seconds)
+
+    def by_theirs() -> None:
+        theirs.append(serving.their_steps_a_second(url, folder, prompts, STEP_TOKENS, count))
+
     with serving.vllm(folder, 64) as url:
-        for _ in range(rounds + 1):  # the first warms up
+        for turn in range(rounds + 1):  # the first warms up
             prompts = [f"Target: 24 (left: {' '.join(str(next(numbers)) for _ in range(4))})\n" for _ in range(steps)]
             body = {"ignore_eos": True}
             generator = OpenAIGenerator("m", base_url=url, delimiter="never", max_in_flight=count, extra_body=body)
-            run, start_s = in_flight(count, steps, one), time.process_time()
-            seconds = elapsed_s(run)
-            busy.append((time.process_time() - start_s) / seconds)
-            ours.append(steps / seconds)
-            theirs.append(serving.their_steps_a_second(url, folder, prompts, STEP_TOKENS, count))
+            for run in (by_ours, by_theirs) if turn % 2 else (by_theirs, by_ours):
+                run()
     yield row_of(rows.THROUGHPUT, rows.CLIENT, "steps/s", ours[1:], at)
     yield row_of(rows.THROUGHPUT, rows.VLLM_BENCH, "steps/s", theirs[1:], at)
     yield row_of(rows.OF_THEIRS, rows.CLIENT, "x", [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)], at)

@@ -1,4 +1,7 @@
-"""Runs by Ray on a local cluster: workers and drivers that are killed lose nothing; totals hold (`make test-ray`)."""
+"""Runs by Ray on a local cluster: workers and drivers that are killed lose nothing; totals hold (`make test-ray`).
+
+BAVT_RAY_KILLS says how often a driver is killed at a random moment (10).
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ ray = pytest.importorskip("ray")
 
 from bavt_fast.runs.ray import RayRun, connect  # noqa: E402 (needs ray)
 
+KILLS = int(os.environ.get("BAVT_RAY_KILLS", "10"))
 WORLD, WAVE, WORKERS, TOKENS = World(seed=5, goal_share=0.02, dead_share=0.02), 4, 3, 120
 ROOT = Path(__file__).parents[2]
 MAKER = """
@@ -128,7 +132,7 @@ def test_a_searcher_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-# ---- The command, in processes of its own: each starts its cluster
+# ---- The command, in processes of its own that join the cluster
 
 
 def command(tmp_path: Path, path: Path, *more: str) -> subprocess.Popen[str]:
@@ -175,3 +179,55 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on(tmp_path: Path) -> None:
     assert results(tmp_path / "out") == results(tmp_path / "whole")
     counts = Counter(tuple(ask[1:]) for ask in asks(tmp_path))
     assert counts.total() - len(counts) <= end["lost_asks"] <= 2 * WAVE, "one kill, and nothing for Ctrl-C"
+
+
+def workers_of(tmp_path: Path, known: set[int]) -> list[int]:
+    """The processes that have asked in this life and are alive."""
+    found = {int(ask[0]) for ask in asks(tmp_path)} - known
+    return sorted(pid for pid in found if b"Worker" in command_line(pid))
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_drivers_and_workers_that_are_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    """The same command goes on each time. Half of the drivers lose a worker before."""
+    rows = questions(16 * KILLS)  # some dozen are answered before each kill
+    path = written(tmp_path, rows)
+    completed(tmp_path / "whole", rows, searcher(None, WORLD, wave=WAVE), budget=bavt.Budget(tokens=TOKENS))
+    rng = random.Random(time.time_ns())
+    drivers = workers = 0
+    while drivers < KILLS:
+        known = {int(ask[0]) for ask in asks(tmp_path)}
+        child = command(tmp_path, path)
+        try:
+            if rng.random() < 0.2:  # while it starts, and perhaps later
+                time.sleep(rng.uniform(0.5, 5.0))
+            else:
+                until("result", child)
+                alive = workers_of(tmp_path, known)
+                if alive and rng.random() < 0.5:
+                    time.sleep(rng.uniform(0.0, 0.2))
+                    os.kill(rng.choice(alive), signal.SIGKILL)
+                    workers += 1
+                time.sleep(rng.uniform(0.0, 0.2))
+        finally:
+            child.kill()
+            child.communicate()
+        assert child.returncode == -9, "the run was over too soon to be killed often"
+        drivers += 1
+    child = command(tmp_path, path)
+    said, errors = child.communicate(timeout=240)
+    end = json.loads(said.splitlines()[-1])
+    assert (end["event"], end["end"], child.returncode) == ("end", "done", 0), errors[-2000:]
+    found = results(tmp_path / "out")
+    assert found == results(tmp_path / "whole")
+    assert all(line["spent"]["tokens"] <= TOKENS for line in found.values())
+    counts = Counter(tuple(ask[1:]) for ask in asks(tmp_path))
+    repeated = counts.total() - len(counts)
+    print(f"{drivers} drivers and {workers} workers killed, {end['lost_asks']} asks lost, {repeated} repeated")
+    assert repeated <= end["lost_asks"] <= (2 * drivers + workers) * WAVE, "at most a wave of each worker"

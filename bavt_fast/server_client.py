@@ -20,7 +20,7 @@ from bavt_fast.protocols import GenerationError
 __all__ = ["OutOfTime", "ServerClient"]
 
 _RETRIED_STATUS = (408, 409, 425, 429)
-_LONGEST_WAIT_S = 30.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 30.0
 
 Read = TypeVar("Read")
 
@@ -173,7 +173,7 @@ class ServerClient:
                 return min(max(0.0, float(asked)), _LONGEST_WAIT_S)  # in this order 0 for NaN
         except ValueError:  # a date
             pass
-        return min(0.25 * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+        return min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
 
     def _error(self, error: Exception) -> GenerationError:
         self.failed += 1

@@ -55,6 +55,12 @@ def no_key_or_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested is what is sent again, not how long a client waits for that (tests/test_server_client.py)."""
+    monkeypatch.setattr("bavt_fast.server_client._FIRST_WAIT_S", 0.02)
+
+
 # --- what is sent
 
 

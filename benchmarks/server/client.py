@@ -108,7 +108,10 @@ def overhead(count: int, steps: int, limits: Limits) -> Iterator[Row]:
 
 
 def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], float | None]) -> Iterator[Row]:
-    """Steps of the embedded model, as many and as long as vLLM's own client asks for, which takes turns with ours."""
+    """Steps of the embedded model, as many and as long as vLLM's own client asks for, which takes turns with ours.
+
+    Throughput is of wall time, and so of what others leave of the machine. What vLLM itself takes for a step is not.
+    """
     folder, at = embedded_folder(), {"in_flight": count}
     numbers = itertools.cycle(range(1, 100))
     ours: list[float] = []
@@ -128,16 +131,24 @@ def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], flo
     def by_theirs() -> None:
         theirs.append(serving.their_steps_a_second(url, folder, prompts, STEP_TOKENS, count))
 
-    with serving.vllm(folder, 64) as url:
+    took: dict[Callable[[], None], list[float]] = {by_ours: [], by_theirs: []}
+    with serving.vllm(folder, 64) as server:
+        url = server.url
         for turn in range(rounds + 1):  # the first warms up
             prompts = [f"Target: 24 (left: {' '.join(str(next(numbers)) for _ in range(4))})\n" for _ in range(steps)]
             body = {"ignore_eos": True}
             generator = OpenAIGenerator("m", base_url=url, delimiter="never", max_in_flight=count, extra_body=body)
             for run in (by_ours, by_theirs) if turn % 2 else (by_theirs, by_ours):
+                start_s = server.processor_s()
                 run()
+                took[run].append(1e3 * (server.processor_s() - start_s) / steps)
+    mine, other = (took[run][1:] for run in (by_ours, by_theirs))
     yield row_of(rows.THROUGHPUT, rows.CLIENT, "steps/s", ours[1:], at)
     yield row_of(rows.THROUGHPUT, rows.VLLM_BENCH, "steps/s", theirs[1:], at)
     yield row_of(rows.OF_THEIRS, rows.CLIENT, "x", [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)], at)
+    yield row_of(rows.SERVER, rows.CLIENT, "ms", mine, at)
+    yield row_of(rows.SERVER, rows.VLLM_BENCH, "ms", other, at)
+    yield row_of(rows.OF_THEIR_SERVER, rows.CLIENT, "x", [a / b for a, b in zip(mine, other, strict=True)], at)
     yield row_of(rows.BUSY, rows.CLIENT, "%", [100 * share for share in busy[1:]], at)
     added = added_us()
     if added is not None:

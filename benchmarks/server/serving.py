@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.harness import ROOT, LeftOut
 
@@ -58,9 +59,26 @@ def instant() -> Iterator[str]:
             process.terminate()
 
 
+class Served(NamedTuple):
+    """Where a server is, and the session of its processes."""
+
+    url: str
+    session: int
+
+    def processor_s(self) -> float:
+        """Processor time of all of its processes until now."""
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended
+                fields = path.read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.session:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def vllm(folder: Path, positions: int) -> Iterator[str]:
-    """The url of vLLM with a model, which is called "m"."""
+def vllm(folder: Path, positions: int) -> Iterator[Served]:
+    """vLLM with a model, which is called "m"."""
     if importlib.util.find_spec("vllm") is None:
         raise LeftOut("vLLM is not installed; `make bench-server` makes an environment with it")
     with socket.socket() as probe:
@@ -79,7 +97,7 @@ def vllm(folder: Path, positions: int) -> Iterator[str]:
                     log.seek(0)
                     raise RuntimeError(log.read().decode(errors="replace")[-4000:])
                 time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield Served(f"http://127.0.0.1:{port}/v1", process.pid)
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 with contextlib.suppress(ProcessLookupError):

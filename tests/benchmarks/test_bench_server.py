@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ pytest.importorskip("torch")
 from benchmarks.server import __main__ as bench
 from benchmarks.server import rows
 from benchmarks.server.prefixes import Watched, blocks, letters
+from benchmarks.server.serving import Served
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +53,17 @@ def test_a_letter_is_a_token(tmp_path: Path) -> None:
     model = bavt.load(tmp_path, dtype="float32")
     assert model.facts.max_positions == 512
     assert len(model.tokenizer("abc\nxyz")["input_ids"]) == 7
+
+
+def test_the_processor_time_of_a_server_is_that_of_its_session() -> None:
+    busy = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\nprint(1)\ninput()"
+    command = [sys.executable, "-c", busy]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        took_s = Served("http://127.0.0.1:1", process.pid).processor_s()
+        process.communicate("\n")
+    assert 0.45 < took_s < 5.0
+    assert Served("http://127.0.0.1:1", process.pid).processor_s() == 0.0

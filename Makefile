@@ -79,8 +79,9 @@ bench-fleet: $(VENV)/.ray  ## two Ray workers against one, and what the driver t
 bench-view: $(VENV)/.browser  ## size, first picture and frames of the page of a search, two minutes; see benchmarks/results
 	$(PY) -m benchmarks.view
 
-soak: $(VENV)/.built  ## kill a run 200 times at random moments, and 10^6 interleavings of a total; quarter of an hour
+soak: $(VENV)/.ray  ## kill runs 200 times at random moments, alone and by Ray; 10^6 interleavings of a total; an hour
 	BAVT_KILLS=200 BAVT_INTERLEAVINGS=1000000 $(PY) -m pytest tests/runs/test_kills.py tests/runs/test_leases.py
+	BAVT_RAY_KILLS=200 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/runs/test_ray.py -k random_moments
 
 bench-server: $(SERVERS)/.there  ## our client above a bare one, vLLM's throughput and cache, quarter of an hour; see benchmarks/results
 	PYTHONPATH=. $(SERVERS)/bin/python -m benchmarks.server

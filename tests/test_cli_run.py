@@ -258,6 +258,41 @@ def test_a_server_that_fails_is_an_error_of_each_question(desk: Path) -> None:
     assert all("no such model" in line["error"] for line in lines(desk / "out").values())
 
 
+def test_a_total_in_money(desk: Path) -> None:
+    pytest.importorskip("openai")
+    options = ["--model", "m", "--budget-tokens", 20, "--max-step-tokens", 8, "--token-cost", 0.01, "--wave", 2]
+    with FakeServer(lambda body: chat_completion("Answer: 1")) as server:
+        arguments = ["q.jsonl", "--out", "out", "--server", server.url, *options]
+        short = run(*arguments, "--total-cost", 0.32)
+        assert (short.exit_code, 0 < len(server.requests) <= 6) == (1, True)  # 0.05 each, 0.08 while it is out
+        assert "the total budget is spent" in short.stdout
+        done = run(*arguments, "--total-cost", 100)
+    assert (done.exit_code, len(lines(desk / "out"))) == (0, 5), done.output
+    assert sum(line["spent"]["cost"] for line in lines(desk / "out").values()) == pytest.approx(
+        0.05 * len(server.requests)
+    )
+
+
+def test_the_key_is_in_nothing_that_a_run_says_or_keeps(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    key = "sk-very-secret-1234567890"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+
+    def answer(body: dict[str, Any]) -> Reply:
+        if "3 + 3" in body["messages"][1]["content"]:
+            return Reply({"detail": f"Incorrect API key provided: {key}"}, 401)
+        return chat_completion("Answer: 1")
+
+    with FakeServer(answer) as server:
+        options = ["--server", server.url, "--model", "m", "--budget-tokens", 20, "--retries", 0, "--save", "--json"]
+        done = run("q.jsonl", "--out", "out", *options)
+    assert set(server.keys) == {key}
+    assert "Incorrect API key provided: [key]" in lines(desk / "out")[3]["error"]
+    kept = [path.read_bytes() for path in (desk / "out").rglob("*") if path.is_file()]
+    assert len(kept) > 5
+    assert not any(key.encode() in content for content in [*kept, done.output.encode()])
+
+
 def test_a_language_model_in_words(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from test_cli_ask import ScriptedModel, loaded

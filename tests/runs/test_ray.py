@@ -132,6 +132,17 @@ def test_a_searcher_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+def test_the_benchmark_of_many_workers_runs(tmp_path: Path) -> None:
+    from benchmarks.fleet import __main__ as bench
+
+    assert bench.main(["--effort", "tiny", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("fleet-*.json")
+    report = json.loads(path.read_text())
+    found = {row["what"]: row["median"] for row in report["rows"]}
+    assert found.keys() >= {bench.RATE, bench.SPEEDUP, bench.REPORT, bench.ANSWER}
+    assert report["targets"][0]["verdict"] in ("met", "missed")
+
+
 # ---- The command, in processes of its own that join the cluster
 
 

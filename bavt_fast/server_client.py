@@ -192,4 +192,4 @@ def _words_of(error: Exception) -> str:
     """An error's message, with what the server says in another form than OpenAI's, which the client leaves out."""
     said = getattr(error, "body", None)
     told = said.get("detail") if isinstance(said, dict) else said
-    return f"{error} - {told:.300}" if isinstance(told, str) and told else str(error)
+    return f"{error} - {told}" if isinstance(told, str) and told else str(error)

@@ -145,6 +145,7 @@ def test_a_wait_that_a_server_asks_for_is_a_time(asked: str, longest: float) -> 
         ({"detail": "unknown field, key a-key"}, "unknown field, key [key]"),
         (b"<h1>No such page</h1>", "<h1>No such page</h1>"),
         ({"detail": [1]}, "400"),
+        ({"detail": "x" * 420 + "a-key" * 40}, "x[key]"),
     ],
 )
 def test_what_a_server_says_of_a_refusal_is_in_the_error(body: Any, words: str) -> None:
@@ -153,6 +154,7 @@ def test_what_a_server_says_of_a_refusal_is_in_the_error(body: Any, words: str) 
         with pytest.raises(GenerationError) as caught:
             await ask(client)
         assert words in str(caught.value)
+        assert "a-key" not in str(caught.value)
         await client.aclose()
 
     with FakeServer(lambda _: Reply(body, 400)) as server:

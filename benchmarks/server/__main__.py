@@ -47,7 +47,7 @@ def parts_of(effort: Effort) -> list[Callable[[], Iterator[Row]]]:
     def added_us() -> float | None:
         return Results(measured).median(rows.ADDED, rows.SEARCH)
 
-    more = [lambda: through_vllm(32, 256, 8, added_us), lambda: cache_hits(16, 1_500)] if effort.vllm else []
+    more = [lambda: through_vllm(32, 256, 6, added_us), lambda: cache_hits(16, 1_500)] if effort.vllm else []
     return [first, *more]
 
 

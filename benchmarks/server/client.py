@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
 
 import openai
 
@@ -108,48 +109,63 @@ def overhead(count: int, steps: int, limits: Limits) -> Iterator[Row]:
 
 
 def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], float | None]) -> Iterator[Row]:
-    """Steps of the embedded model, as many and as long as vLLM's own client asks for, which takes turns with ours.
+    """Steps of the embedded model, as many and as long as vLLM's own client asks for; they take turns.
 
-    Throughput is of wall time, and so of what others leave of the machine. What vLLM itself takes for a step is not.
+    Its requests are the same as ours, and once without seeds: vLLM draws for requests with seeds one by one. Throughput
+    is of wall time, and so of what others leave of the machine. What vLLM itself takes for a step is not.
     """
     folder, at = embedded_folder(), {"in_flight": count}
     numbers = itertools.cycle(range(1, 100))
-    ours: list[float] = []
-    theirs: list[float] = []
     busy: list[float] = []
+    prompts: list[str] = []
+    drawn = {"temperature": 1.0, "top_p": 1.0}
 
     async def one(number: int) -> None:
         prompt = prompts[number % len(prompts)]
         ((_,),) = await generator.propose([StepRequest(prompt, seed=number)], [1], [STEP_TOKENS])  # type: ignore[misc]
 
-    def by_ours() -> None:
+    def by_ours() -> float:
         start_s = time.process_time()
         seconds = elapsed_s(in_flight(count, steps, one))
         busy.append((time.process_time() - start_s) / seconds)
-        ours.append(steps / seconds)
+        return steps / seconds
 
-    def by_theirs() -> None:
-        theirs.append(serving.their_steps_a_second(url, folder, prompts, STEP_TOKENS, count))
+    def by_theirs(body: Mapping[str, Any]) -> float:
+        return serving.their_steps_a_second(server.url, folder, prompts, STEP_TOKENS, count, body)
 
-    took: dict[Callable[[], None], list[float]] = {by_ours: [], by_theirs: []}
+    sides: dict[str, Callable[[], float]] = {
+        rows.CLIENT: by_ours,
+        rows.VLLM_BENCH: lambda: by_theirs({**drawn, "stop": ["never"], "seed": 7}),
+        rows.UNSEEDED: lambda: by_theirs({**drawn, "stop": ["never"]}),
+    }
+    rates: dict[str, list[float]] = {who: [] for who in sides}
+    took: dict[str, list[float]] = {who: [] for who in sides}
     with serving.vllm(folder, 64) as server:
-        url = server.url
         for turn in range(rounds + 1):  # the first warms up
-            prompts = [f"Target: 24 (left: {' '.join(str(next(numbers)) for _ in range(4))})\n" for _ in range(steps)]
+            prompts[:] = [
+                f"Target: 24 (left: {' '.join(str(next(numbers)) for _ in range(4))})\n" for _ in range(steps)
+            ]
             body = {"ignore_eos": True}
-            generator = OpenAIGenerator("m", base_url=url, delimiter="never", max_in_flight=count, extra_body=body)
-            for run in (by_ours, by_theirs) if turn % 2 else (by_theirs, by_ours):
+            generator = OpenAIGenerator(
+                "m", base_url=server.url, delimiter="never", max_in_flight=count, extra_body=body
+            )
+            order = [*sides]
+            for who in order[turn % 3 :] + order[: turn % 3]:
                 start_s = server.processor_s()
-                run()
-                took[run].append(1e3 * (server.processor_s() - start_s) / steps)
-    mine, other = (took[run][1:] for run in (by_ours, by_theirs))
-    yield row_of(rows.THROUGHPUT, rows.CLIENT, "steps/s", ours[1:], at)
-    yield row_of(rows.THROUGHPUT, rows.VLLM_BENCH, "steps/s", theirs[1:], at)
-    yield row_of(rows.OF_THEIRS, rows.CLIENT, "x", [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)], at)
-    yield row_of(rows.SERVER, rows.CLIENT, "ms", mine, at)
-    yield row_of(rows.SERVER, rows.VLLM_BENCH, "ms", other, at)
-    yield row_of(rows.OF_THEIR_SERVER, rows.CLIENT, "x", [a / b for a, b in zip(mine, other, strict=True)], at)
+                rates[who].append(sides[who]())
+                took[who].append(1e3 * (server.processor_s() - start_s) / steps)
+
+    def of(what: dict[str, list[float]], who: str) -> list[float]:
+        return [ours / theirs for ours, theirs in zip(what[rows.CLIENT][1:], what[who][1:], strict=True)]
+
+    for who in sides:
+        yield row_of(rows.THROUGHPUT, who, "steps/s", rates[who][1:], at)
+    yield row_of(rows.OF_THEIRS, rows.CLIENT, "x", of(rates, rows.VLLM_BENCH), at)
+    yield row_of(rows.OF_UNSEEDED, rows.CLIENT, "x", of(rates, rows.UNSEEDED), at)
+    for who in sides:
+        yield row_of(rows.SERVER, who, "ms", took[who][1:], at)
+    yield row_of(rows.OF_THEIR_SERVER, rows.CLIENT, "x", of(took, rows.VLLM_BENCH), at)
     yield row_of(rows.BUSY, rows.CLIENT, "%", [100 * share for share in busy[1:]], at)
     added = added_us()
     if added is not None:
-        yield row_of(rows.SHARE, rows.CLIENT, "%", [100 * added * 1e-6 * rate for rate in ours[1:]], at)
+        yield row_of(rows.SHARE, rows.CLIENT, "%", [100 * added * 1e-6 * rate for rate in rates[rows.CLIENT][1:]], at)

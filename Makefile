@@ -64,7 +64,7 @@ bench-generation: $(VENV)/.built  ## time the generator over real models, six mi
 bench-budget: $(VENV)/.budget  ## success within a token budget against everybody, 15 minutes; writes docs/claims/budget.md
 	OMP_WAIT_POLICY=passive $(PY) -m benchmarks.budget $(BUDGET)
 
-bench-families: $(VENV)/.budget  ## another family, its model and its critic; FAMILIES=--train trains both anew, half an hour
+bench-families: $(VENV)/.budget  ## other families, their models and critics; FAMILIES=--train trains them anew, an hour
 	OMP_WAIT_POLICY=passive $(PY) -m benchmarks.families $(FAMILIES)
 
 bench-recipe: $(VENV)/.built  ## our search against the recipe as it circulates

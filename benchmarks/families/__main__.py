@@ -1,11 +1,11 @@
-"""A family that the package was not made for: a small model and its critic from nothing, and what they gain.
+"""Families that the package was not made for: a small model and its critic from nothing, and what they gain.
 
-    python -m benchmarks.families [--train] [--minutes N] [--quick] [--folder FOLDER] [--out FOLDER]
-    python -m benchmarks.families --again benchmarks/results/families.json
+    python -m benchmarks.families [FAMILY ...] [--train] [--minutes N] [--quick] [--folder FOLDER] [--out FOLDER]
+    python -m benchmarks.families --again
 
-Three steps: a model learns n queens by imitation (`imitation.py`); `bavt-fast train critic` makes its critic, as it is
-called from a shell; both are measured on problems of their own (`measure.py`). The first two are done where the folder
-has no model, or no critic, or with --train.
+Three steps for each family: a model learns it by imitation (`training.py`, and the family's own folder); `bavt-fast
+train critic` makes its critic, as it is called from a shell; both are measured on problems of their own (`measure.py`).
+The first two are done where the folder has no model, or no critic, or with --train.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,15 @@ import torch
 
 from bavt_fast.threads import usable_cores
 from benchmarks.budget.__main__ import workers
-from benchmarks.families import measure, queens, report
-from benchmarks.families.boards import Teacher, all_solutions
-from benchmarks.families.imitation import Sizes, Student
+from benchmarks.families import measure, report
+from benchmarks.families.family import CRITIC, MODEL, Family
+from benchmarks.families.jugs.family import ThreeJugs
+from benchmarks.families.n_queens.family import Queens
 from benchmarks.harness import BUILD, RESULTS, ROOT
 
-FOLDER = ROOT / "runs" / "n_queens"
-"""The model and the critic that the report is about."""
-MINUTES = 20.0
-HELD_OUT = (60, 200)
-"""Validation and test problems that training keeps away from; a plan measures no others."""
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (Queens(), ThreeJugs())}
+FOLDER = ROOT / "runs"
+"""A family's folder in it has the model and the critic that the report is about."""
 QUICK = measure.Plan(
     problems=12,
     validation=6,
@@ -41,57 +40,36 @@ QUICK = measure.Plan(
     baseline_tokens=1000,
     parts=1,
 )
-CRITIC_OPTIONS: dict[str, Any] = {
-    "task": "reasoning_gym",
-    "temperature": 0.7,
-    "budget-tokens": 100,
-    "rounds": 2,
-    "completions": 4,
-    "max-step-tokens": 4,
-    "reads": "context",
-}
-CRITIC_PROBLEMS = 400
 
 
-def train_model(folder: Path, minutes: float) -> float:
+def train_model(family: Family, folder: Path, minutes: float) -> float:
     """Trains the model that a folder is to hold; it goes on where it was interrupted. Returns the minutes it took."""
     start_s = time.monotonic()
-    held_out = queens.boards_of([queens.validation_set(HELD_OUT[0]), queens.fresh_set(HELD_OUT[1])])
-    teacher = Teacher(all_solutions(queens.SIZE), held_out, seed=0)
-    print(f"{len(teacher.solutions)} solutions to imitate; {len(held_out)} puzzles held out", flush=True)
-    Student(teacher, folder / measure.MODEL, minutes, Sizes()).train()
+    family.train_model(folder / MODEL, minutes)
     return (time.monotonic() - start_s) / 60
 
 
-def critic_command(folder: Path, problems: int) -> list[str]:
-    """The call of `bavt-fast train critic`, behind the name of the program."""
-    options = {**CRITIC_OPTIONS, "model": folder / measure.MODEL, "out": folder / measure.CRITIC}
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    for name, value in {**queens.FAMILY, "size": problems, "seed": queens.CRITIC_SEED}.items():
-        words += ["--task-option", f"{name}={value}"]
-    return ["train", "critic", *words]
-
-
-def train_critic(folder: Path, problems: int = CRITIC_PROBLEMS) -> float:
+def train_critic(family: Family, folder: Path) -> float:
     """Trains the critic as from a shell. Returns the minutes it took."""
     start_s = time.monotonic()
-    subprocess.run([sys.executable, "-m", "bavt_fast", *critic_command(folder, problems)], check=True)
+    family.prepare_critic(folder)
+    subprocess.run([sys.executable, "-m", "bavt_fast", *family.critic_command(folder)], check=True)
     return (time.monotonic() - start_s) / 60
 
 
-def run(folder: Path, plan: measure.Plan, training: dict[str, float], processes: int) -> dict[str, Any]:
+def run(family: Family, folder: Path, plan: measure.Plan, training: dict[str, float], processes: int) -> dict[str, Any]:
     """Measures what is in a folder; the report."""
     start_s = time.monotonic()
     with workers(processes) as pool:
-        temperatures = plan.temperatures
-        found = list(pool.map(measure.tuned, *zip(*[(folder, plan, at) for at in temperatures], strict=True)))
-        choices = measure.best(found)
-        parts = [(folder, plan, choices, part) for part in range(plan.parts)]
+        first = [(family, folder, plan, temperature) for temperature in plan.temperatures]
+        choices = measure.best(list(pool.map(measure.tuned, *zip(*first, strict=True))))
+        parts = [(family, folder, plan, choices, part) for part in range(plan.parts)]
         whole = measure.joined(list(pool.map(measure.measured, *zip(*parts, strict=True))))
     return report.made_of(
+        family,
         plan,
         command=" ".join(["python -m benchmarks.families", *sys.argv[1:]]),
-        critic_command="bavt-fast " + " ".join(critic_command(Path(), CRITIC_PROBLEMS)),
+        critic_command="bavt-fast " + " ".join(family.critic_command(Path())),
         rows=list(measure.rows_of(whole, plan)),
         curves=whole.curves,
         choices=choices,
@@ -103,50 +81,65 @@ def run(folder: Path, plan: measure.Plan, training: dict[str, float], processes:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.families", description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)} (default: all)")
     parser.add_argument("--train", action="store_true", help="train anew")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of a core, for the model")
+    parser.add_argument("--minutes", type=float, help="of a core, for each model (default: what each family takes)")
     parser.add_argument("--quick", action="store_true", help="a few problems, for trying things, into build/bench")
-    parser.add_argument("--folder", type=Path, help="where model and critic lie, or go (default: runs/n_queens)")
+    parser.add_argument("--folder", type=Path, help="where the families' folders lie, or go (default: runs)")
     parser.add_argument("--processes", type=int, default=usable_cores(), help="side by side (default: the cores)")
-    parser.add_argument("--again", type=Path, metavar="JSON", help="only write the report of an earlier run again")
-    parser.add_argument("--out", type=Path, help="folder of the report (default: benchmarks/results)")
+    parser.add_argument("--again", action="store_true", help="only write the reports of earlier runs again")
+    parser.add_argument("--out", type=Path, help="folder of the reports (default: benchmarks/results)")
     options = parser.parse_args(arguments)
-    if options.again:
-        write(json.loads(options.again.read_text(encoding="utf-8")), options.out)
-        return
+    unknown = sorted(set(options.families) - set(FAMILIES))
+    if unknown:
+        parser.error(f"FAMILY: expected some of {', '.join(FAMILIES)}, got {unknown[0]!r}")
     if options.processes < 1:
         parser.error(f"--processes: expected at least 1, got {options.processes}")
-    if not options.minutes > 0:
+    if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes: expected more than 0, got {options.minutes}")
     torch.set_num_threads(1)
-    plan = QUICK if options.quick else measure.Plan()
     folder = options.folder or FOLDER
-    whole = not options.quick and folder == FOLDER
-    training = trained_here(folder, options)
-    write(run(folder, plan, training, options.processes), options.out or (None if whole else BUILD))
+    is_whole = not options.quick and folder == FOLDER
+    out = options.out or (RESULTS if is_whole or options.again else BUILD)
+    for family in [] if options.again else [FAMILIES[name] for name in options.families or FAMILIES]:
+        training = trained_here(family, folder / family.name, options)
+        plan = (QUICK if options.quick else measure.Plan()).within(family)
+        _write(run(family, folder / family.name, plan, training, options.processes), out)
+    if options.again:
+        for found in reports_in(out):
+            _write(found, out)
+    if out == RESULTS:
+        pairs = [(found, FAMILIES[found["family"]].texts) for found in reports_in(out)]
+        _say(report.write_page(pairs, ROOT / "docs"))
 
 
-def trained_here(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def trained_here(family: Family, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Trains what is missing, or all; the minutes that each part took, as the folder has them."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "training.json"
     minutes: dict[str, float] = json.loads(notes.read_text()) if notes.is_file() else {}
-    if options.train or not (folder / measure.MODEL / "config.json").is_file():
-        minutes["model"] = round(train_model(folder, options.minutes), 1)
-        (folder / measure.CRITIC).unlink(missing_ok=True)
+    if options.train or not (folder / MODEL / "config.json").is_file():
+        minutes["model"] = round(train_model(family, folder, options.minutes or family.minutes), 1)
+        (folder / CRITIC).unlink(missing_ok=True)
         notes.write_text(json.dumps(minutes) + "\n")
-    if not (folder / measure.CRITIC).is_file():
-        minutes["critic"] = round(train_critic(folder), 1)
+    if not (folder / CRITIC).is_file():
+        minutes["critic"] = round(train_critic(family, folder), 1)
         notes.write_text(json.dumps(minutes) + "\n")
     return minutes
 
 
-def write(found: dict[str, Any], folder: Path | None) -> None:
-    """All files of a report; without a folder benchmarks/results, and the page of the documentation."""
-    written = report.write_all(found, folder or RESULTS)
-    if folder is None:
-        written += report.write_page(found, ROOT / "docs")
-    print(f"\n{report.markdown(found)}\nwritten: {', '.join(str(path) for path in written)}")
+def reports_in(folder: Path) -> list[dict[str, Any]]:
+    """The families' reports that a folder has."""
+    paths = [folder / f"{report.stem_of(name)}.json" for name in FAMILIES]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def _write(found: dict[str, Any], folder: Path) -> None:
+    _say(report.write_all(found, FAMILIES[found["family"]].texts, folder))
+
+
+def _say(written: Sequence[Path]) -> None:
+    print(f"written: {', '.join(str(path) for path in written)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +16,15 @@ import torch
 import bavt_fast as bavt
 from bavt_fast import Search
 from bavt_fast.critics.critic_file import load_critic
-from bavt_fast.tasks.n_queens import NO_QUEEN
 from bavt_fast.training.figures import auc
 from benchmarks.budget import ours
 from benchmarks.budget.curves import interval, resampled
-from benchmarks.budget.methods import METHODS, PARALLEL, SOLVER, TUNED, Curve, Ground, Method
+from benchmarks.budget.methods import METHODS, PARALLEL, SOLVER, TUNED, Curve, Ground, Method, Options
 from benchmarks.budget.pool import Pool
 from benchmarks.budget.problems import Problems
 from benchmarks.budget.rows import SUCCESS, VISITED, compared, row
 from benchmarks.budget.tuning import Choice, best_of_temperatures, choose
-from benchmarks.families import queens
+from benchmarks.families.family import CRITIC, MODEL, Family
 from benchmarks.harness import At, Row
 
 COMPARED = (
@@ -38,19 +36,9 @@ COMPARED = (
     SOLVER,
 )
 """Of the methods of `benchmarks.budget`."""
-CHOICES: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    TUNED: {
-        "policy": ("power", "best_first"),
-        "decay": (0.6, 0.5, 0.7, 0.8),
-        "tried_exponent": (1.0, 0.5, 0.0),
-        "root_value": (1.0, 0.4),
-        "discount": (0.65, 0.5, 0.8, 0.88, 0.94, 0.97),
-    },
-    SOLVER: {"discount": (0.8,)},
-}
-"""What is chosen of these, besides the temperature. The task counts a queen as one token at the least, so the discount
-that fits is the probability that a step from a living state is good (docs/how_to/choose.md)."""
-MODEL, CRITIC = "model", "critic.safetensors"
+SAMPLING = COMPARED[:3]
+"""Of these, those that sample whole paths."""
+MOST_STEPS = "most_steps"
 
 
 @dataclass(frozen=True)
@@ -72,10 +60,16 @@ class Plan:
     parts: int = 2
     seed: int = 1
 
-    @property
-    def methods(self) -> list[Method]:
+    def within(self, family: Family) -> Plan:
+        """No more problems than a family has kept away from training."""
+        return replace(
+            self, problems=min(self.problems, family.test), validation=min(self.validation, family.validation)
+        )
+
+    def methods(self, family: Family) -> list[Method]:
+        """All that are compared, with what is to be chosen of each for a family."""
         known = [method for method in METHODS if method.name in COMPARED]
-        return [replace(method, choices=CHOICES.get(method.name, method.choices)) for method in known]
+        return [_limited(replace(m, choices=family.choices.get(m.name, m.choices)), family) for m in known]
 
     def budgets_of(self, method: Method) -> Sequence[int]:
         """As finely as it costs nothing more."""
@@ -86,14 +80,27 @@ class Plan:
         return sorted({*dense, *self.budgets, most})
 
 
+def _limited(method: Method, family: Family) -> Method:
+    """Paths that do not end by themselves are given up after so many steps, chosen as everything else is."""
+    if method.name not in SAMPLING or not family.most_steps:
+        return method
+
+    def run(ground: Ground, options: Options, budgets: Sequence[int]) -> np.ndarray:
+        rest = {name: value for name, value in options.items() if name != MOST_STEPS}
+        problems = family.limited(ground.problems, options[MOST_STEPS])
+        return method.run(replace(ground, problems=problems), rest, budgets)
+
+    return replace(method, run=run, choices={**method.choices, MOST_STEPS: family.most_steps})
+
+
 class Trained:
     """The model and its critic, and a pool of steps for each temperature."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, family: Family, folder: Path, seed: int) -> None:
         torch.set_num_threads(1)
         model = bavt.load(folder / MODEL, device="cpu", threads=1)
         self._generator = model.generator()
-        self._critic = load_critic(folder / CRITIC, model, task="reasoning_gym:n_queens", reader=self._generator)
+        self._critic = load_critic(folder / CRITIC, model, task=family.critic_task, reader=self._generator)
         self._seed = seed
         self._pools: dict[float, Pool] = {}
 
@@ -104,11 +111,11 @@ class Trained:
         return Ground(problems, self._pools[temperature], self._seed, runs)
 
 
-def tuned(folder: Path, plan: Plan, temperature: float) -> dict[str, Choice]:
+def tuned(family: Family, folder: Path, plan: Plan, temperature: float) -> dict[str, Choice]:
     """For each method the options that solve most of the validation problems at a temperature."""
-    trained, problems = Trained(folder, plan.seed), queens.validation_set(plan.validation)
+    trained, problems = Trained(family, folder, plan.seed), family.validation_set(plan.validation)
     ground, choices = trained.ground(problems, temperature, plan.baseline_runs), {}
-    for method in plan.methods:
+    for method in plan.methods(family):
         start_s = time.monotonic()
         choice = choices[method.name] = choose(method, ground, temperature, plan.budgets)
         _say(f"T = {temperature}: {method.name}: {dict(choice.options)}, {choice.success:.1%}", start_s)
@@ -126,22 +133,22 @@ class Measured:
 
     Attributes:
         curves: by the method's name.
-        missing, values, alive: see `visited`, of the tuned search at the largest budget.
+        groups, values, good: see `visited`, of the tuned search at the largest budget.
     """
 
     name: str
     curves: dict[str, Curve]
-    missing: np.ndarray
+    groups: np.ndarray
     values: np.ndarray
-    alive: np.ndarray
+    good: np.ndarray
 
 
-def measured(folder: Path, plan: Plan, choices: Mapping[str, Choice], part: int) -> Measured:
+def measured(family: Family, folder: Path, plan: Plan, choices: Mapping[str, Choice], part: int) -> Measured:
     """Every method on one part of the problems, with what was chosen for it."""
     first, end = (plan.problems * number // plan.parts for number in (part, part + 1))
-    trained, problems = Trained(folder, plan.seed + part), queens.fresh_set(end - first, first)
+    trained, problems = Trained(family, folder, plan.seed + part), family.fresh_set(end - first, first)
     curves = {}
-    for method in plan.methods:
+    for method in plan.methods(family):
         choice, start_s = choices[method.name], time.monotonic()
         ground = trained.ground(problems, choice.temperature, plan.baseline_runs)
         curve = curves[method.name] = _curve(method, ground, choice, plan)
@@ -151,7 +158,7 @@ def measured(folder: Path, plan: Plan, choices: Mapping[str, Choice], part: int)
     searches = ours.search_all(
         pool, problems.task, problems.questions, [budget], choice.options, seed=plan.seed, solver=problems.solver
     )
-    return Measured(problems.name, curves, *visited([search for (search,) in searches], problems))
+    return Measured(problems.name, curves, *visited(family, [search for (search,) in searches], problems))
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
@@ -160,7 +167,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
         name: Curve(curve.budgets, np.concatenate([part.curves[name].solved for part in parts]))
         for name, curve in parts[0].curves.items()
     }
-    columns = zip(*((part.missing, part.values, part.alive) for part in parts), strict=True)
+    columns = zip(*((part.groups, part.values, part.good) for part in parts), strict=True)
     return Measured(parts[0].name, curves, *(np.concatenate(column) for column in columns))
 
 
@@ -185,22 +192,23 @@ def rows_of(whole: Measured, plan: Plan) -> Iterator[Row]:
             yield row(SUCCESS, name, float(solved.mean()), at, interval(weights @ solved))
             yield from compared(name, curve, whole.curves, budget, weights, at)
     where: At = {"set": whole.name, "budget_tokens": max(plan.budgets)}
-    for count in sorted(set(whole.missing.tolist())):
-        chosen = whole.missing == count
-        values, alive = whole.values[chosen], whole.alive[chosen]
-        yield row(VISITED, f"states_{count}_missing", float(chosen.sum()), where, unit="states")
-        yield row(VISITED, f"alive_{count}_missing", float(alive.mean()), where)
-        if alive.any() and not alive.all():
-            yield row(VISITED, f"auc_{count}_missing", auc(values, alive), where)
+    for group in sorted(set(whole.groups.tolist())):
+        chosen = whole.groups == group
+        values, good = whole.values[chosen], whole.good[chosen]
+        yield row(VISITED, f"states_{group}", float(chosen.sum()), where, unit="states")
+        yield row(VISITED, f"good_{group}", float(good.mean()), where)
+        if good.any() and not good.all():
+            yield row(VISITED, f"auc_{group}", auc(values, good), where)
 
 
-def visited(searches: Sequence[Search], problems: Problems) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(states,) of searches that are done, roots and answers left out: queens missing, V, whether there is a way."""
-    nodes = [node for search in searches for node in search.nodes[1:] if NO_QUEEN in node.state.inner.columns]
-    assert problems.solver is not None, "the family has one"
-    alive = np.array(problems.solver.score(nodes)) == 1.0  # type: ignore[arg-type]
-    missing = np.array([node.state.inner.columns.count(NO_QUEEN) for node in nodes], dtype=int)
-    return missing, np.array([float(node.value or 0.0) for node in nodes]), alive
+def visited(
+    family: Family, searches: Sequence[Search], problems: Problems
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(states,) of searches that are done, roots and answers left out: group, V, whether the state is good."""
+    nodes = [node for search in searches for node in search.nodes[1:] if node.answer is None]
+    judged = family.judged(nodes, problems.solver)
+    groups, good = np.array([group for group, _ in judged], dtype=int), np.array([is_good for _, is_good in judged])
+    return groups, np.array([float(node.value or 0.0) for node in nodes]), good
 
 
 def _say(what: str, start_s: float) -> None:

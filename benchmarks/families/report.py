@@ -1,4 +1,4 @@
-"""The report of a family: JSON, Markdown, a plot, and docs/claims/families.md. All of it is made of the rows."""
+"""The report of a family: JSON, Markdown, a plot; and of all of them docs/claims/families.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.budget import rows as r
-from benchmarks.budget.methods import PARALLEL, TUNED, Curve
+from benchmarks.budget.methods import PARALLEL, SOLVER, TUNED, Curve
 from benchmarks.budget.report import (
     MAIN_STYLES,
     STYLES,
@@ -20,7 +20,8 @@ from benchmarks.budget.report import (
     times_cell,
 )
 from benchmarks.budget.tuning import Choice
-from benchmarks.families.measure import CRITIC, MODEL, Plan
+from benchmarks.families.family import CRITIC, MODEL, Family, Texts
+from benchmarks.families.measure import Plan
 from benchmarks.harness import Curve as Line
 from benchmarks.harness import (
     Panel,
@@ -45,6 +46,7 @@ TARGET_FROM = 60
 
 
 def made_of(
+    family: Family,
     plan: Plan,
     *,
     command: str,
@@ -58,11 +60,12 @@ def made_of(
 ) -> dict[str, Any]:
     """The report as it is written to JSON."""
     return report_of(
-        title="A family that the package was not made for",
+        title=f"A family that the package was not made for: {family.name}",
         command=command,
         machine=describe_machine("torch", "transformers", "numpy", "reasoning-gym"),
         rows=rows,
-        targets=targets(Results(rows), plan),
+        targets=targets(Results(rows), plan, family.name),
+        family=family.name,
         wall_s=round(wall_s, 1),
         plan=asdict(plan),
         critic_command=critic_command,
@@ -77,7 +80,7 @@ def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*")))
 
 
-def targets(results: Results, plan: Plan) -> list[Target]:
+def targets(results: Results, plan: Plan, family: str) -> list[Target]:
     """A multiplier of at least 2 at every budget."""
     found = []
     for budget in [b for b in plan.budgets if b >= TARGET_FROM]:
@@ -86,57 +89,68 @@ def targets(results: Results, plan: Plan) -> list[Target]:
             *results.of(r.MULTIPLIER_LEAST, TUNED, budget_tokens=budget),
         ]
         value = known[0].median if known else None
-        found.append(Target(f"n_queens: multiplier at {budget}", value, LEAST_MULTIPLIER, "x", at_least=True))
+        found.append(Target(f"{family}: multiplier at {budget}", value, LEAST_MULTIPLIER, "x", at_least=True))
     return found
 
 
-def write_all(report: Mapping[str, Any], folder: Path) -> list[Path]:
+def stem_of(family: str) -> str:
+    """The name of a family's files."""
+    return f"{STEM}-{family}"
+
+
+def write_all(report: Mapping[str, Any], texts: Texts, folder: Path) -> list[Path]:
     """JSON, Markdown and the plot; their paths."""
-    path = write(report, markdown(report), folder, STEM)
+    text = sections(heading(report), *_parts(report, texts, plots=""))
+    path = write(report, text, folder, stem_of(report["family"]))
     return [path, path.with_suffix(".md"), *_draw(report, folder)]
 
 
-def write_page(report: Mapping[str, Any], docs: Path) -> list[Path]:
-    """docs/claims/families.md and its plot."""
-    machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    made = f"Measured by `{report['command']}` ({report['wall_s'] / 60:,.0f} minutes) on {report['date']}: {machine}."
+def write_page(reports: Sequence[tuple[Mapping[str, Any], Texts]], docs: Path) -> list[Path]:
+    """docs/claims/families.md and its plots."""
+    parts = ["# Nothing is made for Countdown", INTRODUCTION, _overview([report for report, _ in reports])]
+    for report, texts in reports:
+        machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+        made = (
+            f"Measured by `{report['command']}` ({report['wall_s'] / 60:,.0f} minutes) on {report['date']}: {machine}."
+        )
+        about = f"{texts.problems}\n\n{texts.learnt}\n\n{texts.held_out}"
+        parts += [f"## reasoning_gym {report['family']}", about, made, *_parts(report, texts, "../images/")]
     path = docs / "claims" / "families.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        sections("# Nothing is made for Countdown", INTRODUCTION, made, *_parts(report, "../images/")), encoding="utf-8"
-    )
+    path.write_text(sections(*parts), encoding="utf-8")
     (docs / "images").mkdir(exist_ok=True)
-    return [path, *_draw(report, docs / "images")]
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report beside its JSON."""
-    return sections(heading(report), *_parts(report, plots=""))
+    return [path, *[plot for report, _ in reports for plot in _draw(report, docs / "images")]]
 
 
 INTRODUCTION = """\
-reasoning_gym's `n_queens`: a board of 12 rows on which 3 or 4 queens stand, and 8 or 9 are to be placed. The prompt
-shows the squares of every empty row that no queen attacks; a step is one of those of the first empty row (`c4` and a
-line break, two tokens). A path ends at a full board, which the family's own verifier judges, or at a row that has no
-free square; nobody says before that it was lost some queens ago (`bavt_fast/tasks/n_queens.py`).
-
-The model is a Llama of a million weights, trained from nothing on one core (`benchmarks/families/imitation.py`). It
-imitates good queens, and is asked beside it, by layers that are thrown away, whether boards can be completed and what a
-queen leaves in other rows. The critic is made as for any model, by `bavt-fast train critic`; an exact solver of the
-family labels the states. Methods, pool and intervals are those of [what a budget buys](budget.md): every method has
-the same prompts, steps and critic, and its temperature and options are chosen on validation problems.
-
-No state that the model learnt from, and none behind a step of one, has all queens of a validation or test problem on
-its board. So it has seen no state, living or dead, that a search of such a problem can come to (`boards.contains`;
-tests prove it from the data). The problems of the critic's training are others of the family."""
+Families of reasoning_gym, problems that nobody here wrote and that their own verifiers judge. For each one a Llama of
+about a million weights is trained from nothing on one core; a word is a token. It imitates good steps, and is asked
+beside it, by layers that are thrown away, what one has to know to tell good steps from others
+(`benchmarks/families/training.py`). The critic is made as for any model, by `bavt-fast train critic`; an exact solver
+of the family labels the states. Methods, pool and intervals are those of [what a budget buys](budget.md): every method
+has the same prompts, steps and critic, and its temperature and options are chosen on validation problems."""
 
 
-LIMIT = """\
-Model and critic read the same prompt. Where the model does not see that a queen is wrong the critic mostly does not
-either, until the board is two or three queens further: what a search pays for it is these queens."""
+def _overview(reports: Sequence[Mapping[str, Any]]) -> str:
+    """The multiplier of every family in one table."""
+    budgets = sorted({budget for report in reports for budget in report["plan"]["budgets"]})
+    lines = []
+    for report in reports:
+        results, name = results_in(report), report["family"]
+        cells = [_cell(results, TUNED, budget) for budget in budgets]
+        lines.append([name, *cells, *[_cell(results, SOLVER, budget) for budget in budgets[:1]]])
+    head = ("family", *[f"at {budget}" for budget in budgets], f"an exact solver as critic, at {budgets[0]}")
+    return "Multiplier of our search over oracle-verified parallel sampling, by tokens:\n\n" + table(head, lines)
 
 
-def _parts(report: Mapping[str, Any], plots: str) -> list[str]:
+def _cell(results: Results, who: str, budget: int) -> str:
+    for what, sign in ((r.MULTIPLIER, ""), (r.MULTIPLIER_LEAST, "> ")):
+        for row in results.of(what, who, budget_tokens=budget):
+            return f"{sign}{row.median:.1f}"
+    return ""
+
+
+def _parts(report: Mapping[str, Any], texts: Texts, plots: str) -> list[str]:
     results = results_in(report)
     budgets, who = report["plan"]["budgets"], list(report["curves"])
     name = str(results.rows[0].at["set"])
@@ -147,16 +161,17 @@ def _parts(report: Mapping[str, Any], plots: str) -> list[str]:
 
     return [
         _training_section(report),
-        "## Targets\n\n" + targets_table(report["targets"]),
-        f"## {name}\n\n{report['plan']['problems']} problems.\n\n![success against tokens]({plots}{STEM}.svg)",
+        "### Targets\n\n" + targets_table(report["targets"]),
+        f"### What it gains\n\n{report['plan']['problems']} problems.\n\n"
+        f"![success against tokens]({plots}{stem_of(report['family'])}.svg)",
         "Solved within a budget of tokens:\n\n" + lines(who, share_cell, r.SUCCESS),
         "Multiplier over oracle-verified parallel sampling:\n\n"
         + lines(others, times_cell, r.MULTIPLIER, r.MULTIPLIER_LEAST),
         "How far our search is ahead, in points of success:\n\n" + lines(who, points_cell, r.AHEAD),
         "Tokens over those of a perfect critic for the same success:\n\n"
         + lines([TUNED], times_cell, r.OVER_SOLVER, r.OVER_SOLVER_LEAST),
-        _critic_section(results, max(budgets)),
-        choices_section(report),
+        _critic_section(results, texts, max(budgets)),
+        choices_section(report).replace("## ", "### ", 1),
     ]
 
 
@@ -164,38 +179,31 @@ def _training_section(report: Mapping[str, Any]) -> str:
     minutes, size = report["training"], report["bytes"]
     took = ", ".join(f"{name} {value:g} minutes" for name, value in minutes.items()) or "not in this run"
     return (
-        f"## Training\n\nOn one core: {took}. The model's folder has {size[MODEL] / 1e6:.1f} MB, its critic "
+        f"### Training\n\nOn one core: {took}. The model's folder has {size[MODEL] / 1e6:.1f} MB, its critic "
         f"{size[CRITIC] / 1e6:.1f} MB. The critic by\n\n"
         "<!-- not run: takes a minute, and the model that the report is about -->\n"
         f"```bash\n{report['critic_command']}\n```"
     )
 
 
-def _critic_section(results: Results, budget: int) -> str:
+def _critic_section(results: Results, texts: Texts, budget: int) -> str:
     found = {row.who: row.median for row in results.of(r.VISITED)}
-    counts = sorted({int(name.split("_")[1]) for name in found}, reverse=True)
     lines = []
-    for count in counts:
-        value = found.get(f"auc_{count}_missing")
-        lines.append(
-            [
-                f"{count}",
-                f"{found[f'states_{count}_missing']:,.0f}",
-                f"{found[f'alive_{count}_missing']:.1%}",
-                "" if value is None else f"{value:.3f}",
-            ]
-        )
+    for group in sorted({int(name.rpartition("_")[2]) for name in found}, reverse=True):
+        area = found.get(f"auc_{group}")
+        states, good = f"{found[f'states_{group}']:,.0f}", f"{found[f'good_{group}']:.1%}"
+        lines.append([f"{group}", states, good, "" if area is None else f"{area:.3f}"])
     return (
-        f"## What limits it\n\nThe critic on the states that our search visits at {budget} tokens, by the queens that "
-        "are missing:\n\n" + table(("missing", "states", "can be completed", "AUC"), lines) + "\n\n" + LIMIT
+        f"### What limits it\n\nThe critic on the states that our search visits at {budget} tokens, {texts.groups}:"
+        "\n\n" + table((texts.group, "states", texts.good, "AUC"), lines) + "\n\n" + texts.limit
     )
 
 
 def _draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
     others = iter(STYLES)
     lines = [Line(name, points, MAIN_STYLES.get(name) or next(others)) for name, points in report["curves"].items()]
-    path = folder / f"{STEM}.svg"
-    return [path] if plot([Panel("tokens", "solved: n_queens", lines, yscale="linear")], path) else []
+    path = folder / f"{stem_of(report['family'])}.svg"
+    return [path] if plot([Panel("tokens", f"solved: {report['family']}", lines, yscale="linear")], path) else []
 
 
-__all__ = ["made_of", "markdown", "targets", "write_all", "write_page"]
+__all__ = ["made_of", "stem_of", "targets", "write_all", "write_page"]

@@ -20,8 +20,11 @@ from bavt_fast.critics.critic_file import read_manifest  # noqa: E402
 from bavt_fast.protocols import StepRequest  # noqa: E402
 from bavt_fast.tasks.n_queens import NO_QUEEN, NQueens, can_be_completed, free_columns, prompt_of  # noqa: E402
 from benchmarks.families import __main__ as command  # noqa: E402
-from benchmarks.families import imitation, lessons, measure, queens, report  # noqa: E402
-from benchmarks.families.boards import States, Teacher, all_solutions  # noqa: E402
+from benchmarks.families import measure, report, training  # noqa: E402
+from benchmarks.families.family import CRITIC, Family  # noqa: E402
+from benchmarks.families.n_queens import imitation, lessons  # noqa: E402
+from benchmarks.families.n_queens.boards import States, Teacher, all_solutions  # noqa: E402
+from benchmarks.families.n_queens.family import Queens  # noqa: E402
 
 SIZE = 7
 SIZES = imitation.Sizes(32, layers=2, heads=2, mlp_size=64, batch=32, games=100, easy=(2, 4), missing=(3, 6))
@@ -88,13 +91,13 @@ def test_neither_a_state_nor_what_is_behind_its_steps_is_one_of_a_held_out_puzzl
 def quick_lessons(patch: pytest.MonkeyPatch) -> None:
     """A step takes a second of the clock, and a small model dares more."""
     clock = iter(range(10**6))
-    patch.setattr(imitation.time, "process_time", lambda: float(next(clock)))
-    patch.setattr(imitation, "WARM_UP_STEPS", 10)
-    patch.setattr(imitation, "ADAM_RATE", 0.01)
+    patch.setattr(training.time, "process_time", lambda: float(next(clock)))
+    patch.setattr(training, "WARM_UP_STEPS", 10)
+    patch.setattr(training, "ADAM_RATE", 0.01)
 
 
 def test_a_prompt_is_tokenized_as_a_search_writes_it(states: States) -> None:
-    tokenizer = lessons.build_tokenizer(SIZE)
+    tokenizer = training.build_tokenizer(lessons.words_of(SIZE))
     for board, ids in zip(boards_of(states), lessons.prompt_ids(states), strict=True):
         assert tokenizer.encode(prompt_of(board)) == ids
     assert tokenizer.decode(tokenizer.encode("c4\n")) == "c4\n"
@@ -111,7 +114,7 @@ def test_steps_side_by_side_are_read_as_if_each_stood_alone(states: States) -> N
             for place, column in enumerate(batch.steps[number].tolist()):
                 if column < 0:
                     continue
-                step = [lessons.FIRST_SQUARE + SIZE * int(batch.rows[number]) + column, lessons.BREAK_ID]
+                step = [lessons.FIRST_SQUARE + SIZE * int(batch.rows[number]) + column, training.BREAK_ID]
                 alone = student.model.model(torch.tensor([[*prompt, *step]])).last_hidden_state[0]
                 at = batch.width + 2 * place
                 torch.testing.assert_close(whole[number, at : at + 2], alone[-2:], rtol=1e-4, atol=1e-4)
@@ -138,12 +141,12 @@ def test_a_student_learns_and_goes_on_where_it_was_interrupted(tmp_path: Path, m
     monkeypatch.setattr(student, "save", lambda: None)  # as if it had ended without a word
     student.seconds = 70.0
     student.train(checkpoint_every_s=30.0)
-    assert (tmp_path / imitation.CHECKPOINT).is_file()
+    assert (tmp_path / training.CHECKPOINT).is_file()
     again = imitation.Student(teacher, tmp_path, 2.0, SIZES)
     assert (again.steps, again.spent_s) == (62, 62.0)
     again.train()
     assert again.steps == 120
-    assert not (tmp_path / imitation.CHECKPOINT).exists()
+    assert not (tmp_path / training.CHECKPOINT).exists()
     loaded = bavt.load(tmp_path, device="cpu")
     again.model = loaded.model
     with torch.no_grad():
@@ -162,38 +165,33 @@ def test_a_student_learns_and_goes_on_where_it_was_interrupted(tmp_path: Path, m
 # ---- from end to end
 
 
-def test_no_plan_measures_what_training_did_not_keep_away_from() -> None:
+@pytest.mark.parametrize("family", command.FAMILIES.values(), ids=command.FAMILIES)
+def test_no_plan_measures_what_training_did_not_keep_away_from(family: Family) -> None:
     for plan in (measure.Plan(), command.QUICK):
-        assert plan.validation <= command.HELD_OUT[0]
-        assert plan.problems <= command.HELD_OUT[1]
+        plan = plan.within(family)
+        assert plan.validation <= family.validation
+        assert plan.problems <= family.test
+
+
+CRITIC_OPTIONS = {**Queens().critic_options, "budget-tokens": 30, "rounds": 1}
+SMALL = Queens({"n": SIZE, "min_remove": 4, "max_remove": 5}, 2, 4, 20, CRITIC_OPTIONS, SIZES)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model of small boards and its critic, by the benchmark's own functions."""
-    folder = tmp_path_factory.mktemp("family")
+    """The folder of a tiny model of small boards and its critic, by the benchmark's own functions."""
+    folder = tmp_path_factory.mktemp("families") / SMALL.name
+    folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        as_small(patch)
         quick_lessons(patch)
-        command.train_model(folder, minutes=2.0)
-        patch.undo()
-        as_small(patch)
-        command.train_critic(folder, 20)
+        command.train_model(SMALL, folder, minutes=2.0)
+    command.train_critic(SMALL, folder)
     return folder
 
 
-def as_small(patch: pytest.MonkeyPatch) -> None:
-    family = {"name": "n_queens", "inner": "n_queens", "n": SIZE, "min_remove": 4, "max_remove": 5}
-    patch.setattr(queens, "SIZE", SIZE)
-    patch.setattr(queens, "FAMILY", family)
-    patch.setattr(command, "HELD_OUT", (2, 4))
-    patch.setattr(command, "Sizes", lambda: SIZES)
-    patch.setattr(command, "CRITIC_OPTIONS", {**command.CRITIC_OPTIONS, "budget-tokens": 30, "rounds": 1})
-
-
 def test_the_critic_is_made_by_the_command_for_the_family(trained: Path) -> None:
-    manifest = read_manifest(trained / measure.CRITIC)
-    assert manifest.task == "reasoning_gym:n_queens"
+    manifest = read_manifest(trained / CRITIC)
+    assert manifest.task == SMALL.critic_task == "reasoning_gym:n_queens"
     assert manifest.figures["questions"] == 20
     assert manifest.figures["tokens"]["labelling"] == 0  # the family's exact solver labels
 
@@ -214,34 +212,34 @@ class Here:
 
 
 def test_everything_is_measured_and_told_again_from_its_file(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    as_small(monkeypatch)
     plan = measure.Plan(4, 2, (0.7, 1.0), (10, 40), 200, 1)
     monkeypatch.setattr(command, "QUICK", plan)
+    monkeypatch.setattr(command, "FAMILIES", {SMALL.name: SMALL})
     monkeypatch.setattr(command, "workers", Here)
-    command.main(["--quick", "--folder", str(trained), "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "families.json").read_text())
+    command.main(["n_queens", "--quick", "--folder", str(trained.parent), "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "families-n_queens.json").read_text())
     results = report.results_in(found)
     for method in measure.COMPARED:
         rates = [results.median(report.r.SUCCESS, method, budget_tokens=budget) for budget in plan.budgets]
         assert all(rate is not None and 0.0 <= rate <= 1.0 for rate in rates)
-    text = (tmp_path / "families.md").read_text()
+    text = (tmp_path / "families-n_queens.md").read_text()
     assert "bavt-fast train critic" in text
-    (tmp_path / "again").mkdir()
-    command.main(["--again", str(tmp_path / "families.json"), "--out", str(tmp_path / "again")])
-    assert (tmp_path / "again" / "families.md").read_text() == text
-    capsys.readouterr()
-    page, *_ = report.write_page(found, tmp_path / "docs")
+    (tmp_path / "families-n_queens.md").unlink()
+    command.main(["--again", "--out", str(tmp_path)])
+    assert (tmp_path / "families-n_queens.md").read_text() == text
+    page, *plots = report.write_page([(found, SMALL.texts)], tmp_path / "docs")
     assert page.read_text().startswith("# Nothing is made for Countdown\n")
+    assert "## reasoning_gym n_queens\n" in page.read_text()
+    assert [plot.name for plot in plots] in ([], ["families-n_queens.svg"])
 
 
-def test_a_searched_state_is_looked_up_exactly(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    as_small(monkeypatch)
-    problems = queens.fresh_set(3)
-    ground = measure.Trained(trained, seed=1).ground(problems, 1.0, 1)
+def test_a_searched_state_is_looked_up_exactly(trained: Path) -> None:
+    problems = SMALL.fresh_set(3)
+    ground = measure.Trained(SMALL, trained, seed=1).ground(problems, 1.0, 1)
     searches = measure.ours.search_all(ground.pool, problems.task, problems.questions, [40], {}, seed=1)
-    missing, values, alive = measure.visited([search for (search,) in searches], problems)
+    missing, values, alive = measure.visited(SMALL, [search for (search,) in searches], problems)
     assert len(missing) == len(values) == len(alive) > 5
     assert len(set(missing.tolist())) >= 2
     assert set(missing.tolist()) <= {1, 2, 3, 4}
@@ -250,7 +248,17 @@ def test_a_searched_state_is_looked_up_exactly(trained: Path, monkeypatch: pytes
     }
 
 
-def test_what_cannot_be_run_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train", "--minutes", "0"], "minutes: expected more than 0"),
+        (["--processes", "0"], "processes: expected at least 1"),
+        (["chess"], "FAMILY: expected some of n_queens, jugs, got 'chess'"),
+    ],
+)
+def test_what_cannot_be_run_is_said_at_once(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        command.main(["--train", "--minutes", "0", "--folder", str(tmp_path)])
-    assert "minutes: expected more than 0" in capsys.readouterr().err
+        command.main([*words, "--folder", str(tmp_path)])
+    assert message in capsys.readouterr().err

@@ -14,39 +14,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from bavt_fast.tasks.n_queens import NO_QUEEN, NO_SQUARE
-from benchmarks.families.boards import States
+from benchmarks.families.n_queens.boards import States
+from benchmarks.families.training import BREAK_ID, FIRST_WORDS
 
-PAD, UNKNOWN, BREAK = "[PAD]", "[UNK]", "\n"
 STEPS = 4
 """Of a state, how many are asked about; which ones is drawn."""
 USUAL_LENGTH = 48
 """Tokens of a row by which the rows of a batch are counted: a batch of long ones has fewer."""
 
 
-def words_of(size: int) -> dict[str, int]:
-    """Ids: two control tokens, the line break, the mark of a row without a square, and the squares, row by row."""
+def words_of(size: int) -> list[str]:
+    """Behind the first words: the mark of a row without a square, and the squares, row by row."""
     squares = [f"{column}{row}" for row in range(1, size + 1) for column in string.ascii_lowercase[:size]]
-    return {word: place for place, word in enumerate([PAD, UNKNOWN, BREAK, NO_SQUARE, *squares])}
+    return [NO_SQUARE, *squares]
 
 
-BREAK_ID, NO_SQUARE_ID, FIRST_SQUARE = 2, 3, 4
-
-
-def build_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A square is a token, and so is the line break; a space is none."""
-    tokenizer = Tokenizer(models.WordLevel(words_of(size), unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", behavior="removed"), pre_tokenizers.Split(Regex(r"\n"), behavior="isolated")]
-    )
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, clean_up_tokenization_spaces=False
-    )
+NO_SQUARE_ID = len(FIRST_WORDS)
+FIRST_SQUARE = NO_SQUARE_ID + 1
 
 
 @dataclass(frozen=True)

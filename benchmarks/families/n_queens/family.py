@@ -1,0 +1,83 @@
+"""reasoning_gym's n_queens on 12 rows with 8 or 9 queens to place, and which of its problems are for what.
+
+No text that the model learns from has all queens of a problem that is held out (`boards.contains`): it has seen none of
+the states that a search of such a problem can come to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bavt_fast.protocols import Node
+from bavt_fast.tasks.n_queens import NO_QUEEN
+from benchmarks.families.family import CRITIC_SEED, Family, Texts
+from benchmarks.families.n_queens.boards import Teacher, all_solutions
+from benchmarks.families.n_queens.imitation import Sizes, Student
+
+TEXTS = Texts(
+    problems="""\
+A board of 12 rows on which 3 or 4 queens stand, and 8 or 9 are to be placed. The prompt shows the squares of every
+empty row that no queen attacks; a step is one of those of the first empty row (`c4` and a line break, two tokens). A
+path ends at a full board, or at a row that has no free square; nobody says before that it was lost some queens ago
+(`bavt_fast/tasks/n_queens.py`).""",
+    learnt="""\
+The model imitates good queens, and is asked beside it whether boards can be completed and what a queen leaves in other
+rows (`benchmarks/families/n_queens/imitation.py`).""",
+    held_out="""\
+No state that the model learnt from, and none behind a step of one, has all queens of a validation or test problem on
+its board. So it has seen no state, living or dead, that a search of such a problem can come to (`boards.contains`;
+tests prove it from the data). The problems of the critic's training are others of the family.""",
+    groups="by the queens that are missing",
+    group="missing",
+    good="can be completed",
+    limit="""\
+Model and critic read the same prompt. Where the model does not see that a queen is wrong the critic mostly does not
+either, until the board is two or three queens further: what a search pays for it is these queens.""",
+)
+
+
+@dataclass(frozen=True)
+class Queens(Family):
+    """The family, and how large its boards and its model are."""
+
+    name: ClassVar[str] = "n_queens"
+    minutes: ClassVar[float] = 20.0
+    texts: ClassVar[Texts] = TEXTS
+
+    config: Mapping[str, Any] = field(default_factory=lambda: {"n": 12, "min_remove": 8, "max_remove": 9})
+    critic_options: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "task": "reasoning_gym",
+            "temperature": 0.7,
+            "budget-tokens": 100,
+            "rounds": 2,
+            "completions": 4,
+            "max-step-tokens": 4,
+        }
+    )
+    sizes: Sizes = field(default_factory=Sizes)
+
+    def train_model(self, folder: Path, minutes: float) -> None:
+        held_out = np.array([list(state.columns) for state in self.held_out()], dtype=np.int64)
+        teacher = Teacher(all_solutions(self.config["n"]), held_out, seed=0)
+        print(f"{len(teacher.solutions)} solutions to imitate; {len(held_out)} puzzles held out", flush=True)
+        Student(teacher, folder, minutes, self.sizes).train()
+
+    @property
+    def critic_task(self) -> str:
+        return f"reasoning_gym:{self.name}"
+
+    def critic_problem_words(self, folder: Path) -> list[str]:
+        options = {"name": self.name, "inner": self.name, **self.config}
+        options |= {"size": self.critic_problems, "seed": CRITIC_SEED}
+        return [word for name, value in options.items() for word in ("--task-option", f"{name}={value}")]
+
+    def judged(self, nodes: Sequence[Node], solver: Any) -> list[tuple[int, bool]]:
+        """By the queens that are missing; good is what can be completed."""
+        missing = [node.state.inner.columns.count(NO_QUEEN) for node in nodes]
+        return list(zip(missing, [value == 1.0 for value in solver.score(nodes)], strict=True))

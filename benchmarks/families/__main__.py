@@ -61,7 +61,7 @@ def run(family: Family, folder: Path, plan: measure.Plan, training: dict[str, fl
     """Measures what is in a folder; the report."""
     start_s = time.monotonic()
     with workers(processes) as pool:
-        first = [(family, folder, plan, temperature) for temperature in plan.temperatures]
+        first = [(family, folder, plan, temperature) for temperature in plan.temperatures or ()]
         choices = measure.best(list(pool.map(measure.tuned, *zip(*first, strict=True))))
         parts = [(family, folder, plan, choices, part) for part in range(plan.parts)]
         whole = measure.joined(list(pool.map(measure.measured, *zip(*parts, strict=True))))

@@ -58,6 +58,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     minutes: ClassVar[float]  # of a core, for the model
+    temperatures: ClassVar[tuple[float, ...]] = (0.5, 0.7)
     choices: ClassVar[Choices] = {
         TUNED: {
             "policy": ("power", "best_first"),

@@ -46,6 +46,7 @@ class Plan:
     """How much is measured.
 
     Attributes:
+        temperatures: to choose from; None for those of the family.
         budgets: of the tables, tokens.
         baseline_tokens, baseline_runs: how far parallel sampling is sampled, and how often.
         parts: the problems are measured in so many, side by side.
@@ -53,7 +54,7 @@ class Plan:
 
     problems: int = 200
     validation: int = 60
-    temperatures: tuple[float, ...] = (0.5, 0.7)
+    temperatures: tuple[float, ...] | None = None
     budgets: tuple[int, ...] = (60, 125, 250, 500)
     baseline_tokens: int = 5000
     baseline_runs: int = 4
@@ -61,9 +62,12 @@ class Plan:
     seed: int = 1
 
     def within(self, family: Family) -> Plan:
-        """No more problems than a family has kept away from training."""
+        """The plan for a family: of no more problems than training has kept away from, and at its temperatures."""
         return replace(
-            self, problems=min(self.problems, family.test), validation=min(self.validation, family.validation)
+            self,
+            problems=min(self.problems, family.test),
+            validation=min(self.validation, family.validation),
+            temperatures=self.temperatures or family.temperatures,
         )
 
     def methods(self, family: Family) -> list[Method]:

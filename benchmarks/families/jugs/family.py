@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from bavt_fast.protocols import Node
 from bavt_fast.tasks.jugs import Jugs, JugsState, distance
-from benchmarks.budget.problems import Problems
 from benchmarks.budget.methods import SOLVER, TUNED
+from benchmarks.budget.problems import Problems
 from benchmarks.families.family import (
     CRITIC_PROBLEMS,
     CRITIC_SEED,
@@ -65,6 +65,7 @@ class ThreeJugs(Family):
 
     name: ClassVar[str] = "jugs"
     minutes: ClassVar[float] = 3.2
+    temperatures: ClassVar[tuple[float, ...]] = (0.3, 0.2, 0.5, 0.1)
     choices: ClassVar[Choices] = {
         TUNED: {
             "policy": ("best_first", "power"),

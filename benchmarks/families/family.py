@@ -8,14 +8,13 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from bavt_fast.protocols import Node
 from bavt_fast.tasks import task_module
 from bavt_fast.tasks.reasoning_gym import ReasoningGymTask
-from benchmarks.budget.methods import SOLVER, TUNED
 from benchmarks.budget.problems import Problems
 
 MODEL, CRITIC, CRITIC_PROBLEMS = "model", "critic.safetensors", "critic_problems.txt"
@@ -58,26 +57,18 @@ class Family(ABC):
 
     name: ClassVar[str]
     minutes: ClassVar[float]  # of a core, for the model
-    temperatures: ClassVar[tuple[float, ...]] = (0.5, 0.7)
-    choices: ClassVar[Choices] = {
-        TUNED: {
-            "policy": ("power", "best_first"),
-            "decay": (0.6, 0.5, 0.7, 0.8),
-            "tried_exponent": (1.0, 0.5, 0.0),
-            "root_value": (1.0, 0.4),
-            "discount": (0.65, 0.5, 0.8, 0.88, 0.94, 0.97),
-        },
-        SOLVER: {"discount": (0.8,)},
-    }
+    temperatures: ClassVar[tuple[float, ...]]
+    choices: ClassVar[Choices]
+    """Of methods by name: what is chosen on validation problems besides the temperature, the default first."""
     most_steps: ClassVar[Sequence[int]] = ()
-    """After how many steps a sampled path may be given up, to choose from; none where a path ends by itself."""
+    """After how many steps a sampled path may be given up; none where a path ends by itself."""
     texts: ClassVar[Texts]
 
     config: Mapping[str, Any]
     validation: int = 60
     test: int = 200
     critic_problems: int = 400
-    critic_options: Mapping[str, Any] = None  # type: ignore[assignment]
+    critic_options: Mapping[str, Any] = field(default_factory=dict)
 
     def problems(self, name: str, count: int, seed: int) -> Problems:
         """So many problems, judged by the family's own verifier."""
@@ -92,11 +83,6 @@ class Family(ABC):
     def fresh_set(self, count: int, first: int = 0) -> Problems:
         """What is reported; from the first of these numbers on."""
         return self.problems(f"reasoning_gym {self.name}", count, TEST_SEED + first)
-
-    def held_out(self) -> list[Any]:
-        """The inner task's starts of all problems that training keeps away from."""
-        sets = [self.validation_set(self.validation), self.fresh_set(self.test)]
-        return [part.task.initial_state(question).inner for part in sets for question in part.questions]
 
     def limited(self, problems: Problems, most_steps: int) -> Problems:
         """The same problems, where a path that has made so many steps is wrong."""

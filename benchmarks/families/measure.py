@@ -38,7 +38,6 @@ COMPARED = (
 """Of the methods of `benchmarks.budget`."""
 SAMPLING = COMPARED[:3]
 """Of these, those that sample whole paths."""
-MOST_STEPS = "most_steps"
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,18 @@ class Plan:
 
 
 def _limited(method: Method, family: Family) -> Method:
-    """Paths that do not end by themselves are given up after so many steps, chosen as everything else is."""
+    """Paths that do not end by themselves are given up after so many steps: for every budget after as many as does best
+    on the very problems that are measured, which favours those who sample."""
     if method.name not in SAMPLING or not family.most_steps:
         return method
 
     def run(ground: Ground, options: Options, budgets: Sequence[int]) -> np.ndarray:
-        rest = {name: value for name, value in options.items() if name != MOST_STEPS}
-        problems = family.limited(ground.problems, options[MOST_STEPS])
-        return method.run(replace(ground, problems=problems), rest, budgets)
+        limited = [replace(ground, problems=family.limited(ground.problems, most)) for most in family.most_steps]
+        solved = np.stack([method.run(one, options, budgets) for one in limited])  # (limits, problems, budgets)
+        best = solved.mean(axis=1).argmax(axis=0)
+        return np.stack([solved[limit, :, column] for column, limit in enumerate(best.tolist())], axis=1)
 
-    return replace(method, run=run, choices={**method.choices, MOST_STEPS: family.most_steps})
+    return replace(method, run=run)
 
 
 class Trained:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_capacities_that_are_held_out_are_in_nothing_that_is_learnt_from(teacher
     learnt |= of_questions(SMALL.critic_questions())
     assert learnt > set(teacher.sets) - learnt  # nearly all were drawn
     validation, test = (
-        of_questions(list(SMALL.validation_set(3).questions)),
+        of_questions(list(SMALL.validation_set(1).questions)),
         of_questions(list(SMALL.fresh_set(6).questions)),
     )
     assert not learnt & (validation | test)
@@ -128,11 +130,7 @@ def test_a_student_learns(teacher: Teacher, tmp_path: Path, monkeypatch: pytest.
     assert sum(steps[0].text.rstrip("\n") in MOVES for steps in written) >= 0.8 * len(prompts)
 
 
-def test_paths_are_given_up_after_so_many_moves_for_those_who_sample() -> None:
-    methods = {method.name: method for method in measure.Plan().methods(SMALL)}
-    for name in measure.SAMPLING:
-        assert methods[name].choices[measure.MOST_STEPS] == SMALL.most_steps
-    assert measure.MOST_STEPS not in methods[measure.TUNED].choices
+def test_paths_are_given_up_after_the_number_of_moves_that_does_best() -> None:
     problems = SMALL.fresh_set(2)
     limited = SMALL.limited(problems, 2)
     state = limited.task.initial_state(problems.questions[0])
@@ -141,14 +139,24 @@ def test_paths_are_given_up_after_so_many_moves_for_those_who_sample() -> None:
     assert limited.task.describe(state).verdict is False
     assert problems.task.describe(state).prompt is not None
 
+    def run(ground: Any, options: Any, budgets: Any) -> np.ndarray:
+        most = ground.problems.task.inner.max_moves
+        return np.array([[most == 20, most == 100], [True, most == 100]], dtype=float)
 
-def test_a_visited_state_is_good_where_it_comes_nearer() -> None:
+    method = next(method for method in measure.METHODS if method.name == measure.PARALLEL)
+    best = measure._limited(replace(method, run=run), SMALL)
+    assert best.run(measure.Ground(problems, None, 0), {}, [60, 500]).tolist() == [[1.0, 1.0], [1.0, 1.0]]  # type: ignore[arg-type]
+    tuned = next(method for method in measure.METHODS if method.name == measure.TUNED)
+    assert measure._limited(tuned, SMALL) is tuned
+
+
+def test_a_visited_state_is_good_where_half_of_the_way_is_behind() -> None:
     problems = SMALL.fresh_set(1)
-    root = Node(problems.task.initial_state(problems.questions[0]), "")
-    behind = [problems.task.apply(root.state, Step(move, 2)) for move in MOVES]
-    nodes = [Node(state, "", root) for state in behind if state is not None]
-    left = distance(root.state.inner)
-    judged = SMALL.judged(nodes, problems.solver)
-    assert {group for group, _ in judged} == {left}
-    assert [good for _, good in judged] == [(distance(node.state.inner) or 0) < (left or 0) for node in nodes]
-    assert any(good for _, good in judged)
+    state = problems.task.initial_state(problems.questions[0])
+    start, judged = distance(state.inner) or 0, set()
+    for number in range(1, start):
+        behind = [problems.task.apply(state, Step(move, 2)) for move in MOVES]
+        state = min((s for s in behind if s is not None), key=lambda s: distance(s.inner) or 0)
+        assert SMALL.judged([Node(state, "")], problems.solver) == [(5 * ((number + 4) // 5), 2 * number >= start)]
+        judged.add(2 * number >= start)
+    assert judged == {True, False}

@@ -31,7 +31,7 @@ def walk(question: str, *steps: str) -> Any:
 
 def every_step(count: int) -> list[str]:
     names = ["", *"ABCDE"[:count]]
-    return [f"{source}>{into}" for source in names for into in names]
+    return [f"{source}>{into}" for source in names for into in names if source != into]
 
 
 @functools.cache
@@ -137,7 +137,7 @@ def test_the_solver_knows_what_trying_everything_shows(capacities: tuple[int, ..
     start = (0,) * count
     reached, fresh = {start}, {start}
     while fresh:
-        fresh = {poured(v, capacities, step) for v in fresh for step in every_step(count) if step != ">"} - reached
+        fresh = {poured(v, capacities, step) for v in fresh for step in every_step(count)} - reached
         reached |= fresh
     for target in range(1, max(capacities) + 2):
         for volumes in reached:
@@ -153,7 +153,7 @@ def test_the_solver_knows_what_trying_everything_shows(capacities: tuple[int, ..
 
 
 def _next(states: set[tuple[int, ...]], capacities: tuple[int, ...]) -> set[tuple[int, ...]]:
-    return {poured(v, capacities, step) for v in states for step in every_step(len(capacities)) if step != ">"}
+    return {poured(v, capacities, step) for v in states for step in every_step(len(capacities))}
 
 
 def _have(states: set[tuple[int, ...]], target: int) -> bool:

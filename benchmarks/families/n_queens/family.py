@@ -15,7 +15,8 @@ import numpy as np
 
 from bavt_fast.protocols import Node
 from bavt_fast.tasks.n_queens import NO_QUEEN
-from benchmarks.families.family import CRITIC_SEED, Family, Texts
+from benchmarks.budget.methods import SOLVER, TUNED
+from benchmarks.families.family import CRITIC_SEED, Choices, Family, Texts
 from benchmarks.families.n_queens.boards import Teacher, all_solutions
 from benchmarks.families.n_queens.imitation import Sizes, Student
 
@@ -47,6 +48,19 @@ class Queens(Family):
 
     name: ClassVar[str] = "n_queens"
     minutes: ClassVar[float] = 20.0
+    temperatures: ClassVar[tuple[float, ...]] = (0.5, 0.7)
+    choices: ClassVar[Choices] = {
+        TUNED: {
+            "policy": ("power", "best_first"),
+            "decay": (0.6, 0.5, 0.7, 0.8),
+            "tried_exponent": (1.0, 0.5, 0.0),
+            "root_value": (1.0, 0.4),
+            "discount": (0.65, 0.5, 0.8, 0.88, 0.94, 0.97),
+        },
+        SOLVER: {"discount": (0.8,)},
+    }
+    """The task counts a queen as one token at the least, so the discount that fits is the probability that a step from
+    a living state is good (docs/how_to/choose.md)."""
     texts: ClassVar[Texts] = TEXTS
 
     config: Mapping[str, Any] = field(default_factory=lambda: {"n": 12, "min_remove": 8, "max_remove": 9})
@@ -63,10 +77,16 @@ class Queens(Family):
     sizes: Sizes = field(default_factory=Sizes)
 
     def train_model(self, folder: Path, minutes: float) -> None:
-        held_out = np.array([list(state.columns) for state in self.held_out()], dtype=np.int64)
+        held_out = self.held_out_boards()
         teacher = Teacher(all_solutions(self.config["n"]), held_out, seed=0)
         print(f"{len(teacher.solutions)} solutions to imitate; {len(held_out)} puzzles held out", flush=True)
         Student(teacher, folder, minutes, self.sizes).train()
+
+    def held_out_boards(self) -> np.ndarray:
+        """int64 (problems, size): the columns of the queens that stand in each problem that is held out."""
+        sets = [self.validation_set(self.validation), self.fresh_set(self.test)]
+        states = [part.task.initial_state(question).inner for part in sets for question in part.questions]
+        return np.array([list(state.columns) for state in states], dtype=np.int64)
 
     @property
     def critic_task(self) -> str:

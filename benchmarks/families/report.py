@@ -124,7 +124,7 @@ def write_page(reports: Sequence[tuple[Mapping[str, Any], Texts]], docs: Path) -
 
 INTRODUCTION = """\
 Families of reasoning_gym, problems that nobody here wrote and that their own verifiers judge. For each one a Llama of
-about a million weights is trained from nothing on one core; a word is a token. It imitates good steps, and is asked
+less than a million weights is trained from nothing on one core; a word is a token. It imitates good steps, and is asked
 beside it, by layers that are thrown away, what one has to know to tell good steps from others
 (`benchmarks/families/training.py`). The critic is made as for any model, by `bavt-fast train critic`; an exact solver
 of the family labels the states. Methods, pool and intervals are those of [what a budget buys](budget.md): every method

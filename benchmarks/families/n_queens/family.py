@@ -28,7 +28,9 @@ path ends at a full board, or at a row that has no free square; nobody says befo
 (`bavt_fast/tasks/n_queens.py`).""",
     learnt="""\
 The model imitates good queens, and is asked beside it whether boards can be completed and what a queen leaves in other
-rows (`benchmarks/families/n_queens/imitation.py`).""",
+rows (`benchmarks/families/n_queens/imitation.py`). The critic reads contexts: the prompt of the state behind a step,
+where the free squares stand. To compute it is what the next step from there would have cost; of a step alone it knows
+less (`docs/critics.md`; the multipliers were 1.2 / 1.8 / 2.1 / 3.0 with the same model, commit 7b0ad91).""",
     held_out="""\
 No state that the model learnt from, and none behind a step of one, has all queens of a validation or test problem on
 its board. So it has seen no state, living or dead, that a search of such a problem can come to (`boards.contains`;
@@ -37,8 +39,8 @@ tests prove it from the data). The problems of the critic's training are others 
     group="missing",
     good="can be completed",
     limit="""\
-Model and critic read the same prompt. Where the model does not see that a queen is wrong the critic mostly does not
-either, until the board is two or three queens further: what a search pays for it is these queens.""",
+While six or more queens are missing, the critic often does not see that one is wrong, as the model did not when it set
+it. Two queens later it mostly does: what a search pays for it is these queens.""",
 )
 
 
@@ -72,6 +74,7 @@ class Queens(Family):
             "rounds": 2,
             "completions": 4,
             "max-step-tokens": 4,
+            "reads": "context",
         }
     )
     sizes: Sizes = field(default_factory=Sizes)

@@ -220,8 +220,8 @@ PyObject* entered(PyObject*, PyObject* const* given, Py_ssize_t size) {
 }
 
 template <py::object (*function)(const Arguments&)>
-PyMethodDef method(const char* name) {
-    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&entered<function>)), METH_FASTCALL, nullptr};
+PyMethodDef method(const char* name, const char* signature) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&entered<function>)), METH_FASTCALL, signature};
 }
 
 // For tuples of a class of their own, whose maker knows that they hold numbers and texts alone.
@@ -230,14 +230,21 @@ PyObject* untracked(PyObject*, PyObject* object) {
     return new_ref(object);
 }
 
-PyMethodDef methods[] = {{"untracked", &untracked, METH_O, nullptr},
-                         method<ask>("wave_ask"),
-                         method<requests_of>("wave_requests"),
-                         method<settle>("wave_settle"),
-                         method<describe>("wave_describe"),
-                         method<admit>("wave_admit"),
-                         method<grow>("wave_grow"),
-                         {nullptr, nullptr, 0, nullptr}};
+// What each is for stands in bavt_fast/_core.pyi.
+PyMethodDef methods[] = {
+    {"untracked", &untracked, METH_O, "untracked(tuple_, /) -> tuple"},
+    method<ask>("wave_ask", "wave_ask(engine, searches, limit, now_s, /) -> tuple"),
+    method<requests_of>("wave_requests", "wave_requests(searches, slots, nodes, seeds, tries=None, /) -> list"),
+    method<settle>("wave_settle", "wave_settle(engine, searches, slots, nodes, tickets, answers, now_s, /) -> tuple"),
+    method<describe>(
+        "wave_describe",
+        "wave_describe(engine, searches, slots, nodes, tickets, answers, settled, described=None, /) -> Pending"),
+    method<admit>("wave_admit", "wave_admit(engine, searches, slots, nodes, tickets, answers, now_s, /) -> Pending"),
+    method<grow>(
+        "wave_grow",
+        "wave_grow(engine, searches, pending, values, now_s, residual=False, weights=None, score_costs=None, /) "
+        "-> bool"),
+    {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 }  // namespace bavt::waves

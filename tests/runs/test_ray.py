@@ -169,7 +169,7 @@ def until(event: str, child: subprocess.Popen[str], count: int = 1) -> None:
 
 
 def test_a_driver_that_is_killed_or_interrupted_goes_on(tmp_path: Path) -> None:
-    rows = questions(30)
+    rows = questions(120)  # a quick machine does 30 while Ctrl-C is on its way
     path = written(tmp_path, rows)
     completed(tmp_path / "whole", rows, searcher(None, WORLD, wave=WAVE), budget=bavt.Budget(tokens=TOKENS))
     for kind in (signal.SIGKILL, signal.SIGINT):

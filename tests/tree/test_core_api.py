@@ -198,7 +198,7 @@ def stub_signatures() -> dict[str, list[str]]:
         for item in owner.body:
             if isinstance(item, ast.FunctionDef):
                 defaults = [ast.unparse(default) for default in item.args.defaults]
-                names = [argument.arg for argument in item.args.args]
+                names = [argument.arg for argument in (*item.args.posonlyargs, *item.args.args)]
                 padded = [""] * (len(names) - len(defaults)) + defaults
                 found[prefix + item.name] = [
                     name + (f"={default}" if default else "") for name, default in zip(names, padded, strict=True)
@@ -220,7 +220,7 @@ def native_signatures() -> dict[str, list[str]]:
         arguments = ast.parse(f"def f({first_line.split('(', 1)[1].rsplit(' -> ', 1)[0]}: pass").body[0]
         assert isinstance(arguments, ast.FunctionDef)
         defaults = [ast.unparse(default) for default in arguments.args.defaults]
-        names = [argument.arg for argument in arguments.args.args]
+        names = [argument.arg for argument in (*arguments.args.posonlyargs, *arguments.args.args)]
         padded = [""] * (len(names) - len(defaults)) + defaults
         found[name] = [n + (f"={d}" if d else "") for n, d in zip(names, padded, strict=True)]
 

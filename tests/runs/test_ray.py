@@ -207,7 +207,7 @@ def command_line(pid: int) -> bytes:
 
 def test_drivers_and_workers_that_are_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     """The same command goes on each time. A third of the drivers dies early, a third loses a worker before."""
-    rows = questions(16 * KILLS)  # some dozen are answered before each kill
+    rows = questions(150 * KILLS)  # a quick machine answers some dozen before each kill, and more in the long lives
     path = written(tmp_path, rows)
     completed(tmp_path / "whole", rows, searcher(None, WORLD, wave=WAVE), budget=bavt.Budget(tokens=TOKENS))
     rng = random.Random(time.time_ns())
@@ -217,7 +217,7 @@ def test_drivers_and_workers_that_are_killed_at_random_moments_lose_nothing(tmp_
         child = command(tmp_path, path)
         try:
             if drivers % 3 == 2:  # while it starts, and perhaps later
-                time.sleep(rng.uniform(0.5, 5.0))
+                time.sleep(rng.uniform(0.5, 3.0))
             else:
                 until("result", child)
                 time.sleep(rng.uniform(0.0, 0.2))

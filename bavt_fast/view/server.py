@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,7 +47,7 @@ class Seen(NamedTuple):
     events: int = 0
 
 
-class _Serving:
+class _Serving(ABC):
     """Serves pages on the loopback address; a context manager.
 
     Args:
@@ -86,9 +87,9 @@ class _Serving:
 
     # ---- for the threads of the server
 
+    @abstractmethod
     def found(self, name: str) -> Search | str | None:
         """What is at an address below the token: a search, a page as HTML, or nothing."""
-        raise NotImplementedError
 
     def has_ended(self, search: Search) -> bool:
         """Whether nothing more will come of a search."""

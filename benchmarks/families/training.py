@@ -9,6 +9,7 @@ read out of it.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-class Student:
+class Student(ABC):
     """A model in training, with what it takes to go on after an interruption. A family says what it learns.
 
     Args:
@@ -113,13 +114,13 @@ class Student:
         if (folder / CHECKPOINT).is_file():
             self._resume()
 
+    @abstractmethod
     def losses(self, batch: Any) -> Losses:
         """Of one batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batches_of(self, number: int) -> Iterator[Any]:
         """The batches of one round; they depend on its number alone, and on `progress`."""
-        raise NotImplementedError
 
     @property
     def progress(self) -> float:

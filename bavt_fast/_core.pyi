@@ -1,13 +1,13 @@
 """Native core: search trees and the exact Countdown solver."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from bavt_fast.protocols import Step, StepRequest
+from bavt_fast.protocols import Node, Step, StepRequest
 from bavt_fast.waves import Pending
 
 _T = TypeVar("_T")
@@ -670,4 +670,48 @@ def wave_grow(
 
     Raises:
         TypeError, ValueError: a value is not a finite number. Nothing has changed.
+    """
+
+_Left = tuple[Pending, Any, Exception | None, bool]
+
+def wave_tell(
+    engine: Engine,
+    searches: dict[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    tickets: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    score: Callable[[list[Node]], Any],
+    clock: Callable[[], float],
+    residual: bool,
+    /,
+) -> _Left | None:
+    """`wave_admit`, the critic, and `wave_grow`. Returns None where the critic gave a list of values, and all is done.
+
+    Else what the caller has to look at: what was admitted, what the critic gave, what it raised, and whether the trees
+    grew with values that were clipped.
+
+    Raises:
+        BadAnswer: a step is not one. Nothing has changed.
+    """
+
+def wave_rounds(
+    engine: Engine,
+    searches: dict[int, Any],
+    propose: Callable[[list[StepRequest], list[int], list[int]], Any],
+    score: Callable[[list[Node]], Any],
+    wave: int,
+    clock: Callable[[], float],
+    residual: bool,
+    /,
+) -> tuple[
+    tuple[list[int], list[int], list[int], list[int], list[int], list[int], list[StepRequest], list[int]],
+    tuple[Any, ...],
+    _Left | None,
+]:
+    """`wave_ask`, the generator, and `wave_tell`, round after round, until something is unusual: then its last wave.
+
+    That is what `wave_ask` gave; the answers in a tuple, which is empty where nobody was asked (questions have stopped,
+    or nothing is left to ask for); and what `wave_tell` left. Where it left nothing, the answers were not told: they
+    are what the generator raised, or not one list for each ask, or have something in them that is no step.
     """

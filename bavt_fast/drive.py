@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-from bavt_fast.drive_base import Asked, Base, is_whole, named
+from bavt_fast.drive_base import Asked, Base, named
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError
 from bavt_fast.step_checks import BadAnswer
-from bavt_fast.waves import Pending, admit, ask, cancel
+from bavt_fast.waves import Pending, ask, cancel, rounds, tell
 
 __all__ = ["Drive"]
 
@@ -38,9 +38,9 @@ class Drive(Base):
             self.break_off()
 
     def batches(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
-        """A wave at a time. The calls here are what a step costs beside tree, task and models: as few as can be."""
-        engine, searches, clock, generator = self.engine, self.searches, self.clock, self.generator
-        host, wave = self.host, self.wave
+        """A wave at a time. Where nobody looks on between waves, `rounds` makes one after the other by itself."""
+        engine, searches, clock, host, wave = self.engine, self.searches, self.clock, self.host, self.wave
+        alone = host is None and self.on_progress is None
         while True:
             if (self.more or host is not None) and len(searches) < self.wave:  # a host may have more later
                 self.fill(waiting)
@@ -49,30 +49,33 @@ class Drive(Base):
                 self.tell(asked.slots, asked.nodes, asked.counts, asked.tickets, self.propose(asked))
             if host is not None:
                 wave = host.room(self.wave, 0)
-            slots, nodes, counts, tickets, limits, seeds, requests, stopped = ask(engine, searches, wave, clock())
+            answers, left = (), None
+            if alone and not self.observed:
+                propose, score = self.generator.propose, self.critic.score
+                columns, answers, left = rounds(engine, searches, propose, score, wave, clock, self.residual)
+            else:
+                columns = ask(engine, searches, wave, clock())
+            slots, nodes, counts, tickets, limits, seeds, requests, stopped = columns
+            asked = Asked(slots, nodes, counts, tickets, limits, requests)
             if self.observed:
                 note_asks(searches, slots, nodes, counts, tickets, limits, seeds)
-            if stopped:
-                asked = yield from self.replace(
-                    Asked(slots, nodes, counts, tickets, limits, requests), stopped, waiting
-                )
-                slots, nodes, counts, tickets, limits, requests = map(list, asked)  # type: ignore[assignment]
-            if tickets:
-                if host is not None:
-                    host.before_wait()
-                try:
-                    answers = generator.propose(requests, counts, limits)
-                    is_list = answers.__class__ is list
-                    whole = len(answers) == len(tickets) if is_list else is_whole(answers, len(tickets))
-                except Exception as error:
-                    answers, whole = error, False
-                if not whole:
-                    answers = self.propose_apart(Asked(slots, nodes, counts, tickets, limits, requests), answers)
-                self.tell(slots, nodes, counts, tickets, answers)
-                if self.on_progress is not None:
-                    self.progress()
-            elif not self.reopened:
+            if left is not None:
+                self.finish_scoring(*left)
+            elif stopped:
+                asked = yield from self.replace(asked, stopped, waiting)
+            if left is None and asked.tickets:
+                self.answer(asked, answers)
+            elif left is None and not self.reopened:
                 return
+
+    def answer(self, asked: Asked, answers: tuple[Any, ...]) -> None:
+        """A wave into the trees. `answers`: its answers, where they are here already, in a tuple."""
+        if self.host is not None:
+            self.host.before_wait()
+        told = self.whole(asked, *answers) if answers else self.propose(asked)
+        self.tell(asked.slots, asked.nodes, asked.counts, asked.tickets, told)
+        if self.on_progress is not None:
+            self.progress()
 
     def replace(
         self, asked: Asked, stopped: Sequence[int], waiting: Iterator[Search]
@@ -99,26 +102,39 @@ class Drive(Base):
         tickets: Sequence[int],
         answers: Sequence[Any],
     ) -> None:
-        """Answers into the trees. One that is none fails its ask alone."""
+        """Answers into the trees, and values. An answer that is none fails its ask alone."""
+        wave, by = (slots, nodes, tickets), (self.critic.score, self.clock, self.residual)
         try:
-            pending = admit(self.engine, self.searches, slots, nodes, tickets, answers, self.clock())
+            left = tell(self.engine, self.searches, *wave, answers, *by)
         except (BadAnswer, AttributeError, TypeError, ValueError):
             asked, answers = self.good(Asked(slots, nodes, counts, tickets), answers)
-            columns = asked.slots, asked.nodes, asked.tickets
-            pending = admit(self.engine, self.searches, *columns, answers, self.clock())
-        if pending.tickets:
-            self.score(pending)
+            left = tell(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, answers, *by)
+        if left is not None:
+            self.finish_scoring(*left)
 
-    def score(self, pending: Pending) -> None:
-        """One call of the critic for all; where it fails, one for each ask, to find whose it is."""
-        try:
-            self.grow(pending, self.critic.score(pending.nodes) if pending.nodes else [])
-        except Exception as error:
-            if len(pending.tickets) == 1:
-                self.state_failed(pending, named(error, "critic"))
-                return
-            for part in pending.by_ask():
-                self.score(part)
+    def finish_scoring(self, pending: Pending, outputs: Any, error: Exception | None, clipped: bool) -> None:
+        """What a critic gave or raised that is not simply a list of values from 0 to 1."""
+        if clipped:
+            if not self.warned:
+                self.warn_of_scale(pending, outputs)
+        elif error is not None:
+            self.scoring_failed(pending, error)
+        else:
+            try:
+                self.grow(pending, outputs)
+            except Exception as bad:
+                self.scoring_failed(pending, bad)
+
+    def scoring_failed(self, pending: Pending, error: Exception) -> None:
+        """The critic is asked again for each ask by itself, to find whose fault it is."""
+        if len(pending.tickets) == 1:
+            self.state_failed(pending, named(error, "critic"))
+            return
+        for part in pending.by_ask():
+            try:
+                self.grow(part, self.critic.score(part.nodes) if part.nodes else [])
+            except Exception as bad:
+                self.scoring_failed(part, bad)
 
     def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """Refills one by one: no question waits for the slowest step of a wave."""

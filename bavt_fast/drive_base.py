@@ -184,9 +184,18 @@ class Base:
         """The answers of a generator that blocks, one per ask."""
         try:
             answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
-            return answers if is_whole(answers, len(asked.tickets)) else self.propose_apart(asked, answers)
         except Exception as error:
-            return self.propose_apart(asked, error)
+            answers = error
+        return self.whole(asked, answers)
+
+    def whole(self, asked: Asked, answers: Any) -> Sequence[Any]:
+        """One answer per ask, of what a generator gave or raised."""
+        try:
+            if is_whole(answers, len(asked.tickets)):
+                return answers
+        except Exception as error:  # of a sequence of the user's
+            answers = error
+        return self.propose_apart(asked, answers)
 
     def propose_apart(self, asked: Asked, failure: Any) -> Sequence[Any]:
         """Answers to a batch that failed: asked again one by one, to find whose fault it is."""

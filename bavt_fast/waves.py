@@ -2,6 +2,8 @@
 
     admit   steps -> states (task.apply) -> keys (task.key) -> settled, duplicates dropped -> task.describe
     grow    values -> nodes
+    tell    admit, the critic, grow
+    rounds  ask, the generator, tell, and again
 
 `searches` gives the `bavt_fast.engine.Search` of each slot of the engine. Where a question's task fails, that question
 stops with the error, and the others go on. The loops are what a search costs beside its tree, its task and its models:
@@ -21,7 +23,9 @@ from bavt_fast._core import wave_ask as ask
 from bavt_fast._core import wave_describe as describe
 from bavt_fast._core import wave_grow as grow
 from bavt_fast._core import wave_requests as requests_of
+from bavt_fast._core import wave_rounds as rounds
 from bavt_fast._core import wave_settle as settle
+from bavt_fast._core import wave_tell as tell
 from bavt_fast.budget import Spent, cost_units, exact
 from bavt_fast.events import Observer, note_growth
 from bavt_fast.protocols import Description, Node, Sampling, Step, StepRequest, without_hidden
@@ -42,7 +46,9 @@ __all__ = [
     "grow",
     "new_states",
     "requests_of",
+    "rounds",
     "settle",
+    "tell",
 ]
 
 
@@ -239,6 +245,6 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
 
 
-_MET = (Beside, Description, Engine, Node, Pending, Step, StepRequest)
+_MET = (BadAnswer, Beside, Description, Engine, Node, Pending, Step, StepRequest)
 _CALLED = (_about_keys, _check, _other_costs, checked_description, described_many, fail, note_growth, probability_of)
 read_wave_objects({met.__name__: met for met in (*_MET, *_CALLED, without_hidden)})  # what the loops know of Python

@@ -6,16 +6,16 @@ The arguments are those of the native functions. `searches` gives the `bavt_fast
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bavt_fast._core import Engine
 from bavt_fast.events import note_growth
 from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
-from bavt_fast.step_checks import FINISH_REASONS, MOST, checked_description, probability_of
+from bavt_fast.step_checks import FINISH_REASONS, MOST, BadAnswer, checked_description, probability_of
 from bavt_fast.waves import Pending, Settled, _about_keys, _check, _other_costs, described_many, fail
 
-__all__ = ["admit", "ask", "describe", "grow", "requests_of", "settle"]
+__all__ = ["admit", "ask", "describe", "grow", "requests_of", "rounds", "settle", "tell"]
 
 
 def ask(engine: Engine, searches: Mapping[int, Any], limit: int, now_s: float) -> tuple[list[Any], ...]:
@@ -228,3 +228,74 @@ def grow(
     if any(searches[slot].observer is not None for slot in pending.slots):
         note_growth(searches, pending, score_costs)
     return clipped
+
+
+Left = tuple[Pending, Any, Exception | None, bool]
+"""What of a wave the caller has to look at: what was admitted, what the critic gave, what it raised, and whether the
+trees grew with values that were clipped."""
+
+
+def tell(
+    engine: Engine,
+    searches: Mapping[int, Any],
+    slots: Sequence[int],
+    nodes: Sequence[int],
+    tickets: Sequence[int],
+    answers: Sequence[Sequence[Step]],
+    score: Callable[[list[Node]], Any],
+    clock: Callable[[], float],
+    residual: bool,
+) -> Left | None:
+    """`admit`, the critic, and `grow`. Returns None where the critic gave a list of values, and all is done.
+
+    Raises:
+        BadAnswer: a step is not one. Nothing has changed.
+    """
+    pending = admit(engine, searches, slots, nodes, tickets, answers, clock())
+    if not pending.tickets:
+        return None
+    try:
+        outputs = score(pending.nodes) if pending.nodes else []
+    except Exception as error:
+        return pending, None, error, False
+    if type(outputs) is not list or len(outputs) != len(pending.nodes):
+        return pending, outputs, None, False
+    try:
+        clipped = grow(engine, searches, pending, outputs, clock(), residual)
+    except Exception:
+        return pending, outputs, None, False
+    return (pending, outputs, None, True) if clipped else None
+
+
+def rounds(
+    engine: Engine,
+    searches: Mapping[int, Any],
+    propose: Callable[[list[StepRequest], list[int], list[int]], Any],
+    score: Callable[[list[Node]], Any],
+    wave: int,
+    clock: Callable[[], float],
+    residual: bool,
+) -> tuple[tuple[list[Any], ...], tuple[Any, ...], Left | None]:
+    """`ask`, the generator, and `tell`, round after round, until something is unusual: then its last wave.
+
+    That is what `ask` gave; the answers in a tuple, which is empty where nobody was asked (questions have stopped, or
+    nothing is left to ask for); and what `tell` left. Where it left nothing, the answers were not told: they are what
+    the generator raised, or not one list for each ask, or have something in them that is no step.
+    """
+    while True:
+        asked = ask(engine, searches, wave, clock())
+        slots, nodes, counts, tickets, limits, _, requests, stopped = asked
+        if stopped or not tickets:
+            return asked, (), None
+        try:
+            answers = propose(requests, counts, limits)
+        except Exception as error:
+            return asked, (error,), None
+        if type(answers) is not list or len(answers) != len(tickets):
+            return asked, (answers,), None
+        try:
+            left = tell(engine, searches, slots, nodes, tickets, answers, score, clock, residual)
+        except (BadAnswer, AttributeError, TypeError, ValueError):
+            return asked, (answers,), None
+        if left is not None:
+            return asked, (answers,), left

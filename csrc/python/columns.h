@@ -78,10 +78,11 @@ class ShortColumn {
     ShortColumn& operator=(ShortColumn&&) = default;
     T& operator[](size_t i) { return data()[i]; }
     const T& operator[](size_t i) const { return data()[i]; }
-    T* data() { return size_ > kShort ? long_.data() : short_; }
-    const T* data() const { return size_ > kShort ? long_.data() : short_; }
+    T* data() { return long_.empty() ? short_ : long_.data(); }
+    const T* data() const { return long_.empty() ? short_ : long_.data(); }
     size_t size() const { return size_; }
-    T back() const { return data()[size_ - 1]; }
+    const T& back() const { return data()[size_ - 1]; }
+    void shrink(size_t size) { size_ = size; }  // what is no longer of it stays until the end
 
    private:
     static constexpr size_t kShort = 16;
@@ -182,42 +183,57 @@ inline ShortColumn<StepCost> costs_of(const Items& tokens, py::handle others) {
     return costs;
 }
 
-// What `Engine::grow` takes, checked.
-class GrowthColumns {
+// Admitted states, checked: those of ticket i are at offsets[i] .. offsets[i + 1].
+struct StateColumns {
+    StateColumns(size_t num_tickets, size_t num_states)
+        : tickets(num_tickets),
+          offsets(num_tickets + 1),
+          terminal(num_states),
+          verified(num_states),
+          min_tokens(num_states) {}
+    StateColumns(py::handle ids, py::handle counts, py::handle terminal, py::handle verified, py::handle least)
+        : tickets(tickets_of(Items("tickets", ids))),
+          offsets(offsets_of(counts, tickets.size())),
+          terminal(flags_of("terminal", terminal, num_states())),
+          verified(flags_of("verified", verified, num_states())),
+          min_tokens(counts_of("min_tokens", least, num_states())) {
+        for (size_t i = 0; i < num_states(); ++i) {
+            if (this->verified[i] <= this->terminal[i]) continue;
+            py_checks::bad_value("verified", "states that are terminal", "one that is not");
+        }
+    }
+    size_t size() const { return tickets.size(); }
+    size_t num_states() const { return offsets.back(); }
+
+    ShortColumn<TicketId> tickets;
+    ShortColumn<uint32_t> offsets;
+    ShortColumn<uint8_t> terminal, verified;
+    ShortColumn<int64_t> min_tokens;
+};
+
+// What a critic gave for admitted states, checked: with them, what `Engine::grow` takes.
+class ScoreColumns {
    public:
-    GrowthColumns(py::handle tickets, py::handle counts, py::handle outputs, py::handle terminal, py::handle verified,
-                  py::handle min_tokens, py::handle weights, py::handle score_costs)
-        : tickets_(tickets_of(Items("tickets", tickets))),
-          offsets_(offsets_of(counts, tickets_.size())),
-          outputs_(numbers_of("values", outputs, num_states())),
-          terminal_(flags_of("terminal", terminal, num_states())),
-          verified_(flags_of("verified", verified, num_states())),
-          min_tokens_(counts_of("min_tokens", min_tokens, num_states())),
+    ScoreColumns(const StateColumns& states, py::handle outputs, py::handle weights, py::handle score_costs)
+        : outputs_(numbers_of("values", outputs, states.num_states())),
           weights_(0),
           has_weights_(!weights.is_none()),
           has_costs_(!score_costs.is_none()) {
-        for (size_t i = 0; i < num_states(); ++i) {
-            if (verified_[i] <= terminal_[i]) continue;
-            py_checks::bad_value("verified", "states that are terminal", "one that is not");
-        }
-        if (has_weights_) weights_ = numbers_of("weights", weights, num_states());
+        if (has_weights_) weights_ = numbers_of("weights", weights, states.num_states());
         if (!has_costs_) return;
-        const Items items("score_costs", score_costs, size());
-        for (size_t i = 0; i < size(); ++i) costs_.push_back(amounts_of("score_costs", items[i], 0));
+        const Items items("score_costs", score_costs, states.size());
+        for (size_t i = 0; i < states.size(); ++i) costs_.push_back(amounts_of("score_costs", items[i], 0));
     }
-    size_t size() const { return tickets_.size(); }
-    size_t num_states() const { return offsets_.back(); }
-    uint32_t begin(size_t ticket) const { return offsets_[ticket]; }
 
-    WaveGrowth wave(bool residual) const {
-        return {tickets_.data(),
-                size(),
-                offsets_.data(),
+    WaveGrowth wave(const StateColumns& states, bool residual) const {
+        return {states.tickets.data(),
+                states.size(),
+                states.offsets.data(),
                 outputs_.data(),
                 has_weights_ ? weights_.data() : nullptr,
-                terminal_.data(),
-                verified_.data(),
-                min_tokens_.data(),
+                states.terminal.data(),
+                states.verified.data(),
+                states.min_tokens.data(),
                 has_costs_ ? costs_.data() : nullptr,
                 residual};
     }
@@ -228,14 +244,28 @@ class GrowthColumns {
     }
 
    private:
-    ShortColumn<TicketId> tickets_;
-    ShortColumn<uint32_t> offsets_;
     ShortColumn<double> outputs_;
-    ShortColumn<uint8_t> terminal_, verified_;
-    ShortColumn<int64_t> min_tokens_;
     ShortColumn<double> weights_;
     std::vector<Amounts> costs_;
     bool has_weights_, has_costs_;
 };
+
+// Asks as they go to Python: slots, nodes, counts, tickets, limits and seeds, into the first places of a tuple.
+inline void put_asks(const std::vector<WaveAsk>& asks, const py::tuple& columns) {
+    const auto put = [&](size_t place, auto make) {
+        PyTuple_SET_ITEM(columns.ptr(), static_cast<Py_ssize_t>(place),
+                         list_of(asks.size(), [&](size_t i) { return make(asks[i]); }).release().ptr());
+    };
+    put(0, [](const WaveAsk& ask) { return PyLong_FromUnsignedLong(ask.slot); });
+    put(1, [](const WaveAsk& ask) { return PyLong_FromUnsignedLong(ask.ask.node); });
+    put(2, [](const WaveAsk& ask) { return PyLong_FromUnsignedLong(ask.ask.count); });
+    put(3, [](const WaveAsk& ask) { return PyLong_FromUnsignedLongLong(ask.ticket); });
+    put(4, [](const WaveAsk& ask) { return PyLong_FromLongLong(ask.ask.limit); });
+    put(5, [](const WaveAsk& ask) { return PyLong_FromUnsignedLongLong(ask.ask.seed); });
+}
+
+inline py::object slots_of(const std::vector<Slot>& slots) {
+    return list_of(slots.size(), [&](size_t i) { return PyLong_FromUnsignedLong(slots[i]); });
+}
 
 }  // namespace bavt::py_columns

@@ -112,15 +112,9 @@ py::tuple ask(Engine& engine, size_t limit, double now_s) {
     std::vector<bavt::WaveAsk> asks;
     std::vector<bavt::Slot> stopped;
     engine.ask(limit, now_s, &asks, &stopped);
-    const size_t size = asks.size();
     py::tuple columns(7);
-    columns[0] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].slot); });
-    columns[1] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.node); });
-    columns[2] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.count); });
-    columns[3] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ticket); });
-    columns[4] = list_of(size, [&](size_t i) { return PyLong_FromLongLong(asks[i].ask.limit); });
-    columns[5] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ask.seed); });
-    columns[6] = list_of(stopped.size(), [&](size_t i) { return PyLong_FromUnsignedLong(stopped[i]); });
+    put_asks(asks, columns);
+    columns[6] = slots_of(stopped);
     return columns;
 }
 
@@ -148,13 +142,14 @@ py::object admit(Engine& engine, double now_s, py::handle tickets, py::handle co
 py::tuple grow(Engine& engine, double now_s, py::handle tickets, py::handle counts, py::handle outputs,
                py::handle terminal, py::handle verified, py::handle min_tokens, py::handle weights, bool residual,
                py::handle score_costs) {
-    const GrowthColumns columns(tickets, counts, outputs, terminal, verified, min_tokens, weights, score_costs);
-    ShortColumn<bavt::NodeId> first(columns.size());
-    ShortColumn<double> values(columns.num_states());
-    engine.grow(columns.wave(residual), now_s, first.data(), values.data());
+    const StateColumns states(tickets, counts, terminal, verified, min_tokens);
+    const ScoreColumns scores(states, outputs, weights, score_costs);
+    ShortColumn<bavt::NodeId> first(states.size());
+    ShortColumn<double> values(states.num_states());
+    engine.grow(scores.wave(states, residual), now_s, first.data(), values.data());
     return py::make_tuple(list_of(first.size(), [&](size_t i) { return PyLong_FromUnsignedLong(first[i]); }),
                           list_of(values.size(), [&](size_t i) { return PyFloat_FromDouble(values[i]); }),
-                          columns.clipped(residual));
+                          scores.clipped(residual));
 }
 
 void cancel(Engine& engine, py::handle ticket, py::handle tokens, py::handle others) {

@@ -1,6 +1,6 @@
 // The Python objects that a wave is made of, read and made through their slots.
 //
-// A wave's loops (waves_admit.cpp, waves.cpp) are what a search costs beside its tree, its task and its models. Looking an
+// A wave's loops (waves_admit.cpp, waves_grow.cpp, waves.cpp) are what a search costs beside its tree, its task and its models. Looking an
 // attribute up by its name takes as long as all else that they do with it. So the classes that they meet keep what is
 // read there in `__slots__`, and a slot's place in the object is looked up once, when the package is imported.
 #pragma once
@@ -67,7 +67,7 @@ struct Objects {
     PyObject *duplicate, *invalid, *refuted, *nothing;
     PyObject *settings, *seconds_left, *mend, *admitted;  // names
     PyObject *check, *other_costs, *probability_of, *checked_description, *without_hidden, *about_keys, *fail,
-        *described_many, *note_growth;
+        *described_many, *note_growth, *bad_answer;
 };
 
 extern Objects objects;
@@ -84,6 +84,8 @@ inline py::object stolen(PyObject* object) {
     if (object == nullptr) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(object);
 }
+
+inline py::object int_of(uint64_t number) { return stolen(PyLong_FromUnsignedLongLong(number)); }
 
 inline py::object borrowed(PyObject* object) { return py::reinterpret_borrow<py::object>(object); }
 

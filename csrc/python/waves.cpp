@@ -1,4 +1,5 @@
-// The loops of a wave over the Python objects of its searches: asks out as requests, answers in (waves_admit.cpp), values in.
+// The loops of a wave over the Python objects of its searches: asks out as requests, answers in (waves_admit.cpp), values in
+// (waves_grow.cpp), and waves one after the other.
 //
 // What they do is said in `bavt_fast/waves.py`, which names them, and once more in Python in `bavt_fast/reference/waves.py`.
 #include <exception>
@@ -14,6 +15,21 @@ void bind_waves(py::module_& m);
 
 namespace bavt::waves {
 namespace {
+
+std::exception_ptr thrown;
+PyObject* raise_thrown;  // has pybind11 make a Python exception of it
+
+// What a catch block has caught becomes what Python raises.
+void restore_thrown() {
+    try {
+        throw;
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (...) {
+        thrown = std::current_exception();
+        Py_XDECREF(PyObject_CallNoArgs(raise_thrown));
+    }
+}
 
 // ---- Out -----------------------------------------------------------------------------------------------------------
 
@@ -50,95 +66,144 @@ py::object new_request(PyObject* search, PyObject* node, PyObject* seed, py::obj
     return request;
 }
 
-py::object requests_of(py::handle searches, py::handle slots, py::handle nodes, py::handle seeds, py::handle tries) {
-    const Items slot_items("slots", slots), node_items("nodes", nodes, slot_items.size());
-    const Items seed_items("seeds", seeds, slot_items.size());
-    ShortColumn<int64_t> known(0);
-    if (!tries.is_none()) known = counts_of("tries", tries, slot_items.size());
-    const Questions questions(searches, slot_items, node_items);
+// The requests of asks; seed_of(i) and tried(i, node) give what is in them.
+template <typename SeedOf, typename Tried>
+py::object requests_of(const Questions& questions, SeedOf seed_of, Tried tried) {
     std::vector<py::object> requests;
     requests.reserve(questions.size());
     for (size_t i = 0; i < questions.size(); ++i) {
         questions.fetch_ahead(i);
         const py::object node = borrowed(questions.node(i));
-        const size_t steps = tries.is_none() ? SIZE_MAX : static_cast<size_t>(known[i]);
-        requests.push_back(
-            new_request(questions.search(i), node.ptr(), seed_items[i].ptr(), tried_of(node.ptr(), steps)));
+        requests.push_back(new_request(questions.search(i), node.ptr(), seed_of(i).ptr(), tried(i, node.ptr())));
     }
     return list_of(requests.size(), [&](size_t i) { return requests[i].release().ptr(); });
 }
 
+py::object requests_of(const Questions& questions, const std::vector<WaveAsk>& asks) {
+    return requests_of(
+        questions, [&](size_t i) { return int_of(asks[i].ask.seed); },
+        [](size_t, PyObject* node) { return tried_of(node); });
+}
+
+py::object requests_of(py::handle searches, py::handle slots, py::handle nodes, py::handle seeds, py::handle tries) {
+    const ShortColumn<Slot> slot_column = slots_in(slots);
+    const Items seed_items("seeds", seeds, slot_column.size());
+    ShortColumn<int64_t> known(0);
+    if (!tries.is_none()) known = counts_of("tries", tries, slot_column.size());
+    return requests_of(
+        Questions(searches, slot_column, nodes_in(nodes, slot_column.size())),
+        [&](size_t i) { return borrowed(seed_items[i].ptr()); },
+        [&](size_t i, PyObject* node) {
+            return tried_of(node, tries.is_none() ? SIZE_MAX : static_cast<size_t>(known[i]));
+        });
+}
+
+// Asks as Python has them: in columns, and last the slots of questions that have stopped.
+py::object asked(const std::vector<WaveAsk>& asks, py::object requests, const std::vector<Slot>& stopped) {
+    py::tuple columns(8);
+    put_asks(asks, columns);
+    columns[6] = std::move(requests);
+    columns[7] = slots_of(stopped);
+    return std::move(columns);
+}
+
 py::object ask(Engine& engine, py::handle searches, size_t limit, double now_s) {
     std::vector<WaveAsk> asks;
-    std::vector<bavt::Slot> stopped;
+    std::vector<Slot> stopped;
     engine.ask(limit, now_s, &asks, &stopped);
-    const size_t size = asks.size();
-    py::tuple columns(8);
-    columns[0] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].slot); });
-    columns[1] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.node); });
-    columns[2] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.count); });
-    columns[3] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ticket); });
-    columns[4] = list_of(size, [&](size_t i) { return PyLong_FromLongLong(asks[i].ask.limit); });
-    columns[5] = list_of(size, [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ask.seed); });
-    columns[6] =
-        requests_of(searches, py::object(columns[0]), py::object(columns[1]), py::object(columns[5]), py::none());
-    columns[7] = list_of(stopped.size(), [&](size_t i) { return PyLong_FromUnsignedLong(stopped[i]); });
-    return std::move(columns);
+    return asked(asks, requests_of(Asks(searches, asks).questions(), asks), stopped);
 }
 
 // ---- In ------------------------------------------------------------------------------------------------------------
 
-py::object column(PyObject* pending, const Member& slot) { return borrowed(slot.get(pending)); }
+double read(PyObject* clock) { return finite("now_s", call(clock)); }
 
-// What a search does where its tree did not grow after all.
-void mend(const std::vector<py::object>& grown) {
-    for (const py::object& search : grown) call(attribute(search.ptr(), objects.mend).ptr());
+// Values of what was admitted into the trees: None, or what Python has to look at: pending, what the critic gave, what it
+// raised, and whether values were clipped.
+py::object score(Engine& engine, py::handle searches, const Admitted& admitted, PyObject* critic, PyObject* clock,
+                 bool residual) {
+    const auto left = [&](const py::object& outputs, const py::object& error, bool clipped) {
+        return py::make_tuple(admitted.to_python(), outputs, error, clipped);
+    };
+    const size_t size = admitted.states.num_states();
+    py::object outputs = py::none();
+    try {
+        outputs = size == 0 ? py::object(py::list()) : call(critic, admitted.node_list().ptr());
+    } catch (py::error_already_set& error) {
+        return left(outputs, exception_in(error), false);
+    }
+    if (!PyList_CheckExact(outputs.ptr()) || static_cast<size_t>(PyList_GET_SIZE(outputs.ptr())) != size) {
+        return left(outputs, py::none(), false);
+    }
+    try {
+        const double now_s = read(clock);
+        const ScoreColumns scores(admitted.states, outputs, py::none(), py::none());
+        if (grow(engine, searches, admitted, scores, now_s, residual, py::none())) {
+            return left(outputs, py::none(), true);
+        }
+        return py::none();
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_Exception)) throw;
+    } catch (const std::exception&) {  // Python does it again and meets it again
+    }
+    return left(outputs, py::none(), false);
 }
 
-bool grow(Engine& engine, py::handle searches, py::handle pending, py::handle values, double now_s, bool residual,
-          py::handle weights, py::handle score_costs) {
-    if (Py_TYPE(pending.ptr()) != objects.pending) py_checks::bad_type("pending", "a Pending", pending);
-    const auto& of = objects.of_pending;
-    const py::object slots = column(pending.ptr(), of.slots), node_list = column(pending.ptr(), of.nodes);
-    const GrowthColumns columns(column(pending.ptr(), of.tickets), column(pending.ptr(), of.counts), values,
-                                column(pending.ptr(), of.terminal), column(pending.ptr(), of.verified),
-                                column(pending.ptr(), of.least), weights, score_costs);
-    const Items slot_items("slots", slots, columns.size()), nodes("nodes", node_list, columns.num_states());
-    for (size_t at = 0; at < nodes.size(); ++at) {
-        if (!PyObject_TypeCheck(nodes[at].ptr(), objects.node)) py_checks::bad_type("nodes", "a Node", nodes[at]);
-    }
-    std::vector<py::object> grown;
-    grown.reserve(columns.size());
-    for (size_t i = 0; i < columns.size(); ++i) grown.push_back(borrowed(search_in(searches, slot_items[i].ptr())));
-    ShortColumn<NodeId> first(columns.size());
-    ShortColumn<double> made(columns.num_states());
+py::object tell(Engine& engine, py::handle searches, const Asks& asks, py::handle given, PyObject* critic,
+                PyObject* clock, bool residual) {
+    const double now_s = read(clock);
+    const Answers answers(asks, given);
+    const Settled settled = settle(engine, searches, asks, answers, now_s);
+    const Admitted admitted = describe(engine, searches, asks, answers, settled, py::none());
+    if (admitted.states.size() == 0) return py::none();
+    return score(engine, searches, admitted, critic, clock, residual);
+}
+
+// ---- Round and round -----------------------------------------------------------------------------------------------
+
+// The answers to asks, or what the generator raised.
+py::object proposed(PyObject* propose, const py::object& requests, const std::vector<WaveAsk>& asks) {
+    const py::object counts =
+        list_of(asks.size(), [&](size_t i) { return PyLong_FromUnsignedLong(asks[i].ask.count); });
+    const py::object limits = list_of(asks.size(), [&](size_t i) { return PyLong_FromLongLong(asks[i].ask.limit); });
     try {
-        for (size_t i = 0; i < columns.size(); ++i) {
-            if (i + 2 * kAhead < columns.size()) fetch_search(grown[i + 2 * kAhead].ptr());
-            if (i + kAhead < columns.size()) fetch_parts(grown[i + kAhead].ptr());
-            PyObject* entries = objects.of_search.nodes.get(grown[i].ptr());
-            for (uint32_t at = columns.begin(i); at < columns.begin(i + 1); ++at) {
-                if (PyList_Append(entries, nodes[at].ptr()) != 0) throw py::error_already_set();
-            }
+        return call(propose, requests.ptr(), counts.ptr(), limits.ptr());
+    } catch (py::error_already_set& error) {
+        return exception_in(error);
+    }
+}
+
+// Waves one after the other, as long as nothing is unusual.
+py::object rounds(Engine& engine, py::handle searches, PyObject* propose, PyObject* critic, size_t wave,
+                  PyObject* clock, bool residual) {
+    std::vector<WaveAsk> asks;
+    std::vector<Slot> stopped;
+    for (;;) {
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        asks.clear();
+        engine.ask(wave, read(clock), &asks, &stopped);
+        const Asks questions(searches, asks);
+        const py::object requests = requests_of(questions.questions(), asks);
+        if (!stopped.empty() || asks.empty()) {
+            return py::make_tuple(asked(asks, requests, stopped), py::tuple(), py::none());
         }
-        engine.grow(columns.wave(residual), now_s, first.data(), made.data());
-    } catch (...) {
-        mend(grown);
-        throw;
+        const py::object answers = proposed(propose, requests, asks);
+        const bool whole =
+            PyList_CheckExact(answers.ptr()) && static_cast<size_t>(PyList_GET_SIZE(answers.ptr())) == asks.size();
+        py::object left = py::none();
+        bool told = false;
+        try {
+            if (whole) left = tell(engine, searches, questions, answers, critic, clock, residual);
+            told = whole;
+        } catch (...) {
+            restore_thrown();
+            if (PyErr_ExceptionMatches(objects.bad_answer) == 0) throw py::error_already_set();
+            PyErr_Clear();
+        }
+        if (!told || !left.is_none()) {
+            return py::make_tuple(asked(asks, requests, stopped), py::make_tuple(answers), left);
+        }
     }
-    const py::object slim = column(pending.ptr(), of.slim);
-    bool observed = false;
-    for (size_t at = 0; at < made.size(); ++at) {
-        PyObject* node = nodes[at].ptr();
-        objects.of_node.value.set(node, stolen(PyFloat_FromDouble(made[at])).release().ptr());
-        if (slim.is_none()) continue;
-        PyObject* step = PyDict_GetItemWithError(slim.ptr(), node);
-        if (step != nullptr) objects.of_node.step.set(node, new_ref(step));
-        if (step == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-    }
-    for (const py::object& search : grown) observed |= objects.of_search.observer.get(search.ptr()) != Py_None;
-    if (observed) call(objects.note_growth, searches.ptr(), pending.ptr(), score_costs.ptr());
-    return columns.clipped(residual);
 }
 
 // ---- Functions of the module ---------------------------------------------------------------------------------------
@@ -184,7 +249,7 @@ py::object describe(const Arguments& given) {
     const Asks asks(given.searches(1), given[2], given[3], given[4]);
     const Answers answers(asks, given[5]);
     const Settled settled = Settled::from_python(given[6], answers.num_steps());
-    return describe(given.engine(), given.searches(1), asks, answers, settled, given.kept(7));
+    return describe(given.engine(), given.searches(1), asks, answers, settled, given.kept(7)).to_python();
 }
 
 py::object admit(const Arguments& given) {
@@ -192,29 +257,38 @@ py::object admit(const Arguments& given) {
     const Asks asks(given.searches(1), given[2], given[3], given[4]);
     const Answers answers(asks, given[5]);
     const Settled settled = settle(engine, given.searches(1), asks, answers, given.now_s(6));
-    return describe(engine, given.searches(1), asks, answers, settled, py::none());
+    return describe(engine, given.searches(1), asks, answers, settled, py::none()).to_python();
 }
 
 py::object grow(const Arguments& given) {
+    Engine& engine = given.engine();
+    const Admitted admitted = Admitted::from_python(given.searches(1), given[2]);
+    const ScoreColumns scores(admitted.states, given[3], given[6], given[7]);
     const bool residual = given[5].ptr() == Py_True;
-    return py::bool_(
-        grow(given.engine(), given.searches(1), given[2], given[3], given.now_s(4), residual, given[6], given[7]));
+    return py::bool_(grow(engine, given.searches(1), admitted, scores, given.now_s(4), residual, given[7]));
 }
 
-// pybind11's way into a function takes as long as a wave of one does in it. This is Python's own; what is thrown becomes
-// an exception where pybind11 makes one of it.
-std::exception_ptr thrown;
-PyObject* raise_thrown;
+py::object tell(const Arguments& given) {
+    const Asks asks(given.searches(1), given[2], given[3], given[4]);
+    const py::object critic = given.kept(6), clock = given.kept(7);
+    return tell(given.engine(), given.searches(1), asks, given.kept(5), critic.ptr(), clock.ptr(),
+                given[8].ptr() == Py_True);
+}
 
+py::object rounds(const Arguments& given) {
+    const auto wave = static_cast<size_t>(count("wave", given[4]));
+    const py::object propose = given.kept(2), critic = given.kept(3), clock = given.kept(5);
+    return rounds(given.engine(), given.searches(1), propose.ptr(), critic.ptr(), wave, clock.ptr(),
+                  given[6].ptr() == Py_True);
+}
+
+// pybind11's way into a function takes as long as a wave of one does in it. This is Python's own.
 template <py::object (*function)(const Arguments&)>
 PyObject* entered(PyObject*, PyObject* const* given, Py_ssize_t size) {
     try {
         return function(Arguments(given, size)).release().ptr();
-    } catch (py::error_already_set& error) {
-        error.restore();
     } catch (...) {
-        thrown = std::current_exception();
-        Py_XDECREF(PyObject_CallNoArgs(raise_thrown));
+        restore_thrown();
     }
     return nullptr;
 }
@@ -244,6 +318,10 @@ PyMethodDef methods[] = {
         "wave_grow",
         "wave_grow(engine, searches, pending, values, now_s, residual=False, weights=None, score_costs=None, /) "
         "-> bool"),
+    method<tell>(
+        "wave_tell",
+        "wave_tell(engine, searches, slots, nodes, tickets, answers, score, clock, residual, /) -> tuple | None"),
+    method<rounds>("wave_rounds", "wave_rounds(engine, searches, propose, score, wave, clock, residual, /) -> tuple"),
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

@@ -4,8 +4,6 @@
 // A task's own functions run in between and may do anything: every object that is used after one is held on to.
 #include "python/waves_admit.h"
 
-#include <array>
-
 namespace bavt::waves {
 namespace {
 
@@ -83,21 +81,32 @@ void add_try(PyObject* node, PyObject* step) {
     }
 }
 
-py::object int_of(uint64_t number) { return stolen(PyLong_FromUnsignedLongLong(number)); }
-
 }  // namespace
 
-Questions::Questions(py::handle searches, const Items& slots, const Items& nodes) {
-    searches_.reserve(slots.size());
-    numbers_.reserve(slots.size());
+Questions::Questions(py::handle searches, const ShortColumn<Slot>& slots, ShortColumn<NodeId> nodes)
+    : searches_(slots.size()), numbers_(std::move(nodes)) {
+    for (size_t i = 0; i < slots.size(); ++i) searches_[i] = borrowed(search_in(searches, int_of(slots[i]).ptr()));
+}
+
+ShortColumn<Slot> slots_in(py::handle column) {
+    const Items items("slots", column);
+    ShortColumn<Slot> slots(items.size());
     for (size_t i = 0; i < slots.size(); ++i) {
-        searches_.push_back(borrowed(search_in(searches, slots[i].ptr())));
-        numbers_.push_back(static_cast<size_t>(integer("nodes", nodes[i], 0, UINT32_MAX, "ids of nodes")));
+        slots[i] = static_cast<Slot>(integer("slots", items[i], 0, UINT32_MAX, "slots of the engine"));
     }
+    return slots;
+}
+
+ShortColumn<NodeId> nodes_in(py::handle column, size_t size) {
+    const Items items("nodes", column, size);
+    ShortColumn<NodeId> nodes(size);
+    for (size_t i = 0; i < size; ++i) {
+        nodes[i] = static_cast<NodeId>(integer("nodes", items[i], 0, UINT32_MAX, "ids of nodes"));
+    }
+    return nodes;
 }
 
 void Questions::fetch_ahead(size_t at) const {
-    const auto number = [&](size_t i) { return numbers_[i]; };
     if (at + 5 * kAhead < size()) fetch_search(search(at + 5 * kAhead));
     if (at + 4 * kAhead < size()) fetch_parts(search(at + 4 * kAhead));
     if (at + 3 * kAhead < size()) fetch_entry(search(at + 3 * kAhead), number(at + 3 * kAhead));
@@ -106,25 +115,39 @@ void Questions::fetch_ahead(size_t at) const {
 }
 
 Asks::Asks(py::handle searches, py::handle slots, py::handle nodes, py::handle tickets)
-    : slots_(borrowed(slots.ptr())),
-      nodes_(borrowed(nodes.ptr())),
-      ids_(borrowed(tickets.ptr())),
-      slot_items_("slots", slots),
-      node_items_("nodes", nodes, slot_items_.size()),
-      questions_(searches, slot_items_, node_items_),
-      tickets_(tickets_of(Items("tickets", tickets, slot_items_.size()))) {}
+    : slots_(slots_in(slots)),
+      tickets_(tickets_of(Items("tickets", tickets, slots_.size()))),
+      questions_(searches, slots_, nodes_in(nodes, slots_.size())) {}
+
+namespace {
+
+template <typename T, typename Read>
+ShortColumn<T> column_of(const std::vector<WaveAsk>& asks, Read read) {
+    ShortColumn<T> column(asks.size());
+    for (size_t i = 0; i < asks.size(); ++i) column[i] = read(asks[i]);
+    return column;
+}
+
+}  // namespace
+
+Asks::Asks(py::handle searches, const std::vector<WaveAsk>& asks)
+    : slots_(column_of<Slot>(asks, [](const WaveAsk& ask) { return ask.slot; })),
+      tickets_(column_of<TicketId>(asks, [](const WaveAsk& ask) { return ask.ticket; })),
+      questions_(searches, slots_, column_of<NodeId>(asks, [](const WaveAsk& ask) { return ask.ask.node; })) {}
+
+py::object Asks::slot_list() const {
+    return list_of(size(), [&](size_t i) { return PyLong_FromUnsignedLong(slots_[i]); });
+}
 
 Answers::Answers(const Asks& asks, py::handle answers)
-    : given_(borrowed(answers.ptr())), items_("answers", answers, asks.size()) {
-    offsets_.reserve(asks.size() + 1);
-    offsets_.push_back(0);
+    : given_(borrowed(answers.ptr())), items_("answers", answers, asks.size()), offsets_(asks.size() + 1) {
     steps_.reserve(asks.size());
     for (size_t i = 0; i < asks.size(); ++i) {
         const py::object answer = borrowed(items_[i].ptr());
         if (PyObject_Size(answer.ptr()) < 0) throw py::error_already_set();  // a generator's, say, has none
         const Items steps("steps", answer);
         for (size_t at = 0; at < steps.size(); ++at) steps_.push_back(borrowed(steps[at].ptr()));
-        offsets_.push_back(static_cast<uint32_t>(steps_.size()));
+        offsets_[i + 1] = static_cast<uint32_t>(steps_.size());
     }
 }
 
@@ -180,7 +203,7 @@ Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answ
     Settled settled(steps);
     std::vector<Failure> failed;
     for (size_t i = 0; i < asks.size(); ++i) {
-        asks.fetch_ahead(i);
+        asks.questions().fetch_ahead(i);
         PyObject* search = asks.search(i);
         const py::object state = borrowed(objects.of_node.state.get(asks.node(i)));
         const py::object apply = borrowed(objects.of_search.apply.get(search));
@@ -205,7 +228,8 @@ Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answ
                   have_probabilities ? probabilities.data() : nullptr},
                  now_s, settled.is_new.data(), found.data());
     for (const Failure& failure : failed) {
-        call(objects.fail, py::cast(&engine).ptr(), searches.ptr(), asks.slot(failure.ask), failure.error.ptr());
+        call(objects.fail, py::cast(&engine).ptr(), searches.ptr(), int_of(asks.slot(failure.ask)).ptr(),
+             failure.error.ptr());
     }
     return settled;
 }
@@ -233,7 +257,7 @@ Settled Settled::from_python(py::handle given, size_t steps) {
 
 namespace {
 
-// What becomes of admitted states, in columns: `Pending` in the making.
+// What becomes of the states of a wave.
 class Describing {
    public:
     Describing(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers, const Settled& settled,
@@ -244,23 +268,24 @@ class Describing {
           answers_(answers),
           settled_(settled),
           described_(std::move(described)),
-          kept_(asks.size()),
-          counts_(asks.size()) {
-        const size_t steps = answers.num_steps();
-        nodes_.reserve(steps), terminal_.reserve(steps), verified_.reserve(steps), least_.reserve(steps);
-    }
+          admitted_(asks.size(), answers.num_steps()) {}
 
-    py::object pending() {
+    Admitted admitted() {
         for (size_t i = 0; i < asks_.size(); ++i) {
-            asks_.fetch_ahead(i);
+            asks_.questions().fetch_ahead(i);
             describe_ask(i);
         }
-        return made();
+        StateColumns& states = admitted_.states;
+        states.tickets.shrink(num_kept_), states.offsets.shrink(num_kept_ + 1);
+        states.terminal.shrink(num_states_), states.verified.shrink(num_states_), states.min_tokens.shrink(num_states_);
+        admitted_.slots.shrink(num_kept_), admitted_.parents.shrink(num_kept_), admitted_.searches.shrink(num_kept_);
+        admitted_.nodes.shrink(num_states_);
+        return std::move(admitted_);
     }
 
    private:
     void describe_ask(size_t i) {
-        const size_t first = nodes_.size();
+        const size_t first = num_states_;
         PyObject* search = asks_.search(i);
         const py::object observer = borrowed(objects.of_search.observer.get(search));
         py::object abouts = observer.is_none() ? py::object() : py::object(py::list());
@@ -272,18 +297,26 @@ class Describing {
             }
         } catch (py::error_already_set& raised) {
             const py::object error = exception_in(raised);
-            nodes_.resize(first), terminal_.resize(first), verified_.resize(first), least_.resize(first);
-            kept_[i] = false;
-            engine_.cancel(asks_.tickets()[i], nullptr, 0);
-            call(objects.fail, py::cast(&engine_).ptr(), searches_.ptr(), asks_.slot(i), error.ptr());
+            num_states_ = first;
+            engine_.cancel(asks_.ticket(i), nullptr, 0);
+            call(objects.fail, py::cast(&engine_).ptr(), searches_.ptr(), int_of(asks_.slot(i)).ptr(), error.ptr());
             return;
         }
-        kept_[i] = found;
-        counts_[i] = static_cast<uint32_t>(nodes_.size() - first);
         if (abouts) {
-            call(attribute(observer.ptr(), objects.admitted).ptr(), search, asks_.number(i), asks_.ticket(i),
-                 answers_.of_ask(i).ptr(), int_of(counts_[i]).ptr(), abouts.ptr());
+            call(attribute(observer.ptr(), objects.admitted).ptr(), search, int_of(asks_.number(i)).ptr(),
+                 int_of(asks_.ticket(i)).ptr(), answers_.of_ask(i).ptr(), int_of(num_states_ - first).ptr(),
+                 abouts.ptr());
         }
+        if (found) keep(i);
+    }
+
+    // An ask that brought something new, be it refuted.
+    void keep(size_t i) {
+        admitted_.states.tickets[num_kept_] = asks_.ticket(i);
+        admitted_.slots[num_kept_] = asks_.slot(i);
+        admitted_.parents[num_kept_] = asks_.number(i);
+        admitted_.searches[num_kept_] = borrowed(asks_.search(i));
+        admitted_.states.offsets[++num_kept_] = static_cast<uint32_t>(num_states_);
     }
 
     // Whether the state is new.
@@ -310,20 +343,20 @@ class Describing {
             objects.of_node.answer.set(node.ptr(), new_ref(answer));
         }
         if (kept.ptr() != step) {
-            if (!slim_) slim_ = py::dict();
-            slim_[node] = kept;
+            if (!admitted_.slim) admitted_.slim = py::dict();
+            admitted_.slim[node] = kept;
         }
-        nodes_.push_back(std::move(node));
-        terminal_.push_back(borrowed(terminal));
-        verified_.push_back(borrowed(verdict == Py_True ? Py_True : Py_False));
-        least_.push_back(borrowed(fields[4]));
+        admitted_.states.terminal[num_states_] = terminal == Py_True;
+        admitted_.states.verified[num_states_] = verdict == Py_True;
+        admitted_.states.min_tokens[num_states_] = count("min_tokens", fields[4]);
+        admitted_.nodes[num_states_++] = std::move(node);
         return true;
     }
 
     py::object description(PyObject* search, size_t at) {
         const py::object describe = borrowed(objects.of_search.describe.get(search));
         if (described_.is_none() && describe.is_none()) {
-            described_ = call(objects.described_many, searches_.ptr(), asks_.slots().ptr(), answers_.given().ptr(),
+            described_ = call(objects.described_many, searches_.ptr(), asks_.slot_list().ptr(), answers_.given().ptr(),
                               settled_.to_python().ptr());
         }
         if (described_.is_none()) return call(describe.ptr(), settled_.states[at].ptr());
@@ -341,45 +374,9 @@ class Describing {
     // Keeps a step that led to no new state, or to one that the task refutes.
     void refuse(size_t i, PyObject* search, const py::object& reason, PyObject* step, int64_t key) {
         const py::object number = stolen(PyLong_FromLongLong(key));
-        const py::object refusal = stolen(PyTuple_Pack(4, asks_.number(i), reason.ptr(), step, number.ptr()));
+        const py::object refusal =
+            stolen(PyTuple_Pack(4, int_of(asks_.number(i)).ptr(), reason.ptr(), step, number.ptr()));
         append(objects.of_search.refused.get(search), refusal.ptr());
-    }
-
-    static py::object list_of_objects(std::vector<py::object>& items) {
-        return list_of(items.size(), [&](size_t i) { return items[i].release().ptr(); });
-    }
-
-    py::object made() {
-        size_t kept = 0;
-        for (size_t i = 0; i < asks_.size(); ++i) kept += kept_[i];
-        const auto of_kept = [&](const py::object& column) {
-            if (kept == asks_.size()) return column;
-            size_t at = 0;
-            const Items items("asks", column, asks_.size());
-            return list_of(kept, [&](size_t) {
-                while (!kept_[at]) ++at;
-                return new_ref(items[at++].ptr());
-            });
-        };
-        size_t at = 0;
-        py::object counts = list_of(kept, [&](size_t) {
-            while (!kept_[at]) ++at;
-            return PyLong_FromUnsignedLong(counts_[at++]);
-        });
-        const py::object pending = stolen(objects.pending->tp_alloc(objects.pending, 0));
-        const auto fill = [&](const Member& slot, py::object value) { slot.set(pending.ptr(), value.release().ptr()); };
-        const auto& of = objects.of_pending;
-        fill(of.slots, of_kept(asks_.slots()));
-        fill(of.tickets, of_kept(asks_.ticket_list()));
-        fill(of.parents, of_kept(asks_.node_list()));
-        fill(of.counts, std::move(counts));
-        fill(of.nodes, list_of_objects(nodes_));
-        fill(of.terminal, list_of_objects(terminal_));
-        fill(of.verified, list_of_objects(verified_));
-        fill(of.least, list_of_objects(least_));
-        fill(of.slim, slim_ ? slim_ : py::object(py::none()));
-        fill(of.search, py::none());
-        return pending;
     }
 
     Engine& engine_;
@@ -389,17 +386,15 @@ class Describing {
     const Settled& settled_;
     py::object described_;
     py::object known_;  // a description that was checked: tasks may give the same one again and again
-    ShortColumn<uint8_t> kept_;
-    ShortColumn<uint32_t> counts_;
-    std::vector<py::object> nodes_, terminal_, verified_, least_;
-    py::object slim_;
+    Admitted admitted_;
+    size_t num_kept_ = 0, num_states_ = 0;
 };
 
 }  // namespace
 
-py::object describe(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers,
-                    const Settled& settled, py::object described) {
-    return Describing(engine, searches, asks, answers, settled, std::move(described)).pending();
+Admitted describe(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers, const Settled& settled,
+                  py::object described) {
+    return Describing(engine, searches, asks, answers, settled, std::move(described)).admitted();
 }
 
 }  // namespace bavt::waves

@@ -12,42 +12,44 @@ using namespace bavt::py_columns;
 // The searches and nodes that a wave is about.
 class Questions {
    public:
-    Questions(py::handle searches, const Items& slots, const Items& nodes);
+    Questions(py::handle searches, const ShortColumn<Slot>& slots, ShortColumn<NodeId> nodes);
 
     size_t size() const { return searches_.size(); }
     PyObject* search(size_t i) const { return searches_[i].ptr(); }
     PyObject* node(size_t i) const { return node_in(search(i), numbers_[i]); }
+    NodeId number(size_t i) const { return numbers_[i]; }
 
     // A wave over thousands of questions finds little of them in the cache.
     void fetch_ahead(size_t at) const;
 
    private:
-    std::vector<py::object> searches_;
-    std::vector<size_t> numbers_;
+    ShortColumn<py::object> searches_;
+    ShortColumn<NodeId> numbers_;
 };
 
-// Asks that are out, as a driver keeps them.
+ShortColumn<Slot> slots_in(py::handle column);
+ShortColumn<NodeId> nodes_in(py::handle column, size_t size);
+
+// Asks that are out: as a driver keeps them, or as the engine has just given them.
 class Asks {
    public:
     Asks(py::handle searches, py::handle slots, py::handle nodes, py::handle tickets);
+    Asks(py::handle searches, const std::vector<WaveAsk>& asks);
 
-    size_t size() const { return questions_.size(); }
+    size_t size() const { return slots_.size(); }
+    const Questions& questions() const { return questions_; }
     PyObject* search(size_t i) const { return questions_.search(i); }
     PyObject* node(size_t i) const { return questions_.node(i); }
-    void fetch_ahead(size_t at) const { questions_.fetch_ahead(at); }
+    Slot slot(size_t i) const { return slots_[i]; }
+    NodeId number(size_t i) const { return questions_.number(i); }
+    TicketId ticket(size_t i) const { return tickets_[i]; }
     const TicketId* tickets() const { return tickets_.data(); }
-    PyObject* slot(size_t i) const { return slot_items_[i].ptr(); }
-    PyObject* number(size_t i) const { return node_items_[i].ptr(); }
-    PyObject* ticket(size_t i) const { return Items("tickets", ids_)[i].ptr(); }
-    const py::object& slots() const { return slots_; }
-    const py::object& node_list() const { return nodes_; }
-    const py::object& ticket_list() const { return ids_; }
+    py::object slot_list() const;
 
    private:
-    py::object slots_, nodes_, ids_;
-    Items slot_items_, node_items_;
-    Questions questions_;
+    ShortColumn<Slot> slots_;
     ShortColumn<TicketId> tickets_;
+    Questions questions_;
 };
 
 // Their answers: steps, of all asks one after the other. What a task does to a list meanwhile changes nothing.
@@ -66,7 +68,7 @@ class Answers {
    private:
     py::object given_;
     Items items_;
-    std::vector<uint32_t> offsets_;
+    ShortColumn<uint32_t> offsets_;
     std::vector<py::object> steps_;
 };
 
@@ -77,14 +79,41 @@ struct Settled {
     static Settled from_python(py::handle given, size_t steps);
 
     ShortColumn<int64_t> keys;
-    std::vector<py::object> states;
+    ShortColumn<py::object> states;
     ShortColumn<uint8_t> is_new;
 };
 
 // Throws what the Python of it raises; of a step that is none nothing has changed.
 Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers, double now_s);
 
-py::object describe(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers,
-                    const Settled& settled, py::object described);
+// Nodes to be, of the asks that brought something new: what is `Pending` in Python.
+struct Admitted {
+    Admitted(size_t num_asks, size_t num_states)
+        : states(num_asks, num_states), slots(num_asks), parents(num_asks), searches(num_asks), nodes(num_states) {}
+    static Admitted from_python(py::handle searches, py::handle pending);
+    py::object to_python() const;
+    py::object node_list() const;
+
+    StateColumns states;
+    ShortColumn<Slot> slots;
+    ShortColumn<NodeId> parents;
+    ShortColumn<py::object> searches, nodes;
+    py::object slim;  // of nodes whose step has a hidden state, the step without it; null for none
+
+   private:
+    explicit Admitted(StateColumns columns)
+        : states(std::move(columns)),
+          slots(states.size()),
+          parents(states.size()),
+          searches(states.size()),
+          nodes(states.num_states()) {}
+};
+
+Admitted describe(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers, const Settled& settled,
+                  py::object described);
+
+// Whether a value was outside of [0, 1], and clipped. Throws where nothing has changed.
+bool grow(Engine& engine, py::handle searches, const Admitted& admitted, const ScoreColumns& scores, double now_s,
+          bool residual, py::handle score_costs);
 
 }  // namespace bavt::waves

@@ -7,7 +7,9 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import sys
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +33,7 @@ CHUNKS = 10
 QUESTIONS = ["a", "b", "c", "d"]
 EVENTS = ("ask", "refusal", "tell", "node", "cancel", "stop")
 QUIETLY = pytest.mark.filterwarnings("ignore:critic. expected values from 0 to 1", "ignore:generator or critic. took")
-LOOPS = ("admit", "ask", "describe", "grow", "requests_of", "settle")
+LOOPS = ("admit", "ask", "describe", "grow", "requests_of", "rounds", "settle", "tell")
 
 
 class OwnStep(Step):
@@ -153,6 +155,8 @@ def run(seed: int) -> list[Any]:
         options["on_event"] = lambda event: events.append(
             (event.kind, event.node, event.steps, event.value, event.reason)
         )
+    if drawn.random() < 0.2:  # somebody looks on between waves
+        options["on_progress"] = lambda now: events.append((now.done, now.active, now.asks))
     waits = drawn.random() < 0.3
     many = Searcher(Coroutines(parts) if waits else parts, parts, parts, **options)
     budget = bavt.Budget(tokens=drawn.choice([20, 60]), seconds=drawn.choice([None, None, 500.0, 25.0]))
@@ -207,7 +211,7 @@ def test_random_runs_reach_every_end_and_fault() -> None:
     }
     calls = {call[0] for made, *_ in runs for call in made}
     assert calls == {"apply", "key", "describe", "describe_many", "propose", "score"}
-    assert {event[0] for _, events, *_ in runs for event in events} == set(EVENTS)
+    assert {event[0] for _, events, *_ in runs for event in events if isinstance(event[0], str)} == set(EVENTS)
     refused = {reason for _, _, *searches in runs for search in searches for _, reason, *_ in search[3]}
     assert refused == {"duplicate", "invalid", "refuted", "limit"}
 
@@ -218,7 +222,7 @@ def test_the_drivers_have_no_other_loops() -> None:
             assert getattr(module, name, getattr(waves, name)) is getattr(waves, name)
 
 
-@pytest.mark.parametrize("call", ["ask", "requests_of", "settle", "admit", "describe", "grow"])
+@pytest.mark.parametrize("call", ["ask", "requests_of", "settle", "admit", "describe", "grow", "tell", "rounds"])
 def test_what_is_no_wave_is_refused(call: str) -> None:
     one = Search("q", task=TextTask(), budget=bavt.Budget(tokens=100))
     (ask,) = one.ask()
@@ -243,6 +247,19 @@ def test_what_is_no_wave_is_refused(call: str) -> None:
         ],
         "describe": [(*wave, [[step]], ([0], [None])), (*wave, [[step]], None), (*wave, [[step]], ([0], [None], [0]))],
         "grow": [(native, known, None, [0.5], 0.0), (native, known, waves.Pending([0], [ticket], [0]), [0.5], 0.0)],
+        "tell": [
+            (*wave, [[step], [step]], list, time.monotonic, False),
+            (*wave[:4], [ticket + 1], [[step]], list, time.monotonic, False),
+            (*wave, [["step"]], list, time.monotonic, False),
+            (*wave, [[step]], list, "clock", False),
+            (*wave, [[step]], list, str, False),
+        ],
+        "rounds": [
+            (native, [], list, list, 1, time.monotonic, False),
+            (None, {}, list, list, 1, time.monotonic, False),
+            (native, {}, list, list, -1, time.monotonic, False),
+            (native, {}, list, list, 1, "clock", False),
+        ],
     }
     for given in arguments[call]:
         with pytest.raises((TypeError, ValueError, KeyError, IndexError, waves.BadAnswer)):
@@ -250,6 +267,36 @@ def test_what_is_no_wave_is_refused(call: str) -> None:
     assert one._native.to_bytes() == before
     assert len(one.nodes) == 1
     assert one.tell(ask, [step], [0.5]) == [1]
+
+
+@pytest.mark.parametrize("wave", [1, 3])
+def test_a_search_is_the_same_where_somebody_looks_on(wave: int) -> None:
+    """`rounds` by itself, and a wave at a time."""
+    world = World(seed=5, depth=4, goal_share=0.1)
+    shown: list[Any] = []
+
+    def found(**options: Any) -> list[Any]:
+        many = Searcher(ScriptedGenerator(world), TableCritic(world), WorldTask(world), wave=wave, **options)
+        searches = [many.start(question, budget=bavt.Budget(tokens=80), seed=3) for question in QUESTIONS]
+        for _ in many.run(searches):
+            pass
+        return [seen(search)[:-1] for search in searches]
+
+    assert found() == found(on_progress=shown.append)
+    assert len(shown) > 10
+
+
+def test_ctrl_c_in_a_round_ends_it() -> None:
+    search = Search("q", task=TextTask(), budget=bavt.Budget(tokens=100))
+    native, slot = search._at_home()
+
+    def interrupted() -> float:
+        signal.raise_signal(signal.SIGINT)
+        return 0.0
+
+    with pytest.raises(KeyboardInterrupt):
+        waves.rounds(native, {slot: search}, lambda *asked: [[]], list, 1, interrupted, False)
+    assert search.stop_reason is None
 
 
 # ---- Memory

@@ -61,11 +61,12 @@ class Drive(Base):
                 note_asks(searches, slots, nodes, counts, tickets, limits, seeds)
             if left is not None:
                 self.finish_scoring(*left)
-            elif stopped:
+                continue
+            if stopped:
                 asked = yield from self.replace(asked, stopped, waiting)
-            if left is None and asked.tickets:
+            if asked.tickets:
                 self.answer(asked, answers)
-            elif left is None and not self.reopened:
+            elif not self.reopened:
                 return
 
     def answer(self, asked: Asked, answers: tuple[Any, ...]) -> None:

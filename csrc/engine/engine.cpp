@@ -136,6 +136,7 @@ void Engine::admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_
     const std::lock_guard<std::mutex> lock(mutex_);
     require_distinct(wave.tickets, wave.size, "admit");
     for (size_t i = 0; i < wave.size; ++i) {
+        if (i + kAhead < wave.size) of(wave.tickets[i + kAhead]).prefetch();
         of(wave.tickets[i]).require_admissible(number_of(wave.tickets[i]), wave.offsets[i + 1] - wave.offsets[i]);
     }
     for (size_t i = 0; i < wave.size; ++i) {
@@ -153,6 +154,7 @@ void Engine::grow(const WaveGrowth& wave, double now_s, NodeId* first, double* v
     const std::lock_guard<std::mutex> lock(mutex_);
     require_distinct(wave.tickets, wave.size, "grow");
     for (size_t i = 0; i < wave.size; ++i) {
+        if (i + kAhead < wave.size) of(wave.tickets[i + kAhead]).prefetch();
         of(wave.tickets[i]).require_growable(number_of(wave.tickets[i]), wave.offsets[i + 1] - wave.offsets[i]);
     }
     for (size_t i = 0; i < wave.size; ++i) {

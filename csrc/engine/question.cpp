@@ -200,7 +200,7 @@ Question::Outcome Question::wait() {
 }
 
 void Question::hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask) {
-    Ticket ticket{};
+    Ticket& ticket = tickets_.add(next_ticket_);  // may throw: nothing has changed
     ticket.node = node;
     ticket.count = count;
     ticket.limit = limit;
@@ -208,15 +208,16 @@ void Question::hand_out(NodeId node, uint32_t count, int64_t limit, Ask* ask) {
     ticket.claim = step_claim(limit).times(count);
     ticket.score_claim = options_->max_score.times(count);
     ticket.tried = info_[node].told;
+    ticket.admitted = false;
+    ticket.keys.clear();
     *ask = {node, count, limit, ticket.seed, next_ticket_, ticket.tried};
-    Ticket& kept = tickets_.emplace(next_ticket_, std::move(ticket)).first->second;  // may throw: nothing has changed
     ++next_ticket_;
-    account_.reserve(kept.claim);
-    account_.reserve(kept.score_claim);
+    account_.reserve(ticket.claim);
+    account_.reserve(ticket.score_claim);
     promised_nodes_ += count;
     ++info_[node].asked;
     ++info_[node].in_flight;
-    kept.counted_try = tree_->penalize(node);
+    ticket.counted_try = tree_->penalize(node);
     tree_->add_visits(node, 1);
 }
 
@@ -233,17 +234,17 @@ void Question::stop_for_lack() {
 // ---- Tickets -------------------------------------------------------------------------------------------------------
 
 const Question::Ticket& Question::open(uint32_t ticket, const char* verb, bool admitted) const {
-    const auto found = tickets_.find(ticket);
-    if (found == tickets_.end()) {
+    const Ticket* found = tickets_.find(ticket);
+    if (found == nullptr) {
         throw TicketError(std::string(verb) + ": expected the ticket of an open ask, got " + std::to_string(ticket) +
                           ", which was answered or cancelled before, or belongs to another search");
     }
-    if (found->second.admitted != admitted) {
+    if (found->admitted != admitted) {
         throw TicketError(std::string(verb) + ": ticket " + std::to_string(ticket) +
                           (admitted ? " has no admitted states yet; admit its steps first"
                                     : " is admitted already; grow it with the values of its new states"));
     }
-    return found->second;
+    return *found;
 }
 
 Question::Ticket& Question::open(uint32_t ticket, const char* verb, bool admitted) {
@@ -251,8 +252,7 @@ Question::Ticket& Question::open(uint32_t ticket, const char* verb, bool admitte
 }
 
 void Question::require_open(uint32_t ticket) const {
-    const auto found = tickets_.find(ticket);
-    if (found == tickets_.end()) (void)open(ticket, "cancel", false);
+    if (tickets_.find(ticket) == nullptr) (void)open(ticket, "cancel", false);
 }
 
 void Question::require_admissible(uint32_t ticket, uint32_t steps) const {
@@ -328,11 +328,12 @@ NodeId Question::grow(uint32_t ticket, const Growth& growth, double* values) {
     const Ticket& claim = open(ticket, "grow", true);
     const NodeId node = claim.node;
     const double parent_value = tree_->values()[node];
-    std::vector<double> weights(growth.count);
     const bool weighs = growth.weights != nullptr || options_->discount < 1.0 || tree_->has_weights();
+    std::vector<double> weights(weighs ? growth.count : 0);
     for (uint32_t i = 0; i < growth.count; ++i) {
         const double value = growth.outputs[i] + (growth.residual ? parent_value : 0.0);
         values[i] = growth.verified[i] ? 1.0 : std::clamp(value, kMinValue, 1.0);
+        if (!weighs) continue;
         weights[i] = growth.weights != nullptr ? std::max(kMinValue, growth.weights[i])
                                                : weight_of(values[i], growth.min_tokens[i]);
     }
@@ -373,7 +374,7 @@ NodeId Question::grow(uint32_t ticket, const Growth& growth, double* values) {
 
 void Question::cancel(uint32_t ticket, const StepCost* costs, uint32_t steps) {
     require_open(ticket);
-    const Ticket& claim = tickets_.at(ticket);
+    const Ticket& claim = *tickets_.find(ticket);
     waiting_ = false;
     account_.release(claim.claim);
     account_.release(claim.score_claim);
@@ -388,7 +389,7 @@ void Question::cancel(uint32_t ticket, const StepCost* costs, uint32_t steps) {
 }
 
 void Question::cancel_all() {
-    while (!tickets_.empty()) cancel(tickets_.begin()->first, nullptr, 0);
+    while (!tickets_.empty()) cancel(tickets_.any(), nullptr, 0);
 }
 
 // The ticket is done. Undoing the try is for an answer without a step: the node is closed, and was not tried.
@@ -466,10 +467,10 @@ std::vector<NodeId> Question::best_path() const {
 
 std::vector<Ask> Question::open_asks() const {
     std::vector<Ask> asks;
-    for (const auto& [number, ticket] : tickets_) {
-        if (ticket.admitted) continue;
+    tickets_.for_each([&](uint32_t number, const Ticket& ticket) {
+        if (ticket.admitted) return;
         asks.push_back({ticket.node, ticket.count, ticket.limit, ticket.seed, number, ticket.tried});
-    }
+    });
     std::sort(asks.begin(), asks.end(), [](const Ask& a, const Ask& b) { return a.ticket < b.ticket; });
     return asks;
 }
@@ -482,7 +483,7 @@ void Question::prefetch_parts() const {
 
 size_t Question::memory_bytes() const {
     return sizeof *this + info_.capacity() * sizeof(NodeInfo) + seen_.capacity() * sizeof(uint64_t) +
-           tickets_.size() * (sizeof(Ticket) + 3 * sizeof(void*));
+           tickets_.memory_bytes();
 }
 
 }  // namespace bavt

@@ -31,10 +31,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "engine/account.h"
+#include "engine/open_tickets.h"
 #include "tree/tree.h"
 
 namespace bavt {
@@ -184,7 +184,7 @@ class Question {
 
     // Fetch what a call will touch, while other questions of a wave are worked on: the object, then what it points to.
     void prefetch() const {
-        for (size_t line = 0; line < 6; ++line) __builtin_prefetch(reinterpret_cast<const char*>(this) + 64 * line);
+        for (size_t at = 0; at < sizeof *this; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(this) + at);
     }
     void prefetch_parts() const;
     void prefetch_nodes() const { tree_->prefetch_expand(tree_->num_nodes() - 1); }
@@ -245,7 +245,7 @@ class Question {
     std::unique_ptr<Tree> tree_;
     std::vector<NodeInfo> info_;
     std::vector<uint64_t> seen_;  // a bit for each key
-    std::unordered_map<uint32_t, Ticket> tickets_;
+    OpenTickets<Ticket> tickets_;
     uint32_t next_ticket_ = 0;
     uint64_t promised_nodes_ = 0;  // children that the open tickets may bring
     Counts counts_;

@@ -155,7 +155,7 @@ std::string Question::to_bytes() const {
     }
     for (const uint64_t word : seen_) append(bytes, word);
     for (const Ask& ask : asks) {
-        const Ticket& ticket = tickets_.at(ask.ticket);
+        const Ticket& ticket = *tickets_.find(ask.ticket);
         TicketRecord record{ask.ticket, ask.node, ask.count, ticket.counted_try, ask.tried, 0, ask.limit,
                             ask.seed,   {},       {}};
         put_amounts(ticket.claim, record.claim), put_amounts(ticket.score_claim, record.score_claim);
@@ -219,7 +219,7 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
                              all_at_least(record.score_claim, 0),
                          "a ticket is out of range");
         previous = record.number;
-        Ticket ticket{};
+        Ticket& ticket = question->tickets_.add(record.number);
         ticket.node = record.node, ticket.count = record.count, ticket.limit = record.limit, ticket.seed = record.seed;
         ticket.claim = amounts_of(record.claim), ticket.score_claim = amounts_of(record.score_claim);
         ticket.counted_try = record.counted_try != 0, ticket.tried = record.tried;
@@ -227,7 +227,6 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
         question->account_.reserve(ticket.score_claim);
         ++question->info_[record.node].in_flight;
         question->promised_nodes_ += record.count;
-        question->tickets_.emplace(record.number, std::move(ticket));
     }
 
     TreeOptions options;
@@ -239,10 +238,10 @@ std::unique_ptr<Question> Question::from_bytes(const char* data, size_t size) {
     require_snapshot(h.solved_node == kNone ||
                          (h.solved_node < h.num_nodes && (question->tree_->flags(h.solved_node) & kTerminal) != 0),
                      "the solved node is not terminal");
-    for (const auto& [number, ticket] : question->tickets_) {
+    question->tickets_.for_each([&](uint32_t, const Ticket& ticket) {
         require_snapshot((question->tree_->flags(ticket.node) & (kTerminal | kPruned)) == 0,
                          "an ask is out on a node that cannot be expanded");
-    }
+    });
     require_snapshot(h.tried_exponent == 0.0 || question->tree_->has_weights(), "the tree has no weights");
     question->count_alive();
     return question;

@@ -124,6 +124,11 @@ void fetch_entry(PyObject* search, size_t number) {
     }
 }
 
+void fetch_end(PyObject* search) {
+    PyObject* nodes = objects.of_search.nodes.peek(search);
+    if (nodes != nullptr && PyList_Check(nodes)) fetch_entry(search, static_cast<size_t>(PyList_GET_SIZE(nodes)));
+}
+
 void fetch_node(PyObject* search, size_t number) {
     PyObject* node = peek_node(search, number);
     if (node == nullptr) return;

@@ -112,8 +112,23 @@ inline constexpr size_t kAhead = 3;  // asks that memory is fetched ahead of the
 inline void fetch_search(PyObject* search) { objects.of_search.nodes.prefetch(search); }
 void fetch_parts(PyObject* search);
 void fetch_entry(PyObject* search, size_t number);
+void fetch_end(PyObject* search);  // where its next node's entry will lie
 void fetch_node(PyObject* search, size_t number);
 void fetch_state(PyObject* search, size_t number);
+
+// Of a generator's answers: a list, where its items lie, a step, and its text.
+inline void fetch_items(PyObject* list) {
+    if (PyList_CheckExact(list)) __builtin_prefetch(reinterpret_cast<PyListObject*>(list)->ob_item);
+}
+inline void fetch_object(PyObject* object) {
+    __builtin_prefetch(object);
+    __builtin_prefetch(reinterpret_cast<char*>(object) + 64);
+}
+inline void fetch_text(PyObject* step) {
+    if (Py_TYPE(step) == objects.step && objects.of_step.text.peek(step) != nullptr) {
+        fetch_object(objects.of_step.text.peek(step));
+    }
+}
 
 // A node that is not scored yet. References are not taken over. Its parent is looked at first, see `untrack`.
 py::object new_node(PyObject* state, PyObject* prompt, PyObject* parent, PyObject* step);

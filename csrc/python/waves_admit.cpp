@@ -143,12 +143,19 @@ Answers::Answers(const Asks& asks, py::handle answers)
     : given_(borrowed(answers.ptr())), items_("answers", answers, asks.size()), offsets_(asks.size() + 1) {
     steps_.reserve(asks.size());
     for (size_t i = 0; i < asks.size(); ++i) {
+        if (i + 2 * kAhead < asks.size()) __builtin_prefetch(items_[i + 2 * kAhead].ptr());
+        if (i + kAhead < asks.size()) fetch_items(items_[i + kAhead].ptr());
         const py::object answer = borrowed(items_[i].ptr());
         if (PyObject_Size(answer.ptr()) < 0) throw py::error_already_set();  // a generator's, say, has none
         const Items steps("steps", answer);
         for (size_t at = 0; at < steps.size(); ++at) steps_.push_back(borrowed(steps[at].ptr()));
         offsets_[i + 1] = static_cast<uint32_t>(steps_.size());
     }
+}
+
+void Answers::fetch_ahead(size_t at) const {
+    if (at + 2 * kAhead < num_steps()) fetch_object(step(at + 2 * kAhead));
+    if (at + kAhead < num_steps()) fetch_text(step(at + kAhead));
 }
 
 // ---- Settling ------------------------------------------------------------------------------------------------------
@@ -196,6 +203,7 @@ Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answ
         const bool counts_tried = objects.of_search.counts_tried.get(search) == Py_True;
         have_probabilities |= counts_tried;
         for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
+            answers.fetch_ahead(at);
             costs[at] = cost_of_step(answers.step(at), search, i);
             if (counts_tried) probabilities[at] = probability_of(answers.step(at), i);
         }
@@ -209,6 +217,7 @@ Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answ
         const py::object apply = borrowed(objects.of_search.apply.get(search));
         try {
             for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
+                answers.fetch_ahead(at);
                 settled.keys[at] = -1;
                 settled.states[at] = py::none();
                 if (is_cut(answers.step(at))) continue;
@@ -293,6 +302,8 @@ class Describing {
         try {
             const py::object parent = borrowed(asks_.node(i));
             for (size_t at = answers_.begin(i); at < answers_.end(i); ++at) {
+                answers_.fetch_ahead(at);
+                if (at + kAhead < answers_.num_steps()) fetch_object(settled_.states[at + kAhead].ptr());
                 found |= describe_step(i, at, search, parent.ptr(), abouts.ptr());
             }
         } catch (py::error_already_set& raised) {

@@ -64,6 +64,7 @@ class Answers {
     PyObject* step(size_t at) const { return steps_[at].ptr(); }
     py::object of_ask(size_t ask) const { return borrowed(items_[ask].ptr()); }
     const py::object& given() const { return given_; }
+    void fetch_ahead(size_t at) const;
 
    private:
     py::object given_;

@@ -67,8 +67,9 @@ void mend(const Admitted& admitted) {
 void append_entries(const Admitted& admitted) {
     const auto& searches = admitted.searches;
     for (size_t i = 0; i < searches.size(); ++i) {
-        if (i + 2 * kAhead < searches.size()) fetch_search(searches[i + 2 * kAhead].ptr());
-        if (i + kAhead < searches.size()) fetch_parts(searches[i + kAhead].ptr());
+        if (i + 3 * kAhead < searches.size()) fetch_search(searches[i + 3 * kAhead].ptr());
+        if (i + 2 * kAhead < searches.size()) fetch_parts(searches[i + 2 * kAhead].ptr());
+        if (i + kAhead < searches.size()) fetch_end(searches[i + kAhead].ptr());
         PyObject* entries = objects.of_search.nodes.get(searches[i].ptr());
         for (uint32_t at = admitted.states.offsets[i]; at < admitted.states.offsets[i + 1]; ++at) {
             if (PyList_Append(entries, admitted.nodes[at].ptr()) != 0) throw py::error_already_set();
@@ -90,6 +91,7 @@ bool grow(Engine& engine, py::handle searches, const Admitted& admitted, const S
         throw;
     }
     for (size_t at = 0; at < values.size(); ++at) {
+        if (at + kAhead < values.size()) fetch_object(admitted.nodes[at + kAhead].ptr());
         PyObject* node = admitted.nodes[at].ptr();
         objects.of_node.value.set(node, stolen(PyFloat_FromDouble(values[at])).release().ptr());
         if (!admitted.slim) continue;

@@ -6,9 +6,9 @@ import functools
 import itertools
 import json
 import random
-from typing import Any
 
 import pytest
+from walking import walk
 
 from bavt_fast.protocols import Node, Step
 from bavt_fast.tasks import jugs, task_module
@@ -17,16 +17,6 @@ from bavt_fast.tasks.jugs import Jugs, JugsOracle, JugsState, distance, gym_ques
 ASKED = "4 9 9 -> 6"
 SOLUTION = [">B", ">C", "B>A", "A>", "B>A", "A>", "B>A", "C>A"]
 task = Jugs()
-
-
-def walk(question: str, *steps: str) -> Any:
-    state = task.initial_state(question)
-    for step in steps:
-        after = task.apply(state, Step(step, 2))
-        if after is None:
-            return None
-        state = after
-    return state
 
 
 def every_step(count: int) -> list[str]:
@@ -51,21 +41,21 @@ def poured(volumes: tuple[int, ...], capacities: tuple[int, ...], step: str) -> 
 
 def test_jugs_are_filled_emptied_and_poured() -> None:
     assert task.initial_state(ASKED) == JugsState((0, 0, 0), (4, 9, 9), 6)
-    state = walk(ASKED, " >B\n", "B>A\n", "A>")
+    state = walk(task, ASKED, " >B\n", "B>A\n", "A>")
     assert state == JugsState((0, 5, 0), (4, 9, 9), 6, (">B", "B>A", "A>"))
     about = task.describe(state)
     assert (about.terminal, about.prompt, about.min_tokens) == (False, "6 0/4 5/9 0/9\n", 2)
-    assert task.describe(walk(ASKED, *SOLUTION[:-1])).min_tokens == 1
-    about = task.describe(walk(ASKED, *SOLUTION))
+    assert task.describe(walk(task, ASKED, *SOLUTION[:-1])).min_tokens == 1
+    about = task.describe(walk(task, ASKED, *SOLUTION))
     words = ["fill B", "fill C", "pour B->A", "empty A", "pour B->A", "empty A", "pour B->A", "pour C->A"]
     assert (about.terminal, about.verdict, json.loads(about.answer or "")) == (True, True, words)
     assert task.check_answer(ASKED, about.answer or "")
 
 
 def test_the_same_volumes_are_one_state_whatever_led_there() -> None:
-    assert task.key(walk(ASKED, ">B", ">A", "A>")) == task.key(walk(ASKED, ">B"))
-    assert task.key(walk(ASKED, ">B")) == task.key(walk(ASKED, ">C"))  # jugs of one capacity are alike
-    assert task.key(walk(ASKED, ">B")) != task.key(walk(ASKED, ">A"))
+    assert task.key(walk(task, ASKED, ">B", ">A", "A>")) == task.key(walk(task, ASKED, ">B"))
+    assert task.key(walk(task, ASKED, ">B")) == task.key(walk(task, ASKED, ">C"))  # jugs of one capacity are alike
+    assert task.key(walk(task, ASKED, ">B")) != task.key(walk(task, ASKED, ">A"))
 
 
 @pytest.mark.parametrize(
@@ -92,15 +82,15 @@ def test_the_same_volumes_are_one_state_whatever_led_there() -> None:
 )
 def test_what_is_no_step_or_changes_nothing_is_invalid(step: str) -> None:
     """The last but a few has a Cyrillic letter."""
-    assert walk(ASKED, step) is None
+    assert walk(task, ASKED, step) is None
 
 
 def test_a_path_ends_at_so_many_moves_where_the_task_is_told() -> None:
     short = Jugs(max_moves=2)
-    assert short.describe(walk(ASKED, ">B")).prompt is not None
-    about = short.describe(walk(ASKED, ">B", ">C"))
+    assert short.describe(walk(task, ASKED, ">B")).prompt is not None
+    about = short.describe(walk(task, ASKED, ">B", ">C"))
     assert (about.terminal, about.verdict, about.answer) == (True, False, None)
-    assert Jugs(max_moves=8).describe(walk(ASKED, *SOLUTION)).verdict is True
+    assert Jugs(max_moves=8).describe(walk(task, ASKED, *SOLUTION)).verdict is True
     with pytest.raises(ValueError, match="max_moves: expected an integer of at least 1"):
         Jugs(max_moves=0)
 

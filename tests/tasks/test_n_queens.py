@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import Any
 
 import pytest
+from walking import walk
 
 from bavt_fast.protocols import Node, Step
 from bavt_fast.tasks import task_module
@@ -26,16 +26,6 @@ SOLVED = "_ Q _ _\n_ _ _ Q\nQ _ _ _\n_ _ Q _"
 task = NQueens()
 
 
-def walk(question: str, *steps: str) -> Any:
-    state = task.initial_state(question)
-    for step in steps:
-        after = task.apply(state, Step(step, 2))
-        if after is None:
-            return None
-        state = after
-    return state
-
-
 def no_two_attack(columns: tuple[int, ...]) -> bool:
     """By the rule's own words, queen by queen."""
     queens = list(enumerate(columns))
@@ -46,18 +36,18 @@ def test_a_board_is_filled_from_the_top() -> None:
     asked = task.initial_state(ASKED)
     assert asked == QueensState((NO_QUEEN, 3, NO_QUEEN, 2))
     assert task.describe(asked).prompt == "a3\na1 b1\n"
-    after = walk(ASKED, " b1 \n")
+    after = walk(task, ASKED, " b1 \n")
     assert after == QueensState((1, 3, NO_QUEEN, 2))
-    assert task.key(after) != task.key(walk(ASKED, "a1"))
+    assert task.key(after) != task.key(walk(task, ASKED, "a1"))
     about = task.describe(after)
     assert (about.terminal, about.prompt, about.min_tokens) == (False, "a3\n", 1)
-    about = task.describe(walk(ASKED, "b1", "a3"))
+    about = task.describe(walk(task, ASKED, "b1", "a3"))
     assert (about.terminal, about.verdict, about.answer) == (True, True, SOLVED)
     assert task.check_answer(ASKED, SOLVED)
 
 
 def test_a_row_without_a_free_square_is_shown_and_ends_a_path() -> None:
-    lost = walk(ASKED, "a1")
+    lost = walk(task, ASKED, "a1")
     assert task.describe(lost).prompt == "-\n"
     assert not task.describe(lost).terminal
     assert not can_be_completed(lost.columns)
@@ -86,7 +76,7 @@ def test_what_is_free_is_what_no_queen_attacks(size: int) -> None:
 )
 def test_what_is_no_step_is_invalid(step: str) -> None:
     """The wrong row, an attacked square, one outside the board, or another text."""
-    assert walk(ASKED, step) is None
+    assert walk(task, ASKED, step) is None
 
 
 @pytest.mark.parametrize(

@@ -117,11 +117,6 @@ void fetch_parts(PyObject* search) {
     }
 }
 
-void fetch_keys(PyObject* search) {
-    PyObject* keys = objects.of_search.keys.peek(search);
-    if (keys != nullptr && PyDict_CheckExact(keys)) fetch_object(reinterpret_cast<PyDictObject*>(keys)->ma_keys);
-}
-
 void fetch_entry(PyObject* search, size_t number) {
     PyObject* nodes = objects.of_search.nodes.peek(search);
     if (nodes != nullptr && PyList_Check(nodes)) {
@@ -136,19 +131,14 @@ void fetch_end(PyObject* search) {
 
 void fetch_node(PyObject* search, size_t number) {
     PyObject* node = peek_node(search, number);
-    if (node != nullptr) fetch_object(node);
+    if (node == nullptr) return;
+    __builtin_prefetch(node);
+    __builtin_prefetch(reinterpret_cast<char*>(node) + 64);
 }
 
 void fetch_state(PyObject* search, size_t number) {
     PyObject* node = peek_node(search, number);
-    if (node != nullptr) fetch_object(objects.of_node.state.peek(node));
-}
-
-void fetch_field(PyObject* search, size_t number) {
-    PyObject* node = peek_node(search, number);
-    PyObject* state = node == nullptr ? nullptr : objects.of_node.state.peek(node);
-    if (state != nullptr && PyTuple_Check(state) && PyTuple_GET_SIZE(state) > 0)
-        fetch_object(PyTuple_GET_ITEM(state, 0));
+    if (node != nullptr) __builtin_prefetch(objects.of_node.state.peek(node));
 }
 
 namespace {

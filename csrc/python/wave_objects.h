@@ -108,12 +108,6 @@ PyObject* node_in(PyObject* search, size_t number);
 
 inline constexpr size_t kAhead = 3;  // asks that memory is fetched ahead of the work on them
 
-// Most objects lie on two lines of the cache.
-inline void fetch_object(const void* object) {
-    __builtin_prefetch(object);
-    __builtin_prefetch(static_cast<const char*>(object) + 64);
-}
-
 // Fetches what will be touched of a search, each some asks ahead of the next one.
 inline void fetch_search(PyObject* search) { objects.of_search.nodes.prefetch(search); }
 void fetch_parts(PyObject* search);
@@ -121,12 +115,14 @@ void fetch_entry(PyObject* search, size_t number);
 void fetch_end(PyObject* search);  // where its next node's entry will lie
 void fetch_node(PyObject* search, size_t number);
 void fetch_state(PyObject* search, size_t number);
-void fetch_field(PyObject* search, size_t number);  // the first of the state, where that is a tuple
-void fetch_keys(PyObject* search);                  // where they lie
 
 // Of a generator's answers: a list, where its items lie, a step, and its text.
 inline void fetch_items(PyObject* list) {
     if (PyList_CheckExact(list)) __builtin_prefetch(reinterpret_cast<PyListObject*>(list)->ob_item);
+}
+inline void fetch_object(PyObject* object) {
+    __builtin_prefetch(object);
+    __builtin_prefetch(reinterpret_cast<char*>(object) + 64);
 }
 inline void fetch_text(PyObject* step) {
     if (Py_TYPE(step) == objects.step && objects.of_step.text.peek(step) != nullptr) {

@@ -107,15 +107,11 @@ ShortColumn<NodeId> nodes_in(py::handle column, size_t size) {
 }
 
 void Questions::fetch_ahead(size_t at) const {
-    const auto is_there = [&](size_t stage) { return at + stage * kAhead < size(); };
-    const auto ahead = [&](size_t stage) { return search(at + stage * kAhead); };
-    const auto number_ahead = [&](size_t stage) { return number(at + stage * kAhead); };
-    if (is_there(6)) fetch_search(ahead(6));
-    if (is_there(5)) fetch_parts(ahead(5));
-    if (is_there(4)) fetch_entry(ahead(4), number_ahead(4));
-    if (is_there(3)) fetch_node(ahead(3), number_ahead(3)), fetch_keys(ahead(3));
-    if (is_there(2)) fetch_state(ahead(2), number_ahead(2));
-    if (is_there(1)) fetch_field(ahead(1), number_ahead(1));
+    if (at + 5 * kAhead < size()) fetch_search(search(at + 5 * kAhead));
+    if (at + 4 * kAhead < size()) fetch_parts(search(at + 4 * kAhead));
+    if (at + 3 * kAhead < size()) fetch_entry(search(at + 3 * kAhead), number(at + 3 * kAhead));
+    if (at + 2 * kAhead < size()) fetch_node(search(at + 2 * kAhead), number(at + 2 * kAhead));
+    if (at + kAhead < size()) fetch_state(search(at + kAhead), number(at + kAhead));
 }
 
 Asks::Asks(py::handle searches, py::handle slots, py::handle nodes, py::handle tickets)

@@ -1,26 +1,32 @@
 """Requests to a server, sent again where that is of use: what a generator and a critic over a server share.
 
-Of the package openai this takes the way there: addresses, keys, connections, errors. Answers are read as the JSON that
-they are; making objects of them would take longer than everything that is done with them.
+They go over connections of the package aiohttp (`bavt_fast.server_connections`). Addresses and keys are where the
+package openai has them. Answers are read as the JSON that they are; making objects of them would take longer than
+everything that is done with them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast.protocols import GenerationError
+
+if TYPE_CHECKING:
+    from bavt_fast.server_connections import Answer, Connections
 
 __all__ = ["OutOfTime", "ServerClient"]
 
 _RETRIED_STATUS = (408, 409, 425, 429)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 30.0
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 Read = TypeVar("Read")
 
@@ -29,33 +35,29 @@ class OutOfTime(Exception):
     """The deadline came before the answer. What the server did by then is not known."""
 
 
-@dataclass
-class _Connection:
-    """A client belongs to the event loop that it was made in."""
-
-    loop: asyncio.AbstractEventLoop
-    client: Any
-    free: asyncio.Semaphore
-
-
 class ServerClient:
-    """Asks one server, with the client of the package openai.
+    """Asks one server, from any event loop: each has connections of its own, which are closed when it ends.
+
+    The environment is that of the package openai: OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID, OPENAI_PROJECT_ID;
+    and proxies as everywhere (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY).
 
     Args:
-        base_url: such as "http://127.0.0.1:8000/v1"; None for the client's own (OPENAI_BASE_URL, or OpenAI).
+        base_url: such as "http://127.0.0.1:8000/v1"; None for OPENAI_BASE_URL, or OpenAI.
         api_key: None for OPENAI_API_KEY; a server that wants none is given "none". Never part of an error or a repr.
         max_in_flight: requests out at once.
         timeout_s: of one request; a deadline comes before it.
         retries: times that a request is sent again after a dropped connection, a timeout, an answer that cannot be
             read, or a status of 408, 409, 425, 429 or 5xx, with longer and longer waits, or after what the server asks
-            for (Retry-After).
+            for (Retry-After). A request that meets a connection which the server has just closed, and of whose answer
+            nothing has come, is besides sent once more at once, which is not counted. As with all that is sent again,
+            the server may have been asked twice.
         user: who needs the package, for the error where it is missing.
 
     Attributes:
         requests: that were answered. retried: that were sent again. failed: that were given up.
 
     Raises:
-        ModuleNotFoundError: the package openai is not installed.
+        ModuleNotFoundError: the package aiohttp is not installed.
         TypeError, ValueError: an argument is not what it should be.
     """
 
@@ -70,25 +72,24 @@ class ServerClient:
         user: str = "generator",
     ) -> None:
         try:
-            import openai
-
-            from bavt_fast.server_connections import connect
+            from bavt_fast.server_connections import FAILURES, Connections
         except ModuleNotFoundError as error:
-            if error.name != "openai":
+            if error.name != "aiohttp":
                 raise
             raise ModuleNotFoundError(
-                f"{user}: a server needs openai; install it with: pip install 'bavt_fast[openai]'", name=error.name
+                f"{user}: a server needs aiohttp; install it with: pip install 'bavt_fast[server]'", name=error.name
             ) from error
         if base_url is not None and not _is_url(base_url):
             raise ValueError(f"base_url: expected an address such as 'http://127.0.0.1:8000/v1', got {base_url!r:.80}")
-        self._openai, self._connect = openai, connect
+        self._failures, self._connect = FAILURES, Connections
         self._api_key = api_key
         self.base_url = base_url
         self.max_in_flight = as_count("max_in_flight", max_in_flight, minimum=1)
         self.timeout_s = as_amount("timeout_s", timeout_s)
         self.retries = as_count("retries", retries)
         self.requests = self.retried = self.failed = 0
-        self._connection: _Connection | None = None
+        self._last: Connections | None = None
+        self._of_loops: dict[asyncio.AbstractEventLoop, Connections] = {}
 
     async def post(
         self,
@@ -112,84 +113,107 @@ class ServerClient:
             GenerationError: what remained wrong, with the server's address.
             OutOfTime: `deadline` has come.
         """
-        connection = self._connected()
-        async with connection.free:
+        here = self._last
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = self._connected()
+        try:
+            content = _encoded(body).encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._error(f"request: expected what JSON can say, got another: {error}", here) from None
+        async with here.free:
             for attempt in range(self.retries + 1):
                 left_s = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
                 if left_s <= 0:
                     raise OutOfTime
+                answer: Answer | None = None
                 try:
-                    options = {"timeout": left_s, "security": {"bearer_auth": True}}
-                    found = read(await connection.client.post(path, cast_to=object, body=body, options=options))
-                except self._openai.BadRequestError as error:
-                    if any(words in _words_of(error) for words in none_if):
+                    answer = await here.send(path, content, left_s)
+                    if 200 <= answer.status < 300:
+                        found = read(json.loads(answer.content))
+                        self.requests += 1
+                        return found
+                    said = answer.content.decode(errors="replace")
+                    if answer.status == 400 and any(words in said for words in none_if):
                         return None
-                    raise self._error(error) from None
-                except (self._openai.APIError, ValueError, TypeError, AttributeError, LookupError) as error:
-                    wait_s = self._wait_s(error, attempt)
-                    if wait_s is None:
-                        raise self._error(error) from None
-                    if deadline is not None and time.monotonic() + wait_s >= deadline:
+                    problem = f"status {answer.status} {answer.reason}: {_words_of(said)}"
+                except asyncio.TimeoutError:
+                    if left_s < self.timeout_s:
                         raise OutOfTime from None
-                    self.retried += 1
-                    await asyncio.sleep(wait_s)
-                else:
-                    self.requests += 1
-                    return found
+                    problem = f"no answer within {left_s:.3g} s"
+                except (*self._failures, ValueError, TypeError, AttributeError, LookupError) as error:
+                    problem = f"{type(error).__name__}: {error}"
+                wait_s = self._wait_s(attempt, answer)
+                if wait_s is None:
+                    raise self._error(problem, here)
+                if deadline is not None and time.monotonic() + wait_s >= deadline:
+                    raise OutOfTime
+                self.retried += 1
+                await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
     async def aclose(self) -> None:
         """Closes the connections, in the event loop that they were made in. The next request opens new ones."""
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.loop is asyncio.get_running_loop():
-            await connection.client.close()
+        self._last = None
+        here = self._of_loops.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.aclose()
 
     def unbind(self) -> None:
         """Leaves the connections to whoever else has them: of a copy, which then makes its own."""
-        self._connection = None
+        self._last, self._of_loops = None, {}
 
     @property
     def name(self) -> str:
         """The server's, for errors."""
-        return f"server {self.base_url or 'OpenAI'}"
+        return f"server {re.sub('//[^/@]*@', '//', self.base_url or 'OpenAI')}"  # without a user and a password
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> Connections:
+        """This event loop's connections, made where it has none."""
         loop = asyncio.get_running_loop()
-        if self._connection is None or self._connection.loop is not loop:
+        for other in list(self._of_loops):
+            if other.is_closed():
+                self._of_loops.pop(other, None)
+        here = self._of_loops.get(loop)
+        if here is None:
             key = self._api_key or os.environ.get("OPENAI_API_KEY") or "none"
-            client = self._connect(key, self.base_url)
-            self._connection = _Connection(loop, client, asyncio.Semaphore(self.max_in_flight))
-        return self._connection
+            try:
+                here = self._connect(key, self.base_url, self.max_in_flight)
+            except ValueError as error:
+                raise self._error(str(error)) from None
+            self._of_loops[loop] = here
+        self._last = here
+        return here
 
-    def _wait_s(self, error: Exception, attempt: int) -> float | None:
+    def _wait_s(self, attempt: int, answer: Answer | None) -> float | None:
         """How long to wait before the request is sent again; None where that is of no use."""
-        status = getattr(error, "status_code", None)
-        if attempt >= self.retries or (status is not None and status not in _RETRIED_STATUS and status < 500):
+        if attempt >= self.retries:
             return None
-        response = getattr(error, "response", None)
-        asked = None if response is None else response.headers.get("retry-after")
-        try:
-            if asked is not None:
-                return min(max(0.0, float(asked)), _LONGEST_WAIT_S)  # in this order 0 for NaN
-        except ValueError:  # a date
-            pass
+        if answer is not None:
+            if answer.status >= 300 and answer.status not in _RETRIED_STATUS and answer.status < 500:
+                return None
+            try:
+                if answer.retry_after is not None:
+                    return min(max(0.0, float(answer.retry_after)), _LONGEST_WAIT_S)  # in this order 0 for NaN
+            except ValueError:  # a date
+                pass
         return min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
 
-    def _error(self, error: Exception) -> GenerationError:
+    def _error(self, problem: str, here: Connections | None = None) -> GenerationError:
         self.failed += 1
-        text = f"{type(error).__name__}: {_words_of(error)}"
-        key = None if self._connection is None else self._connection.client.api_key
-        if key and key != "none":
-            text = text.replace(key, "[key]")
-        return GenerationError(f"{self.name}: {text:.500}")
+        return GenerationError(f"{self.name}: {problem if here is None else here.told(problem):.500}")
 
 
 def _is_url(address: Any) -> bool:
     return isinstance(address, str) and address.startswith(("http://", "https://"))
 
 
-def _words_of(error: Exception) -> str:
-    """An error's message, with what the server says in another form than OpenAI's, which the client leaves out."""
-    said = getattr(error, "body", None)
-    told = said.get("detail") if isinstance(said, dict) else said
-    return f"{error} - {told}" if isinstance(told, str) and told else str(error)
+def _words_of(said: str) -> str:
+    """What a server says of a refusal: in OpenAI's form, in FastAPI's, or in its own."""
+    try:
+        told = json.loads(said)
+    except (ValueError, RecursionError):
+        return said
+    for name in ("error", "message", "detail"):
+        if isinstance(told, dict) and told.get(name):
+            told = told[name]
+    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)

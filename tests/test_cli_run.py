@@ -225,7 +225,7 @@ def test_a_closed_pipe_ends_it_quietly_and_it_goes_on(desk: Path) -> None:
 
 @pytest.mark.parametrize("chat", [None, False])
 def test_a_server(desk: Path, chat: bool | None) -> None:
-    pytest.importorskip("openai")
+    pytest.importorskip("aiohttp")
 
     def answer(body: dict[str, Any]) -> Reply:
         text = body["messages"][1]["content"] if "messages" in body else body["prompt"]
@@ -251,7 +251,7 @@ def test_a_server(desk: Path, chat: bool | None) -> None:
 
 
 def test_a_server_that_fails_is_an_error_of_each_question(desk: Path) -> None:
-    pytest.importorskip("openai")
+    pytest.importorskip("aiohttp")
     with FakeServer(lambda body: Reply({"error": {"message": "no such model"}}, status=404)) as server:
         done = run("q.jsonl", "--out", "out", "--server", server.url, "--model", "m", "--retries", 0)
     assert done.exit_code == 1
@@ -259,7 +259,7 @@ def test_a_server_that_fails_is_an_error_of_each_question(desk: Path) -> None:
 
 
 def test_a_total_in_money(desk: Path) -> None:
-    pytest.importorskip("openai")
+    pytest.importorskip("aiohttp")
     options = ["--model", "m", "--budget-tokens", 20, "--max-step-tokens", 8, "--token-cost", 0.01, "--wave", 2]
     with FakeServer(lambda body: chat_completion("Answer: 1")) as server:
         arguments = ["q.jsonl", "--out", "out", "--server", server.url, *options]
@@ -274,7 +274,7 @@ def test_a_total_in_money(desk: Path) -> None:
 
 
 def test_the_key_is_in_nothing_that_a_run_says_or_keeps(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openai")
+    pytest.importorskip("aiohttp")
     key = "sk-very-secret-1234567890"
     monkeypatch.setenv("OPENAI_API_KEY", key)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 
 from fake_server import FakeServer, Reply
 
 from bavt_fast.protocols import GenerationError
 from bavt_fast.server_client import OutOfTime, ServerClient
+from bavt_fast.server_connections import Answer
 
 YES = Reply({"answer": 1})
 
@@ -129,9 +129,7 @@ def test_a_refusal_that_is_no_error() -> None:
 
 @pytest.mark.parametrize(("asked", "longest"), [("nan", 0.0), ("-5", 0.0), ("inf", 30.0), ("1e999", 30.0), ("x", 0.4)])
 def test_a_wait_that_a_server_asks_for_is_a_time(asked: str, longest: float) -> None:
-    error = ConnectionError("slow down")
-    error.response = SimpleNamespace(headers={"retry-after": asked})  # type: ignore[attr-defined]
-    wait_s = ServerClient()._wait_s(error, 0)
+    wait_s = ServerClient()._wait_s(0, Answer(503, "slow down", asked, b""))
     assert wait_s is not None
     assert 0.0 <= wait_s <= longest
 

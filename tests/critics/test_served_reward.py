@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 
 from fake_server import FakeServer, Reply, thinks_and_answers  # noqa: E402
 from reward_models import byte_level, classifier, encoder, path, word_piece  # noqa: E402
@@ -316,7 +316,8 @@ def test_bad_arguments(options: Any, message: str) -> None:
         bavt.ServedRewardCritic(**{**good, **options})
 
 
-def test_without_the_package_openai(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ModuleNotFoundError, match=r"critic: a server needs openai.*bavt_fast\[openai\]"):
+def test_without_the_package_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bavt_fast.server_connections", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(ModuleNotFoundError, match=r"critic: a server needs aiohttp.*bavt_fast\[server\]"):
         bavt.ServedRewardCritic("prm", byte_level(), base_url="http://127.0.0.1:1/v1")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 
 from fake_server import FakeServer, Reply, completion
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 
 from fake_server import FakeServer, Reply, as_generate, thinks_and_answers
 from fault_proxy import Fault, FaultProxy, closed, counted, half, now_and_then, refused, reset, slow

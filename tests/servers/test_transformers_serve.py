@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 pytest.importorskip("torch")
 
 import bavt_fast as bavt

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 pytest.importorskip("torch")
 
 from fault_proxy import FaultProxy, closed, half, now_and_then, refused, reset, slow

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 pytest.importorskip("torch")
 
 from fault_proxy import FaultProxy, half, refused, reset

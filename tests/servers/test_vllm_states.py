@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.critic_file import CriticManifest, load_critic, save_critic  # noqa: E402

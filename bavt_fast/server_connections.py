@@ -95,7 +95,8 @@ class Connections:
     def __init__(self, key: str, base_url: str | None, most: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.free = asyncio.Semaphore(most)
-        self._secrets = {} if key == "none" else {key: "[key]"}
+        key = key.strip()
+        self._secrets = {key: "[key]"} if key not in ("", "none") else {}
         self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
         self._ways: dict[str, tuple[URL, URL | None]] = {}
         headers = {

@@ -80,7 +80,7 @@ class FakeServer:
         answer: (request's JSON body) -> Reply.
 
     Attributes:
-        requests: the bodies that came, in order. paths, keys: their paths and bearer keys.
+        requests: the bodies that came, in order. paths, headers, keys: their paths, headers and bearer keys.
         connections: the clients' addresses, each once.
         most_at_once: requests that were being answered at the same time.
     """
@@ -89,6 +89,7 @@ class FakeServer:
         self.answer = answer
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.keys: list[str] = []
         self.connections: set[Any] = set()
         self.most_at_once = self._now = 0
@@ -127,6 +128,7 @@ class FakeServer:
         with self._lock:
             self.requests.append(body)
             self.paths.append(handler.path)
+            self.headers.append(dict(handler.headers))
             self.connections.add(handler.client_address)
             self.keys.append(handler.headers.get("Authorization", "").removeprefix("Bearer "))
             self._now += 1

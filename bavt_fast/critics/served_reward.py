@@ -65,7 +65,7 @@ class ServedRewardCritic:
         prompt_tokens: that were read for them.
 
     Raises:
-        ModuleNotFoundError: the package openai, whose client this takes, is not installed.
+        ModuleNotFoundError: the package aiohttp is not installed.
         TypeError, ValueError: an argument is not what it should be.
     """
 

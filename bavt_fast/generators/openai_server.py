@@ -59,11 +59,11 @@ class ServerStatistics(NamedTuple):
 
 
 class OpenAIGenerator:
-    """A step generator over a server with OpenAI's protocol, with the client of the package openai.
+    """A step generator over a server with OpenAI's protocol.
 
     Args:
         model: its name on the server.
-        base_url: such as "http://127.0.0.1:8000/v1"; None for the client's own (OPENAI_BASE_URL, or OpenAI).
+        base_url: such as "http://127.0.0.1:8000/v1"; None for OPENAI_BASE_URL, or OpenAI.
         api_key: None for OPENAI_API_KEY; a server that wants none is given "none".
         delimiter: text that ends a step, or several.
         temperature, top_p, top_k, min_p: how to sample, where a request does not say. The last two are extensions of
@@ -90,7 +90,7 @@ class OpenAIGenerator:
         extra_body: fields sent with every request.
 
     Raises:
-        ModuleNotFoundError: the package openai is not installed.
+        ModuleNotFoundError: the package aiohttp is not installed.
         TypeError, ValueError: an argument is not what it should be.
     """
 

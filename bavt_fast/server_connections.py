@@ -166,9 +166,8 @@ class Connections:
 
         This is looked up once: aiohttp asks a thread for it, and another one for a .netrc, with every request.
         """
-        url = _url(path if "://" in path else self._base_url + path).with_user(None)
-        assert url.host is not None
-        known = {} if urllib.request.proxy_bypass(url.host) else urllib.request.getproxies()
+        url = _url(path if path.startswith(("http://", "https://")) else self._base_url + path).with_user(None)
+        known = {} if urllib.request.proxy_bypass(f"{url.host}:{url.port}") else urllib.request.getproxies()
         named = known.get(url.scheme) or known.get("all")
         proxy = None if named is None else _url(named if "://" in named else f"http://{named}", "proxy")
         if proxy is not None and proxy.raw_password:

@@ -266,7 +266,7 @@ def test_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         assert asyncio.run(ask(ServerClient("http://far.example/v1"))) == 1
         assert proxy.paths == ["http://far.example/v1/ask"]
         assert proxy.headers[0]["Proxy-Authorization"] == "Basic bWU6c2VjcmV0"
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", f"other.example,{server.url.removeprefix('http://').removesuffix('/v1')}")
         assert asyncio.run(ask(ServerClient(server.url))) == 1
         assert (len(server.requests), len(proxy.requests)) == (1, 1)
         monkeypatch.delenv("http_proxy")

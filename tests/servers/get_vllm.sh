@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes an environment with vLLM for the CPU, with what its tests and its own benchmark client need, and with the two clients that
-# `make bench-server` compares. torchvision, torchaudio and torchcodec are left
-# out, though vLLM asks for them: their builds for CUDA take gigabytes and do not import beside a torch without it.
+# Makes an environment with vLLM for the CPU, with what its tests and its own benchmark client need, and with the two
+# clients that `make bench-server` compares. torchvision, torchaudio and torchcodec are left out, though vLLM asks for
+# them: their builds for CUDA take gigabytes and do not import beside a torch without it.
 #
 #     get_vllm.sh PYTHON FOLDER
 set -euo pipefail

@@ -173,6 +173,15 @@ def test_what_a_server_says_of_a_refusal_is_in_the_error(body: Any, words: str) 
         asyncio.run(run())
 
 
+def test_without_the_package_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bavt_fast.server_connections")
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"generator: a server needs aiohttp.*pip install 'bavt_fast\[server\]'"
+    ):
+        bavt.OpenAIGenerator("m")
+
+
 # --- what is sent
 
 

@@ -13,6 +13,7 @@ import base64
 import contextlib
 import io
 import os
+import time
 import urllib.request
 import weakref
 from collections.abc import AsyncGenerator
@@ -128,15 +129,16 @@ class Connections:
             ValueError: there is no such address.
         """
         url, proxy = self._ways.get(path) or self._way(path)
-        timeout = aiohttp.ClientTimeout(total=seconds, ceil_threshold=float("inf"))
+        end_s = time.monotonic() + seconds
         try:
-            response = await self._session.post(url, data=_data(content), proxy=proxy, timeout=timeout)
+            response = await self._session.post(url, data=_data(content), proxy=proxy, timeout=_within(seconds))
         except aiohttp.ClientConnectionError as error:
-            if not _USED.get() or isinstance(error, asyncio.TimeoutError):
+            left_s = end_s - time.monotonic()
+            if not _USED.get() or isinstance(error, asyncio.TimeoutError) or left_s <= 0:
                 raise
             _NEW.set(True)
             try:
-                response = await self._session.post(url, data=_data(content), proxy=proxy, timeout=timeout)
+                response = await self._session.post(url, data=_data(content), proxy=proxy, timeout=_within(left_s))
             finally:
                 _NEW.set(False)
         finally:
@@ -206,6 +208,10 @@ def _close_at_exit() -> None:
                 asyncio.run_coroutine_threadsafe(connections.aclose(), loop).result(_EXIT_S)
             else:
                 loop.run_until_complete(connections.aclose())
+
+
+def _within(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=float("inf"))  # else it is rounded up to whole seconds
 
 
 def _data(content: bytes) -> Any:

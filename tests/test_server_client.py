@@ -291,6 +291,14 @@ def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_tunnel_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeServer(lambda body: YES) as proxy:  # which knows POST and nothing else
+        monkeypatch.setenv("https_proxy", proxy.url.removesuffix("/v1").replace("//", "//me:secret@"))
+        with pytest.raises(GenerationError, match="501") as caught:
+            asyncio.run(ask(ServerClient("https://far.example/v1", api_key="a-key", retries=0)))
+    assert "secret" not in str(caught.value)
+
+
 def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:1")
     with pytest.raises(GenerationError, match="Cannot connect") as caught:
@@ -456,6 +464,27 @@ def test_what_ends_in_its_answer_is_a_retry() -> None:
 def test_a_deadline_that_comes_during_the_last_try() -> None:
     with FakeServer(slowly) as server, pytest.raises(OutOfTime):
         asyncio.run(ask(ServerClient(server.url, retries=0), deadline=time.monotonic() + 0.1))
+
+
+def test_a_deadline_holds_also_for_what_is_sent_over_a_new_connection() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        await request_of(reader)
+        if number > 1:
+            await reader.read()
+        writer.write(told({"answer": 1}))
+        await request_of(reader)
+        await asyncio.sleep(0.4)
+
+    async def run(url: str) -> None:
+        client = ServerClient(url)
+        await ask(client)
+        start_s = time.monotonic()
+        with pytest.raises(OutOfTime):
+            await ask(client, deadline=start_s + 0.8)
+        assert 0.4 < time.monotonic() - start_s < 1.1
+        await client.aclose()
+
+    asyncio.run(with_server(talk, run))
 
 
 def test_a_timeout() -> None:

@@ -29,10 +29,11 @@ class FreeText:
     """Hands out steps of plain text that were made beforehand: `STEP_TOKENS` each, all different."""
 
     def __init__(self) -> None:
-        self._steps = [[Step(STEP_TEXT.format(i, i % 977, i % 1013), STEP_TOKENS)] for i in range(PREPARED)]
+        # Tuples: lists that live on are looked at by the garbage collector again and again.
+        self._steps = [(Step(STEP_TEXT.format(i, i % 977, i % 1013), STEP_TOKENS),) for i in range(PREPARED)]
         self._next = 0
 
-    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[list[Step]]:
+    def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[Any]:
         first, self._next = self._next, (self._next + len(states)) % PREPARED
         steps = self._steps[first : first + len(states)]
         return steps if len(steps) == len(states) else steps + self._steps[: self._next]

@@ -43,6 +43,9 @@ void read_slots(Objects& o) {
                  {node, "value"}, {node, "answer"}, {node, "_tried"}};
     o.of_step = {{step, "text"},       {step, "tokens"}, {step, "finish_reason"}, {step, "prompt_tokens"},
                  {step, "tool_calls"}, {step, "cost"},   {step, "seconds"},       {step, "hidden"}};
+    for (const auto& field : step.attr("__slots__")) {
+        o.step_fields.emplace_back(step, py::cast<std::string>(field).c_str());
+    }
     o.of_pending = {{pending, "slots"}, {pending, "tickets"},  {pending, "parents"},  {pending, "counts"},
                     {pending, "nodes"}, {pending, "terminal"}, {pending, "verified"}, {pending, "least"},
                     {pending, "slim"},  {pending, "search"}};
@@ -162,6 +165,27 @@ bool untrack(PyObject* node) {
     if (is_tracked(objects.of_node.state.get(node)) || is_tracked(objects.of_node.parent.get(node))) return false;
     PyObject_GC_UnTrack(node);
     return true;
+}
+
+void untrack_step(PyObject* step) {
+    if (Py_TYPE(step) != objects.step || !PyObject_GC_IsTracked(step)) return;
+    for (const Member& field : objects.step_fields) {
+        PyObject* value = field.peek(step);
+        if (value != nullptr && is_tracked(value)) return;
+    }
+    PyObject_GC_UnTrack(step);
+}
+
+void append_tracked(PyObject* list, PyObject* item) {
+    if (PyObject_IS_GC(item) && PyObject_GC_IsTracked(item) && !PyObject_GC_IsTracked(list)) PyObject_GC_Track(list);
+    if (PyList_Append(list, item) != 0) throw py::error_already_set();
+}
+
+void append_node(PyObject* entries, PyObject* node) {
+    if (!PyList_Check(entries)) py_checks::bad_type("nodes", "a list", entries);
+    const bool is_first = PyList_CheckExact(entries) && PyList_GET_SIZE(entries) == 1;
+    if (is_first && !PyObject_GC_IsTracked(PyList_GET_ITEM(entries, 0))) PyObject_GC_UnTrack(entries);
+    append_tracked(entries, node);
 }
 
 py::object new_node(PyObject* state, PyObject* prompt, PyObject* parent, PyObject* step) {

@@ -1,11 +1,14 @@
 // The Python objects that a wave is made of, read and made through their slots.
 //
-// A wave's loops (waves_admit.cpp, waves_grow.cpp, waves.cpp) are what a search costs beside its tree, its task and its models. Looking an
-// attribute up by its name takes as long as all else that they do with it. So the classes that they meet keep what is
-// read there in `__slots__`, and a slot's place in the object is looked up once, when the package is imported.
+// A wave's loops (waves_admit.cpp, waves_grow.cpp, waves.cpp) are what a search costs beside its tree, its task and its
+// models. Looking an attribute up by its name takes as long as all else that they do with it. So the classes that they
+// meet keep what is read there in `__slots__`, and a slot's place in the object is looked up once, when the package is
+// imported.
 #pragma once
 
 #include <pybind11/pybind11.h>
+
+#include <vector>
 
 #include "python/columns.h"
 
@@ -60,6 +63,7 @@ struct Objects {
     struct {
         Member text, tokens, finish_reason, prompt_tokens, tool_calls, cost, seconds, hidden;
     } of_step;
+    std::vector<Member> step_fields;  // all of them
     struct {
         Member slots, tickets, parents, counts, nodes, terminal, verified, least, slim, search;
     } of_pending;
@@ -137,6 +141,15 @@ py::object new_node(PyObject* state, PyObject* prompt, PyObject* parent, PyObjec
 // nor its parent is anything that the collector looks at. Thousands of searches have millions of nodes, and looking at them
 // takes the collector as long as all else takes the search. Returns whether it is hidden.
 bool untrack(PyObject* node);
+
+// The same for a step that holds nothing but texts and numbers.
+void untrack_step(PyObject* step);
+
+// Appends to a list that may be hidden: it is, as long as all its items are.
+void append_tracked(PyObject* list, PyObject* item);
+
+// Appends to the nodes of a search.
+void append_node(PyObject* entries, PyObject* node);
 
 // What was raised, where it is an Exception; another one is thrown on.
 py::object exception_in(py::error_already_set& error);

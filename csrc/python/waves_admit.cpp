@@ -68,16 +68,19 @@ void append(PyObject* list, PyObject* item) {
     if (PyList_Append(list, item) != 0) throw py::error_already_set();
 }
 
-// One more step that was proposed from a node (`Node.add_try`).
+// One more step that was proposed from a node (`Node.add_try`). A list of steps that the collector need not look at need
+// not be looked at either.
 void add_try(PyObject* node, PyObject* step) {
     const Member& tried = objects.of_node.tried;
     PyObject* before = tried.get(node);
     if (before == Py_None) {
         tried.set(node, new_ref(step));
     } else if (PyList_CheckExact(before)) {
-        append(before, step);
+        append_tracked(before, step);
     } else {
-        tried.set(node, list_of(2, [&](size_t i) { return new_ref(i == 0 ? before : step); }).release().ptr());
+        py::object steps = list_of(2, [&](size_t i) { return new_ref(i == 0 ? before : step); });
+        if (!PyObject_GC_IsTracked(before) && !PyObject_GC_IsTracked(step)) PyObject_GC_UnTrack(steps.ptr());
+        tried.set(node, steps.release().ptr());
     }
 }
 
@@ -335,6 +338,7 @@ class Describing {
         PyObject* step = answers_.step(at);
         py::object kept = borrowed(step);
         if (!field(step, objects.of_step.hidden).is_none()) kept = call(objects.without_hidden, step);
+        untrack_step(kept.ptr());
         add_try(parent, kept.ptr());
         if (!settled_.is_new[at]) {
             refuse(i, search, why(kept.ptr(), settled_.keys[at]), kept.ptr(), -1);

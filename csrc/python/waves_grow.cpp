@@ -72,7 +72,7 @@ void append_entries(const Admitted& admitted) {
         if (i + kAhead < searches.size()) fetch_end(searches[i + kAhead].ptr());
         PyObject* entries = objects.of_search.nodes.get(searches[i].ptr());
         for (uint32_t at = admitted.states.offsets[i]; at < admitted.states.offsets[i + 1]; ++at) {
-            if (PyList_Append(entries, admitted.nodes[at].ptr()) != 0) throw py::error_already_set();
+            append_node(entries, admitted.nodes[at].ptr());
         }
     }
 }

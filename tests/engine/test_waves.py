@@ -369,7 +369,7 @@ def test_states_that_lead_back_to_their_nodes_are_collected() -> None:
     walk = Walk()
     search = Searcher(numbered(), None, walk).start("q", budget=bavt.Budget(tokens=100))
     Searcher(numbered(), None, walk).complete(search)
-    assert all(gc.is_tracked(node) for node in search.nodes)
+    assert all(gc.is_tracked(node) for node in (search.nodes, *search.nodes))
     walk.seen += search.nodes  # a circle: node, state, walk, node
     made = walk.made
     del search, walk
@@ -390,8 +390,50 @@ def test_the_collector_need_not_look_at_nodes_of_texts() -> None:
     search = many.start("q", budget=bavt.Budget(tokens=200))
     many.complete(search)
     assert len(search.nodes) > 30
-    assert not any(gc.is_tracked(node) for node in search.nodes)
+    assert not any(gc.is_tracked(node) for node in (search.nodes, *search.nodes))
+    assert not any(gc.is_tracked(node.step) for node in search.nodes)
     assert not any(gc.is_tracked(request) for request in requests)
+
+
+def test_the_collector_looks_at_nodes_again_that_may_lead_anywhere() -> None:
+    """A list of hidden nodes, behind which one comes that is part of a circle."""
+
+    class Later(Walk):
+        def new(self, path: tuple[str, ...]) -> Any:
+            return path if len(path) < 3 else super().new(path)
+
+        def apply(self, state: Any, step: Step) -> Any:
+            return self.new((*(state if isinstance(state, tuple) else state.path), step.text))
+
+        def key(self, state: Any) -> Any:
+            return state if isinstance(state, tuple) else state.path
+
+        def describe(self, state: Any) -> Description:
+            return Description(prompt="\n".join(self.key(state)))
+
+    walk = Later()
+    search = Searcher(numbered(), None, walk).start("q", budget=bavt.Budget(tokens=100))
+    Searcher(numbered(), None, walk).complete(search)
+    tracked = [gc.is_tracked(node) for node in search.nodes]
+    assert True in tracked
+    assert False in tracked
+    assert gc.is_tracked(search.nodes)
+    walk.seen = search.nodes
+    made = walk.made
+    del search, walk
+    gc.collect()
+    assert len(made) > 10
+    assert [ref for ref in made if ref() is not None] == []
+
+
+def test_a_step_that_holds_more_than_texts_and_numbers_stays_in_sight() -> None:
+    circle: list[Any] = []
+    steps = [Step("a\n", 1, token_ids=(1, 2)), Step("b\n", 1, hidden=circle), OwnStep("c\n", 1)]
+    search = Search("q", task=TextTask(), budget=bavt.Budget(tokens=1000), candidates=3)
+    (ask,) = search.ask()
+    pending = search.admit(ask, steps)
+    assert [gc.is_tracked(step) for step in steps] == [False, True, True]
+    search.grow(pending, [0.5] * 3)
 
 
 def test_steps_and_states_go_with_their_search() -> None:

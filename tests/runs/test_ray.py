@@ -232,7 +232,7 @@ def test_drivers_and_workers_that_are_killed_at_random_moments_lose_nothing(tmp_
         assert child.returncode == -9, "the run was over too soon to be killed often"
         drivers += 1
     child = command(tmp_path, path)
-    said, errors = child.communicate(timeout=240)
+    said, errors = child.communicate(timeout=240 + 6 * KILLS)
     end = json.loads(said.splitlines()[-1])
     assert (end["event"], end["end"], child.returncode) == ("end", "done", 0), errors[-2000:]
     found = results(tmp_path / "out")

@@ -148,7 +148,10 @@ namespace {
 
 // Whether the collector looks at an object. Tuples of what it does not look at it forgets when it meets them.
 bool is_tracked(PyObject* object) {
-    if (!PyObject_IS_GC(object) || !PyObject_GC_IsTracked(object)) return false;
+    if (!PyObject_IS_GC(object)) return false;
+    if (PyDict_Check(object))
+        return true;  // it is looked at from the moment on in which it holds something of interest
+    if (!PyObject_GC_IsTracked(object)) return false;
     if (!PyTuple_CheckExact(object)) return true;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
         PyObject* item = PyTuple_GET_ITEM(object, i);
@@ -162,18 +165,44 @@ bool is_tracked(PyObject* object) {
 
 bool untrack(PyObject* node) {
     if (!PyObject_GC_IsTracked(node)) return true;
-    if (is_tracked(objects.of_node.state.get(node)) || is_tracked(objects.of_node.parent.get(node))) return false;
+    const auto& of = objects.of_node;
+    for (const Member* field : {&of.state, &of.parent, &of.step, &of.tried, &of.prompt}) {
+        if (is_tracked(field->get(node))) return false;
+    }
     PyObject_GC_UnTrack(node);
     return true;
 }
 
-void untrack_step(PyObject* step) {
-    if (Py_TYPE(step) != objects.step || !PyObject_GC_IsTracked(step)) return;
+namespace {
+
+void track(PyObject* object) {
+    if (!PyObject_GC_IsTracked(object)) PyObject_GC_Track(object);
+}
+
+}  // namespace
+
+void reveal(PyObject* search) {
+    PyObject* entries = objects.of_search.nodes.get(search);
+    if (!PyList_Check(entries)) py_checks::bad_type("nodes", "a list", entries);
+    track(entries);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(entries); ++i) {
+        PyObject* node = PyList_GET_ITEM(entries, i);
+        if (!PyObject_TypeCheck(node, objects.node)) continue;
+        track(node);
+        PyObject* tried = objects.of_node.tried.peek(node);
+        if (tried != nullptr && PyList_CheckExact(tried)) track(tried);
+    }
+}
+
+bool untrack_step(PyObject* step) {
+    if (!PyObject_GC_IsTracked(step)) return true;
+    if (Py_TYPE(step) != objects.step) return false;
     for (const Member& field : objects.step_fields) {
         PyObject* value = field.peek(step);
-        if (value != nullptr && is_tracked(value)) return;
+        if (value != nullptr && is_tracked(value)) return false;
     }
     PyObject_GC_UnTrack(step);
+    return true;
 }
 
 void append_tracked(PyObject* list, PyObject* item) {

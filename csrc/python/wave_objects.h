@@ -137,13 +137,17 @@ inline void fetch_text(PyObject* step) {
 // A node that is not scored yet. References are not taken over. Its parent is looked at first, see `untrack`.
 py::object new_node(PyObject* state, PyObject* prompt, PyObject* parent, PyObject* step);
 
-// Hides a node from the garbage collector where it can be part of no cycle, as Python does with tuples: neither its state
-// nor its parent is anything that the collector looks at. Thousands of searches have millions of nodes, and looking at them
-// takes the collector as long as all else takes the search. Returns whether it is hidden.
+// Hides a node from the garbage collector where it can be part of no cycle, as Python does with tuples: nothing that it
+// leads to (its state, its parent, its step, what was tried) is anything that the collector looks at. Thousands of searches
+// have millions of nodes, and looking at them takes the collector as long as all else takes the search. Returns whether it
+// is hidden.
 bool untrack(PyObject* node);
 
-// The same for a step that holds nothing but texts and numbers.
-void untrack_step(PyObject* step);
+// The same for a step: of the class itself, and with nothing in it but texts and numbers.
+bool untrack_step(PyObject* step);
+
+// Before a node comes to hold a step that may lead anywhere: all nodes of its search are in sight again.
+void reveal(PyObject* search);
 
 // Appends to a list that may be hidden: it is, as long as all its items are.
 void append_tracked(PyObject* list, PyObject* item);

@@ -62,7 +62,7 @@ py::object new_request(PyObject* search, PyObject* node, PyObject* seed, py::obj
     PyTuple_SET_ITEM(request.ptr(), 2, tried.release().ptr());
     PyTuple_SET_ITEM(request.ptr(), 3, new_ref(objects.of_search.sampling.get(search)));
     PyTuple_SET_ITEM(request.ptr(), 4, left_s.release().ptr());
-    if (untrack(node)) PyObject_GC_UnTrack(request.ptr());  // the steps that were tried lead nowhere either
+    untrack(node);
     return request;
 }
 

@@ -338,7 +338,7 @@ class Describing {
         PyObject* step = answers_.step(at);
         py::object kept = borrowed(step);
         if (!field(step, objects.of_step.hidden).is_none()) kept = call(objects.without_hidden, step);
-        untrack_step(kept.ptr());
+        if (!untrack_step(kept.ptr()) && !PyObject_GC_IsTracked(parent)) reveal(search);
         add_try(parent, kept.ptr());
         if (!settled_.is_new[at]) {
             refuse(i, search, why(kept.ptr(), settled_.keys[at]), kept.ptr(), -1);

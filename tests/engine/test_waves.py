@@ -396,7 +396,6 @@ def test_the_collector_need_not_look_at_nodes_of_texts() -> None:
     assert len(search.nodes) > 30
     assert not any(gc.is_tracked(node) for node in (search.nodes, *search.nodes))
     assert not any(gc.is_tracked(node.step) for node in search.nodes)
-    assert not any(gc.is_tracked(request) for request in requests)
 
 
 def test_the_collector_looks_at_nodes_again_that_may_lead_anywhere() -> None:
@@ -427,6 +426,40 @@ def test_the_collector_looks_at_nodes_again_that_may_lead_anywhere() -> None:
     del search, walk
     gc.collect()
     assert len(made) > 10
+    assert [ref for ref in made if ref() is not None] == []
+
+
+class Circle:
+    """Something that a step holds and that leads back to it."""
+
+    def __init__(self, request: StepRequest) -> None:
+        self.request = request
+
+
+@pytest.mark.parametrize("where", ["a field of its own", "token_ids", "hidden"])
+def test_steps_that_lead_back_to_their_nodes_are_collected(where: str) -> None:
+    """Also where the search began with steps that lead nowhere, whose nodes are hidden."""
+    made: list[weakref.ref[Any]] = []
+
+    class Leads:
+        def propose(self, states: Sequence[StepRequest], *others: Any) -> list[list[Step]]:
+            return [[self.step(request)] for request in states]
+
+        def step(self, request: StepRequest) -> Step:
+            text = f"{request.seed}\n"
+            if not made and len(request.tried) < 2:
+                return Step(text, 1)
+            circle = Circle(request)
+            made.append(weakref.ref(circle))
+            if where == "a field of its own":
+                own = OwnStep(text, 1)
+                own.circle = circle  # type: ignore[attr-defined]
+                return own
+            return Step(text, 1, **{where: (circle,) if where == "token_ids" else circle})  # type: ignore[arg-type]
+
+    Searcher(Leads(), wave=2, candidates=2).search_many(QUESTIONS, budget=bavt.Budget(tokens=60))
+    gc.collect()
+    assert len(made) > 20
     assert [ref for ref in made if ref() is not None] == []
 
 

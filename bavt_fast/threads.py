@@ -19,6 +19,9 @@ Milliseconds of a pass of so many tokens on two virtual cores, idle / beside two
 pass and puts the caller's number back after it, which costs less than 1 us. What other Python threads compute with
 torch meanwhile runs on that number too; a number that they set meanwhile does not outlive the pass.
 
+A process that was forked from one that has computed with several threads has none of them, and waits for them for ever
+(``multiprocessing`` forks on Linux up to Python 3.13). There every pass has one thread.
+
 How the threads wait is settled when torch is imported: ``OMP_WAIT_POLICY=passive`` in the environment before that lets
 them sleep. The command line sets it; a program of your own has to.
 """
@@ -97,6 +100,8 @@ class ComputeThreads:
 
     def count(self, tokens: int) -> int:
         """Threads for a pass of so many tokens, all rows together."""
+        if _forked:
+            return 1
         return self.threads or min(self.most, threads_for(self.layer_weights, tokens))
 
     @contextmanager
@@ -138,6 +143,18 @@ class _Setting:
         with self._lock:
             self._inside -= 1
             _set(before if self._inside else self._callers)
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)  # also for what computes outside of a pass of ours
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _set(threads: int) -> None:

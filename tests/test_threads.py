@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +139,26 @@ def test_passes_that_overlap() -> None:
         worker.join()
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == 2
+
+
+FORKED = """
+import functools, multiprocessing
+import bavt_fast as bavt
+from bavt_fast.model_folder import load_folder
+
+model = load_folder()
+searcher = bavt.Searcher(model.generator, model.critic, model.task)
+solve = functools.partial(searcher.search, budget=bavt.Budget(tokens=60))
+here = solve("2 3 4")
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    there = pool.map_async(solve, ["2 3 4"]).get(timeout=60)[0]
+assert there.answer == here.answer and there.tree.num_nodes == here.tree.num_nodes
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_searcher_works_in_a_process_that_was_forked() -> None:
+    """Behind passes on several threads, which the new process does not have."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run([sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -22,7 +22,7 @@ from bavt_fast.protocols import GenerationError
 if TYPE_CHECKING:
     from bavt_fast.server_connections import Answer, Connections
 
-__all__ = ["OutOfTime", "ServerClient"]
+__all__ = ["OutOfTime", "ServerClient", "shown"]
 
 _RETRIED_STATUS = (408, 409, 425, 429)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 30.0
@@ -129,10 +129,10 @@ class ServerClient:
                 try:
                     answer = await here.send(path, content, left_s)
                     if 200 <= answer.status < 300:
-                        found = read(json.loads(answer.content))
+                        found = read(json.loads(here.without_secrets(answer.content)))
                         self.requests += 1
                         return found
-                    said = answer.content.decode(errors="replace")
+                    said = here.without_secrets(answer.content).decode(errors="replace")
                     if answer.status == 400 and any(words in said for words in none_if):
                         return None
                     problem = f"status {answer.status} {answer.reason}: {_words_of(said)}"
@@ -140,8 +140,12 @@ class ServerClient:
                     if left_s < self.timeout_s:
                         raise OutOfTime from None
                     problem = f"no answer within {left_s:.3g} s"
-                except (*self._failures, ValueError, TypeError, AttributeError, LookupError) as error:
+                except (*self._failures, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
                     problem = f"{type(error).__name__}: {error}"
+                except RuntimeError as error:
+                    if not here.closed:
+                        raise
+                    raise self._error(f"the connections were closed meanwhile ({error})", here) from None
                 wait_s = self._wait_s(attempt, answer)
                 if wait_s is None:
                     raise self._error(problem, here)
@@ -158,6 +162,9 @@ class ServerClient:
         if here is not None:
             await here.aclose()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None, "_of_loops": {}}  # a copy makes connections of its own
+
     def unbind(self) -> None:
         """Leaves the connections to whoever else has them: of a copy, which then makes its own."""
         self._last, self._of_loops = None, {}
@@ -165,7 +172,7 @@ class ServerClient:
     @property
     def name(self) -> str:
         """The server's, for errors."""
-        return f"server {re.sub('//[^/@]*@', '//', self.base_url or 'OpenAI')}"  # without a user and a password
+        return f"server {shown(self.base_url) or 'OpenAI'}"
 
     def _connected(self) -> Connections:
         """This event loop's connections, made where it has none."""
@@ -201,6 +208,11 @@ class ServerClient:
     def _error(self, problem: str, here: Connections | None = None) -> GenerationError:
         self.failed += 1
         return GenerationError(f"{self.name}: {problem if here is None else here.told(problem):.500}")
+
+
+def shown(address: str | None) -> str | None:
+    """An address for people: without a user and a password."""
+    return None if address is None else re.sub("//.*@", "//", address)
 
 
 def _is_url(address: Any) -> bool:

@@ -12,6 +12,7 @@ import atexit
 import base64
 import contextlib
 import io
+import json
 import os
 import time
 import urllib.request
@@ -97,7 +98,9 @@ class Connections:
         self.loop = asyncio.get_running_loop()
         self.free = asyncio.Semaphore(most)
         key = key.strip()
-        self._secrets = {key: "[key]"} if key not in ("", "none") else {}
+        self._secrets: dict[str, str] = {}
+        if key not in ("", "none"):
+            self._hide(key, "[key]")
         self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
         self._ways: dict[str, tuple[URL, URL | None]] = {}
         headers = {
@@ -150,6 +153,17 @@ class Connections:
         """Closes them all."""
         await self._held.aclose()
 
+    @property
+    def closed(self) -> bool:
+        return self._session.closed
+
+    def without_secrets(self, content: bytes) -> bytes:
+        """What a server said, without them. What is cut from it afterwards has no part of one."""
+        for secret, instead in self._secrets.items():
+            if secret.encode() in content:
+                content = content.replace(secret.encode(), instead.encode())
+        return content
+
     def told(self, text: str) -> str:
         """A text without the keys and passwords that are used here."""
         for secret, instead in self._secrets.items():
@@ -161,7 +175,16 @@ class Connections:
         url = _url(self._base_url)
         if url.user is None and url.password is None:
             return f"Bearer {_sendable('api_key', key)}"
-        return "Basic " + base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+        basic = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+        self._hide(basic, "[key]")
+        if url.password:
+            self._hide(url.password, "[password]")
+        return "Basic " + basic
+
+    def _hide(self, secret: str, instead: str) -> None:
+        """As it is, and as JSON and Python write it."""
+        for written in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
+            self._secrets[written] = instead
 
     def _way(self, path: str) -> tuple[URL, URL | None]:
         """An address, and the proxy on the way to it as the environment has it (HTTP_PROXY, NO_PROXY and so on).

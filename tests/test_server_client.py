@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -170,6 +172,77 @@ def test_what_a_server_says_of_a_refusal_is_in_the_error(body: Any, words: str) 
         await client.aclose()
 
     with FakeServer(lambda _: Reply(body, 400)) as server:
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("key", ["a-secret-key", 'a-"secret"-key'])
+def test_a_key_that_a_server_says_again_is_not_in_what_is_cut_from_its_answer(key: str) -> None:
+    async def run() -> str:
+        client = ServerClient(server.url, api_key=key, retries=0)
+        with pytest.raises(GenerationError) as caught:
+            await client.post("/ask", {"n": 1}, refused)
+        await client.aclose()
+        return str(caught.value)
+
+    def refused(answer: Any) -> Any:
+        raise ValueError(f"expected another, got {answer!r:.60}")
+
+    for padding in range(60):
+        with FakeServer(lambda _, padding=padding: Reply({"x": "p" * padding + key})) as server:
+            told = asyncio.run(run())
+            assert "sec" not in told, told
+
+
+def test_a_password_in_an_address_is_not_told() -> None:
+    with FakeServer(lambda _: Reply({"error": "no, Basic dTpwYS9zcw== of pa/ss"}, 401)) as server:
+        address = server.url.replace("//", "//u:pa%2Fss@")
+        generator = bavt.OpenAIGenerator("m", base_url=address, api_key="none", retries=0)
+        ((error,),) = (asyncio.run(generator.propose([bavt.StepRequest("q\n")], [1], [5])),)
+    assert isinstance(error, GenerationError)
+    assert "pa/ss" not in str(error)
+    assert "dTpwYS9zcw" not in str(error)
+    for text in (repr(generator), str(error), repr(bavt.OpenAIGenerator("m", base_url="http://u:p/a@ss@host/v1"))):
+        assert "ss@" not in text
+
+
+def test_an_answer_that_nests_without_end_is_an_answer_that_cannot_be_read() -> None:
+    async def run() -> None:
+        client = ServerClient(server.url, retries=0)
+        with pytest.raises(GenerationError, match="RecursionError"):
+            await ask(client)
+        await client.aclose()
+
+    with FakeServer(lambda _: Reply(b"[" * 200_000 + b"]" * 200_000)) as server:
+        asyncio.run(run())
+
+
+def test_requests_that_wait_while_the_connections_are_closed() -> None:
+    async def run() -> None:
+        client = ServerClient(server.url, max_in_flight=2)
+        asked = [asyncio.ensure_future(ask(client, n)) for n in range(6)]
+        await asyncio.sleep(0.05)
+        await client.aclose()
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(end, GenerationError) for end in ends), ends
+        assert client.failed == 6
+        assert await ask(client, 7) == 7
+        await client.aclose()
+
+    with FakeServer(slowly) as server:
+        asyncio.run(run())
+
+
+def test_a_copy_has_connections_of_its_own() -> None:
+    async def run() -> None:
+        client = ServerClient(server.url)
+        assert await ask(client) == 1
+        for other in (pickle.loads(pickle.dumps(client)), copy.deepcopy(client)):
+            assert await ask(other) == 1
+            await other.aclose()
+        assert await ask(client) == 1
+        await client.aclose()
+
+    with FakeServer(lambda _: YES) as server:
         asyncio.run(run())
 
 

@@ -29,7 +29,7 @@ from bavt_fast.generators import sglang_generate
 from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
 from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
 from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
-from bavt_fast.server_client import OutOfTime, ServerClient
+from bavt_fast.server_client import OutOfTime, ServerClient, shown
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
@@ -198,7 +198,7 @@ class OpenAIGenerator:
         await self._server.aclose()
 
     def __repr__(self) -> str:
-        return f"OpenAIGenerator({self.model!r}, base_url={self.base_url!r})"
+        return f"OpenAIGenerator({self.model!r}, base_url={shown(self.base_url)!r})"
 
     # ---- asks
 

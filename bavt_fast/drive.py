@@ -13,7 +13,6 @@ from bavt_fast.drive_base import Asked, Base, named
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError
-from bavt_fast.step_checks import BadAnswer
 from bavt_fast.waves import Pending, ask, cancel, rounds, tell
 
 __all__ = ["Drive"]
@@ -107,7 +106,7 @@ class Drive(Base):
         wave, by = (slots, nodes, tickets), (self.critic.score, self.clock, self.residual)
         try:
             left = tell(self.engine, self.searches, *wave, answers, *by)
-        except (BadAnswer, AttributeError, TypeError, ValueError):
+        except Exception:  # the tasks' are not among them
             asked, answers = self.good(Asked(slots, nodes, counts, tickets), answers)
             left = tell(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, answers, *by)
         if left is not None:

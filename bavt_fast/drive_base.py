@@ -15,7 +15,7 @@ from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
-from bavt_fast.step_checks import checked_step
+from bavt_fast.step_checks import MOST, checked_step
 from bavt_fast.waves import Pending, ask, cancel, fail, grow, requests_of
 
 __all__ = ["Asked", "Base", "Host", "is_whole", "named", "not_whole"]
@@ -264,10 +264,11 @@ class Base:
     def warn_of_scale(self, pending: Pending, values: Sequence[float]) -> None:
         """Once. Where the caller made warnings errors, it ends the questions of this wave; their results are kept."""
         self.warned = True
+        numbers = [float(value) for value in values]
         try:
             warnings.warn(
-                f"critic: expected values from 0 to 1, got {min(values):.3g} to {max(values):.3g}; they are clipped. "
-                "Scale them, such as score / 10, or use a critic with predicts = 'residual'",
+                f"critic: expected values from 0 to 1, got {min(numbers):.3g} to {max(numbers):.3g}; they are clipped. "
+                "Scale them, such as score / 10 for scores from 0 to 10, or use a critic with predicts = 'residual'",
                 stacklevel=2,
             )
         except Warning as error:
@@ -304,22 +305,23 @@ def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
     """What is wrong with an answer; None where nothing is."""
     if isinstance(steps, Exception):
         return steps
-    if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
-        return TypeError(f"generator: expected a list of Step for each state, got {steps!r:.80}")
-    if len(steps) > count:
-        return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
     try:
+        if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
+            return TypeError(f"generator: expected a list of Step for each state, got {steps!r:.80}")
+        if len(steps) > count:
+            return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
         for step in steps:
             checked_step(step, counts_tried)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of classes of the user's, whatever they raise
         return error
     return None
 
 
 def _spent_on(steps: Any) -> Spent | None:
     """What an answer that cannot be used took, as far as it says."""
-    tokens = [step.tokens for step in steps if isinstance(step, Step)] if isinstance(steps, (list, tuple)) else []
-    good = [count for count in tokens if isinstance(count, int) and count > 0]
+    is_list = isinstance(steps, (list, tuple))
+    tokens = [getattr(step, "tokens", None) for step in steps if isinstance(step, Step)] if is_list else []
+    good = [count for count in tokens if isinstance(count, int) and 0 < count <= MOST]
     return Spent(sum(good)) if good else None
 
 
@@ -340,7 +342,7 @@ def _score_problem(score: Any, node: Node) -> Exception | None:
         return TypeError(f"critic: expected a number for each state, got {score!r:.80} for {node.text[-60:]!r}")
     try:
         output = float(score)
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # of a class of the user's, whatever it raises
         return TypeError(f"critic: expected a number for each state, got {score!r:.80} ({error})")
     if not math.isfinite(output):
         return ValueError(f"critic: expected finite scores, got {output} for {node.text[-60:]!r}")

@@ -65,7 +65,8 @@ class Search(Beside):
         result = search.result()
 
     `ask` returns nothing where the search has stopped, or where only an answer that is out can bring more to ask for.
-    All methods may be called from any thread.
+    All methods may be called from any thread. While a run has it (`Searcher.run` and its like), the run asks and tells;
+    save it there between two results, or in a callback.
 
     Args:
         question: what the task parses.
@@ -142,9 +143,13 @@ class Search(Beside):
     # ---- ask and tell
 
     def ask(self, limit: int = 1) -> list[Ask]:
-        """Up to ``limit`` asks. Each is paid for in advance, and stays so until it is told or cancelled."""
+        """Up to ``limit`` asks. Each is paid for in advance, and stays so until it is told or cancelled.
+
+        Raises:
+            ValueError: a run has the search.
+        """
         with self._lock:
-            engine, slot = self._at_home()
+            engine, slot = self._own_home()
             slots, nodes, counts, tickets, limits, seeds, requests, _ = ask(
                 engine, {slot: self}, as_count("limit", limit), self._clock()
             )
@@ -209,7 +214,7 @@ class Search(Beside):
         """
         made = checked_steps(steps, self.counts_tried)
         with self._lock:
-            engine, slot = self._at_home()
+            engine, slot = self._own_home()
             ticket = self._ticket(ask, slot)
             before = self.error
             pending = admit(engine, {slot: self}, [slot], [ask.node], [ticket], [made], self._clock())
@@ -250,7 +255,7 @@ class Search(Beside):
     def cancel(self, ask: Ask, spent: Spent | None = None) -> None:
         """Nobody will answer the ask: what it reserved is free again, but for what it ``spent`` all the same."""
         with self._lock:
-            engine, slot = self._at_home()
+            engine, slot = self._own_home()
             cancel(engine, self, self._ticket(ask, slot), spent)
             self._note_stop()
 
@@ -462,6 +467,11 @@ class Search(Beside):
             engine = Engine(_ALL)
             self._home = engine, engine.add(self._native)
         return self._home
+
+    def _own_home(self) -> tuple[Engine, int]:
+        if self._driven:
+            raise ValueError(f"search: expected one that no run has, got {self!r}, whose run asks and tells")
+        return self._at_home()
 
     def seconds_left(self) -> float | None:
         """Time to the deadline, by the last reading of the clock; None without one."""

@@ -245,6 +245,6 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
 
 
-_MET = (BadAnswer, Beside, Description, Engine, Node, Pending, Step, StepRequest)
+_MET = (Beside, Description, Engine, Node, Pending, Step, StepRequest)
 _CALLED = (_about_keys, _check, _other_costs, checked_description, described_many, fail, note_growth, probability_of)
 read_wave_objects({met.__name__: met for met in (*_MET, *_CALLED, without_hidden)})  # what the loops know of Python

@@ -12,7 +12,7 @@ from typing import Any
 from bavt_fast._core import Engine
 from bavt_fast.events import note_growth
 from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
-from bavt_fast.step_checks import FINISH_REASONS, MOST, BadAnswer, checked_description, probability_of
+from bavt_fast.step_checks import FINISH_REASONS, MOST, checked_description, probability_of
 from bavt_fast.waves import Pending, Settled, _about_keys, _check, _other_costs, described_many, fail
 
 __all__ = ["admit", "ask", "describe", "grow", "requests_of", "rounds", "settle", "tell"]
@@ -255,7 +255,7 @@ def tell(
     if not pending.tickets:
         return None
     try:
-        outputs = score(pending.nodes) if pending.nodes else []
+        outputs = score(list(pending.nodes)) if pending.nodes else []
     except Exception as error:
         return pending, None, error, False
     if type(outputs) is not list or len(outputs) != len(pending.nodes):
@@ -295,7 +295,7 @@ def rounds(
             return asked, (answers,), None
         try:
             left = tell(engine, searches, slots, nodes, tickets, answers, score, clock, residual)
-        except (BadAnswer, AttributeError, TypeError, ValueError):
+        except Exception:
             return asked, (answers,), None
         if left is not None:
             return asked, (answers,), left

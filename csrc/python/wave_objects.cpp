@@ -72,10 +72,6 @@ void read_objects(const py::dict& names) {
     o.without_hidden = function_in(names, "without_hidden"), o.about_keys = function_in(names, "_about_keys");
     o.fail = function_in(names, "fail"), o.described_many = function_in(names, "described_many");
     o.note_growth = function_in(names, "note_growth");
-    o.bad_answer = py::make_tuple(names["BadAnswer"], py::handle(PyExc_AttributeError), py::handle(PyExc_TypeError),
-                                  py::handle(PyExc_ValueError))
-                       .release()
-                       .ptr();
     objects = o;
 }
 

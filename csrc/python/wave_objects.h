@@ -71,7 +71,7 @@ struct Objects {
     PyObject *duplicate, *invalid, *refuted, *nothing;
     PyObject *settings, *seconds_left, *mend, *admitted;  // names
     PyObject *check, *other_costs, *probability_of, *checked_description, *without_hidden, *about_keys, *fail,
-        *described_many, *note_growth, *bad_answer;
+        *described_many, *note_growth;
 };
 
 extern Objects objects;

@@ -197,7 +197,7 @@ py::object rounds(Engine& engine, py::handle searches, PyObject* propose, PyObje
             told = whole;
         } catch (...) {
             restore_thrown();
-            if (PyErr_ExceptionMatches(objects.bad_answer) == 0) throw py::error_already_set();
+            if (PyErr_ExceptionMatches(PyExc_Exception) == 0) throw py::error_already_set();
             PyErr_Clear();
         }
         if (!told || !left.is_none()) {

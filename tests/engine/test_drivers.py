@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import World, WorldTask
+from scripted import ScriptedGenerator, World, WorldTask
 from search_checks import (
     BUDGET,
     ENDLESS,
@@ -231,3 +231,25 @@ def test_searches_of_different_settings_side_by_side() -> None:
     results = run_all(searcher(ENDLESS, wave=5), searches)
     for i, (result, maker) in enumerate(zip(results, makers, strict=True)):
         assert fingerprint(result) == fingerprint(maker.search(f"q{i}", budget=BUDGET, seed=i))
+
+
+def test_a_search_that_a_run_has_is_asked_and_told_by_the_run_alone() -> None:
+    """Its neighbours' asks would be lost otherwise."""
+    refused: list[str] = []
+
+    class Meddles(ScriptedGenerator):
+        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+            for call in (lambda: searches[0].ask(8), lambda: searches[0].cancel(searches[0].open_asks()[0])):
+                try:
+                    call()
+                except (ValueError, IndexError) as error:
+                    refused.append(str(error))
+            return super().propose(states, counts, limits)
+
+    one = searcher(ENDLESS, wave=2)
+    one.generator = Meddles(ENDLESS)
+    searches = [one.start(f"q{i}", budget=BUDGET) for i in range(3)]
+    results = run_all(one, searches)
+    assert any("expected one that no run has" in text for text in refused)
+    assert [fingerprint(result) for result in results] == [alone(ENDLESS, f"q{i}") for i in range(3)]
+    assert searches[0].ask(1) == []

@@ -94,3 +94,45 @@ def test_a_score_that_no_float_holds_fails_alone() -> None:
     results = many.search_many(["a", "b", "c"], budget=BUDGET)
     assert [result.stop_reason for result in results] == ["budget", "error", "budget"]
     assert str(results[1].error).startswith("critic: expected a number for each state")
+
+
+class Unreadable:
+    """A score whose number cannot be had, as of a device that has failed."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("the device has failed")
+
+
+class Beyond:
+    """A score that is a number, and has no order of its own."""
+
+    def __float__(self) -> float:
+        return 7.0
+
+
+@pytest.mark.parametrize("looks_on", [False, True])
+def test_a_score_that_cannot_be_read_fails_its_question_alone(looks_on: bool) -> None:
+    class Failing(TableCritic):
+        def score(self, candidates: Sequence[Node]) -> Any:
+            values = super().score(candidates)
+            return [
+                Unreadable() if node.state[0] == "q1" else value for node, value in zip(candidates, values, strict=True)
+            ]
+
+    options: dict[str, Any] = {"on_progress": lambda now: None} if looks_on else {}
+    one = Searcher(ScriptedGenerator(ENDLESS), Failing(ENDLESS), WorldTask(ENDLESS), wave=4, **options)
+    results = one.search_many([f"q{i}" for i in range(3)], budget=BUDGET)
+    assert [result.stop_reason == "error" for result in results] == [False, True, False]
+    assert "expected a number for each state" in str(results[1].error)
+    for i in (0, 2):
+        assert fingerprint(results[i]) == alone(ENDLESS, f"q{i}")
+
+
+def test_scores_that_cannot_be_compared_are_warned_of_too() -> None:
+    class Large(TableCritic):
+        def score(self, candidates: Sequence[Node]) -> Any:
+            return [Beyond() for _ in candidates]
+
+    one = Searcher(ScriptedGenerator(ENDLESS), Large(ENDLESS), WorldTask(ENDLESS))
+    with pytest.warns(UserWarning, match="got 7 to 7; they are clipped"):
+        assert one.search("q", budget=BUDGET).stop_reason == "budget"

@@ -39,6 +39,8 @@ def broken(stage: str, at: int, error: Callable[[], BaseException], world: World
     }
     parts[stage] = Failing(parts[stage], at, error, persistent)
     parts["on_progress"] = parts["on_progress"].show
+    if stage != "on_progress" and world.seed % 2:  # nobody looks on: rounds turn by themselves
+        del parts["on_progress"]
     return Searcher(wave=3, candidates=2, **parts)
 
 

@@ -34,7 +34,7 @@ test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned mod
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_cli_smollm2.py
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs/test_blocks.py -k your_model
 
-test-servers: $(SERVERS)/.there  ## searches over real servers: vLLM and transformers serve, ten minutes
+test-servers: $(SERVERS)/.there  ## searches over real servers: vLLM and transformers serve, five minutes and as much to install
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 PYTHONPATH=. $(SERVERS)/bin/python -m pytest tests/servers
 
 test-ray: $(VENV)/.ray  ## runs on a local Ray cluster, with workers and drivers that are killed

@@ -135,7 +135,7 @@ def run(
     loads = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
     try:
         if not questions.is_file():
-            raise FileNotFoundError(f"questions: expected a file of JSON lines, got {questions}")
+            raise FileNotFoundError(f"questions: expected a file of JSON lines, got {questions}, which is no file")
         usual = FOLDER_TOKENS if searcher is not None or _is_folder(words) else WORDS_TOKENS
         limits = {"tokens": total_tokens, "cost": total_cost}
         settings: dict[str, Any] = {

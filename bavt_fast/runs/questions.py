@@ -153,7 +153,7 @@ def _row(number: int, fields: Any) -> Row:
 
 def _about(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"expected a JSON object, got what is none ({error.msg} at column {error.colno})"
+        return f"expected a JSON object, got {error.doc.strip()!r:.60} ({error.msg} at character {error.pos})"
     if isinstance(error, UnicodeDecodeError):
         return f"expected UTF-8, got {error.object[error.start : error.start + 1]!r} at byte {error.start}"
     return str(error)

@@ -99,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = replace(plan, sets=tuple(options.sets.split(",")))
     if options.problems is not None:
         plan = replace(plan, problems=options.problems)
-    whole = not (options.quick or options.sets or options.problems or options.model)
+    fewer = plan.problems < PLANS[plan.effort].problems
+    whole = not (options.quick or options.sets or fewer or options.model)
     write(run(plan, options.processes), options.out or (None if whole else BUILD))
 
 

@@ -62,11 +62,11 @@ class Plan:
         methods = [method.name for method in METHODS if method not in self.methods and not method.is_slow]
         sets = [name for name in SETS if name not in self.sets]
         parts = [
-            f"This is the {self.effort} run: at most {self.problems} problems a set, {self.validation} to choose "
+            f"This is the {self.effort} run with at most {self.problems} problems a set, {self.validation} to choose "
             f"settings on, budgets to {max(self.budgets):,} tokens."
         ]
         if self.effort != "full":
-            parts.append("`--full` has more of each.")
+            parts.append("`--full` has more methods, temperatures and budgets, and 200 problems a set.")
         if methods:
             parts.append(f"Not run: {', '.join(methods)}.")
         if sets:

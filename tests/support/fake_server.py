@@ -54,6 +54,15 @@ def thinks_and_answers(body: dict[str, Any]) -> Reply:
     return completion(f"Answer: {body['seed'] % 3}" if thought else f"thought {body['seed'] % 5}", 4)
 
 
+def slowly(body: dict[str, Any]) -> Reply:
+    return Reply({"answer": body["n"]}, delay_s=0.2)
+
+
+async def ask(client: Any, n: int = 1, **options: Any) -> Any:
+    """A request of a `ServerClient` for {"answer": ...}."""
+    return await client.post("/ask", {"n": n}, lambda answer: answer["answer"], **options)
+
+
 def as_generate(answer: Callable[[dict[str, Any]], Reply]) -> Callable[[dict[str, Any]], Reply]:
     """What answers ``/completions``, for requests and answers of SGLang's ``/generate``."""
 

@@ -66,6 +66,7 @@ class Base:
         self.failures: dict[int, int] = {}
         self.extended: deque[tuple[int, Search]] = deque()  # given more budget after they had stopped
         self.reopened: list[Asked] = []  # asks that were out when their search came here
+        self.coming: Search | None = None  # into the engine, and not in `searches` yet
         self.more = True  # questions to take, as far as is known
         self.observed = False  # whether a question that came here has an observer
         self.timed = False  # or a deadline
@@ -89,8 +90,10 @@ class Base:
                     return
                 place, search = self.taken, new
                 self.taken += 1
+            self.coming = search
             slot = search.move_to(self.engine)
             self.searches[slot], self.indexes[slot] = search, place
+            self.coming = None
             self.observed = self.observed or search.observer is not None
             self.timed = self.timed or not search.untimed
             out = search._native.open_asks()
@@ -113,12 +116,14 @@ class Base:
         return Asked(slots, nodes, counts, tickets, limits, requests), stopped
 
     def finish(self, slot: int) -> tuple[int, Search]:
-        """Takes a question that has stopped out of the engine."""
-        search = self.searches.pop(slot)
-        self.engine.cancel_all(slot)
-        if not self.warned_of_overrun and any(search._native.account.overrun):
-            self.warn_of_overrun(search)
-        search.leave()
+        """Takes a question that has stopped out of the engine. Where Ctrl-C breaks in, it can be called again."""
+        search = self.searches[slot]
+        if search.is_in(self.engine):
+            self.engine.cancel_all(slot)
+            if not self.warned_of_overrun and any(search._native.account.overrun):
+                self.warn_of_overrun(search)
+            search.leave()
+        del self.searches[slot]
         if self.statistics is not None and self.at_first is not None:
             now = self.statistics()
             gained = (new - old for new, old in zip(now, self.at_first, strict=True))
@@ -128,7 +133,7 @@ class Base:
         self.failures.pop(slot, None)
         if search.observer is not None:
             search.observer.stopped(search)
-        return self.indexes.pop(slot), search
+        return self.indexes[slot], search
 
     def warn_of_overrun(self, search: Search) -> None:
         """Once: a search that stops early for this looks like a small budget."""
@@ -152,9 +157,11 @@ class Base:
     def break_off(self) -> list[tuple[int, Search]]:
         """Ends every question where it stands: nothing stays in flight."""
         finished = []
+        if self.coming is not None and self.coming.is_in(self.engine):
+            self.coming.leave()
         for slot, search in list(self.searches.items()):
             search.mend()
-            self.engine.stop(slot, "interrupted")
+            search.stop("interrupted")
             finished.append(self.finish(slot))
         return finished
 

@@ -492,6 +492,10 @@ class Search(Beside):
             self._driven = True
             return self._home[1]
 
+    def is_in(self, engine: Engine) -> bool:
+        """Whether it lies there."""
+        return self._home is not None and self._home[0] is engine
+
     def leave(self) -> None:
         """Takes it out of the engine that it lies in."""
         with self._lock:

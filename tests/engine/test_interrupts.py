@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
-from search_checks import WORLDS, check_consistent, check_idle, fingerprint, worlds
+from search_checks import ENDLESS, WORLDS, check_consistent, check_idle, fingerprint, worlds
 
 import bavt_fast as bavt
 from bavt_fast.engine import Search
@@ -237,3 +238,36 @@ def test_a_tree_after_an_interrupt_goes_on() -> None:
         check_idle(search)
         assert search.stop_reason == "budget"
         check_whole(search, world)
+
+
+@pytest.mark.parametrize("where", ["move_to", "leave"])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_an_interrupt_on_the_way_in_or_out_leaves_no_search_behind(
+    where: str, before: bool, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two lines, where Python looks for signals too: all searches can be run again."""
+    one = Searcher(ScriptedGenerator(ENDLESS), TableCritic(ENDLESS), WorldTask(ENDLESS), wave=2)
+    searches = [one.start(f"q{i}", budget=BUDGET) for i in range(4)]
+    call = getattr(Search, where)
+    calls = iter(range(10**6))
+
+    def interrupted(self: Search, *arguments: Any) -> Any:
+        now = next(calls) == at
+        if now and before:
+            raise KeyboardInterrupt
+        found = call(self, *arguments)
+        if now:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Search, where, interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        list(one.run(searches))
+    monkeypatch.undo()
+    for search in searches:
+        if search.stop_reason == "interrupted":
+            search.extend(bavt.Budget(tokens=1))
+    assert len(list(one.run(searches))) == 4
+    for search in searches:
+        check_idle(search)

@@ -146,6 +146,14 @@ def test_the_benchmark_of_many_workers_runs(tmp_path: Path) -> None:
 # ---- The command, in processes of its own that join the cluster
 
 
+@pytest.fixture(autouse=True)
+def hears_ctrl_c() -> Iterator[None]:
+    """A background job is started deaf to it, and so are its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def command(tmp_path: Path, path: Path, *more: str) -> subprocess.Popen[str]:
     source = MAKER.format(log=str(tmp_path / "log"), world=repr(WORLD), wave=WAVE)
     (tmp_path / "maker.py").write_text(source)
@@ -169,7 +177,7 @@ def until(event: str, child: subprocess.Popen[str], count: int = 1) -> None:
 
 
 def test_a_driver_that_is_killed_or_interrupted_goes_on(tmp_path: Path) -> None:
-    rows = questions(120)  # a quick machine does 30 while Ctrl-C is on its way
+    rows = questions(200)  # a quick machine does 30 while Ctrl-C is on its way
     path = written(tmp_path, rows)
     completed(tmp_path / "whole", rows, searcher(None, WORLD, wave=WAVE), budget=bavt.Budget(tokens=TOKENS))
     for kind in (signal.SIGKILL, signal.SIGINT):

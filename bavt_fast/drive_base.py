@@ -66,7 +66,7 @@ class Base:
         self.failures: dict[int, int] = {}
         self.extended: deque[tuple[int, Search]] = deque()  # given more budget after they had stopped
         self.reopened: list[Asked] = []  # asks that were out when their search came here
-        self.coming: Search | None = None  # into the engine, and not in `searches` yet
+        self.coming: tuple[int, Search] | None = None  # on its way into the engine, with its place
         self.more = True  # questions to take, as far as is known
         self.observed = False  # whether a question that came here has an observer
         self.timed = False  # or a deadline
@@ -90,7 +90,7 @@ class Base:
                     return
                 place, search = self.taken, new
                 self.taken += 1
-            self.coming = search
+            self.coming = place, search
             slot = search.move_to(self.engine)
             self.searches[slot], self.indexes[slot] = search, place
             self.coming = None
@@ -157,8 +157,12 @@ class Base:
     def break_off(self) -> list[tuple[int, Search]]:
         """Ends every question where it stands: nothing stays in flight."""
         finished = []
-        if self.coming is not None and self.coming.is_in(self.engine):
-            self.coming.leave()
+        place, coming = self.coming or (0, None)
+        if coming is not None and coming not in self.searches.values() and coming.is_in(self.engine):
+            coming.leave()
+            coming.stop("interrupted")
+            finished.append((place, coming))
+        self.coming = None
         for slot, search in list(self.searches.items()):
             search.mend()
             search.stop("interrupted")

@@ -86,7 +86,7 @@ class Family(ABC):
 
     def limited(self, problems: Problems, most_steps: int) -> Problems:
         """The same problems, where a path that has made so many steps is wrong."""
-        raise NotImplementedError(f"{self.name}: a path ends by itself")
+        raise ValueError(f"most_steps: expected none for {self.name}, whose paths end by themselves, got {most_steps}")
 
     @abstractmethod
     def train_model(self, folder: Path, minutes: float) -> None:

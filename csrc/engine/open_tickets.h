@@ -50,9 +50,8 @@ class OpenTickets {
         for (const auto& [number, ticket] : others_) use(number, ticket);
     }
 
-    size_t memory_bytes() const {
-        return others_.size() * (sizeof(Ticket) + 3 * sizeof(void*));
-    }  // of what lies elsewhere
+    // Of what lies elsewhere.
+    size_t memory_bytes() const { return others_.size() * (sizeof(Ticket) + 3 * sizeof(void*)); }
 
    private:
     Ticket own_{};

@@ -145,8 +145,7 @@ namespace {
 // Whether the collector looks at an object. Tuples of what it does not look at it forgets when it meets them.
 bool is_tracked(PyObject* object) {
     if (!PyObject_IS_GC(object)) return false;
-    if (PyDict_Check(object))
-        return true;  // it is looked at from the moment on in which it holds something of interest
+    if (PyDict_Check(object)) return true;  // the collector looks at it as soon as something is put in
     if (!PyObject_GC_IsTracked(object)) return false;
     if (!PyTuple_CheckExact(object)) return true;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {

@@ -262,9 +262,13 @@ def test_an_interrupt_on_the_way_in_or_out_leaves_no_search_behind(
         return found
 
     monkeypatch.setattr(Search, where, interrupted)
+    came: list[Search] = []
     with contextlib.suppress(KeyboardInterrupt):
-        list(one.run(searches))
+        came.extend(one.run(searches))
     monkeypatch.undo()
+    if where == "move_to" and not before:  # it had begun, and so it is handed over as one that was stopped
+        assert searches[at] in came
+        assert searches[at].stop_reason == "interrupted"
     for search in searches:
         if search.stop_reason == "interrupted":
             search.extend(bavt.Budget(tokens=1))

@@ -23,6 +23,7 @@ from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.group_scheduler import GroupScheduler
+from bavt_fast.generators.host_sampling import sampler_on
 from bavt_fast.generators.model_checks import check_model
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.prefix_store import PrefixStore
@@ -132,7 +133,7 @@ class TorchGenerator:
         stops = StopTable(self._vocabulary, self.delimiters)
         ends = end_ids(facts.core, self.tokenizer, size)
         named = self._vocabulary.named
-        sampler = Sampler(stops.next_state, stops.FOUND, ends, named, forward.device)
+        sampler = sampler_on(forward.device, stops.next_state, stops.FOUND, ends, named)
         self._most_tokens = facts.max_positions
         self._store = PrefixStore(self._store_limit(facts.device))
         self._scheduler = self._make_scheduler(forward, sampler)

@@ -14,12 +14,16 @@ from torch import Tensor
 from bavt_fast.generators.contexts import Row
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
+from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.sampling import as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
-__all__ = ["DecodeBatch", "Pieces", "prefill"]
+__all__ = ["Computed", "DecodeBatch", "Pieces", "prefill"]
 
 Pieces = Sequence[tuple[StoredStates, int]]
+
+Computed = tuple[Tensor, Tensor, list[StoredStates]]
+"""Of prompts: logits (rows, vocabulary) and hidden states (rows, H) of each last token, and each row's new states."""
 
 
 class DecodeBatch:
@@ -28,15 +32,23 @@ class DecodeBatch:
     Args:
         forward, layout: the model.
         static: decodes by passes of fixed shapes, as far as they suit.
+        packed: computes prompts in the passes that decode, as far as it suits.
 
     Attributes:
         rows: by slot.
     """
 
-    def __init__(self, forward: Forward, layout: Layout, static: StaticDecoder | None = None) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        layout: Layout,
+        static: StaticDecoder | None = None,
+        packed: PackedPass | None = None,
+    ) -> None:
         self.forward = forward
         self.layout = layout
         self.static = static
+        self.packed = packed
         self.reset()
 
     def reset(self) -> None:
@@ -85,17 +97,48 @@ class DecodeBatch:
 
     def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Computes one token more of every row, int64 (rows,): logits (rows, vocabulary), hidden states (rows, H)."""
-        records, numbers, lengths = self.members()
+        _, _, lengths = self.members()
         longest = max(row.length for row in self.rows)
         if self.static is not None and self.static.suits(len(self.rows), longest):
             logits, hidden = self._decode_static(self.static, tokens, lengths, longest)
         else:
             logits, hidden = self._decode(tokens, lengths, longest)
+        self._grow()
+        return logits, hidden
+
+    def decode_beside(
+        self, packed: PackedPass, tokens: Tensor, prompts: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor, Computed | None]:
+        """`decode`, and whole prompts in the same pass: what was computed of them, None where it could not be done."""
+        _, _, lengths = self.members()
+        count, longest = len(self.rows), max(row.length for row in self.rows)
+        self.window.make_room(count, longest)
+        try:
+            logits, hidden, states = packed.decode(self.window, tokens, [row.length for row in self.rows], prompts)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception:  # a model that does not take such a pass; if it takes none at all, the plain one says so
+            packed.is_on = False
+            return *self.decode(tokens), None
+        computed: Computed = (logits[count:], hidden[count:], states)
+        logits, hidden = logits[:count], hidden[:count]
+        if not packed.is_checked(longest):
+            expected = self._decode(tokens, lengths, longest)
+            plain = prefill(self.forward, self.layout, [(ids, 0, ()) for ids in prompts])
+            if not packed.check(
+                (logits, hidden, *computed[:2]), (*expected, *plain[:2]), max(longest, *map(len, prompts))
+            ):
+                (logits, hidden), computed = expected, plain
+        self._grow()
+        return logits, hidden, computed
+
+    def _grow(self) -> None:
+        """Every row has one token more."""
+        records, numbers, lengths = self.members()
         self.window.end += 1
         for row in self.rows:
             row.length += 1
         self._members = records, numbers, lengths + 1
-        return logits, hidden
 
     def _decode(self, tokens: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
         window = self.window
@@ -124,17 +167,12 @@ class DecodeBatch:
         return found if static.check(found, expected) else expected
 
 
-def prefill(
-    forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int], int, Pieces]]
-) -> tuple[Tensor, Tensor, list[StoredStates]]:
+def prefill(forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int], int, Pieces]]) -> Computed:
     """Computes the prompts of new rows.
 
     Args:
         rows: (new ids, tokens before them, the states of those). Either nothing stands before any of them, or they have
             equally many new ids: padding in the middle of a row would shift a sliding window.
-
-    Returns:
-        Logits (rows, vocabulary) and hidden states (rows, H) of each last token, and each row's new states.
     """
     before = max(known for _, known, _ in rows)
     new = max(len(ids) for ids, _, _ in rows)

@@ -48,7 +48,7 @@ class PackedPass:
         facts = forward.facts
         self.forward = forward
         self.layout = layout
-        self.is_on = takes_masks(forward)
+        self.is_on = takes_masks(forward) and forward.model is facts.core  # torch.compile would compile every shape
         self._longest = window_of(facts.config)
         self._most_compared = _WORTH * facts.num_weights // max(1, facts.hidden_size * facts.num_layers)
         self._checked = 0  # rows up to this length gave the same as plain passes

@@ -1,6 +1,7 @@
 """The rows that are decoded together: each pass computes one more token of every row.
 
-A row that is done leaves at once, and another takes its place; the last rows fill the holes that are left.
+A row that is done leaves at once, and another takes its place; before the next pass the last rows fill the holes that
+are left.
 """
 
 from __future__ import annotations
@@ -33,9 +34,6 @@ class DecodeBatch:
         forward, layout: the model.
         static: decodes by passes of fixed shapes, as far as they suit.
         packed: computes prompts in the passes that decode, as far as it suits.
-
-    Attributes:
-        rows: by slot.
     """
 
     def __init__(
@@ -54,42 +52,57 @@ class DecodeBatch:
     def reset(self) -> None:
         """Lets go of all rows and their memory."""
         self.window = KeyValueWindow(self.layout)
-        self.rows: list[Row] = []
+        self._slots: list[Row | None] = []  # None for a hole
         self._members: tuple[Tensor, Any, Tensor] | None = None  # records, the same on the host, lengths
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those that are decoded, by slot."""
+        return [row for row in self._slots if row is not None]
 
     def change(self, leaving: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
         """Takes rows out and puts others in, with the states of their `length` tokens."""
         if not leaving and not coming:
             return
         self._members = None
-        if len(leaving) == len(self.rows):
-            self.window.rows = self.window.end = 0
-        holes = sorted((row.slot for row in leaving), reverse=True)
         for row in leaving:
+            self._slots[row.slot] = None
             row.slot = -1
+        rows = self.rows
+        if not rows:
+            self._slots.clear()
+            self.window.end = 0
+        self.window.rows = len(self._slots)
         if coming:
-            longest = max(row.length for row, _ in coming)
-            longest = max([longest, *(row.length for row in self.rows)])
-            self.window.make_room(len(self.rows) + len(coming), longest)
+            longest = max(row.length for row in (*rows, *(row for row, _ in coming)))
+            self.window.make_room(max(len(self._slots), len(rows) + len(coming)), longest)
+        holes = iter([slot for slot, row in enumerate(self._slots) if row is None])
         for row, pieces in coming:
-            if holes:
-                row.slot = holes.pop()
-                self.rows[row.slot] = row
-            else:
-                row.slot = len(self.rows)
-                self.rows.append(row)
+            row.slot = next(holes, len(self._slots))
+            self._slots[row.slot : row.slot + 1] = [row]
             self.window.place(row.slot, row.length, pieces)
-        for hole in holes:  # the highest first, so that the last row is never itself a hole
-            last = self.rows.pop()
-            if last.slot >= 0 and hole < len(self.rows):
-                self.window.move(last.slot, hole, last.length)
-                self.rows[hole] = last
-                last.slot = hole
-        self.window.rows = len(self.rows)
+        self.window.rows = len(self._slots)
+
+    def _fill_holes(self) -> None:
+        """Moves the last rows into the holes that no row came to take."""
+        for hole, row in enumerate(self._slots):
+            if row is not None:
+                continue
+            while self._slots and self._slots[-1] is None:
+                self._slots.pop()
+            if hole >= len(self._slots):
+                break
+            last = self._slots.pop()
+            assert last is not None
+            self.window.move(last.slot, hole, last.length)
+            self._slots[hole] = last
+            last.slot = hole
+        self.window.rows = len(self._slots)
 
     def members(self) -> tuple[Tensor, Any, Tensor]:
         """(records, the same on the host, lengths) of the rows, int64 (rows,)."""
         if self._members is None:
+            self._fill_holes()
             records, numbers = as_numbers([row.record for row in self.rows], self.forward.device)
             lengths = torch.tensor([row.length for row in self.rows], device=self.forward.device)
             self._members = records, numbers, lengths
@@ -176,7 +189,7 @@ def prefill(forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int]
     """
     before = max(known for _, known, _ in rows)
     new = max(len(ids) for ids, _, _ in rows)
-    window = KeyValueWindow(layout, len(rows), before + new)
+    window = KeyValueWindow(layout, len(rows), before + new, unwritten=before)
     window.end = before
     for row, (_, known, pieces) in enumerate(rows):
         window.place(row, known, pieces)

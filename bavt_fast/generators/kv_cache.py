@@ -61,17 +61,26 @@ class Layout:
         self.counts[at] += 1
         return at, self.counts[at] - 1
 
-    def empty(self, rows: int, columns: int) -> list[Tensor]:
-        """Memory for so many rows and columns: for each lane (layers, rows, heads, columns, width), filled with zeros:
-        what a mask hides must still be finite."""
-        return [
-            torch.zeros(count, rows, lane.heads, columns, lane.width, dtype=lane.dtype, device=lane.device)
+    def empty(self, rows: int, columns: int, unwritten: int | None = None) -> list[Tensor]:
+        """Memory for so many rows and columns: for each lane (layers, rows, heads, columns, width).
+
+        The first `unwritten` columns (None for all) are filled with zeros: what a mask hides must still be finite. The
+        rest must be written before it is read.
+        """
+        lanes = [
+            torch.empty(count, rows, lane.heads, columns, lane.width, dtype=lane.dtype, device=lane.device)
             for lane, count in zip(self.lanes, self.counts, strict=True)
         ]
+        for lane in lanes:
+            lane[:, :, :, :unwritten].zero_()
+        return lanes
 
 
 class KeyValueWindow:
     """Rows of keys and values in columns ``begin`` to ``end``; the next tokens go behind them.
+
+    Args:
+        layout, rows, columns, unwritten: see `Layout.empty`.
 
     Attributes:
         rows: how many rows are in use: only these are moved.
@@ -79,9 +88,9 @@ class KeyValueWindow:
         cache: what a transformers model takes as its cache. It shows the columns from `begin` on.
     """
 
-    def __init__(self, layout: Layout, rows: int = 1, columns: int = 64) -> None:
+    def __init__(self, layout: Layout, rows: int = 1, columns: int = 64, unwritten: int | None = None) -> None:
         self.layout = layout
-        self.lanes = layout.empty(rows, columns)
+        self.lanes = layout.empty(rows, columns, unwritten)
         self.rows = 0
         self.begin = 0
         self.end = 0

@@ -157,8 +157,11 @@ class DecodeBatch:
         window = self.window
         window.make_room(len(self.rows), longest)
         window.begin = window.end - longest
+        known = [row.length for row in self.rows]
         mask = None
-        if min(row.length for row in self.rows) < longest:
+        if min(known) < longest:
+            mask = None if self.packed is None else self.packed.mask_of_rows(known)
+        if min(known) < longest and mask is None:
             columns = torch.arange(longest + 1, device=lengths.device)
             mask = columns >= longest - lengths[:, None]
         return self.forward(tokens[:, None], mask, lengths[:, None], window.cache)
@@ -189,10 +192,12 @@ def prefill(forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int]
     """
     before = max(known for _, known, _ in rows)
     new = max(len(ids) for ids, _, _ in rows)
-    window = KeyValueWindow(layout, len(rows), before + new, unwritten=before)
+    window = KeyValueWindow(layout, len(rows), before + new, zeros=False)
     window.end = before
     for row, (_, known, pieces) in enumerate(rows):
         window.place(row, known, pieces)
+        if known < before:  # all other columns are written
+            window.clear_before(row, known)
     ids = torch.tensor([[ids[0]] * (new - len(ids)) + list(ids) for ids, _, _ in rows], device=forward.device)
     sizes = torch.tensor([[len(ids), known] for ids, known, _ in rows], device=forward.device)
     columns = torch.arange(before + new, device=forward.device)

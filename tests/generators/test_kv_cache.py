@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from bavt_fast.generators.contexts import Row  # noqa: E402
+from bavt_fast.generators.decode_batch import DecodeBatch  # noqa: E402
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout  # noqa: E402
 
 # Three layers; the second has keys and values of other shapes, as latent attention has.
@@ -111,3 +114,31 @@ def test_what_no_row_has_written_is_finite() -> None:
     window.rows = 9
     window.make_room(9, 100)
     assert all(bool(lane.isfinite().all()) for lane in window.lanes)
+
+
+def test_holes_are_taken_by_the_next_rows_and_filled_before_a_pass() -> None:
+    """By rows that come and go at random: each slot shows its row's states, without holes, when it is decoded."""
+    random_ = random.Random(0)
+    forward: Any = SimpleNamespace(device=torch.device("cpu"))
+    batch = DecodeBatch(forward, Layout([(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))]))
+    nobody: Any = None
+    states: dict[Row, list[float]] = {}
+    for number in range(400):
+        rows = batch.rows
+        leaving = random_.sample(rows, random_.randint(0, len(rows)))
+        coming = []
+        for _ in range(random_.randint(0, 4)):
+            row = Row(nobody, 0, number, random_.randint(1, 9))
+            states[row] = [random_.random() for _ in range(row.length)]
+            coming.append((row, [([torch.tensor(states[row]).view(1, 1, -1, 1).expand(2, -1, -1, -1)], row.length)]))
+        batch.change(leaving[::2], [])
+        batch.change(leaving[1::2], coming)
+        assert {row.slot for row in batch.rows} == {i for i, row in enumerate(batch._slots) if row is not None}
+        assert all(row.slot == -1 for row in leaving)
+        records, _, lengths = batch.members()
+        assert [row.slot for row in batch.rows] == list(range(len(batch.rows)))
+        assert records.tolist() == [row.record for row in batch.rows]
+        assert lengths.tolist() == [row.length for row in batch.rows]
+        for row in batch.rows:
+            (kept,) = batch.window.read(row.slot, row.length, 0, row.length)
+            torch.testing.assert_close(kept[0, 0, :, 0], torch.tensor(states[row]))

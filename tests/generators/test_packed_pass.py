@@ -248,3 +248,19 @@ def test_prompts_beside_rows_are_counted_like_others() -> None:
     statistics = generator.statistics()
     assert statistics.computed_prompt_tokens == sum(map(len, prompts))
     assert statistics.row_passes <= statistics.wanted_row_passes <= 4 * statistics.decode_passes
+
+
+def test_masks_of_rows_are_given_once_they_are_known_to_be_taken() -> None:
+    """And not for rows longer than those that were compared, or than a window."""
+    generator = make(build_model("llama"))
+    packed = packed_of(generator)
+    assert packed.mask_of_rows([3, 1]) is None
+    packed._checked = 6
+    mask = packed.mask_of_rows([3, 1])
+    assert mask is not None
+    assert (mask == 0).tolist() == [[[[True, True, True, True]]], [[[False, False, True, True]]]]
+    assert packed.mask_of_rows([7, 1]) is None
+    packed._longest = 3
+    assert packed.mask_of_rows([3, 1]) is None
+    packed.is_on = False
+    assert packed.mask_of_rows([2, 1]) is None

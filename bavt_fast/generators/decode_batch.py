@@ -53,6 +53,7 @@ class DecodeBatch:
         """Lets go of all rows and their memory."""
         self.window = KeyValueWindow(self.layout)
         self._slots: list[Row | None] = []  # None for a hole
+        self._left: dict[tuple[int, ...], int] = {}  # by tokens: the hole where their states still are
         self._members: tuple[Tensor, Any, Tensor] | None = None  # records, the same on the host, lengths
 
     @property
@@ -61,30 +62,51 @@ class DecodeBatch:
         return [row for row in self._slots if row is not None]
 
     def change(self, leaving: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
-        """Takes rows out and puts others in, with the states of their `length` tokens."""
+        """Takes rows out and puts others in, with the states of their `length` tokens.
+
+        One that goes on from where another has just left finds them in its hole.
+        """
         if not leaving and not coming:
             return
         self._members = None
         for row in leaving:
             self._slots[row.slot] = None
+            if len(row.ids) == row.length:
+                self._left[row.ids] = row.slot
             row.slot = -1
         rows = self.rows
         if not rows:
             self._slots.clear()
+            self._left.clear()
             self.window.end = 0
         self.window.rows = len(self._slots)
         if coming:
             longest = max(row.length for row in (*rows, *(row for row, _ in coming)))
+            end = self.window.end
             self.window.make_room(max(len(self._slots), len(rows) + len(coming)), longest)
+            if self.window.end != end:  # what is longer than all rows was cut off
+                self._left.clear()
+        for row, _ in coming:
+            self._return(row)
         holes = iter([slot for slot, row in enumerate(self._slots) if row is None])
         for row, pieces in coming:
-            row.slot = next(holes, len(self._slots))
-            self._slots[row.slot : row.slot + 1] = [row]
-            self.window.place(row.slot, row.length, pieces)
+            if row.slot < 0:
+                row.slot = next(holes, len(self._slots))
+                self._slots[row.slot : row.slot + 1] = [row]
+                self.window.place(row.slot, row.length, pieces)
+        self._left = {ids: slot for ids, slot in self._left.items() if self._slots[slot] is None}
         self.window.rows = len(self._slots)
+
+    def _return(self, row: Row) -> None:
+        """Gives a row the hole where its states are, if there is one."""
+        slot = self._left.pop(row.owner.ids[: row.length], -1)
+        if slot >= 0:
+            row.slot = slot
+            self._slots[slot] = row
 
     def _fill_holes(self) -> None:
         """Moves the last rows into the holes that no row came to take."""
+        self._left.clear()
         for hole, row in enumerate(self._slots):
             if row is not None:
                 continue

@@ -86,9 +86,17 @@ class HostSampler(Sampler):
             rows.append(Drawn(tokens, probabilities, log_probabilities[i], reasons[i], states[i]))
         return rows
 
-    def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor) -> None:
-        self._drawer.draw(numbers, logits.detach().float().contiguous().numpy())
+    def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor | Sequence[Tensor], hidden: Tensor) -> None:
+        if isinstance(logits, Tensor):
+            self._drawer.draw(numbers, _as_array(logits))
+        else:  # a copy of all would take longer than a call for each
+            for i, row in enumerate(logits):
+                self._drawer.draw(numbers[i : i + 1], _as_array(row[None]))
         self._keep_hidden(records, hidden)
+
+
+def _as_array(logits: Tensor) -> np.ndarray[Any, Any]:
+    return logits.detach().float().contiguous().numpy()
 
 
 def sampler_on(

@@ -238,14 +238,15 @@ class Sampler:
 
     # ---- drawing
 
-    def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor) -> None:
+    def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor | Sequence[Tensor], hidden: Tensor) -> None:
         """The next token of each row that goes on.
 
         Args:
             records, numbers: (rows,) the records, on the device and on the host.
-            logits: (rows, vocabulary) of each row's next token.
+            logits: (rows, vocabulary) of each row's next token, or (vocabulary,) of each one.
             hidden: (rows, H), the states that they were made from.
         """
+        logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
         size = max(1, _CACHED // logits.shape[1]) if self.device.type == "cpu" else len(numbers)
         parts = [
             self._choose(records[at : at + size], numbers[at : at + size], logits[at : at + size])

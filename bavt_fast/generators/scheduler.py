@@ -286,7 +286,7 @@ class Scheduler(BaseScheduler):
         starting = self._starting()
         if starting:
             rows = [row for row, _ in starting]
-            logits = torch.stack([ends.logits for _, ends in starting])
+            logits = [ends.logits for _, ends in starting]
             hidden = torch.stack([ends.hidden for _, ends in starting])
             records, numbers = as_numbers([row.record for row in rows], self.forward.device)
             finished = self._draw(rows, records, numbers, logits, hidden, self.read_every == 1)
@@ -324,6 +324,7 @@ class Scheduler(BaseScheduler):
     def _retire(self, finished: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
         """Takes rows out of the batch, keeps what they have drawn, and puts others in their places."""
         for row, drawn in zip(finished, self._end(finished), strict=True):
+            row.ids = row.owner.ids + drawn.tokens[:-1]
             self._store_step(row, drawn)
         self.batch.change([row for row in finished if row.slot >= 0], coming)
 
@@ -335,7 +336,7 @@ class Scheduler(BaseScheduler):
             return
         before = len(context.ids)
         states = self.batch.window.read(row.slot, row.length, before, count)
-        self.store.add(context.ids + drawn.tokens[:-1], states, before)
+        self.store.add(row.ids, states, before)
 
     # ---- failures
 

@@ -18,7 +18,11 @@ using bavt::sampling::Drawer;
 using bavt::sampling::Records;
 using bavt::sampling::Tokens;
 
-std::string shape_text(const std::vector<py::ssize_t>& shape) { return py::str(py::cast(shape)).cast<std::string>(); }
+std::string shape_text(const std::vector<py::ssize_t>& shape) {
+    std::string text = "(";
+    for (py::ssize_t size : shape) text += (size < 0 ? "any" : std::to_string(size)) + ", ";
+    return text + ")";
+}
 
 // An array as it lies in memory: of this type and shape (-1 for any), contiguous; nothing is converted or copied.
 template <typename T>

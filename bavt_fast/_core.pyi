@@ -715,3 +715,28 @@ def wave_rounds(
     or nothing is left to ask for); and what `wave_tell` left. Where it left nothing, the answers were not told: they
     are what the generator raised, or not one list for each ask, or have something in them that is no step.
     """
+
+class TokenDrawer:
+    """Draws the next tokens of rows on the CPU into columns that share memory with tensors.
+
+    Args:
+        columns: the records' columns by name, as `generators/host_sampling.py` has them.
+        next_state: int32 (states, vocabulary).
+        found: the state behind a stop string.
+        ends: bool (vocabulary,): tokens that end the text.
+        nameless: bool (vocabulary,): tokens that are never drawn; None for none.
+
+    Raises:
+        TypeError, ValueError, KeyError: an array is not as it should be: nothing is converted.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, npt.NDArray[Any]],
+        next_state: npt.NDArray[np.int32],
+        found: int,
+        ends: npt.NDArray[np.bool_],
+        nameless: npt.NDArray[np.bool_] | None,
+    ) -> None: ...
+    def draw(self, records: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
+        """The next token of each record that goes on: (rows,), (rows, vocabulary)."""

@@ -38,6 +38,7 @@ stdcpp=$(g++ -print-file-name=libstdc++.so)
 LD_PRELOAD="$asan $stdcpp" ASAN_OPTIONS=detect_leaks=0 BAVT_FUZZ_EXAMPLES="${BAVT_FUZZ_EXAMPLES:-300}" \
     "$python" -m pytest -q -p no:cacheprovider --rootdir="$root" -o pythonpath="$build/package $root/tests/support" \
     "$root"/tests/tree "$root"/tests/recipe "$root"/tests/tasks/test_countdown.py \
+    "$root"/tests/test_token_drawer.py \
     "$root"/tests/engine/test_engine_equivalence.py "$root"/tests/engine/test_engine_native.py \
     "$root"/tests/engine/test_checkpoint.py "$root"/tests/engine/test_checkpoint_files.py \
     "$root"/tests/engine/test_waves.py "$root"/tests/engine/test_search.py "$root"/tests/engine/test_interrupts.py \

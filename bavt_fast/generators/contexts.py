@@ -95,6 +95,7 @@ class Row:
         record: its record in the sampler.
         length: tokens whose states are there.
         slot: its place in the batch; -1 outside.
+        ids: once it leaves, the tokens whose states are there.
     """
 
     owner: Context
@@ -102,6 +103,7 @@ class Row:
     record: int
     length: int
     slot: int = -1
+    ids: tuple[int, ...] = ()
 
 
 class BaseScheduler(ABC):
@@ -176,11 +178,18 @@ class BaseScheduler(ABC):
     # ---- drawing
 
     def _draw(
-        self, rows: Sequence[Row], records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor, read: bool
+        self,
+        rows: Sequence[Row],
+        records: Tensor,
+        numbers: np.ndarray,
+        logits: Tensor | Sequence[Tensor],
+        hidden: Tensor,
+        read: bool,
     ) -> list[Row]:
         """Draws a token for each row; those that are done, where that is to be read."""
         start = time.perf_counter()
         if self.processors is not None:
+            logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
             logits = self.processors(self._texts(rows, records), logits.float())
         self.sampler.draw(records, numbers, logits, hidden)
         reasons = self.sampler.reasons(records) if read else []

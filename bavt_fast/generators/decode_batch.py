@@ -1,6 +1,7 @@
 """The rows that are decoded together: each pass computes one more token of every row.
 
-A row that is done leaves at once, and another takes its place; the last rows fill the holes that are left.
+A row that is done leaves at once, and another takes its place; before the next pass the last rows fill the holes that
+are left.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from torch import Tensor
 from bavt_fast.generators.contexts import Row
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
+from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.sampling import as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
-__all__ = ["DecodeBatch", "Pieces", "prefill"]
+__all__ = ["Computed", "DecodeBatch", "Pieces", "prefill"]
 
 Pieces = Sequence[tuple[StoredStates, int]]
+
+Computed = tuple[Tensor, Tensor, list[StoredStates]]
+"""Of prompts: logits (rows, vocabulary) and hidden states (rows, H) of each last token, and each row's new states."""
 
 
 class DecodeBatch:
@@ -28,56 +33,98 @@ class DecodeBatch:
     Args:
         forward, layout: the model.
         static: decodes by passes of fixed shapes, as far as they suit.
-
-    Attributes:
-        rows: by slot.
+        packed: computes prompts in the passes that decode, as far as it suits.
     """
 
-    def __init__(self, forward: Forward, layout: Layout, static: StaticDecoder | None = None) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        layout: Layout,
+        static: StaticDecoder | None = None,
+        packed: PackedPass | None = None,
+    ) -> None:
         self.forward = forward
         self.layout = layout
         self.static = static
+        self.packed = packed
         self.reset()
 
     def reset(self) -> None:
         """Lets go of all rows and their memory."""
         self.window = KeyValueWindow(self.layout)
-        self.rows: list[Row] = []
+        self._slots: list[Row | None] = []  # None for a hole
+        self._left: dict[tuple[int, ...], int] = {}  # by tokens: the hole where their states still are
         self._members: tuple[Tensor, Any, Tensor] | None = None  # records, the same on the host, lengths
 
+    @property
+    def rows(self) -> list[Row]:
+        """Those that are decoded, by slot."""
+        return [row for row in self._slots if row is not None]
+
     def change(self, leaving: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
-        """Takes rows out and puts others in, with the states of their `length` tokens."""
+        """Takes rows out and puts others in, with the states of their `length` tokens.
+
+        One that goes on from where another has just left finds them in its hole.
+        """
         if not leaving and not coming:
             return
         self._members = None
-        if len(leaving) == len(self.rows):
-            self.window.rows = self.window.end = 0
-        holes = sorted((row.slot for row in leaving), reverse=True)
         for row in leaving:
+            self._slots[row.slot] = None
+            if len(row.ids) == row.length:
+                self._left[row.ids] = row.slot
             row.slot = -1
+        rows = self.rows
+        if not rows:
+            self._slots.clear()
+            self._left.clear()
+            self.window.end = 0
+        self.window.rows = len(self._slots)
         if coming:
-            longest = max(row.length for row, _ in coming)
-            longest = max([longest, *(row.length for row in self.rows)])
-            self.window.make_room(len(self.rows) + len(coming), longest)
+            longest = max(row.length for row in (*rows, *(row for row, _ in coming)))
+            end = self.window.end
+            self.window.make_room(max(len(self._slots), len(rows) + len(coming)), longest)
+            if self.window.end != end:  # what is longer than all rows was cut off
+                self._left.clear()
+        for row, _ in coming:
+            self._return(row)
+        holes = iter([slot for slot, row in enumerate(self._slots) if row is None])
         for row, pieces in coming:
-            if holes:
-                row.slot = holes.pop()
-                self.rows[row.slot] = row
-            else:
-                row.slot = len(self.rows)
-                self.rows.append(row)
-            self.window.place(row.slot, row.length, pieces)
-        for hole in holes:  # the highest first, so that the last row is never itself a hole
-            last = self.rows.pop()
-            if last.slot >= 0 and hole < len(self.rows):
-                self.window.move(last.slot, hole, last.length)
-                self.rows[hole] = last
-                last.slot = hole
-        self.window.rows = len(self.rows)
+            if row.slot < 0:
+                row.slot = next(holes, len(self._slots))
+                self._slots[row.slot : row.slot + 1] = [row]
+                self.window.place(row.slot, row.length, pieces)
+        self._left = {ids: slot for ids, slot in self._left.items() if self._slots[slot] is None}
+        self.window.rows = len(self._slots)
+
+    def _return(self, row: Row) -> None:
+        """Gives a row the hole where its states are, if there is one."""
+        slot = self._left.pop(row.owner.ids[: row.length], -1)
+        if slot >= 0:
+            row.slot = slot
+            self._slots[slot] = row
+
+    def _fill_holes(self) -> None:
+        """Moves the last rows into the holes that no row came to take."""
+        self._left.clear()
+        for hole, row in enumerate(self._slots):
+            if row is not None:
+                continue
+            while self._slots and self._slots[-1] is None:
+                self._slots.pop()
+            if hole >= len(self._slots):
+                break
+            last = self._slots.pop()
+            assert last is not None
+            self.window.move(last.slot, hole, last.length)
+            self._slots[hole] = last
+            last.slot = hole
+        self.window.rows = len(self._slots)
 
     def members(self) -> tuple[Tensor, Any, Tensor]:
         """(records, the same on the host, lengths) of the rows, int64 (rows,)."""
         if self._members is None:
+            self._fill_holes()
             records, numbers = as_numbers([row.record for row in self.rows], self.forward.device)
             lengths = torch.tensor([row.length for row in self.rows], device=self.forward.device)
             self._members = records, numbers, lengths
@@ -85,24 +132,58 @@ class DecodeBatch:
 
     def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Computes one token more of every row, int64 (rows,): logits (rows, vocabulary), hidden states (rows, H)."""
-        records, numbers, lengths = self.members()
+        _, _, lengths = self.members()
         longest = max(row.length for row in self.rows)
         if self.static is not None and self.static.suits(len(self.rows), longest):
             logits, hidden = self._decode_static(self.static, tokens, lengths, longest)
         else:
             logits, hidden = self._decode(tokens, lengths, longest)
+        self._grow()
+        return logits, hidden
+
+    def decode_beside(
+        self, packed: PackedPass, tokens: Tensor, prompts: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor, Computed | None]:
+        """`decode`, and whole prompts in the same pass: what was computed of them, None where it could not be done."""
+        _, _, lengths = self.members()
+        count, longest = len(self.rows), max(row.length for row in self.rows)
+        self.window.make_room(count, longest)
+        try:
+            logits, hidden, states = packed.decode(self.window, tokens, [row.length for row in self.rows], prompts)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception:  # a model that does not take such a pass; if it takes none at all, the plain one says so
+            packed.is_on = False
+            return *self.decode(tokens), None
+        computed: Computed = (logits[count:], hidden[count:], states)
+        logits, hidden = logits[:count], hidden[:count]
+        if not packed.is_checked(longest):
+            expected = self._decode(tokens, lengths, longest)
+            plain = prefill(self.forward, self.layout, [(ids, 0, ()) for ids in prompts])
+            if not packed.check(
+                (logits, hidden, *computed[:2]), (*expected, *plain[:2]), max(longest, *map(len, prompts))
+            ):
+                (logits, hidden), computed = expected, plain
+        self._grow()
+        return logits, hidden, computed
+
+    def _grow(self) -> None:
+        """Every row has one token more."""
+        records, numbers, lengths = self.members()
         self.window.end += 1
         for row in self.rows:
             row.length += 1
         self._members = records, numbers, lengths + 1
-        return logits, hidden
 
     def _decode(self, tokens: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
         window = self.window
         window.make_room(len(self.rows), longest)
         window.begin = window.end - longest
+        known = [row.length for row in self.rows]
         mask = None
-        if min(row.length for row in self.rows) < longest:
+        if min(known) < longest:
+            mask = None if self.packed is None else self.packed.mask_of_rows(known)
+        if min(known) < longest and mask is None:
             columns = torch.arange(longest + 1, device=lengths.device)
             mask = columns >= longest - lengths[:, None]
         return self.forward(tokens[:, None], mask, lengths[:, None], window.cache)
@@ -124,24 +205,21 @@ class DecodeBatch:
         return found if static.check(found, expected) else expected
 
 
-def prefill(
-    forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int], int, Pieces]]
-) -> tuple[Tensor, Tensor, list[StoredStates]]:
+def prefill(forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int], int, Pieces]]) -> Computed:
     """Computes the prompts of new rows.
 
     Args:
         rows: (new ids, tokens before them, the states of those). Either nothing stands before any of them, or they have
             equally many new ids: padding in the middle of a row would shift a sliding window.
-
-    Returns:
-        Logits (rows, vocabulary) and hidden states (rows, H) of each last token, and each row's new states.
     """
     before = max(known for _, known, _ in rows)
     new = max(len(ids) for ids, _, _ in rows)
-    window = KeyValueWindow(layout, len(rows), before + new)
+    window = KeyValueWindow(layout, len(rows), before + new, zeros=False)
     window.end = before
     for row, (_, known, pieces) in enumerate(rows):
         window.place(row, known, pieces)
+        if known < before:  # all other columns are written
+            window.clear_before(row, known)
     ids = torch.tensor([[ids[0]] * (new - len(ids)) + list(ids) for ids, _, _ in rows], device=forward.device)
     sizes = torch.tensor([[len(ids), known] for ids, known, _ in rows], device=forward.device)
     columns = torch.arange(before + new, device=forward.device)

@@ -46,7 +46,9 @@ class Forward:
         self.seconds = 0.0
         self.passes = 0
 
-    def __call__(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Computes the next tokens of some rows.
 
         Args:
@@ -54,15 +56,18 @@ class Forward:
             mask: bool (rows, cached and new columns), False for padding; None where there is none.
             positions: int64 (rows, columns) of the tokens in their texts.
             cache: a transformers cache; it takes in the new columns.
+            kept: columns of one row whose results are wanted; None for the last one of each row.
 
         Returns:
-            Logits (rows, vocabulary) and hidden states (rows, H) of the last column.
+            Logits (rows, vocabulary) and hidden states (rows, H) of the last column, or of those that are kept.
         """
-        result: tuple[Tensor, Tensor] = self.timed(lambda: self.untimed(ids, mask, positions, cache), ids.numel())
+        result: tuple[Tensor, Tensor] = self.timed(lambda: self.untimed(ids, mask, positions, cache, kept), ids.numel())
         return result
 
     @torch.no_grad()
-    def untimed(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any) -> tuple[Tensor, Tensor]:
+    def untimed(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The same, as a part of something that is counted."""
         arguments: dict[str, Any] = {self.cache_name: cache, "use_cache": True}
         if "position_ids" in self.facts.parameters and positions is not None:
@@ -70,16 +75,20 @@ class Forward:
         if mask is None and "cache_position" in self.facts.parameters:  # transformers before 5.4: StableLM needs a mask
             mask = torch.ones(ids.shape[0], cache.get_seq_length() + ids.shape[1], dtype=torch.bool, device=ids.device)
         if "logits_to_keep" in self.facts.parameters:
-            arguments["logits_to_keep"] = 1
+            arguments["logits_to_keep"] = 1 if kept is None else kept
         caught: list[Tensor] = []
         hook = self.facts.output_head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
         try:
             output = self.model(input_ids=ids, attention_mask=mask, **arguments)
         finally:
             hook.remove()
-        logits = output.logits[:, -1].to(self.device)
-        hidden = caught[-1].reshape(ids.shape[0], -1, caught[-1].shape[-1])[:, -1].to(self.device)
-        return logits, hidden
+        logits = output.logits
+        hidden = caught[-1].reshape(ids.shape[0], -1, caught[-1].shape[-1])
+        if kept is None:
+            return logits[:, -1].to(self.device), hidden[:, -1].to(self.device)
+        return tuple(
+            (found if found.shape[1] == len(kept) else found[:, kept])[0].to(self.device) for found in (logits, hidden)
+        )  # type: ignore[return-value]
 
     def timed(self, call: Callable[[], Any], tokens: int = 1) -> Any:
         """The result of a forward pass over so many tokens, which is counted."""

@@ -34,6 +34,18 @@ class _Lane(NamedTuple):
     device: torch.device
 
 
+class _Views(NamedTuple):
+    """By layer of a lane, each (rows, heads, columns, width).
+
+    Attributes:
+        written: the columns of a pass.
+        seen: those and the ones before, as far as the model is shown them.
+    """
+
+    written: Sequence[Tensor]
+    seen: Sequence[Tensor]
+
+
 class Layout:
     """Where each layer's keys and values lie: those of one shape share a tensor, a *lane*.
 
@@ -61,11 +73,14 @@ class Layout:
         self.counts[at] += 1
         return at, self.counts[at] - 1
 
-    def empty(self, rows: int, columns: int) -> list[Tensor]:
-        """Memory for so many rows and columns: for each lane (layers, rows, heads, columns, width), filled with zeros:
-        what a mask hides must still be finite."""
+    def empty(self, rows: int, columns: int, zeros: bool = True) -> list[Tensor]:
+        """Memory for so many rows and columns: for each lane (layers, rows, heads, columns, width).
+
+        Filled with zeros, for what a mask hides must still be finite, unless the caller sees to that.
+        """
+        make = torch.zeros if zeros else torch.empty
         return [
-            torch.zeros(count, rows, lane.heads, columns, lane.width, dtype=lane.dtype, device=lane.device)
+            make(count, rows, lane.heads, columns, lane.width, dtype=lane.dtype, device=lane.device)
             for lane, count in zip(self.lanes, self.counts, strict=True)
         ]
 
@@ -73,19 +88,24 @@ class Layout:
 class KeyValueWindow:
     """Rows of keys and values in columns ``begin`` to ``end``; the next tokens go behind them.
 
+    Args:
+        layout, rows, columns, zeros: see `Layout.empty`.
+
     Attributes:
         rows: how many rows are in use: only these are moved.
         end: the column that is written next.
         cache: what a transformers model takes as its cache. It shows the columns from `begin` on.
     """
 
-    def __init__(self, layout: Layout, rows: int = 1, columns: int = 64) -> None:
+    def __init__(self, layout: Layout, rows: int = 1, columns: int = 64, zeros: bool = True) -> None:
         self.layout = layout
-        self.lanes = layout.empty(rows, columns)
+        self.lanes = layout.empty(rows, columns, zeros)
         self.rows = 0
         self.begin = 0
         self.end = 0
         self.cache = _WindowCache(self)
+        self._views: list[_Views] = []
+        self._made_for: tuple[int, int, int, int] | None = None
 
     @property
     def capacity(self) -> tuple[int, int]:
@@ -117,6 +137,22 @@ class KeyValueWindow:
                 new[:, : self.rows, :, start:longest] = source.clone() if overlaps else source
         self.lanes = lanes
         self.begin, self.end = start, longest
+        self._views, self._made_for = [], None
+
+    def views(self, rows: int, new: int) -> list[_Views]:
+        """Of each lane what a pass over the first rows writes and sees. Made once for all layers of a pass."""
+        made_for = (rows, new, self.begin, self.end)
+        if self._made_for != made_for:
+            end = self.end + new
+            self._views = [
+                _Views(
+                    lane[:, :rows, :, self.end : end].unbind(0),
+                    lane[:, :rows, :, self.begin : end].unbind(0),
+                )
+                for lane in self.lanes
+            ]
+            self._made_for = made_for
+        return self._views
 
     def place(self, row: int, length: int, pieces: Sequence[tuple[StoredStates, int]]) -> None:
         """Puts stored states into a row, which then has `length` tokens: (states, how many of their tokens), in the
@@ -126,6 +162,11 @@ class KeyValueWindow:
             for lane, part in zip(self.lanes, states, strict=True):
                 lane[:, row, :, column : column + count] = part[:, :, :count]
             column += count
+
+    def clear_before(self, row: int, length: int) -> None:
+        """Zeros in a row of `length` tokens before the first of them."""
+        for lane in self.lanes:
+            lane[:, row, :, : self.end - length].zero_()
 
     def move(self, source: int, target: int, length: int) -> None:
         """A row's last `length` tokens into another row."""
@@ -157,13 +198,12 @@ class KeyValues(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Writes the next columns of all rows; keys and values with them, each (rows, heads, columns, width)."""
-        window = self.window
-        rows, end = key_states.shape[0], window.end + key_states.shape[2]
         (key_lane, key_place), (value_lane, value_place) = self.places
-        keys, values = window.lanes[key_lane][key_place, :rows], window.lanes[value_lane][value_place, :rows]
-        keys[:, :, window.end : end] = key_states
-        values[:, :, window.end : end] = value_states
-        return keys[:, :, window.begin : end], values[:, :, window.begin : end]
+        views = self.window.views(key_states.shape[0], key_states.shape[2])
+        keys, values = views[key_lane], views[value_lane]
+        keys.written[key_place].copy_(key_states)
+        values.written[value_place].copy_(value_states)
+        return keys.seen[key_place], values.seen[value_place]
 
     def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
         """(columns that attention sees, the first one's number). Before transformers 5.4 it gets the positions."""

@@ -124,9 +124,9 @@ class Sampler:
         grown = records if len(self._free) >= rows else max(8, 2 * records, records + rows)
         if grown == records and tokens <= had_tokens and tries <= had_tries:
             return
-        old = {name: getattr(self, name) for name in _COLUMNS}
+        old = {name: getattr(self, name) for name in COLUMNS}
         self._make_columns(grown, max(tokens, had_tokens), max(tries, had_tries))
-        for name in _COLUMNS:
+        for name in COLUMNS:
             new = getattr(self, name)
             new[tuple(slice(size) for size in old[name].shape)] = old[name]
         if self._hidden is not None:
@@ -135,7 +135,7 @@ class Sampler:
             self._hidden = hidden
         more = grown - records
         self._free.extend(range(grown - 1, records - 1, -1))
-        for name in ("_is_greedy", "_is_cut", "_is_plain", "_has_tried"):
+        for name in MASKS:
             setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, dtype=bool)]))
 
     def open(self, rules: Sequence[SamplingRules], next_tokens: Sequence[int]) -> list[int]:
@@ -150,14 +150,9 @@ class Sampler:
         for row, rule in zip(uniforms, rules, strict=True):
             random = np.random.Generator(np.random.Philox(key=[rule.seed, rule.candidate]))
             row[: rule.limit] = random.random(rule.limit)
-        at = torch.tensor(numbers, device=self.device)
-        self._uniforms[at] = torch.as_tensor(uniforms, device=self.device)
         settings = [[rule.temperature or 1.0, rule.top_p, rule.top_k, rule.min_p] for rule in rules]
-        self._settings[at] = torch.tensor(settings, dtype=torch.float32, device=self.device)
-        self._limit[at] = torch.tensor([rule.limit for rule in rules], device=self.device)
-        self.next_token[at] = torch.tensor(list(next_tokens), device=self.device)
-        for column in (self._count, self._state, self._reason, self._log_probability):
-            column[at] = 0
+        limits = [rule.limit for rule in rules]
+        self._begin(numbers, uniforms, np.array(settings, dtype=np.float32), limits, next_tokens)
         self._is_greedy[numbers] = [rule.temperature == 0.0 for rule in rules]
         self._is_cut[numbers] = [rule.top_p < 1.0 or rule.top_k > 0 or rule.min_p > 0.0 for rule in rules]
         is_warm = np.array([rule.temperature == 1.0 for rule in rules])
@@ -168,6 +163,23 @@ class Sampler:
                 self._remember(number, rule.tried)
         return numbers
 
+    def _begin(
+        self,
+        numbers: Sequence[int],
+        uniforms: np.ndarray,
+        settings: np.ndarray,
+        limits: Sequence[int],
+        next_tokens: Sequence[int],
+    ) -> None:
+        """Writes what rows start with into their records."""
+        at = torch.tensor(numbers, device=self.device)
+        self._uniforms[at] = torch.as_tensor(uniforms, device=self.device)
+        self._settings[at] = torch.as_tensor(settings, device=self.device)
+        self._limit[at] = torch.tensor(limits, device=self.device)
+        self.next_token[at] = torch.tensor(next_tokens, device=self.device)
+        for column in (self._count, self._state, self._reason, self._log_probability, self._alive):
+            column[at] = 0
+
     def _remember(self, number: int, tried: Sequence[tuple[Sequence[int], Sequence[float]]]) -> None:
         tokens = np.full((len(tried), self._tried.shape[2]), -1, dtype=np.int64)
         rest = np.zeros(tokens.shape, dtype=np.float32)
@@ -175,10 +187,13 @@ class Sampler:
             tokens[i, : len(ids)] = ids
             behind = np.cumprod(np.asarray(probabilities, dtype=np.float64)[::-1])[::-1]
             rest[i, : len(ids)] = [*behind[1:], 1.0]
-        self._tried[number, : len(tried)] = torch.as_tensor(tokens, device=self.device)
-        self._rest[number, : len(tried)] = torch.as_tensor(rest, device=self.device)
-        self._alive[number] = False
-        self._alive[number, : len(tried)] = True
+        self._keep_tried(number, tokens, rest)
+
+    def _keep_tried(self, number: int, tokens: np.ndarray, rest: np.ndarray) -> None:
+        """Writes the steps tried before into a record: (steps, tokens) ids and the probability behind each."""
+        self._tried[number, : len(tokens)] = torch.as_tensor(tokens, device=self.device)
+        self._rest[number, : len(tokens)] = torch.as_tensor(rest, device=self.device)
+        self._alive[number, : len(tokens)] = True
 
     def close(self, numbers: Sequence[int]) -> None:
         """Gives records back."""
@@ -223,14 +238,15 @@ class Sampler:
 
     # ---- drawing
 
-    def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor) -> None:
+    def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor | Sequence[Tensor], hidden: Tensor) -> None:
         """The next token of each row that goes on.
 
         Args:
             records, numbers: (rows,) the records, on the device and on the host.
-            logits: (rows, vocabulary) of each row's next token.
+            logits: (rows, vocabulary) of each row's next token, or (vocabulary,) of each one.
             hidden: (rows, H), the states that they were made from.
         """
+        logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
         size = max(1, _CACHED // logits.shape[1]) if self.device.type == "cpu" else len(numbers)
         parts = [
             self._choose(records[at : at + size], numbers[at : at + size], logits[at : at + size])
@@ -239,6 +255,9 @@ class Sampler:
         self._append(
             records, *(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
         )
+        self._keep_hidden(records, hidden)
+
+    def _keep_hidden(self, records: Tensor, hidden: Tensor) -> None:
         if self._hidden is None:
             self._hidden = hidden.new_zeros(self._tokens.shape[0], hidden.shape[1])
         self._hidden[records] = hidden
@@ -315,7 +334,7 @@ class Sampler:
         self._reason[records] = torch.where(reason == RUNNING, ended, reason)
 
 
-_COLUMNS = (
+COLUMNS = (
     "_count",
     "_limit",
     "_state",
@@ -330,6 +349,8 @@ _COLUMNS = (
     "_rest",
     "_alive",
 )
+MASKS = ("_is_greedy", "_is_cut", "_is_plain", "_has_tried")
+"""What the host knows of each record without looking at the device."""
 
 
 def _pick(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

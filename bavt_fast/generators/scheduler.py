@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from bavt_fast.generators.contexts import BaseScheduler, Context, Row, waiting_rows
-from bavt_fast.generators.decode_batch import DecodeBatch, Pieces, prefill
+from bavt_fast.generators.decode_batch import Computed, DecodeBatch, Pieces, prefill
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, StoredStates
+from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import Ends, Match, PrefixStore
 from bavt_fast.generators.sampling import DELIMITER, Drawn, Sampler, as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
@@ -38,7 +39,7 @@ class Scheduler(BaseScheduler):
         layout: of the model's keys and values.
         store: of contexts that were computed.
         prefill_tokens: prompt tokens that are computed before the rows that decode have their turn.
-        static: see `DecodeBatch`.
+        static, packed: see `DecodeBatch`.
         options: see `BaseScheduler`.
     """
 
@@ -51,12 +52,13 @@ class Scheduler(BaseScheduler):
         *,
         prefill_tokens: int,
         static: StaticDecoder | None = None,
+        packed: PackedPass | None = None,
         **options: Any,
     ) -> None:
         super().__init__(forward, sampler, **options)
         self.layout, self.store = layout, store
         self.prefill_tokens = prefill_tokens
-        self.batch = DecodeBatch(forward, layout, static)
+        self.batch = DecodeBatch(forward, layout, static, packed)
         self.prefilling: list[Context] = []
         self.ready: deque[Context] = deque()  # some candidates have not started
         self.joining: list[Context] = []  # their last token is computed with the rows that decode
@@ -65,9 +67,11 @@ class Scheduler(BaseScheduler):
 
     def _advance(self) -> None:
         self._start()
-        self._prefill()
+        beside = self._beside()
+        if not beside:
+            self._prefill()
         self._begin()
-        logits, hidden = self._decode()
+        logits, hidden = self._decode(beside)
         self._go_on(logits, hidden)
         self._retire(self._late(self.batch.rows), [])
 
@@ -140,6 +144,16 @@ class Scheduler(BaseScheduler):
                 return True
         return False
 
+    def _beside(self) -> list[Context]:
+        """The prompts, if they are to be computed in the pass that decodes: all that wait for it, or none."""
+        packed, prompts = self.batch.packed, self.prefilling
+        coming = [*self.ready, *self.joining]
+        rows = len(self.batch.rows) + waiting_rows(coming)
+        if packed is None or not prompts or not rows or any(c.known or c.resumes for c in prompts):
+            return []
+        longest = max([row.length for row in self.batch.rows] + [len(context.ids) for context in coming])
+        return list(prompts) if packed.suits(rows, longest, [len(context.ids) for context in prompts]) else []
+
     def _prefill(self) -> None:
         """Computes prompts, up to `prefill_tokens` of them."""
         left = self.prefill_tokens
@@ -156,15 +170,19 @@ class Scheduler(BaseScheduler):
                 if not self._made_room(error, len(group)):
                     self._fail(group, error)
                 continue
-            for i, (context, (ids, _, _)) in enumerate(zip(group, rows, strict=True)):
-                self.computed_tokens += len(ids)
-                context.computed += len(ids)
-                context.known += len(ids)
-                context.pieces = [*context.pieces, (states[i], len(ids))]
-                context.new.append(states[i])
-                if context.known == context.target:
-                    self.prefilling.remove(context)
-                    self._is_computed(context, Ends(logits[i].clone(), hidden[i].clone()))
+            self._know_more(group, [len(ids) for ids, _, _ in rows], (logits, hidden, states))
+
+    def _know_more(self, contexts: Sequence[Context], sizes: Sequence[int], computed: Computed) -> None:
+        """So many more tokens of each context were computed."""
+        for context, size, logits, hidden, states in zip(contexts, sizes, *computed, strict=True):
+            self.computed_tokens += size
+            context.computed += size
+            context.known += size
+            context.pieces = [*context.pieces, (states, size)]
+            context.new.append(states)
+            if context.known == context.target:
+                self.prefilling.remove(context)
+                self._is_computed(context, Ends(logits.clone(), hidden.clone()))
 
     def _group(self, most_tokens: int) -> list[Context]:
         """Contexts whose prompts are computed in one pass: of about the same length."""
@@ -196,15 +214,23 @@ class Scheduler(BaseScheduler):
 
     # ---- rows
 
-    def _decode(self) -> tuple[Tensor | None, Tensor | None]:
-        """One token more of every row: (rows, vocabulary) logits, (rows, H) hidden states; None without rows."""
+    def _decode(self, beside: Sequence[Context]) -> tuple[Tensor | None, Tensor | None]:
+        """One token more of every row: (rows, vocabulary) logits, (rows, H) hidden states; None without rows.
+
+        Computes whole prompts beside them, whose rows count as decoded: they get their first token from this pass.
+        """
         joined = self._join()
         if not self.batch.rows:
             return None, None
         waits = waiting_rows([*self.waiting, *self.prefilling, *self.ready])
         records, _, _ = self.batch.members()
+        tokens, packed, computed = self.sampler.next_token[records], self.batch.packed, None
         try:
-            logits, hidden = self.batch.decode(self.sampler.next_token[records])
+            if beside and packed is not None:
+                prompts = [context.ids for context in beside]
+                logits, hidden, computed = self.batch.decode_beside(packed, tokens, prompts)
+            else:
+                logits, hidden = self.batch.decode(tokens)
         except Exception as error:
             rows = list(self.batch.rows)
             if self._made_room(error, len(rows)):
@@ -214,6 +240,10 @@ class Scheduler(BaseScheduler):
             return None, None
         self._failed_alone = False
         count = len(self.batch.rows)
+        if computed is not None:
+            started = waiting_rows(beside)
+            count, waits = count + started, waits - started
+            self._know_more(beside, [len(context.ids) for context in beside], computed)
         self.passes += 1
         self.row_passes += count
         self.wanted_passes += max(count, min(self.max_rows, count + waits))
@@ -256,7 +286,7 @@ class Scheduler(BaseScheduler):
         starting = self._starting()
         if starting:
             rows = [row for row, _ in starting]
-            logits = torch.stack([ends.logits for _, ends in starting])
+            logits = [ends.logits for _, ends in starting]
             hidden = torch.stack([ends.hidden for _, ends in starting])
             records, numbers = as_numbers([row.record for row in rows], self.forward.device)
             finished = self._draw(rows, records, numbers, logits, hidden, self.read_every == 1)
@@ -294,6 +324,7 @@ class Scheduler(BaseScheduler):
     def _retire(self, finished: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
         """Takes rows out of the batch, keeps what they have drawn, and puts others in their places."""
         for row, drawn in zip(finished, self._end(finished), strict=True):
+            row.ids = row.owner.ids + drawn.tokens[:-1]
             self._store_step(row, drawn)
         self.batch.change([row for row in finished if row.slot >= 0], coming)
 
@@ -305,7 +336,7 @@ class Scheduler(BaseScheduler):
             return
         before = len(context.ids)
         states = self.batch.window.read(row.slot, row.length, before, count)
-        self.store.add(context.ids + drawn.tokens[:-1], states, before)
+        self.store.add(row.ids, states, before)
 
     # ---- failures
 

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValues, KeyValueWindow
 
-__all__ = ["StaticDecoder"]
+__all__ = ["StaticDecoder", "takes_masks", "window_of"]
 
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _COLUMNS = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
@@ -50,8 +50,8 @@ class StaticDecoder:
     def __init__(self, forward: Forward, capture: bool) -> None:
         self.forward = forward
         self.capture = capture
-        self.is_on = _takes_masks(forward)
-        self._limit = _window_of(forward.facts.config)
+        self.is_on = takes_masks(forward)
+        self._limit = window_of(forward.facts.config)
         self._passes: dict[tuple[int, int], _Pass] = {}
         self._lanes: list[int] = []
         self._pool: Any = None
@@ -175,7 +175,7 @@ class _StaticCache(Cache):
         super().__init__(layers=[_StaticKeyValues(window, layer, column, columns) for layer in layers])
 
 
-def _takes_masks(forward: Forward) -> bool:
+def takes_masks(forward: Forward) -> bool:
     """Whether masks and positions can be given to a model as they are: not to one that makes its own of them."""
     config = forward.facts.config
     kind = getattr(config, "_attn_implementation", None)
@@ -183,7 +183,7 @@ def _takes_masks(forward: Forward) -> bool:
     return takes and kind in ("sdpa", "eager") and not getattr(config, "alibi", False)
 
 
-def _window_of(config: Any) -> int:
+def window_of(config: Any) -> int:
     """Tokens that every layer of a model sees: the smallest window of attention."""
     sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
     return min([size for size in sizes if isinstance(size, int) and size > 0], default=2**31)

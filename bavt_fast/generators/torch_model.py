@@ -23,8 +23,10 @@ from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.group_scheduler import GroupScheduler
+from bavt_fast.generators.host_sampling import sampler_on
 from bavt_fast.generators.model_checks import check_model
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
+from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
 from bavt_fast.generators.prompts import PlainPrompts
 from bavt_fast.generators.sampling import BROKEN, DELIMITER, END, RUNNING, Drawn, Sampler, SamplingRules
@@ -132,7 +134,7 @@ class TorchGenerator:
         stops = StopTable(self._vocabulary, self.delimiters)
         ends = end_ids(facts.core, self.tokenizer, size)
         named = self._vocabulary.named
-        sampler = Sampler(stops.next_state, stops.FOUND, ends, named, forward.device)
+        sampler = sampler_on(forward.device, stops.next_state, stops.FOUND, ends, named)
         self._most_tokens = facts.max_positions
         self._store = PrefixStore(self._store_limit(facts.device))
         self._scheduler = self._make_scheduler(forward, sampler)
@@ -151,7 +153,9 @@ class TorchGenerator:
         options["read_every"] = 4 if on_cuda else 1
         prefill_tokens = 4096 if on_cuda else 512
         options["static"] = StaticDecoder(forward, capture=True) if on_cuda and self.graphs else None
-        return Scheduler(forward, sampler, forward.layout(), self._store, prefill_tokens=prefill_tokens, **options)
+        layout = forward.layout()
+        options["packed"] = PackedPass(forward, layout) if forward.device.type == "cpu" else None
+        return Scheduler(forward, sampler, layout, self._store, prefill_tokens=prefill_tokens, **options)
 
     def _store_limit(self, device: torch.device) -> int:
         if self.store_bytes is not None:

@@ -14,6 +14,7 @@ void bind_countdown_task(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_forest(py::module_& m);
 void bind_recipe(py::module_& m);
+void bind_sampling(py::module_& m);
 void bind_tree(py::module_& m);
 void bind_waves(py::module_& m);
 
@@ -53,5 +54,6 @@ PYBIND11_MODULE(_core, m) {
     bind_engine(m);
     bind_forest(m);
     bind_recipe(m);
+    bind_sampling(m);
     bind_waves(m);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from bavt_fast.generators.contexts import Context, Row  # noqa: E402
+from bavt_fast.generators.decode_batch import DecodeBatch  # noqa: E402
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout  # noqa: E402
 
 # Three layers; the second has keys and values of other shapes, as latent attention has.
@@ -111,3 +114,51 @@ def test_what_no_row_has_written_is_finite() -> None:
     window.rows = 9
     window.make_room(9, 100)
     assert all(bool(lane.isfinite().all()) for lane in window.lanes)
+
+
+def test_holes_are_taken_by_the_next_rows_and_filled_before_a_pass() -> None:
+    """By rows that come and go at random: each slot shows its row's states, without holes, when it is decoded."""
+    random_ = random.Random(0)
+    forward: Any = SimpleNamespace(device=torch.device("cpu"))
+    batch = DecodeBatch(forward, Layout([(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))]))
+    contexts = [tuple(random_.choices((1, 2), k=random_.randint(1, 9))) for _ in range(12)]  # some more than once
+    places = [0]
+    place = batch.window.place
+
+    def counted(*args: Any) -> None:
+        places[0] += 1
+        place(*args)
+
+    def states_of(ids: tuple[int, ...]) -> Any:
+        """What a token's state is depends on all before it."""
+        return torch.tensor([hash(ids[: count + 1]) % 1e6 for count in range(len(ids))])
+
+    come = 0
+    for number in range(600):
+        batch.window.place = counted  # type: ignore[method-assign]
+        rows = batch.rows
+        leaving = random_.sample(rows, random_.randint(0, len(rows)))
+        for row in leaving:  # some with tokens that were never computed, as where nothing new was left
+            row.ids = row.owner.ids[: random_.choice((row.length, row.length, row.length + 1))]
+        coming = []
+        for _ in range(random_.randint(0, 4)):
+            ids = random_.choice(contexts)
+            row = Row(Context((*ids, 9), [], []), 0, number, len(ids))
+            coming.append((row, [([states_of(ids).view(1, 1, -1, 1).expand(2, -1, -1, -1)], row.length)]))
+        come += len(coming)
+        cut = len(leaving) // 2
+        batch.change(leaving[:cut], coming[:1])
+        batch.change([], coming[1:2])
+        batch.change(leaving[cut:], coming[2:])
+        assert {row.slot for row in batch.rows} == {i for i, row in enumerate(batch._slots) if row is not None}
+        assert all(row.slot == -1 for row in leaving)
+        if random_.random() < 0.3:
+            continue  # more comes and goes before the next pass
+        records, _, lengths = batch.members()
+        assert [row.slot for row in batch.rows] == list(range(len(batch.rows)))
+        assert records.tolist() == [row.record for row in batch.rows]
+        assert lengths.tolist() == [row.length for row in batch.rows]
+        for row in batch.rows:
+            (kept,) = batch.window.read(row.slot, row.length, 0, row.length)
+            torch.testing.assert_close(kept[0, 0, :, 0], states_of(row.owner.ids[: row.length]))
+    assert places[0] < 0.95 * come, "some found their states where they were"

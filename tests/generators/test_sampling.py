@@ -12,6 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from tiny_models import tiny_model  # noqa: E402
 
+from bavt_fast.generators.host_sampling import HostSampler  # noqa: E402
 from bavt_fast.generators.sampling import BROKEN, EXHAUSTED, LIMIT, RUNNING, Sampler, SamplingRules  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
 from bavt_fast.protocols import StepRequest  # noqa: E402
@@ -97,6 +98,19 @@ def test_how_a_row_ends() -> None:
     drawn = draw(logits, rules)
     assert [row.reason for row in drawn] == [LIMIT, BROKEN, BROKEN, EXHAUSTED]
     assert [len(row.tokens) for row in drawn] == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [Sampler, HostSampler])
+def test_a_record_forgets_the_steps_that_its_last_row_was_not_to_repeat(kind: type[Sampler]) -> None:
+    """Also where a row beside it has some of its own, so that they are looked at."""
+    sampler = kind(np.zeros((2, 2), dtype=np.int32), 1, [], np.ones(2, dtype=bool), torch.device("cpu"))
+    tried = [([0], [1.0]), ([1], [1.0])]
+    first = sampler.open([SamplingRules(0, 0, 1, tried=tried)], [-1])
+    sampler.close(first)  # it was given up before it drew
+    numbers = sampler.open([SamplingRules(1, 0, 1), SamplingRules(2, 0, 1, tried=tried)], [-1, -1])
+    assert numbers[0] == first[0]
+    sampler.draw(torch.tensor(numbers), np.asarray(numbers), torch.zeros(2, 2), torch.zeros(2, 3))
+    assert [row.reason for row in sampler.drawn(numbers)] == [LIMIT, EXHAUSTED]
 
 
 def test_processors_see_each_row_s_ids_and_change_its_logits() -> None:

@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 from tiny_models import tiny_model  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
-from bavt_fast.generators import sampling  # noqa: E402
+from bavt_fast.generators.host_sampling import HostSampler  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
 from bavt_fast.protocols import GenerationError, Node, Sampling, Step, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
@@ -349,14 +349,14 @@ def test_a_context_that_does_not_fit_the_model_is_closed() -> None:
 def test_the_ledger_counts_what_was_drawn(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against every token that was drawn, in searches that end for every reason."""
     drawn = [0]
-    pick = sampling._pick
+    draw = HostSampler.draw
 
-    def counted(weights: Any, uniforms: Any) -> Any:
-        token, mass = pick(weights, uniforms)
-        drawn[0] += int((mass >= sampling.NEW_MASS).sum())
-        return token, mass
+    def counted(sampler: HostSampler, records: Any, *rest: Any) -> None:
+        before = sum(map(len, sampler.tokens(records)))
+        draw(sampler, records, *rest)
+        drawn[0] += sum(map(len, sampler.tokens(records))) - before
 
-    monkeypatch.setattr(sampling, "_pick", counted)
+    monkeypatch.setattr(HostSampler, "draw", counted)
     random_ = random.Random(seed)
     model = tiny_model(spread=random_.choice((0.02, 0.3)))
     model.generation_config.eos_token_id = [3, 900]

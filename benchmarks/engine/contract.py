@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bavt_fast import Budget, Searcher
-from bavt_fast._core import countdown_solvable
+from bavt_fast._core import countdown_solvable, untracked
 from bavt_fast.protocols import Description, GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.tasks.countdown import Countdown
 from bavt_fast.tasks.text import TextTask
@@ -29,8 +29,9 @@ class FreeText:
     """Hands out steps of plain text that were made beforehand: `STEP_TOKENS` each, all different."""
 
     def __init__(self) -> None:
-        # Tuples: lists that live on are looked at by the garbage collector again and again.
-        self._steps = [(Step(STEP_TEXT.format(i, i % 977, i % 1013), STEP_TOKENS),) for i in range(PREPARED)]
+        # What lives on is looked at by the garbage collector again and again, which would count as the search's.
+        texts = [STEP_TEXT.format(i, i % 977, i % 1013) for i in range(PREPARED)]
+        self._steps = [untracked((Step(text, STEP_TOKENS),)) for text in texts]
         self._next = 0
 
     def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[Any]:

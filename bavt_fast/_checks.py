@@ -28,6 +28,8 @@ def as_count(name: str, value: object, *, minimum: int = 0, maximum: int | None 
         TypeError: `value` is not an integer (a bool is not one, nor is 3.0).
         ValueError: `value` is out of range.
     """
+    if value.__class__ is int and minimum <= value and (maximum is None or value <= maximum):
+        return value
     wanted = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
     try:
         count = operator.index(value)  # type: ignore[arg-type]

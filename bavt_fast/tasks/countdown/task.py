@@ -78,8 +78,8 @@ class Countdown:
         if match is None or not question.isascii():
             raise ValueError(f"question: expected integers, as in '4 5 6 10' or '4 5 6 10 -> 24', got {question!r:.80}")
         numbers = sorted([int(word[:9]) for word in match[1].replace(",", " ").split()])
-        for extreme in (numbers[0], numbers[-1]):
-            _checked("question", extreme, low=1)
+        _checked("question", numbers[0], low=1)
+        _checked("question", numbers[-1])
         if not MIN_NUMBERS <= len(numbers) <= MAX_NUMBERS:
             raise ValueError(f"question: expected {MIN_NUMBERS} to {MAX_NUMBERS} numbers, got {len(numbers)}")
         target = self.target if match[2] is None else _checked("target", int(match[2][:9]))

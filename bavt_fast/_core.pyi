@@ -11,6 +11,7 @@ from bavt_fast.protocols import Node, Step, StepRequest
 from bavt_fast.waves import Pending
 
 _T = TypeVar("_T")
+_Record = TypeVar("_Record")
 
 _Policy = Literal["power", "best_first", "ucb", "uct", "puct"] | str
 _Path = str | bytes | os.PathLike[str]
@@ -47,13 +48,13 @@ def countdown_solvable(
         ValueError: a wrong shape, or a number outside 0..999.
     """
 
-def countdown_apply(kind: type[_State], state: _State, text: str) -> _State | None:
+def countdown_apply(kind: type[_State], state: _State, text: str, /) -> _State | None:
     """The state after a step over integers, of the class `kind`; None for a step that is not legal.
 
     NotImplemented for a state or a text that the task never makes.
     """
 
-def countdown_describe(kind: type[Any], state: Any, description: type[_Description]) -> _Description:
+def countdown_describe(kind: type[Any], state: Any, description: type[_Description], /) -> _Description:
     """A state of the class `kind` over integers as a `description`.
 
     NotImplemented for a state that the task never makes.
@@ -523,6 +524,8 @@ class Question:
     @property
     def stop_reason(self) -> str | None: ...
     @property
+    def has_overrun(self) -> bool: ...
+    @property
     def in_flight(self) -> int: ...
     @property
     def asks(self) -> int:
@@ -593,8 +596,8 @@ class Engine:
 def read_wave_objects(names: dict[str, Any]) -> None:
     """Has the loops know the classes and functions that `bavt_fast.waves` has; called once, by it."""
 
-def untracked(tuple_: _T) -> _T:
-    """The tuple, which the garbage collector does not look at any more: it holds nothing but numbers and texts."""
+def untracked(object: _T, /) -> _T:
+    """The object, which the garbage collector does not look at any more: it holds nothing but numbers and texts."""
 
 def wave_ask(
     engine: Engine, searches: dict[int, Any], limit: int, now_s: float, /
@@ -695,6 +698,8 @@ def wave_tell(
         BadAnswer: a step is not one. Nothing has changed.
     """
 
+_Asked = tuple[list[int], list[int], list[int], list[int], list[int], list[int], list[StepRequest], list[int]]
+
 def wave_rounds(
     engine: Engine,
     searches: dict[int, Any],
@@ -704,16 +709,66 @@ def wave_rounds(
     clock: Callable[[], float],
     residual: bool,
     /,
-) -> tuple[
-    tuple[list[int], list[int], list[int], list[int], list[int], list[int], list[StepRequest], list[int]],
-    tuple[Any, ...],
-    _Left | None,
-]:
+) -> tuple[_Asked, tuple[Any, ...], _Left | None]:
     """`wave_ask`, the generator, and `wave_tell`, round after round, until something is unusual: then its last wave.
 
     That is what `wave_ask` gave; the answers in a tuple, which is empty where nobody was asked (questions have stopped,
     or nothing is left to ask for); and what `wave_tell` left. Where it left nothing, the answers were not told: they
     are what the generator raised, or not one list for each ask, or have something in them that is no step.
+    """
+
+def wave_stream(
+    engine: Engine,
+    searches: dict[int, Any],
+    out: dict[int, tuple[int, int, int]],
+    submit: Callable[[list[int], list[StepRequest], list[int], list[int]], Any],
+    collect: Callable[[], Any],
+    score: Callable[[list[Node]], Any],
+    wave: int,
+    clock: Callable[[], float],
+    residual: bool,
+    /,
+) -> tuple[_Asked | None, Exception | None, Any, _Left | None]:
+    """`wave_ask`, ``submit``, ``collect`` and `wave_tell`, again and again, until something is unusual.
+
+    Args:
+        out: slot, node and count of each ask that the generator has, by its ticket: is kept.
+        wave: asks that are out at most.
+
+    Returns:
+        One of these, the others None: what `wave_ask` gave, of which nothing was submitted (questions have stopped, or
+        nothing is out), with what ``submit`` raised, where it did; what ``collect`` raised; what it gave, where that
+        was not told: it is not a list of tickets that are out and answers, or has something in it that is no step; what
+        `wave_tell` left.
+    """
+
+def filled(cls: type[_Record], /, *values: Any) -> _Record:
+    """A new instance of a class, its ``__slots__`` filled in their order; its constructor is not called.
+
+    The garbage collector does not look at it where none of the values is anything that it looks at.
+    """
+
+def outcome(
+    question: Question, nodes: list[Node], /
+) -> tuple[
+    str | None,
+    float,
+    tuple[str, ...],
+    tuple[int, ...],
+    tuple[int, int, int, int],
+    float,
+    tuple[int, int, int, int],
+    Tree,
+    tuple[Step | None, ...],
+    tuple[str | None, ...],
+    int,
+    int,
+    int,
+]:
+    """What a search has found, most of `bavt_fast.SearchResult`.
+
+    Answer and V at the end of the best path, its texts and its nodes; spent, seconds and overrun; a copy of the tree;
+    the steps and the answers of all nodes; how many steps were invalid, duplicate and refuted.
     """
 
 class TokenDrawer:

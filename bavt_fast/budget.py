@@ -30,7 +30,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from bavt_fast._checks import as_amount, as_count
-from bavt_fast._core import Account
+from bavt_fast._core import Account, filled
 
 __all__ = [
     "COST_UNIT",
@@ -97,8 +97,8 @@ class Budget:
     def limits(self) -> tuple[int | None, ...]:
         """(tokens, prompt tokens, tool calls, cost in units of 1e-12), as the native account takes them."""
         units = None if self.cost is None else cost_units(self.cost, ROUND_FLOOR)
-        counts = (None if (n := getattr(self, name)) is None else min(n, _LARGEST) for name in _COUNTS)
-        return (*counts, units)
+        counts = [None if (n := getattr(self, name)) is None else min(n, _LARGEST) for name in _COUNTS]
+        return *counts, units
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +144,8 @@ class Spent:
     @classmethod
     def of(cls, amounts: tuple[int, int, int, int], seconds: float = 0.0) -> Spent:
         """What the native account counts, as a user reads it."""
-        spent, put = cls.__new__(cls), object.__setattr__  # the account's amounts need no check
-        put(spent, "tokens", amounts[0])
-        put(spent, "prompt_tokens", amounts[1])
-        put(spent, "tool_calls", amounts[2])
-        put(spent, "seconds", seconds)
-        put(spent, "cost", amounts[3] / _UNITS_PER_COST)
-        return spent
+        tokens, prompt_tokens, tool_calls, units = amounts  # they need no check
+        return filled(cls, tokens, tool_calls, seconds, units / _UNITS_PER_COST, prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True)

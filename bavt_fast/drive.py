@@ -13,9 +13,12 @@ from bavt_fast.drive_base import Asked, Base, named
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError
-from bavt_fast.waves import Pending, ask, cancel, rounds, tell
+from bavt_fast.waves import Pending, ask, cancel, rounds, stream, tell
 
 __all__ = ["Drive"]
+
+Out = dict[int, tuple[int, int, int]]
+"""Slot, node and count of the asks that a generator has, by ticket."""
 
 
 class Drive(Base):
@@ -138,22 +141,24 @@ class Drive(Base):
 
     def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """Refills one by one: no question waits for the slowest step of a wave."""
-        out: dict[int, tuple[int, int, int]] = {}  # ticket: slot, node, count
+        out: Out = {}
         try:
             yield from self.refill(waiting, out)
         finally:
             if out:  # broken off: another run numbers its tickets anew
                 self.give_up(list(out), out)
 
-    def refill(self, waiting: Iterator[Search], out: dict[int, tuple[int, int, int]]) -> Iterator[tuple[int, Search]]:
+    def refill(self, waiting: Iterator[Search], out: Out) -> Iterator[tuple[int, Search]]:
+        """Where nobody looks on meanwhile, `stream` in native code asks and tells by itself."""
+        alone = self.host is None and self.on_progress is None
         while True:
             self.fill(waiting)
-            asked, stopped = self.ask(self.wave - len(out))
-            if self.host is not None:
-                self.host.before_wait()
             for again in self.reopened:
                 self.submit(again, out)
             self.reopened.clear()
+            asked, stopped = self.unusual(out) if alone and not self.observed else self.ask(self.wave - len(out))
+            if self.host is not None:
+                self.host.before_wait()
             self.submit(asked, out)
             for slot in stopped:
                 if self.searches[slot].stop_reason is None:
@@ -169,7 +174,26 @@ class Drive(Base):
             self.collect(out)
             self.progress()
 
-    def give_up(self, tickets: Sequence[int], out: dict[int, tuple[int, int, int]]) -> None:
+    def unusual(self, out: Out) -> tuple[Asked, list[int]]:
+        """Asks and tells until questions have stopped, or nothing is out: what was asked last, and those."""
+        submit, collect = self.generator.submit, self.generator.collect
+        by = (self.critic.score, self.wave, self.clock, self.residual)
+        while True:
+            columns, error, done, left = stream(self.engine, self.searches, out, submit, collect, *by)
+            if columns is not None:
+                slots, nodes, counts, tickets, limits, _, requests, stopped = columns
+                if error is None:
+                    return Asked(slots, nodes, counts, tickets, limits, requests), stopped
+                for slot, ticket in zip(slots, tickets, strict=True):
+                    self.ask_failed(slot, ticket, error)
+            elif error is not None:
+                self.collecting_failed(error, out)
+            elif left is not None:
+                self.finish_scoring(*left)
+            else:
+                self.tell_done(done, out)
+
+    def give_up(self, tickets: Sequence[int], out: Out) -> None:
         """Asks that nobody waits for any more; what they took by now is charged."""
         took = self.generator.discard(tickets) or {}
         for ticket in tickets:
@@ -177,7 +201,7 @@ class Drive(Base):
             if ticket in took:
                 cancel(self.engine, self.searches[slot], ticket, took[ticket])
 
-    def submit(self, asked: Asked, out: dict[int, tuple[int, int, int]]) -> None:
+    def submit(self, asked: Asked, out: Out) -> None:
         if not asked.tickets:
             return
         for ticket, slot, node, count in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, strict=True):
@@ -189,21 +213,35 @@ class Drive(Base):
                 slot, _, _ = out.pop(ticket)
                 self.ask_failed(slot, ticket, error)
 
-    def collect(self, out: dict[int, tuple[int, int, int]]) -> None:
-        """What is done, told in the order of the tickets."""
+    def collect(self, out: Out) -> None:
+        """Waits for what is done, and tells it."""
         try:
-            done = sorted(self.generator.collect(), key=lambda item: item[0])
-            unknown = [ticket for ticket, _ in done if ticket not in out]
-            if unknown:
+            done = self.generator.collect()
+        except Exception as error:
+            self.collecting_failed(error, out)
+        else:
+            self.tell_done(done, out)
+
+    def tell_done(self, done: Any, out: Out) -> None:
+        """What a generator has done, told in the order of the tickets."""
+        try:
+            done = sorted(done, key=lambda item: item[0])
+            told = {ticket: answer for ticket, answer in done if ticket in out}
+            if len(told) < len(done):
+                unknown = [ticket for ticket, _ in done if ticket not in told] or list(told)
                 raise ValueError(f"generator: expected answers to tickets that are out, got {unknown[0]}")
         except Exception as error:
-            took = self.generator.discard(list(out)) or {}
-            for ticket, (slot, _, _) in out.items():
-                failure = GenerationError(str(error), took[ticket]) if ticket in took else error
-                self.ask_failed(slot, ticket, named(failure, "generator"))
-            out.clear()
+            self.collecting_failed(error, out)
             return
-        columns = [(*out.pop(ticket), ticket) for ticket, _ in done]
-        if columns:
-            slots, nodes, counts, tickets = zip(*columns, strict=True)
-            self.tell(slots, nodes, counts, tickets, [answer for _, answer in done])
+        asks = [(*out.pop(ticket), ticket) for ticket in told]
+        if asks:
+            slots, nodes, counts, tickets = zip(*asks, strict=True)
+            self.tell(slots, nodes, counts, tickets, list(told.values()))
+
+    def collecting_failed(self, error: Exception, out: Out) -> None:
+        """All asks that are out have failed."""
+        took = self.generator.discard(list(out)) or {}
+        for ticket, (slot, _, _) in out.items():
+            failure = GenerationError(str(error), took[ticket]) if ticket in took else error
+            self.ask_failed(slot, ticket, named(failure, "generator"))
+        out.clear()

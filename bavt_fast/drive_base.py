@@ -7,6 +7,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import sub
 from typing import Any, NamedTuple, Protocol
 
 from bavt_fast._core import Engine, TicketError
@@ -74,7 +75,8 @@ class Base:
         self.residual = searcher.critic.predicts == "residual"
         self.warned = self.warned_of_overrun = False
         self.statistics = getattr(searcher.generator, "statistics", None)
-        self.at_first = None if self.statistics is None else self.statistics()
+        # What is stored is told as it is, and all else as what came in this run.
+        self.at_first = None if self.statistics is None else self.statistics()._replace(store_bytes=0)
 
     # ---- questions in and out
 
@@ -120,14 +122,13 @@ class Base:
         search = self.searches[slot]
         if search.is_in(self.engine):
             self.engine.cancel_all(slot)
-            if not self.warned_of_overrun and any(search._native.account.overrun):
+            if not self.warned_of_overrun and search._native.has_overrun:
                 self.warn_of_overrun(search)
             search.leave()
         del self.searches[slot]
         if self.statistics is not None and self.at_first is not None:
             now = self.statistics()
-            gained = (new - old for new, old in zip(now, self.at_first, strict=True))
-            search.generation = GenerationStatistics(*gained)._replace(store_bytes=now.store_bytes)
+            search.generation = GenerationStatistics._make(map(sub, now, self.at_first))
         self.done += 1
         self.solved += search.stop_reason == "solved"
         self.failures.pop(slot, None)
@@ -220,7 +221,7 @@ class Base:
     def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
         """The answers that can be used, and their asks; the others fail their ask alone."""
         problems = [
-            _problem_of(steps, count, self.searches[slot].counts_tried)
+            _problem_of(steps, count, self.searches[slot].rules.counts_tried)
             for steps, count, slot in zip(answers, asked.counts, asked.slots, strict=True)
         ]
         for i, problem in enumerate(problems):

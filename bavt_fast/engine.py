@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from bavt_fast._checks import as_amount, as_count, as_number, as_seed
-from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree
+from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
 from bavt_fast.budget import MAX_COST, Budget, Spent
 from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
 from bavt_fast.events import Listener, note_asks, observer_of
@@ -24,7 +24,7 @@ from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
 from bavt_fast.step_checks import checked_description, checked_steps
-from bavt_fast.waves import Beside, Pending, admit, ask, cancel, grow, requests_of
+from bavt_fast.waves import Beside, Pending, Rules, admit, ask, cancel, grow, requests_of
 
 __all__ = ["Ask", "Search"]
 
@@ -77,6 +77,7 @@ class Search(Beside):
         clock: seconds of a clock that does not run backwards. Time counts from the first `ask`.
         on_event: called with an `Event` for whatever happens, in the thread that makes it happen. It may not change the
             search. What it raises is logged once (logger ``bavt_fast.events``), and harms nothing.
+        rules: of this task and these settings, where many searches share them; made here where it is None.
 
     Raises:
         TypeError, ValueError: a bad question, budget, seed or setting.
@@ -94,6 +95,7 @@ class Search(Beside):
         settings: Settings | None = None,
         clock: Clock = time.monotonic,
         on_event: Listener | None = None,
+        rules: Rules | None = None,
         **fields: Any,
     ) -> None:
         if settings is not None and fields:
@@ -118,8 +120,9 @@ class Search(Beside):
             about.terminal,
             about.verdict is True,
         )
-        self.id = os.urandom(16).hex()
-        self.refused, self.events = [], [] if self.settings.record else None
+        self._id: str | None = None
+        self.refused, self.events = untracked([]), [] if self.settings.record else None
+        self.rules = Rules(task, self.settings) if rules is None else rules
         self._begin(native, [root], {}, clock, on_event)
         self.keys[task.key(state)] = 0
         native.see_key(0)
@@ -127,15 +130,10 @@ class Search(Beside):
     def _begin(self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Clock, heard: Any) -> None:
         self._native, self._clock = native, clock
         self.nodes, self.keys = nodes, keys
-        task = self.task
-        self.apply, self.key = task.apply, task.key
-        # None where many are described at once (`waves.described_many`).
-        self.describe = None if hasattr(task, "describe_many") else task.describe
-        self.sampling, self.untimed = self.settings.sampling, self.budget.seconds is None
-        self.counts_tried = self.settings.tried_exponent > 0.0
+        self.untimed = self.budget.seconds is None
         self.error: Exception | None = None
         self.generation: GenerationStatistics | None = None
-        self._lock = threading.RLock()
+        self._lock = untracked(threading.RLock())
         self._home: tuple[Engine, int] | None = None  # the engine it lies in, and its slot there
         self._driven = False  # whether that is a driver's
         self.observer = observer_of(self, heard)
@@ -191,7 +189,7 @@ class Search(Beside):
             TicketError: the ask is not open, or of another search. Nothing has changed.
             TypeError, ValueError: a step or a value is not one. Nothing has changed.
         """
-        made = checked_steps(steps, self.counts_tried)
+        made = checked_steps(steps, self.rules.counts_tried)
         by_step: dict[int, tuple[float, float | None]] = {}
         for name, numbers in (("values", values), ("weights", weights)):
             if numbers is not None and len(numbers) != len(made):
@@ -212,7 +210,7 @@ class Search(Beside):
         Give all of it to `grow`, or the ask stays open. Raises as `tell`, and what the task raises: then the ask is
         charged and closed, and the search has stopped.
         """
-        made = checked_steps(steps, self.counts_tried)
+        made = checked_steps(steps, self.rules.counts_tried)
         with self._lock:
             engine, slot = self._own_home()
             ticket = self._ticket(ask, slot)
@@ -299,6 +297,14 @@ class Search(Beside):
     # ---- reading
 
     @property
+    def id(self) -> str:
+        """Names the search, also in its checkpoints; no two have the same."""
+        with self._lock:
+            if self._id is None:
+                self._id = os.urandom(16).hex()
+            return self._id
+
+    @property
     def stop_reason(self) -> str | None:
         """Why the search has stopped (see `SearchResult`); None while it has not."""
         return self._native.stop_reason
@@ -338,33 +344,32 @@ class Search(Beside):
             if self._native.in_flight and self.stop_reason is None:
                 self._native.set_time(self._clock())
                 self._note_stop()
-            path = self._native.best_path()
-            account = self._native.account
-            invalid, duplicate, refuted = self._native.counts
+            answer, value, path, path_nodes, spent, elapsed_s, overrun, tree, steps, answers, *counts = outcome(
+                self._native, self.nodes
+            )
             reason = self.stop_reason
-            return SearchResult(
-                answer=self.nodes[path[-1] if path else 0].answer,
-                solved=reason == "solved",
-                path=self._texts(path),
-                path_nodes=tuple(path),
-                value=self._value_at(path),
-                spent=Spent.of(account.spent, account.elapsed_s),
-                overrun=Spent.of(account.overrun),
-                stop_reason=reason,
-                tree=self._native.tree,
-                steps=tuple([node.step for node in self.nodes]),
-                answers=tuple([node.answer for node in self.nodes]),
-                refused=tuple([Refusal(node, why, step) for node, why, step, _ in self.refused]),
-                invalid_steps=invalid,
-                duplicate_steps=duplicate,
-                refuted_steps=refuted,
-                error=self.error,
-                generation=self.generation,
-                question=self.question,
-                budget=self.budget,
-                settings=self.settings,
-                seed=self.seed,
-                events=None if self.events is None else tuple(self.events),
+            return filled(  # in the order of its fields
+                SearchResult,
+                answer,
+                reason == "solved",
+                path,
+                path_nodes,
+                value,
+                Spent.of(spent, elapsed_s),
+                Spent.of(overrun),
+                reason,
+                tree,
+                steps,
+                answers,
+                tuple([Refusal(node, why, step) for node, why, step, _ in self.refused]),
+                *counts,
+                self.error,
+                self.generation,
+                self.question,
+                self.budget,
+                self.settings,
+                self.seed,
+                None if self.events is None else tuple(self.events),
             )
 
     def _value_at(self, path: Sequence[int]) -> float:
@@ -448,12 +453,13 @@ class Search(Beside):
         settings = dict(record["settings"])
         search.settings = Settings(**{**settings, "max_score": Spent(**settings["max_score"])})
         search.budget = Budget(**record["budget"])
-        search.id = str(record["id"])
+        search._id = str(record["id"])
         if native.seed != search.seed or native.num_nodes != len(record["nodes"]):
             raise SnapshotError("checkpoint: its two halves are not of the same search")
         parents, values = native.tree.parents.tolist(), native.tree.values.tolist()
         nodes, refused, keys = load_nodes(record, parents, values, task)
         events = record["events"]
+        search.rules = Rules(task, search.settings)
         search.refused, search.events = refused, None if events is None else [tuple(event) for event in events]
         search._begin(native, nodes, keys, *heard)
         if native.asks and native.stop_reason is None:  # time passes again from here on

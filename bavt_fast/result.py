@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
     step: Step
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False)
 class SearchResult:
     """What a search found.
 

@@ -27,6 +27,7 @@ from bavt_fast.generators.functions import as_generator
 from bavt_fast.result import SearchError, SearchResult
 from bavt_fast.settings import Settings
 from bavt_fast.tasks.text import TextTask
+from bavt_fast.waves import Rules
 
 __all__ = ["Searcher", "search"]
 
@@ -98,6 +99,10 @@ class Searcher:
         Raises:
             TypeError, ValueError: a bad question, budget or seed, before anything is spent.
         """
+        return self._start(question, budget, seed, Rules(self.task, self.settings))
+
+    def _start(self, question: str, budget: Budget, seed: int, rules: Rules) -> Search:
+        """`start` with what many searches share."""
         return Search(
             question,
             task=self.task,
@@ -106,6 +111,7 @@ class Searcher:
             settings=self.settings,
             clock=self.clock,
             on_event=self.on_event,
+            rules=rules,
         )
 
     def search(self, question: str, *, budget: Budget, seed: int = 0) -> SearchResult:
@@ -168,7 +174,8 @@ class Searcher:
         """
         if self.is_async:
             raise TypeError("generator: expected a plain one here, got a coroutine; use asearch_iter")
-        searches = (self.start(question, budget=budget, seed=seed) for question in _questions(questions))
+        rules = Rules(self.task, self.settings)
+        searches = (self._start(question, budget, seed, rules) for question in _questions(questions))
         for index, search in self._drive(searches, one=False):
             yield index, search.result()
 
@@ -182,7 +189,8 @@ class Searcher:
         self, questions: Iterable[str], *, budget: Budget, seed: int = 0
     ) -> AsyncIterator[tuple[int, SearchResult]]:
         """`search_iter` with a generator or a critic that may be coroutines."""
-        searches = (self.start(question, budget=budget, seed=seed) for question in _questions(questions))
+        rules = Rules(self.task, self.settings)
+        searches = (self._start(question, budget, seed, rules) for question in _questions(questions))
         async with aclosing(self._adrive(searches, one=False)) as driving:
             async for index, search in driving:
                 yield index, search.result()
@@ -263,7 +271,8 @@ class Searcher:
         asked = list(_questions(questions))
         budgets = [budget] * len(asked) if isinstance(budget, Budget) else _one_each("budget", budget, len(asked))
         seeds = _one_each("seed", seed, len(asked)) if isinstance(seed, (list, tuple)) else [seed] * len(asked)
-        return [self.start(q, budget=b, seed=s) for q, b, s in zip(asked, budgets, seeds, strict=True)]
+        rules = Rules(self.task, self.settings)
+        return [self._start(q, b, s, rules) for q, b, s in zip(asked, budgets, seeds, strict=True)]
 
 
 def search(

@@ -4,6 +4,7 @@
     grow    values -> nodes
     tell    admit, the critic, grow
     rounds  ask, the generator, tell, and again
+    stream  the same with a generator that tells each answer when it is done
 
 `searches` gives the `bavt_fast.engine.Search` of each slot of the engine. Where a question's task fails, that question
 stops with the error, and the others go on. The loops are what a search costs beside its tree, its task and its models:
@@ -25,6 +26,7 @@ from bavt_fast._core import wave_grow as grow
 from bavt_fast._core import wave_requests as requests_of
 from bavt_fast._core import wave_rounds as rounds
 from bavt_fast._core import wave_settle as settle
+from bavt_fast._core import wave_stream as stream
 from bavt_fast._core import wave_tell as tell
 from bavt_fast.budget import Spent, cost_units, exact
 from bavt_fast.events import Observer, note_growth
@@ -35,6 +37,7 @@ from bavt_fast.step_checks import MOST, BadAnswer, checked_description, checked_
 __all__ = [
     "Beside",
     "Pending",
+    "Rules",
     "Settled",
     "admit",
     "ask",
@@ -48,8 +51,30 @@ __all__ = [
     "requests_of",
     "rounds",
     "settle",
+    "stream",
     "tell",
 ]
+
+
+class Rules:
+    """What the loops read of a task and of settings, once for all searches that share them.
+
+    Attributes:
+        apply, key: the task's.
+        describe: the task's; None where many are described at once (`described_many`).
+        sampling: of requests.
+        counts_tried: whether the probabilities of steps are read.
+    """
+
+    __slots__ = ("apply", "counts_tried", "describe", "key", "sampling")
+
+    def __init__(self, task: Any, settings: Settings) -> None:
+        self.apply: Callable[[Any, Step], Any] = task.apply
+        self.key: Callable[[Any], Hashable] = task.key
+        many = hasattr(task, "describe_many")
+        self.describe: Callable[[Any], Description] | None = None if many else task.describe
+        self.sampling: Sampling = settings.sampling
+        self.counts_tried = settings.tried_exponent > 0.0
 
 
 class Beside:
@@ -59,36 +84,18 @@ class Beside:
         nodes: by number.
         keys: the numbers of the keys of its states.
         refused: node, reason, step, number of its key or -1, of each step that became no node.
-        apply, key: the task's.
-        describe: the task's; None where many are described at once (`described_many`).
-        sampling: of its requests.
+        rules: of its task and its settings.
         untimed: whether it has no deadline.
-        counts_tried: whether it reads the probabilities of steps.
         observer: hears what happens; None where nobody wants to.
     """
 
-    __slots__ = (
-        "apply",
-        "counts_tried",
-        "describe",
-        "key",
-        "keys",
-        "nodes",
-        "observer",
-        "refused",
-        "sampling",
-        "untimed",
-    )
+    __slots__ = ("keys", "nodes", "observer", "refused", "rules", "untimed")
 
     nodes: list[Node]
     keys: dict[Hashable, int]
     refused: list[tuple[int, str, Step, int]]
-    apply: Callable[[Any, Step], Any]
-    key: Callable[[Any], Hashable]
-    describe: Callable[[Any], Description] | None
-    sampling: Sampling
+    rules: Rules
     untimed: bool
-    counts_tried: bool
     observer: Observer | None
 
 
@@ -245,6 +252,6 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
 
 
-_MET = (Beside, Description, Engine, Node, Pending, Step, StepRequest)
+_MET = (Beside, Description, Engine, Node, Pending, Rules, Step, StepRequest)
 _CALLED = (_about_keys, _check, _other_costs, checked_description, described_many, fail, note_growth, probability_of)
 read_wave_objects({met.__name__: met for met in (*_MET, *_CALLED, without_hidden)})  # what the loops know of Python

@@ -15,7 +15,7 @@ from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hi
 from bavt_fast.step_checks import FINISH_REASONS, MOST, checked_description, probability_of
 from bavt_fast.waves import Pending, Settled, _about_keys, _check, _other_costs, described_many, fail
 
-__all__ = ["admit", "ask", "describe", "grow", "requests_of", "rounds", "settle", "tell"]
+__all__ = ["admit", "ask", "describe", "grow", "requests_of", "rounds", "settle", "stream", "tell"]
 
 
 def ask(engine: Engine, searches: Mapping[int, Any], limit: int, now_s: float) -> tuple[list[Any], ...]:
@@ -42,7 +42,7 @@ def requests_of(
         search = searches[slot]
         node = search.nodes[number]
         tried = node.tried if tries is None else node.tried[: tries[i]]
-        requests.append(StepRequest(node, seed, tried, search.sampling, search.seconds_left()))
+        requests.append(StepRequest(node, seed, tried, search.rules.sampling, search.seconds_left()))
     return requests
 
 
@@ -82,7 +82,7 @@ def settle(
         for step in steps:
             others.append(_costs(step, search, place))
             tokens.append(step.tokens)
-            probabilities.append(probability_of(step, place) if search.counts_tried else 0.0)
+            probabilities.append(probability_of(step, place) if search.rules.counts_tried else 0.0)
     keys: list[int] = []
     states: list[Any] = []
     failed: list[tuple[int, Exception]] = []
@@ -113,8 +113,8 @@ def _costs(step: Step, search: Any, place: int) -> tuple[int, int | None, int | 
 
 def _after(search: Any, number: int, step: Step) -> tuple[int, Any]:
     """The number of the state's key that a step leads to, and the state; -1 and None where it leads nowhere."""
-    after = None if step.is_cut else search.apply(search.nodes[number].state, step)
-    return (-1, None) if after is None else (search.keys.setdefault(search.key(after), len(search.keys)), after)
+    after = None if step.is_cut else search.rules.apply(search.nodes[number].state, step)
+    return (-1, None) if after is None else (search.keys.setdefault(search.rules.key(after), len(search.keys)), after)
 
 
 def describe(
@@ -149,9 +149,9 @@ def describe(
                     reason = "duplicate" if keys[at] >= 0 else step.finish_reason if step.is_cut else "invalid"
                     search.refused.append((number, reason, kept, -1))
                     continue
-                if described is None and search.describe is None:
+                if described is None and search.rules.describe is None:
                     described = described_many(searches, slots, answers, settled)
-                about = search.describe(states[at]) if described is None else _known(described, at)
+                about = search.rules.describe(states[at]) if described is None else _known(described, at)
                 abouts.append(checked_description(about))
                 if about.verdict is False:
                     search.refused.append((number, "refuted", kept, keys[at]))
@@ -267,6 +267,17 @@ def tell(
     return (pending, outputs, None, True) if clipped else None
 
 
+class _Clock:
+    """A clock that keeps its last reading."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self.last_s = clock, clock()
+
+    def __call__(self) -> float:
+        self.last_s = self._clock()
+        return self.last_s
+
+
 def rounds(
     engine: Engine,
     searches: Mapping[int, Any],
@@ -281,9 +292,12 @@ def rounds(
     That is what `ask` gave; the answers in a tuple, which is empty where nobody was asked (questions have stopped, or
     nothing is left to ask for); and what `tell` left. Where it left nothing, the answers were not told: they are what
     the generator raised, or not one list for each ask, or have something in them that is no step.
+
+    What grew is asked for more at the time at which it grew: the native loop does it as it grows.
     """
+    clock = _Clock(clock)
     while True:
-        asked = ask(engine, searches, wave, clock())
+        asked = ask(engine, searches, wave, clock.last_s)
         slots, nodes, counts, tickets, limits, _, requests, stopped = asked
         if stopped or not tickets:
             return asked, (), None
@@ -299,3 +313,63 @@ def rounds(
             return asked, (answers,), None
         if left is not None:
             return asked, (answers,), left
+
+
+Out = dict[int, tuple[int, int, int]]
+"""Slot, node and count of the asks that are out, by ticket."""
+
+
+def stream(
+    engine: Engine,
+    searches: Mapping[int, Any],
+    out: Out,
+    submit: Callable[[list[int], list[StepRequest], list[int], list[int]], Any],
+    collect: Callable[[], Any],
+    score: Callable[[list[Node]], Any],
+    wave: int,
+    clock: Callable[[], float],
+    residual: bool,
+) -> tuple[tuple[list[Any], ...] | None, Exception | None, Any, Left | None]:
+    """`ask`, the generator, and `tell`, until something is unusual, with a generator that tells each answer when it is
+    done. What it returns is said of `wave_stream` in `bavt_fast._core`."""
+    clock = _Clock(clock)
+    while True:
+        asked = ask(engine, searches, max(0, wave - len(out)), clock.last_s)
+        slots, nodes, counts, tickets, limits, _, requests, stopped = asked
+        if stopped or not (tickets or out):
+            return asked, None, None, None
+        if tickets:
+            new = dict(zip(tickets, zip(slots, nodes, counts, strict=True), strict=True))
+            try:
+                submit(tickets, requests, counts, limits)
+            except Exception as error:
+                return asked, error, None, None
+            out |= new
+        try:
+            done = collect()
+        except Exception as error:
+            return None, error, None, None
+        if not _is_of(out, done):
+            return None, None, done, None
+        told = sorted(done, key=lambda pair: pair[0])
+        asks = [out[ticket] for ticket, _ in told]
+        tickets = [ticket for ticket, _ in told]
+        wave_of = [slot for slot, _, _ in asks], [node for _, node, _ in asks], tickets, [steps for _, steps in told]
+        try:
+            left = tell(engine, searches, *wave_of, score, clock, residual) if told else None
+        except Exception:
+            return None, None, done, None
+        if not told:
+            clock()
+        for ticket in tickets:
+            del out[ticket]
+        if left is not None:
+            return None, None, None, left
+
+
+def _is_of(out: Out, done: Any) -> bool:
+    """Whether a generator gave a list of (ticket, answer), each ticket out and there once."""
+    if type(done) is not list or not all(type(pair) is tuple and len(pair) == 2 for pair in done):
+        return False
+    tickets = [ticket for ticket, _ in done if type(ticket) is int and ticket in out]
+    return len(set(tickets)) == len(done)

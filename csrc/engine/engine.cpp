@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace bavt {
 namespace {
@@ -62,25 +63,30 @@ void Engine::ask(size_t limit, double now_s, std::vector<WaveAsk>* asks, std::ve
     while (asks->size() < full) {
         SlotQueue& queue = ready_.size() > 0 ? ready_ : waiting_;
         if (queue.size() == 0) break;
-        const Slot slot = queue[0];
-        Entry& entry = entries_[slot];
         if (queue.size() > 3 * kAhead) entries_[queue[3 * kAhead]].question->prefetch();
         if (queue.size() > 2 * kAhead) entries_[queue[2 * kAhead]].question->prefetch_parts();
         if (queue.size() > kAhead) entries_[queue[kAhead]].question->prefetch_nodes();
-        entry.question->set_time(now_s);
-        asks->push_back({slot, 0, {}});  // before the ask: it may throw
-        WaveAsk& out = asks->back();
-        const Question::Outcome outcome = entry.question->ask(&out.ask);
-        out.ticket = TicketId{slot} << 32 | out.ask.ticket;
-        queue.pop();
-        entry.started = true;
-        entry.queued = outcome == Question::Outcome::kAsked && entry.question->in_flight() < leaves_;
-        if (outcome != Question::Outcome::kAsked) asks->pop_back();
-        if (entry.queued) ready_.push(slot);
-        if (outcome == Question::Outcome::kStopped) report(slot);
+        ask_first(queue, now_s, asks, &stopped_);
     }
     stopped->insert(stopped->end(), stopped_.begin(), stopped_.end());
     stopped_.clear();
+}
+
+// Asks the first question of a queue.
+void Engine::ask_first(SlotQueue& queue, double now_s, std::vector<WaveAsk>* asks, std::vector<Slot>* stopped) {
+    const Slot slot = queue[0];
+    Entry& entry = entries_[slot];
+    entry.question->set_time(now_s);
+    asks->push_back({slot, 0, {}});  // before the ask: it may throw
+    WaveAsk& out = asks->back();
+    const Question::Outcome outcome = entry.question->ask(&out.ask);
+    out.ticket = TicketId{slot} << 32 | out.ask.ticket;
+    queue.pop();
+    entry.started = true;
+    entry.queued = outcome == Question::Outcome::kAsked && entry.question->in_flight() < leaves_;
+    if (outcome != Question::Outcome::kAsked) asks->pop_back();
+    if (entry.queued) ready_.push(slot);
+    if (outcome == Question::Outcome::kStopped && !std::exchange(entry.reported, true)) stopped->push_back(slot);
 }
 
 void Engine::answered(Slot slot) {
@@ -150,29 +156,49 @@ void Engine::admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_
     }
 }
 
-void Engine::grow(const WaveGrowth& wave, double now_s, NodeId* first, double* values) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+void Engine::require_growable(const WaveGrowth& wave) {
     require_distinct(wave.tickets, wave.size, "grow");
     for (size_t i = 0; i < wave.size; ++i) {
         if (i + kAhead < wave.size) of(wave.tickets[i + kAhead]).prefetch();
         of(wave.tickets[i]).require_growable(number_of(wave.tickets[i]), wave.offsets[i + 1] - wave.offsets[i]);
     }
+}
+
+void Engine::grow_one(const WaveGrowth& wave, size_t i, double now_s, NodeId* first, double* values) {
+    const uint32_t begin = wave.offsets[i];
+    const Growth growth{wave.offsets[i + 1] - begin,
+                        wave.outputs + begin,
+                        wave.weights == nullptr ? nullptr : wave.weights + begin,
+                        wave.terminal + begin,
+                        wave.verified + begin,
+                        wave.min_tokens + begin,
+                        wave.residual,
+                        wave.score_costs == nullptr ? Amounts{} : wave.score_costs[i]};
+    fetch_ahead(wave.tickets, wave.size, i);
+    Question& question = of(wave.tickets[i]);
+    question.set_time(now_s);
+    first[i] = question.grow(number_of(wave.tickets[i]), growth, values + begin);
+    answered(slot_of(wave.tickets[i]));
+}
+
+void Engine::grow(const WaveGrowth& wave, double now_s, NodeId* first, double* values) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_growable(wave);
+    for (size_t i = 0; i < wave.size; ++i) grow_one(wave, i, now_s, first, values);
+}
+
+void Engine::grow_and_ask(const WaveGrowth& wave, double now_s, NodeId* first, double* values, size_t limit,
+                          std::vector<WaveAsk>* asks) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_growable(wave);
+    const size_t full = asks->size() + (leaves_ == 1 ? limit : 0);
+    std::vector<Slot> stopped;  // those that stop as they are asked come after those that stop as they grow
+    stopped.reserve(std::min(limit, entries_.size()));
     for (size_t i = 0; i < wave.size; ++i) {
-        const uint32_t begin = wave.offsets[i];
-        const Growth growth{wave.offsets[i + 1] - begin,
-                            wave.outputs + begin,
-                            wave.weights == nullptr ? nullptr : wave.weights + begin,
-                            wave.terminal + begin,
-                            wave.verified + begin,
-                            wave.min_tokens + begin,
-                            wave.residual,
-                            wave.score_costs == nullptr ? Amounts{} : wave.score_costs[i]};
-        fetch_ahead(wave.tickets, wave.size, i);
-        Question& question = of(wave.tickets[i]);
-        question.set_time(now_s);
-        first[i] = question.grow(number_of(wave.tickets[i]), growth, values + begin);
-        answered(slot_of(wave.tickets[i]));
+        grow_one(wave, i, now_s, first, values);
+        if (ready_.size() > 0 && asks->size() < full) ask_first(ready_, now_s, asks, &stopped);
     }
+    stopped_.insert(stopped_.end(), stopped.begin(), stopped.end());
 }
 
 void Engine::cancel(TicketId ticket, const StepCost* costs, uint32_t steps) {

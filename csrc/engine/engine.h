@@ -75,6 +75,11 @@ class Engine {
     void admit(const WaveSteps& wave, double now_s, uint8_t* is_new, uint32_t* found);
     // first[i]: the first child of ticket i, or kNone; values[i]: V of child i.
     void grow(const WaveGrowth& wave, double now_s, NodeId* first, double* values);
+    // `grow`, and then what `ask` would hand out at that time of questions that have started, up to `limit`. With leaves = 1
+    // each question is asked as soon as it has grown, while it is in the cache: the order is the same. Where it throws,
+    // asks that it appended are out.
+    void grow_and_ask(const WaveGrowth& wave, double now_s, NodeId* first, double* values, size_t limit,
+                      std::vector<WaveAsk>* asks);
     void cancel(TicketId ticket, const StepCost* costs, uint32_t steps);
 
     void cancel_all(Slot slot);
@@ -100,6 +105,9 @@ class Engine {
     Question& of(TicketId ticket);
     void require_distinct(const TicketId* tickets, size_t size, const char* verb);
     void fetch_ahead(const TicketId* tickets, size_t size, size_t at);
+    void require_growable(const WaveGrowth& wave);
+    void grow_one(const WaveGrowth& wave, size_t i, double now_s, NodeId* first, double* values);
+    void ask_first(SlotQueue& queue, double now_s, std::vector<WaveAsk>* asks, std::vector<Slot>* stopped);
     void answered(Slot slot);  // it may have more to ask for, or have stopped
     void report(Slot slot);
     void unqueue(Slot slot);

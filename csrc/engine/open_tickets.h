@@ -40,6 +40,9 @@ class OpenTickets {
         }
     }
 
+    // The entry in the object itself, or null.
+    const Ticket* own() const { return has_own_ ? &own_ : nullptr; }
+
     // Some number that is open, where any is.
     uint32_t any() const { return has_own_ ? own_number_ : others_.begin()->first; }
 

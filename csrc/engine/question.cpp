@@ -477,8 +477,17 @@ std::vector<Ask> Question::open_asks() const {
 
 void Question::prefetch_parts() const {
     tree_->prefetch();
-    __builtin_prefetch(info_.data());
     __builtin_prefetch(seen_.data());
+}
+
+// Of the node that is out, or else of the newest one.
+void Question::prefetch_nodes() const {
+    const Ticket* ticket = tickets_.own();
+    const NodeId node = ticket != nullptr ? ticket->node : tree_->num_nodes() - 1;
+    __builtin_prefetch(&info_[node], 1);
+    __builtin_prefetch(reinterpret_cast<const char*>(&info_[node] + 1) - 1, 1);
+    __builtin_prefetch(info_.data() + info_.size(), 1);
+    tree_->prefetch_expand(node);
 }
 
 size_t Question::memory_bytes() const {

@@ -187,7 +187,7 @@ class Question {
         for (size_t at = 0; at < sizeof *this; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(this) + at);
     }
     void prefetch_parts() const;
-    void prefetch_nodes() const { tree_->prefetch_expand(tree_->num_nodes() - 1); }
+    void prefetch_nodes() const;
 
    private:
     struct NodeInfo {

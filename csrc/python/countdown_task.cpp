@@ -12,6 +12,7 @@
 #include "countdown/solver.h"
 #include "countdown/step.h"
 #include "python/checks.h"
+#include "python/fast_call.h"
 
 namespace py = pybind11;
 
@@ -19,6 +20,7 @@ namespace {
 
 using bavt::countdown::kMaxNumbers;
 using bavt::countdown::kMaxValue;
+using namespace bavt::py_fast;
 
 // One number of a state, and how it was made. Borrowed.
 struct Entry {
@@ -107,7 +109,9 @@ py::object combined(PyObject* first, char operation, PyObject* second) {
 
 py::object not_implemented() { return py::reinterpret_borrow<py::object>(Py_NotImplemented); }
 
-py::object countdown_apply(py::handle kind, py::handle state, py::handle text) {
+// (kind, state, text)
+py::object apply(const Arguments& given) {
+    const py::handle kind = given[0], state = given[1], text = given[2];
     State from;
     if (!is_plain_text(text.ptr()) || !from.read(kind, state)) return not_implemented();
     int32_t numbers[kMaxNumbers];
@@ -154,7 +158,9 @@ py::object answer_of(PyObject* expression) {
     return owned(PyUnicode_Substring(expression, 1, static_cast<Py_ssize_t>(text.size()) - 1));
 }
 
-py::object countdown_describe(py::handle kind, py::handle state, py::handle description) {
+// (kind, state, description)
+py::object describe(const Arguments& given) {
+    const py::handle kind = given[0], state = given[1], description = given[2];
     State read;
     int32_t target;
     if (!read.read(kind, state) || !is_plain_number(read.target, &target)) return not_implemented();
@@ -170,13 +176,17 @@ py::object countdown_describe(py::handle kind, py::handle state, py::handle desc
                   py::int_(7 * steps + steps * (steps + 1) / 2));
 }
 
+PyMethodDef methods[] = {
+    method<apply>("countdown_apply",
+                  "countdown_apply(kind, state, text, /)\n\n"
+                  "The state after a step over integers, of the class `kind`; None for a step that is not legal.\n\n"
+                  "NotImplemented for a state or a text that the task never makes."),
+    method<describe>("countdown_describe",
+                     "countdown_describe(kind, state, description, /)\n\n"
+                     "A state of the class `kind` over integers as a `description`.\n\n"
+                     "NotImplemented for a state that the task never makes."),
+    {nullptr, nullptr, 0, nullptr}};
+
 }  // namespace
 
-void bind_countdown_task(py::module_& m) {
-    m.def("countdown_apply", &countdown_apply, py::arg("kind"), py::arg("state"), py::arg("text"),
-          "The state after a step over integers, of the class `kind`; None for a step that is not legal.\n\n"
-          "NotImplemented for a state or a text that the task never makes.");
-    m.def("countdown_describe", &countdown_describe, py::arg("kind"), py::arg("state"), py::arg("description"),
-          "A state of the class `kind` over integers as a `description`.\n\n"
-          "NotImplemented for a state that the task never makes.");
-}
+void bind_countdown_task(py::module_& m) { add_functions(m, methods); }

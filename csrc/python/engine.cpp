@@ -224,6 +224,12 @@ void bind_question(py::module_& m) {
         .def_property_readonly("num_nodes", [](const Question& q) { return q.tree().num_nodes(); })
         .def_property_readonly("stop_reason", &stop_reason)
         .def_property_readonly("in_flight", &Question::in_flight)
+        .def_property_readonly("has_overrun",
+                               [](const Question& q) {
+                                   const Amounts& overrun = q.account().overrun();
+                                   return std::any_of(std::begin(overrun.of), std::end(overrun.of),
+                                                      [](int64_t amount) { return amount > 0; });
+                               })
         .def_property_readonly("seed", &Question::seed)
         .def_property_readonly("asks", &Question::asks)
         .def_property_readonly("counts", &counts_tuple)

@@ -14,6 +14,7 @@ void bind_countdown_task(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_forest(py::module_& m);
 void bind_recipe(py::module_& m);
+void bind_records(py::module_& m);
 void bind_sampling(py::module_& m);
 void bind_tree(py::module_& m);
 void bind_waves(py::module_& m);
@@ -54,6 +55,7 @@ PYBIND11_MODULE(_core, m) {
     bind_engine(m);
     bind_forest(m);
     bind_recipe(m);
+    bind_records(m);
     bind_sampling(m);
     bind_waves(m);
 }

@@ -36,13 +36,15 @@ py::handle handle(PyTypeObject* cls) { return reinterpret_cast<PyObject*>(cls); 
 void read_slots(Objects& o) {
     const py::handle search = handle(o.beside), node = handle(o.node), step = handle(o.step);
     const py::handle pending = handle(o.pending);
-    o.of_search = {{search, "nodes"},        {search, "keys"},     {search, "refused"},  {search, "apply"},
-                   {search, "key"},          {search, "describe"}, {search, "sampling"}, {search, "untimed"},
-                   {search, "counts_tried"}, {search, "observer"}};
+    const py::handle rules = handle(o.rules);
+    o.of_search = {{search, "nodes"}, {search, "keys"},    {search, "refused"},
+                   {search, "rules"}, {search, "untimed"}, {search, "observer"}};
+    o.of_rules = {{rules, "apply"}, {rules, "key"}, {rules, "describe"}, {rules, "sampling"}, {rules, "counts_tried"}};
     o.of_node = {{node, "state"}, {node, "prompt"}, {node, "parent"}, {node, "step"},
                  {node, "value"}, {node, "answer"}, {node, "_tried"}};
-    o.of_step = {{step, "text"},       {step, "tokens"}, {step, "finish_reason"}, {step, "prompt_tokens"},
-                 {step, "tool_calls"}, {step, "cost"},   {step, "seconds"},       {step, "hidden"}};
+    o.of_step = {{step, "text"},          {step, "tokens"},     {step, "finish_reason"},
+                 {step, "prompt_tokens"}, {step, "tool_calls"}, {step, "cost"},
+                 {step, "seconds"},       {step, "hidden"},     {step, "cached_tokens"}};
     for (const auto& field : step.attr("__slots__")) {
         o.step_fields.emplace_back(step, py::cast<std::string>(field).c_str());
     }
@@ -56,7 +58,8 @@ void read_slots(Objects& o) {
 void read_objects(const py::dict& names) {
     Objects o{};
     o.engine = function_in(names, "Engine");
-    o.beside = class_in(names, "Beside"), o.node = class_in(names, "Node"), o.step = class_in(names, "Step");
+    o.beside = class_in(names, "Beside"), o.rules = class_in(names, "Rules");
+    o.node = class_in(names, "Node"), o.step = class_in(names, "Step");
     o.request = class_in(names, "StepRequest"), o.description = class_in(names, "Description");
     o.pending = class_in(names, "Pending");
     read_slots(o);
@@ -65,7 +68,8 @@ void read_objects(const py::dict& names) {
     o.duplicate = text_of("duplicate"), o.invalid = text_of("invalid"), o.refuted = text_of("refuted");
     o.nothing = PyTuple_New(0);
     o.settings = text_of("settings"), o.seconds_left = text_of("seconds_left"), o.mend = text_of("mend");
-    o.admitted = text_of("admitted");
+    o.admitted = text_of("admitted"), o.strip = text_of("strip");
+    o.line_break = text_of("\n");
     o.check = function_in(names, "_check"), o.other_costs = function_in(names, "_other_costs");
     o.probability_of = function_in(names, "probability_of");
     o.checked_description = function_in(names, "checked_description");
@@ -75,18 +79,28 @@ void read_objects(const py::dict& names) {
     objects = o;
 }
 
-PyObject* search_in(py::handle searches, PyObject* slot) {
-    PyObject* search = PyDict_GetItemWithError(searches.ptr(), slot);
+PyObject* checked_search(PyObject* search, uint32_t slot) {
     if (search == nullptr) {
-        if (PyErr_Occurred() == nullptr) PyErr_SetObject(PyExc_KeyError, slot);
+        if (PyErr_Occurred() == nullptr) PyErr_SetObject(PyExc_KeyError, int_of(slot).ptr());
         throw py::error_already_set();
     }
     if (!PyObject_TypeCheck(search, objects.beside)) py_checks::bad_type("searches", "a Search in each slot", search);
     return search;
 }
 
-PyObject* node_in(PyObject* search, size_t number) {
-    PyObject* nodes = objects.of_search.nodes.get(search);
+PyObject* search_in(py::handle searches, uint32_t slot) {
+    return checked_search(PyDict_GetItemWithError(searches.ptr(), int_of(slot).ptr()), slot);
+}
+
+PyObject* rule_of(PyObject* search, const Member& rule) {
+    PyObject* rules = objects.of_search.rules.get(search);
+    if (Py_TYPE(rules) != objects.rules) py_checks::bad_type("rules", "a Rules", rules);
+    return rule.get(rules);
+}
+
+PyObject* node_in(PyObject* search, size_t number) { return node_of(objects.of_search.nodes.get(search), number); }
+
+PyObject* node_of(PyObject* nodes, size_t number) {
     if (!PyList_Check(nodes)) py_checks::bad_type("nodes", "a list", nodes);
     if (number >= static_cast<size_t>(PyList_GET_SIZE(nodes))) {
         throw py::index_error("nodes: expected the number of a node of the tree, got " + std::to_string(number));
@@ -111,7 +125,7 @@ PyObject* peek_node(PyObject* search, size_t number) {
 
 void fetch_parts(PyObject* search) {
     const auto& of = objects.of_search;
-    for (const Member* part : {&of.nodes, &of.keys, &of.apply, &of.key, &of.describe}) {
+    for (const Member* part : {&of.nodes, &of.keys}) {
         __builtin_prefetch(part->peek(search));
     }
 }
@@ -140,9 +154,6 @@ void fetch_state(PyObject* search, size_t number) {
     if (node != nullptr) __builtin_prefetch(objects.of_node.state.peek(node));
 }
 
-namespace {
-
-// Whether the collector looks at an object. Tuples of what it does not look at it forgets when it meets them.
 bool is_tracked(PyObject* object) {
     if (!PyObject_IS_GC(object)) return false;
     if (PyDict_Check(object)) return true;  // the collector looks at it as soon as something is put in
@@ -155,8 +166,6 @@ bool is_tracked(PyObject* object) {
     PyObject_GC_UnTrack(object);
     return false;
 }
-
-}  // namespace
 
 bool untrack(PyObject* node) {
     if (!PyObject_GC_IsTracked(node)) return true;

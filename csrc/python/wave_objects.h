@@ -39,6 +39,7 @@ class Member {
     // For what lies behind it to be fetched ahead: null where there is none.
     PyObject* peek(PyObject* object) const { return at(object); }
     PyObject* name() const { return name_; }
+    bool is(const Member& other) const { return offset_ == other.offset_; }
 
    private:
     PyObject*& at(PyObject* object) const {
@@ -53,15 +54,18 @@ class Member {
 // Classes, their slots, and the functions of `bavt_fast/waves.py` for what is unusual.
 struct Objects {
     PyObject* engine;
-    PyTypeObject *beside, *node, *step, *request, *description, *pending;
+    PyTypeObject *beside, *rules, *node, *step, *request, *description, *pending;
     struct {
-        Member nodes, keys, refused, apply, key, describe, sampling, untimed, counts_tried, observer;
+        Member nodes, keys, refused, rules, untimed, observer;
     } of_search;
+    struct {
+        Member apply, key, describe, sampling, counts_tried;
+    } of_rules;
     struct {
         Member state, prompt, parent, step, value, answer, tried;
     } of_node;
     struct {
-        Member text, tokens, finish_reason, prompt_tokens, tool_calls, cost, seconds, hidden;
+        Member text, tokens, finish_reason, prompt_tokens, tool_calls, cost, seconds, hidden, cached_tokens;
     } of_step;
     std::vector<Member> step_fields;  // all of them
     struct {
@@ -69,7 +73,8 @@ struct Objects {
     } of_pending;
     PyObject *whole[2], *cut[2];  // finish reasons
     PyObject *duplicate, *invalid, *refuted, *nothing;
-    PyObject *settings, *seconds_left, *mend, *admitted;  // names
+    PyObject *settings, *seconds_left, *mend, *admitted, *strip;  // names
+    PyObject* line_break;
     PyObject *check, *other_costs, *probability_of, *checked_description, *without_hidden, *about_keys, *fail,
         *described_many, *note_growth;
 };
@@ -105,9 +110,16 @@ py::object call(PyObject* function, Arguments... arguments) {
 }
 
 // The search in a slot of the engine, borrowed from the dictionary.
-PyObject* search_in(py::handle searches, PyObject* slot);
+PyObject* search_in(py::handle searches, uint32_t slot);
 
-// The node of that number, borrowed from the search.
+// What was found there, borrowed; throws where it is null, or not a search.
+PyObject* checked_search(PyObject* search, uint32_t slot);
+
+// Of a search's task and settings, borrowed: apply, key, describe, sampling or counts_tried.
+PyObject* rule_of(PyObject* search, const Member& rule);
+
+// The node of that number, borrowed from the list, or from the search.
+PyObject* node_of(PyObject* nodes, size_t number);
 PyObject* node_in(PyObject* search, size_t number);
 
 inline constexpr size_t kAhead = 3;  // asks that memory is fetched ahead of the work on them
@@ -136,6 +148,9 @@ inline void fetch_text(PyObject* step) {
 
 // A node that is not scored yet. References are not taken over. Its parent is looked at first, see `untrack`.
 py::object new_node(PyObject* state, PyObject* prompt, PyObject* parent, PyObject* step);
+
+// Whether the garbage collector looks at an object. Tuples of what it does not look at it forgets when it meets them.
+bool is_tracked(PyObject* object);
 
 // Hides a node from the garbage collector where it can be part of no cycle, as Python does with tuples: nothing that it
 // leads to (its state, its parent, its step, what was tried) is anything that the collector looks at. Thousands of searches

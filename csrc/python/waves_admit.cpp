@@ -33,6 +33,18 @@ py::object field(PyObject* step, const Member& slot) {
     return attribute(step, slot.name());
 }
 
+// The step as it is kept (`protocols.without_hidden`).
+py::object without_hidden(PyObject* step) {
+    const Member& hidden = objects.of_step.hidden;
+    if (field(step, hidden).is_none()) return borrowed(step);
+    if (Py_TYPE(step) != objects.step) return call(objects.without_hidden, step);
+    py::object kept = stolen(objects.step->tp_alloc(objects.step, 0));
+    for (const Member& slot : objects.step_fields) {
+        slot.set(kept.ptr(), new_ref(slot.is(hidden) ? Py_None : slot.get(step)));
+    }
+    return kept;
+}
+
 // Whether a step needs no closer look.
 bool is_good(PyObject* step) {
     if (Py_TYPE(step) != objects.step) return false;
@@ -44,10 +56,13 @@ bool is_good(PyObject* step) {
 
 bool is_cut(PyObject* step) { return is_one_of(field(step, objects.of_step.finish_reason).ptr(), objects.cut); }
 
+// Whether the engine prices all that the step cost, from the tokens that were written and read.
 bool costs_tokens_alone(PyObject* step) {
     const auto& of = objects.of_step;
-    return Py_TYPE(step) == objects.step && of.cost.get(step) == Py_None && of.tool_calls.get(step) == Py_None &&
-           is_zero(of.prompt_tokens.get(step)) && is_zero(of.seconds.get(step));
+    if (Py_TYPE(step) != objects.step || of.cost.get(step) != Py_None || of.tool_calls.get(step) != Py_None)
+        return false;
+    return is_zero(of.seconds.get(step)) && is_zero(of.cached_tokens.get(step)) &&
+           is_amount(of.prompt_tokens.get(step), 0);
 }
 
 bool may_be_known(PyObject* about) {
@@ -88,7 +103,16 @@ void add_try(PyObject* node, PyObject* step) {
 
 Questions::Questions(py::handle searches, const ShortColumn<Slot>& slots, ShortColumn<NodeId> nodes)
     : searches_(slots.size()), numbers_(std::move(nodes)) {
-    for (size_t i = 0; i < slots.size(); ++i) searches_[i] = borrowed(search_in(searches, int_of(slots[i]).ptr()));
+    constexpr size_t kBlock = 16;  // in a wave over thousands of questions none of them is in the cache
+    PyObject* found[kBlock];
+    for (size_t begin = 0; begin < size(); begin += kBlock) {
+        const size_t count = std::min(kBlock, size() - begin);
+        for (size_t i = 0; i < count; ++i) {
+            found[i] = PyDict_GetItemWithError(searches.ptr(), int_of(slots[begin + i]).ptr());
+            __builtin_prefetch(found[i]);
+        }
+        for (size_t i = 0; i < count; ++i) searches_[begin + i] = borrowed(checked_search(found[i], slots[begin + i]));
+    }
 }
 
 ShortColumn<Slot> slots_in(py::handle column) {
@@ -168,7 +192,11 @@ namespace {
 StepCost cost_of_step(PyObject* step, PyObject* search, size_t place) {
     if (!is_good(step)) call(objects.check, step, int_of(place).ptr());
     const py::object tokens = field(step, objects.of_step.tokens);
-    if (costs_tokens_alone(step)) return cost_of(tokens, py::none());
+    if (costs_tokens_alone(step)) {
+        StepCost cost = cost_of(tokens, py::none());
+        cost.prompt_tokens = count("prompt_tokens", objects.of_step.prompt_tokens.get(step));
+        return cost;
+    }
     const py::object settings = attribute(search, objects.settings);
     return cost_of(tokens, call(objects.other_costs, step, settings.ptr(), int_of(place).ptr()));
 }
@@ -180,7 +208,7 @@ double probability_of(PyObject* step, size_t place) {
 
 // The number of a key in its question: keys are numbered as they come.
 int64_t number_of_key(PyObject* search, PyObject* state) {
-    const py::object key_of_state = borrowed(objects.of_search.key.get(search));
+    const py::object key_of_state = borrowed(rule_of(search, objects.of_rules.key));
     const py::object key = call(key_of_state.ptr(), state);
     const py::object known = borrowed(objects.of_search.keys.get(search));
     const py::object next = stolen(PyLong_FromSsize_t(PyObject_Size(known.ptr())));
@@ -203,7 +231,7 @@ Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answ
     bool have_probabilities = false;
     for (size_t i = 0; i < asks.size(); ++i) {
         PyObject* search = asks.search(i);
-        const bool counts_tried = objects.of_search.counts_tried.get(search) == Py_True;
+        const bool counts_tried = rule_of(search, objects.of_rules.counts_tried) == Py_True;
         have_probabilities |= counts_tried;
         for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
             answers.fetch_ahead(at);
@@ -217,7 +245,7 @@ Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answ
         asks.questions().fetch_ahead(i);
         PyObject* search = asks.search(i);
         const py::object state = borrowed(objects.of_node.state.get(asks.node(i)));
-        const py::object apply = borrowed(objects.of_search.apply.get(search));
+        const py::object apply = borrowed(rule_of(search, objects.of_rules.apply));
         try {
             for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
                 answers.fetch_ahead(at);
@@ -336,8 +364,7 @@ class Describing {
     // Whether the state is new.
     bool describe_step(size_t i, size_t at, PyObject* search, PyObject* parent, PyObject* abouts) {
         PyObject* step = answers_.step(at);
-        py::object kept = borrowed(step);
-        if (!field(step, objects.of_step.hidden).is_none()) kept = call(objects.without_hidden, step);
+        const py::object kept = without_hidden(step);
         if (!untrack_step(kept.ptr()) && !PyObject_GC_IsTracked(parent)) reveal(search);
         add_try(parent, kept.ptr());
         if (!settled_.is_new[at]) {
@@ -369,7 +396,7 @@ class Describing {
     }
 
     py::object description(PyObject* search, size_t at) {
-        const py::object describe = borrowed(objects.of_search.describe.get(search));
+        const py::object describe = borrowed(rule_of(search, objects.of_rules.describe));
         if (described_.is_none() && describe.is_none()) {
             described_ = call(objects.described_many, searches_.ptr(), asks_.slot_list().ptr(), answers_.given().ptr(),
                               settled_.to_python().ptr());
@@ -391,7 +418,8 @@ class Describing {
         const py::object number = stolen(PyLong_FromLongLong(key));
         const py::object refusal =
             stolen(PyTuple_Pack(4, int_of(asks_.number(i)).ptr(), reason.ptr(), step, number.ptr()));
-        append(objects.of_search.refused.get(search), refusal.ptr());
+        if (!is_tracked(step)) PyObject_GC_UnTrack(refusal.ptr());
+        append_tracked(objects.of_search.refused.get(search), refusal.ptr());
     }
 
     Engine& engine_;

@@ -113,8 +113,15 @@ struct Admitted {
 Admitted describe(Engine& engine, py::handle searches, const Asks& asks, const Answers& answers, const Settled& settled,
                   py::object described);
 
-// Whether a value was outside of [0, 1], and clipped. Throws where nothing has changed.
+// What the engine is asked for as trees grow.
+struct NextAsks {
+    size_t limit;
+    std::vector<WaveAsk> asks;
+};
+
+// Whether a value was outside of [0, 1], and clipped. Throws where nothing has changed. `next` may be null; where anybody
+// has to look at the growth first, nothing is asked for.
 bool grow(Engine& engine, py::handle searches, const Admitted& admitted, const ScoreColumns& scores, double now_s,
-          bool residual, py::handle score_costs);
+          bool residual, py::handle score_costs, NextAsks* next = nullptr);
 
 }  // namespace bavt::waves

@@ -17,7 +17,7 @@ Admitted Admitted::from_python(py::handle searches, py::handle pending) {
         py_checks::bad_value("slots", std::to_string(made.states.size()) + " items", std::to_string(made.slots.size()));
     }
     for (size_t i = 0; i < made.slots.size(); ++i) {
-        made.searches[i] = borrowed(search_in(searches, int_of(made.slots[i]).ptr()));
+        made.searches[i] = borrowed(search_in(searches, made.slots[i]));
     }
     const Items items("nodes", nodes, made.states.num_states());
     for (size_t at = 0; at < items.size(); ++at) {
@@ -77,19 +77,15 @@ void append_entries(const Admitted& admitted) {
     }
 }
 
-}  // namespace
-
-bool grow(Engine& engine, py::handle searches, const Admitted& admitted, const ScoreColumns& scores, double now_s,
-          bool residual, py::handle score_costs) {
-    ShortColumn<NodeId> first(admitted.states.size());
-    ShortColumn<double> values(admitted.states.num_states());
-    try {
-        append_entries(admitted);
-        engine.grow(scores.wave(admitted.states, residual), now_s, first.data(), values.data());
-    } catch (...) {
-        mend(admitted);
-        throw;
+bool is_observed(const Admitted& admitted) {
+    bool observed = false;
+    for (size_t i = 0; i < admitted.searches.size(); ++i) {
+        observed |= objects.of_search.observer.get(admitted.searches[i].ptr()) != Py_None;
     }
+    return observed;
+}
+
+void set_values(const Admitted& admitted, const ShortColumn<double>& values) {
     for (size_t at = 0; at < values.size(); ++at) {
         if (at + kAhead < values.size()) fetch_object(admitted.nodes[at + kAhead].ptr());
         PyObject* node = admitted.nodes[at].ptr();
@@ -99,12 +95,41 @@ bool grow(Engine& engine, py::handle searches, const Admitted& admitted, const S
         if (step != nullptr) objects.of_node.step.set(node, new_ref(step));
         if (step == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
     }
-    bool observed = false;
-    for (size_t i = 0; i < admitted.searches.size(); ++i) {
-        observed |= objects.of_search.observer.get(admitted.searches[i].ptr()) != Py_None;
+}
+
+void take_back(Engine& engine, NextAsks& next) {
+    for (const WaveAsk& ask : next.asks) engine.cancel(ask.ticket, nullptr, 0);
+    next.asks.clear();
+}
+
+}  // namespace
+
+bool grow(Engine& engine, py::handle searches, const Admitted& admitted, const ScoreColumns& scores, double now_s,
+          bool residual, py::handle score_costs, NextAsks* next) {
+    ShortColumn<NodeId> first(admitted.states.size());
+    ShortColumn<double> values(admitted.states.num_states());
+    const WaveGrowth wave = scores.wave(admitted.states, residual);
+    const bool clipped = scores.clipped(residual), observed = is_observed(admitted);
+    try {
+        append_entries(admitted);
+        if (next == nullptr || clipped || observed) {
+            engine.grow(wave, now_s, first.data(), values.data());
+        } else {
+            engine.grow_and_ask(wave, now_s, first.data(), values.data(), next->limit, &next->asks);
+        }
+    } catch (...) {
+        if (next != nullptr) take_back(engine, *next);
+        mend(admitted);
+        throw;
+    }
+    try {
+        set_values(admitted, values);
+    } catch (...) {
+        if (next != nullptr) take_back(engine, *next);
+        throw;
     }
     if (observed) call(objects.note_growth, searches.ptr(), admitted.to_python().ptr(), score_costs.ptr());
-    return scores.clipped(residual);
+    return clipped;
 }
 
 }  // namespace bavt::waves

@@ -137,6 +137,8 @@ void Tree::prefetch_expand(NodeId node) const {
     const NodeId end = num_nodes_;
     __builtin_prefetch(&hot_[node], 1);
     __builtin_prefetch(&flags_[node], 1);
+    __builtin_prefetch(&values_[node]);
+    __builtin_prefetch(&parents_[node]);
     if (path_length_ >= 2) __builtin_prefetch(&hot_[path_[path_length_ - 2]]);
     __builtin_prefetch(&hot_[end], 1);
     __builtin_prefetch(&hot_[end + 2], 1);

@@ -215,7 +215,8 @@ struct StateColumns {
 class ScoreColumns {
    public:
     ScoreColumns(const StateColumns& states, py::handle outputs, py::handle weights, py::handle score_costs)
-        : outputs_(numbers_of("values", outputs, states.num_states())),
+        : given_(py::reinterpret_borrow<py::object>(outputs)),
+          outputs_(numbers_of("values", outputs, states.num_states())),
           weights_(0),
           has_weights_(!weights.is_none()),
           has_costs_(!score_costs.is_none()) {
@@ -237,6 +238,18 @@ class ScoreColumns {
                 has_costs_ ? costs_.data() : nullptr,
                 residual};
     }
+    // V of a state as a new reference: what the critic gave, where it is that very number.
+    PyObject* as_object(size_t at, double value) const {
+        const auto i = static_cast<Py_ssize_t>(at);
+        if (PyList_CheckExact(given_.ptr()) && i < PyList_GET_SIZE(given_.ptr())) {
+            PyObject* output = PyList_GET_ITEM(given_.ptr(), i);
+            if (PyFloat_CheckExact(output) && PyFloat_AS_DOUBLE(output) == value) {
+                Py_INCREF(output);
+                return output;
+            }
+        }
+        return PyFloat_FromDouble(value);
+    }
     // Whether some value was outside of [0, 1].
     bool clipped(bool residual) const {
         const auto outside = [](double output) { return output < 0.0 || output > 1.0; };
@@ -244,6 +257,7 @@ class ScoreColumns {
     }
 
    private:
+    py::object given_;
     ShortColumn<double> outputs_;
     ShortColumn<double> weights_;
     std::vector<Amounts> costs_;

@@ -85,11 +85,11 @@ bool is_observed(const Admitted& admitted) {
     return observed;
 }
 
-void set_values(const Admitted& admitted, const ShortColumn<double>& values) {
+void set_values(const Admitted& admitted, const ScoreColumns& scores, const ShortColumn<double>& values) {
     for (size_t at = 0; at < values.size(); ++at) {
         if (at + kAhead < values.size()) fetch_object(admitted.nodes[at + kAhead].ptr());
         PyObject* node = admitted.nodes[at].ptr();
-        objects.of_node.value.set(node, stolen(PyFloat_FromDouble(values[at])).release().ptr());
+        objects.of_node.value.set(node, stolen(scores.as_object(at, values[at])).release().ptr());
         if (!admitted.slim) continue;
         PyObject* step = PyDict_GetItemWithError(admitted.slim.ptr(), node);
         if (step != nullptr) objects.of_node.step.set(node, new_ref(step));
@@ -123,7 +123,7 @@ bool grow(Engine& engine, py::handle searches, const Admitted& admitted, const S
         throw;
     }
     try {
-        set_values(admitted, values);
+        set_values(admitted, scores, values);
     } catch (...) {
         if (next != nullptr) take_back(engine, *next);
         throw;

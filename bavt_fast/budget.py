@@ -144,8 +144,9 @@ class Spent:
     @classmethod
     def of(cls, amounts: tuple[int, int, int, int], seconds: float = 0.0) -> Spent:
         """What the native account counts, as a user reads it."""
-        tokens, prompt_tokens, tool_calls, units = amounts  # they need no check
-        return filled(cls, tokens, tool_calls, seconds, units / _UNITS_PER_COST, prompt_tokens)
+        tokens, prompt_tokens, tool_calls, units = amounts
+        fields = tokens, tool_calls, seconds, units / _UNITS_PER_COST, prompt_tokens
+        return filled(cls, *fields) if cls is Spent else cls(*fields)  # the account's amounts need no check
 
 
 @dataclass(frozen=True, slots=True)

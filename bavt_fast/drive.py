@@ -7,8 +7,10 @@ question has stopped. `bavt_fast.async_drive` is for coroutines.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from operator import index
 from typing import Any
 
+from bavt_fast.budget import Spent
 from bavt_fast.drive_base import Asked, Base, named
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
@@ -32,7 +34,8 @@ class Drive(Base):
             yield from loop(waiting)
         except KeyboardInterrupt:
             yield from self.break_off()
-            for search in waiting if isinstance(searches, list) else ():  # others are not made yet, and may be endless
+            # One that Ctrl-C met between the list and us is there still; those of an iterator may be endless.
+            for search in searches[self.taken :] if isinstance(searches, list) else ():
                 search.stop("interrupted")
                 yield self.taken, search
                 self.taken += 1
@@ -184,8 +187,7 @@ class Drive(Base):
                 slots, nodes, counts, tickets, limits, _, requests, stopped = columns
                 if error is None:
                     return Asked(slots, nodes, counts, tickets, limits, requests), stopped
-                for slot, ticket in zip(slots, tickets, strict=True):
-                    self.ask_failed(slot, ticket, error)
+                self.submitting_failed(slots, tickets, error)
             elif error is not None:
                 self.collecting_failed(error, out)
             elif left is not None:
@@ -195,7 +197,7 @@ class Drive(Base):
 
     def give_up(self, tickets: Sequence[int], out: Out) -> None:
         """Asks that nobody waits for any more; what they took by now is charged."""
-        took = self.generator.discard(tickets) or {}
+        took = self.discarded(tickets)
         for ticket in tickets:
             slot, _, _ = out.pop(ticket)
             if ticket in took:
@@ -207,11 +209,25 @@ class Drive(Base):
         for ticket, slot, node, count in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, strict=True):
             out[ticket] = slot, node, count
         try:
-            self.generator.submit(asked.tickets, asked.requests, asked.counts, asked.limits)
+            self.generator.submit(list(asked.tickets), asked.requests, asked.counts, asked.limits)
         except Exception as error:
             for ticket in asked.tickets:
-                slot, _, _ = out.pop(ticket)
-                self.ask_failed(slot, ticket, error)
+                del out[ticket]
+            self.submitting_failed(asked.slots, asked.tickets, error)
+
+    def submitting_failed(self, slots: Sequence[int], tickets: Sequence[int], error: Exception) -> None:
+        """Asks that a generator did not take, or not all of them."""
+        took = self.discarded(tickets)
+        for slot, ticket in zip(slots, tickets, strict=True):
+            self.ask_failed(slot, ticket, GenerationError(str(error), took[ticket]) if ticket in took else error)
+
+    def discarded(self, tickets: Sequence[int]) -> dict[int, Spent]:
+        """What asks took that the generator gives up, as far as it says."""
+        try:
+            took = dict(self.generator.discard(list(tickets)) or {})
+        except Exception:  # what it took is not known, and the asks are given up all the same
+            return {}
+        return {ticket: spent for ticket, spent in took.items() if isinstance(spent, Spent)}
 
     def collect(self, out: Out) -> None:
         """Waits for what is done, and tells it."""
@@ -225,7 +241,7 @@ class Drive(Base):
     def tell_done(self, done: Any, out: Out) -> None:
         """What a generator has done, told in the order of the tickets."""
         try:
-            done = sorted(done, key=lambda item: item[0])
+            done = sorted([(index(ticket), answer) for ticket, answer in done], key=lambda item: item[0])
             told = {ticket: answer for ticket, answer in done if ticket in out}
             if len(told) < len(done):
                 unknown = [ticket for ticket, _ in done if ticket not in told] or list(told)
@@ -240,7 +256,7 @@ class Drive(Base):
 
     def collecting_failed(self, error: Exception, out: Out) -> None:
         """All asks that are out have failed."""
-        took = self.generator.discard(list(out)) or {}
+        took = self.discarded(list(out))
         for ticket, (slot, _, _) in out.items():
             failure = GenerationError(str(error), took[ticket]) if ticket in took else error
             self.ask_failed(slot, ticket, named(failure, "generator"))

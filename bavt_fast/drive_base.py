@@ -84,22 +84,22 @@ class Base:
         """Takes questions while there is room for them."""
         while len(self.searches) < self.wave:
             if self.extended:
-                place, search = self.extended.popleft()
+                self.coming = self.extended.popleft()
             else:
                 new = next(waiting, None)
                 if new is None:
                     self.more = False
                     return
-                place, search = self.taken, new
+                self.coming = self.taken, new
                 self.taken += 1
-            self.coming = place, search
+            place, search = self.coming
             slot = search.move_to(self.engine)
             self.searches[slot], self.indexes[slot] = search, place
             self.coming = None
             self.observed = self.observed or search.observer is not None
             self.timed = self.timed or not search.untimed
             out = search._native.open_asks()
-            if out:
+            if out and search.stop_reason is None:
                 numbers, nodes, counts, limits, seeds, tries = zip(*out, strict=True)
                 slots = [slot] * len(out)
                 requests = requests_of(self.searches, slots, nodes, seeds, tries)
@@ -122,6 +122,7 @@ class Base:
         search = self.searches[slot]
         if search.is_in(self.engine):
             self.engine.cancel_all(slot)
+            self.reopened = [asked for asked in self.reopened if asked.slots[0] != slot]
             if not self.warned_of_overrun and search._native.has_overrun:
                 self.warn_of_overrun(search)
             search.leave()
@@ -159,10 +160,12 @@ class Base:
         """Ends every question where it stands: nothing stays in flight."""
         finished = []
         place, coming = self.coming or (0, None)
-        if coming is not None and coming not in self.searches.values() and coming.is_in(self.engine):
-            coming.leave()
+        if coming is not None and coming not in self.searches.values() and not coming.in_other_run(self.engine):
+            if coming.is_in(self.engine):
+                coming.leave()
             coming.stop("interrupted")
             finished.append((place, coming))
+            self.taken = max(self.taken, place + 1)
         self.coming = None
         for slot, search in list(self.searches.items()):
             search.mend()
@@ -331,8 +334,11 @@ def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
 
 def _spent_on(steps: Any) -> Spent | None:
     """What an answer that cannot be used took, as far as it says."""
-    is_list = isinstance(steps, (list, tuple))
-    tokens = [getattr(step, "tokens", None) for step in steps if isinstance(step, Step)] if is_list else []
+    try:
+        is_list = isinstance(steps, (list, tuple))
+        tokens = [getattr(step, "tokens", None) for step in steps if isinstance(step, Step)] if is_list else []
+    except Exception:  # of a class of the user's
+        return None
     good = [count for count in tokens if isinstance(count, int) and 0 < count <= MOST]
     return Spent(sum(good)) if good else None
 

@@ -502,6 +502,10 @@ class Search(Beside):
         """Whether it lies there."""
         return self._home is not None and self._home[0] is engine
 
+    def in_other_run(self, engine: Engine) -> bool:
+        """Whether another run than that of this engine has it."""
+        return self._driven and not self.is_in(engine)
+
     def leave(self) -> None:
         """Takes it out of the engine that it lies in."""
         with self._lock:

@@ -32,8 +32,14 @@ class Refusal(NamedTuple):
     step: Step
 
 
+class _Referable:
+    """Gives a class with slots weak references."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class SearchResult:
+class SearchResult(_Referable):
     """What a search found.
 
     ``print(result)`` shows its tree, a notebook draws it. See `bavt_fast.view` for files and for several side by side.

@@ -110,11 +110,14 @@ class PackedPass:
         for a model may have a window that its configuration does not name."""
         tolerance = torch.finfo(self.forward.facts.dtype).eps ** 0.5
         self._checked = 2 * longest
-        self.is_on = all(
-            not bool(((a - b).abs() > tolerance * (1 + b.abs().amax())).any())
-            for a, b in zip(found, expected, strict=True)
-        )
+        self.is_on = all(_agrees(a, b, tolerance) for a, b in zip(found, expected, strict=True))
         return self.is_on
+
+
+def _agrees(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether numbers are as near as a tolerance times the largest finite one allows; equal infinities agree."""
+    largest = torch.where(expected.isfinite(), expected, 0.0).abs().amax()
+    return bool(((found == expected) | ((found - expected).abs() <= tolerance * (1 + largest))).all())
 
 
 class _PackedLayer(KeyValues):

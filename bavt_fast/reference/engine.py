@@ -446,10 +446,10 @@ class Engine:
     def add(self, question: Question) -> int:
         slot = len(self.questions)
         self.questions.append(question)
-        if question.stop_reason is None:
-            self.waiting.append(slot)
-        else:
+        if question.stop_reason is not None:
             self._report(slot)
+        elif len(question.tickets) < self.leaves:
+            self.waiting.append(slot)
         return slot
 
     def _report(self, slot: int) -> None:

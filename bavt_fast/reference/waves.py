@@ -341,7 +341,7 @@ def stream(
         if tickets:
             new = dict(zip(tickets, zip(slots, nodes, counts, strict=True), strict=True))
             try:
-                submit(tickets, requests, counts, limits)
+                submit(list(tickets), requests, counts, limits)
             except Exception as error:
                 return asked, error, None, None
             out |= new

@@ -34,7 +34,7 @@ Slot Engine::add(std::shared_ptr<Question> question) {
     entries_[slot].question = std::move(question);
     if (entries_[slot].question->stop_reason() != StopReason::kNone) {
         report(slot);
-    } else {
+    } else if (entries_[slot].question->in_flight() < leaves_) {  // else when an ask that is out already is answered
         waiting_.push(slot);
         entries_[slot].queued = true;
     }

@@ -176,4 +176,10 @@ inline void require_priors(const float* priors, size_t count) {
     }
 }
 
+// How pickle takes an object apart: protocols 0 and 1 cannot make one of pybind11's classes again, and end the process.
+inline py::object taken_apart(const py::object& self, int protocol) {
+    const py::handle base = reinterpret_cast<PyObject*>(&PyBaseObject_Type);
+    return base.attr("__reduce_ex__")(self, std::max(protocol, 2));
+}
+
 }  // namespace bavt::py_checks

@@ -313,7 +313,8 @@ void bind_forest(py::module_& m) {
         .def_static("load", &load, "path"_a, "threads"_a = py::none())
         .def("to_bytes", &to_bytes)
         .def_static("from_bytes", &from_bytes, "data"_a, "threads"_a = py::none())
-        .def(py::pickle(&pickled, &unpickled));
+        .def(py::pickle(&pickled, &unpickled))
+        .def("__reduce_ex__", &bavt::py_checks::taken_apart, "protocol"_a);
     forest.def("parents", &copy_of<int32_t, sizeof(NodeId), &parents>, "tree"_a)
         .def("visit_counts", &copy_of<uint32_t, kHot, &visit_counts>, "tree"_a)
         .def("value_sums", &copy_of<double, kHot, &value_sums>, "tree"_a)

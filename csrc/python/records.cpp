@@ -19,6 +19,10 @@ const std::vector<Member>& slots_of(PyTypeObject* cls) {
     static std::unordered_map<PyTypeObject*, std::vector<Member>> known;  // a class that is in here stays
     const auto found = known.find(cls);
     if (found != known.end()) return found->second;
+    for (PyTypeObject* base = cls; base != &PyBaseObject_Type; base = base->tp_base) {
+        if (PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE)) continue;  // written in Python: its slots are all it has
+        py_checks::bad_type("cls", "a class with __slots__ alone", py::handle(reinterpret_cast<PyObject*>(cls)));
+    }
     std::vector<Member> slots;
     const py::object names = py::handle(reinterpret_cast<PyObject*>(cls)).attr("__slots__");
     for (const auto& name : names) {

@@ -175,7 +175,8 @@ void bind_tree(py::module_& m) {
         .def_static("load", &load, "path"_a)
         .def("to_bytes", &to_bytes)
         .def_static("from_bytes", &from_bytes, "data"_a)
-        .def(py::pickle(&to_bytes, &from_bytes));
+        .def(py::pickle(&to_bytes, &from_bytes))
+        .def("__reduce_ex__", &bavt::py_checks::taken_apart, "protocol"_a);
     tree.def_property_readonly("num_nodes", &Tree::num_nodes)
         .def_property_readonly("max_nodes", &Tree::max_nodes)
         .def_property_readonly("parents", &parents)

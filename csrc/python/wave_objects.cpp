@@ -161,7 +161,7 @@ bool is_tracked(PyObject* object) {
     if (!PyTuple_CheckExact(object)) return true;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
         PyObject* item = PyTuple_GET_ITEM(object, i);
-        if (PyObject_IS_GC(item) && PyObject_GC_IsTracked(item)) return true;
+        if (PyDict_Check(item) || (PyObject_IS_GC(item) && PyObject_GC_IsTracked(item))) return true;
     }
     PyObject_GC_UnTrack(object);
     return false;
@@ -170,20 +170,16 @@ bool is_tracked(PyObject* object) {
 bool untrack(PyObject* node) {
     if (!PyObject_GC_IsTracked(node)) return true;
     const auto& of = objects.of_node;
-    for (const Member* field : {&of.state, &of.parent, &of.step, &of.tried, &of.prompt}) {
+    for (const Member* field : {&of.state, &of.parent, &of.step, &of.tried, &of.prompt, &of.answer}) {
         if (is_tracked(field->get(node))) return false;
     }
     PyObject_GC_UnTrack(node);
     return true;
 }
 
-namespace {
-
 void track(PyObject* object) {
     if (!PyObject_GC_IsTracked(object)) PyObject_GC_Track(object);
 }
-
-}  // namespace
 
 void reveal(PyObject* search) {
     PyObject* entries = objects.of_search.nodes.get(search);

@@ -158,6 +158,9 @@ bool is_tracked(PyObject* object);
 // is hidden.
 bool untrack(PyObject* node);
 
+// Back into its sight.
+void track(PyObject* object);
+
 // The same for a step: of the class itself, and with nothing in it but texts and numbers.
 bool untrack_step(PyObject* step);
 

@@ -365,7 +365,10 @@ class Describing {
     bool describe_step(size_t i, size_t at, PyObject* search, PyObject* parent, PyObject* abouts) {
         PyObject* step = answers_.step(at);
         const py::object kept = without_hidden(step);
-        if (!untrack_step(kept.ptr()) && !PyObject_GC_IsTracked(parent)) reveal(search);
+        if (!untrack_step(kept.ptr()) && !PyObject_GC_IsTracked(parent)) {
+            reveal(search);
+            for (size_t earlier = 0; earlier < num_states_; ++earlier) track(admitted_.nodes[earlier].ptr());
+        }
         add_try(parent, kept.ptr());
         if (!settled_.is_new[at]) {
             refuse(i, search, why(kept.ptr(), settled_.keys[at]), kept.ptr(), -1);
@@ -383,6 +386,7 @@ class Describing {
         py::object node = new_node(settled_.states[at].ptr(), prompt, parent, step);
         if (terminal == Py_True && answer != Py_None && PyUnicode_GET_LENGTH(answer) > 0) {
             objects.of_node.answer.set(node.ptr(), new_ref(answer));
+            if (is_tracked(answer)) track(node.ptr());
         }
         if (kept.ptr() != step) {
             if (!admitted_.slim) admitted_.slim = py::dict();

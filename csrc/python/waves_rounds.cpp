@@ -115,17 +115,19 @@ class Out {
     explicit Out(py::handle asks) : asks_(asks) {}
     size_t size() const { return static_cast<size_t>(PyDict_GET_SIZE(asks_.ptr())); }
 
-    void add(const std::vector<WaveAsk>& asks, const py::object& tickets) {
-        for (size_t i = 0; i < asks.size(); ++i) {
-            const py::object slot = int_of(asks[i].slot), node = int_of(asks[i].ask.node);
-            const py::object ask = stolen(PyTuple_Pack(3, slot.ptr(), node.ptr(), int_of(asks[i].ask.count).ptr()));
-            if (PyDict_SetItem(asks_.ptr(), ticket_in(tickets, i), ask.ptr()) != 0) throw py::error_already_set();
+    void add(const std::vector<WaveAsk>& asks) {
+        for (const WaveAsk& ask : asks) {
+            const py::object slot = int_of(ask.slot), node = int_of(ask.ask.node);
+            const py::object kept = stolen(PyTuple_Pack(3, slot.ptr(), node.ptr(), int_of(ask.ask.count).ptr()));
+            if (PyDict_SetItem(asks_.ptr(), int_of(ask.ticket).ptr(), kept.ptr()) != 0) throw py::error_already_set();
         }
     }
-    void remove(const py::object& tickets) {
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tickets.ptr()); ++i) {
-            if (PyDict_DelItem(asks_.ptr(), PyList_GET_ITEM(tickets.ptr(), i)) != 0) throw py::error_already_set();
-        }
+    // Of the core's own numbers: the generator may have changed a list that it was given.
+    void remove(const std::vector<WaveAsk>& asks) {
+        for (const WaveAsk& ask : asks) remove(int_of(ask.ticket).ptr());
+    }
+    void remove(PyObject* ticket) {
+        if (PyDict_DelItem(asks_.ptr(), ticket) != 0) throw py::error_already_set();
     }
     // Slot and node of an ask, borrowed; false where it is not out.
     bool find(PyObject* ticket, PyObject** slot, PyObject** node) const {
@@ -140,9 +142,6 @@ class Out {
     }
 
    private:
-    static PyObject* ticket_in(const py::object& tickets, size_t i) {
-        return PyList_GET_ITEM(tickets.ptr(), static_cast<Py_ssize_t>(i));
-    }
     py::handle asks_;
 };
 
@@ -202,10 +201,10 @@ py::object stream(Engine& engine, py::handle searches, py::handle given, PyObjec
             const py::object tickets =
                 list_of(asks.size(), [&](size_t i) { return PyLong_FromUnsignedLongLong(asks[i].ticket); });
             const py::object counts = counts_of(asks), limits = limits_of(asks);
-            out.add(asks, tickets);
+            out.add(asks);
             const auto [nothing, error] = tried(submit, tickets.ptr(), requests.ptr(), counts.ptr(), limits.ptr());
             if (!error.is_none()) {
-                out.remove(tickets);
+                out.remove(asks);
                 return left_to_python(error);
             }
         }
@@ -223,7 +222,9 @@ py::object stream(Engine& engine, py::handle searches, py::handle given, PyObjec
                               left = tell(engine, searches, questions, done.answers, by, &now_s, &next);
                           });
         if (!told) return py::make_tuple(py::none(), py::none(), collected, py::none());
-        out.remove(done.tickets);
+        for (size_t i = 0; i < done.size(); ++i) {
+            out.remove(PyList_GET_ITEM(done.tickets.ptr(), static_cast<Py_ssize_t>(i)));
+        }
         if (!left.is_none()) return py::make_tuple(py::none(), py::none(), py::none(), left);
     }
 }

@@ -222,6 +222,64 @@ def test_a_long_path_is_freed_without_a_deep_call() -> None:
     gc.collect()
 
 
+class OwnText(str):
+    """A text of a class of the user's."""
+
+
+@pytest.mark.parametrize("where", ["the step after a plain one", "an answer", "a dictionary that was empty"])
+def test_what_leads_back_beside_plain_things_is_collected(where: str) -> None:
+    class Box:
+        search: Search
+
+    class Leads(TextTask):
+        box: Box
+
+        def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[Any]:
+            return [
+                [self.step(f"{state.seed} {i}\n", i) for i in range(count)]
+                for state, count in zip(states, counts, strict=True)
+            ]
+
+        def step(self, text: str, place: int) -> Step:
+            if where != "the step after a plain one" or place != 1:
+                return Step(text, 1)
+            step = OwnStep(text, 1)
+            step.box = self.box  # type: ignore[attr-defined]
+            return step
+
+        def initial_state(self, question: str) -> Any:
+            return question, {}
+
+        def apply(self, state: Any, step: Step) -> Any:
+            if where == "a dictionary that was empty":
+                state[1]["box"] = self.box
+            return (state[0] + step.text, {})
+
+        def key(self, state: Any) -> Any:
+            return state[0]
+
+        def describe(self, state: Any) -> Description:
+            if where != "an answer" or state[0] in QUESTIONS:
+                return Description(prompt=state[0])
+            answer = OwnText("an answer")
+            answer.box = self.box  # type: ignore[attr-defined]
+            return Description(True, None, answer, state[0])
+
+    def gone() -> weakref.ref[Box]:
+        leads, box = Leads(), Box()
+        leads.box = box
+        searcher = Searcher(leads, task=leads, candidates=3, max_step_tokens=4)
+        box.search = searcher.start(QUESTIONS[0], budget=bavt.Budget(tokens=40))
+        assert len(list(searcher.run([box.search]))) == 1
+        assert box.search.error is None
+        assert len(box.search.nodes) > 3
+        return weakref.ref(box)
+
+    there = gone()
+    gc.collect()
+    assert there() is None
+
+
 @pytest.mark.parametrize(
     "kept", ["a request", "the list", "what it took out of the list", "what it replaced in the list"]
 )
@@ -262,6 +320,10 @@ def test_requests_that_a_generator_keeps_are_in_sight(kept: str) -> None:
     assert there() is None
 
 
+class OwnSpent(Spent):
+    __slots__ = ("more",)
+
+
 def test_records_made_past_their_constructors_are_like_others() -> None:
     found = Searcher(ScriptedGenerator(World()), task=WorldTask(World())).search("a", budget=bavt.Budget(tokens=40))
     spent = found.spent
@@ -273,9 +335,15 @@ def test_records_made_past_their_constructors_are_like_others() -> None:
     assert [field.name for field in fields(found)] == [*type(found).__slots__]
     with pytest.raises(FrozenInstanceError):
         found.answer = "other"  # type: ignore[misc]
+    assert weakref.ref(found)() is found
+    assert type(OwnSpent.of((1, 2, 3, 4))) is OwnSpent
 
 
-@pytest.mark.parametrize("given", [(), (3,), (int, 1), (Spent, 1), (Spent, 1, 2, 3, 4, 5, 6), (Node,)])
+class OwnError(Exception):
+    __slots__ = ("a",)
+
+
+@pytest.mark.parametrize("given", [(), (3,), (int, 1), (OwnError, 1), (Spent, 1), (Spent, 1, 2, 3, 4, 5, 6), (Node,)])
 def test_what_is_no_record_is_refused(given: tuple[Any, ...]) -> None:
     with pytest.raises((TypeError, ValueError, AttributeError)):
         filled(*given)

@@ -264,3 +264,15 @@ def test_masks_of_rows_are_given_once_they_are_known_to_be_taken() -> None:
     assert packed.mask_of_rows([3, 1]) is None
     packed.is_on = False
     assert packed.mask_of_rows([2, 1]) is None
+
+
+def test_a_pass_that_gives_no_numbers_does_not_agree() -> None:
+    one = torch.ones(2, 5)
+    cut = one.masked_fill(torch.arange(5) == 4, -torch.inf)
+    for found, expected, agrees in (
+        (one, one, True),
+        (cut, cut, True),
+        (one * torch.nan, one, False),
+        (cut * 3, cut, False),
+    ):
+        assert packed_of(make(build_model("llama"))).check([found], [expected], 5) is agrees

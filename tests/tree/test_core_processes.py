@@ -53,7 +53,7 @@ WAYS = {
     "deepcopy": copy.deepcopy,
     **{
         f"pickle {protocol}": lambda given, protocol=protocol: pickle.loads(pickle.dumps(given, protocol))
-        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
     },
 }
 

@@ -1,0 +1,147 @@
+"""Generators that stream and do not keep to the contract, and asks that were out before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, WorldTask
+from search_checks import BUDGET, ENDLESS, check_consistent, check_idle, fingerprint
+
+import bavt_fast as bavt
+from bavt_fast.engine import Search
+from bavt_fast.searcher import Searcher
+
+
+def searcher_of(generator: Any, **options: Any) -> Searcher:
+    return Searcher(generator, TableCritic(ENDLESS), WorldTask(ENDLESS), **options)
+
+
+def ended(searcher: Searcher, questions: int = 5) -> list[Search]:
+    """Searches that were run to their ends, checked."""
+    searches = [searcher.start(f"q{i}", budget=BUDGET, seed=i) for i in range(questions)]
+    assert len(list(searcher.run(searches))) == questions
+    for search in searches:
+        check_idle(search)
+        check_consistent(search.result(), WorldTask(ENDLESS), search.question)
+    return searches
+
+
+class Raises(StreamingGenerator):
+    """Its third `submit` raises, after something else."""
+
+    calls = 0
+
+    def submit(self, tickets: Any, *asked: Any) -> None:
+        self.calls += 1
+        if self.calls != 3:
+            super().submit(tickets, *asked)
+            return
+        self.before(tickets, *asked)
+        raise RuntimeError("submit")
+
+    def before(self, tickets: Any, *asked: Any) -> None:
+        raise NotImplementedError
+
+
+class Clears(Raises):
+    def before(self, tickets: Any, *asked: Any) -> None:
+        tickets.clear()
+
+
+class Changes(Raises):
+    def before(self, tickets: Any, *asked: Any) -> None:
+        tickets[0] = "a ticket"
+
+
+class Takes(Raises):
+    def before(self, tickets: Any, *asked: Any) -> None:
+        super(Raises, self).submit(tickets, *asked)
+
+
+@pytest.mark.parametrize("kind", [Clears, Changes, Takes])
+@pytest.mark.parametrize("wave", [1, 3])
+def test_a_submit_that_raises_fails_its_own_asks_alone(kind: type[Raises], wave: int) -> None:
+    generator = kind(ENDLESS, 2)
+    reasons = [search.stop_reason for search in ended(searcher_of(generator, wave=wave))]
+    assert reasons.count("error") in range(1, wave + 1)
+    assert reasons.count("budget") == 5 - reasons.count("error")
+    assert not generator.out
+
+
+@pytest.mark.parametrize("ticket", [float, str, lambda ticket: None])
+def test_what_is_no_ticket_is_the_generators_error(ticket: Any) -> None:
+    class Renames(StreamingGenerator):
+        def collect(self) -> Any:
+            return [(ticket(number), answer) for number, answer in super().collect()]
+
+    searches = ended(searcher_of(Renames(ENDLESS, 2), wave=3))
+    assert {search.stop_reason for search in searches} == {"error"}
+
+
+def test_a_ticket_that_is_told_twice_is_the_generators_error() -> None:
+    class Twice(StreamingGenerator):
+        def collect(self) -> Any:
+            return [*super().collect()] * 2
+
+    searches = ended(searcher_of(Twice(ENDLESS, 2), wave=3))
+    assert all("tickets that are out" in str(search.error) for search in searches)
+
+
+@pytest.mark.parametrize("given", [RuntimeError("discard"), 3, {0: "much"}, {0: None}])
+def test_a_discard_that_fails_gives_the_asks_up(given: Any) -> None:
+    class Keeps(Clears):
+        def discard(self, tickets: Sequence[int]) -> Any:
+            super().discard(tickets)
+            if isinstance(given, Exception):
+                raise given
+            return dict.fromkeys(tickets, given[0]) if isinstance(given, dict) else given
+
+    assert "error" in {search.stop_reason for search in ended(searcher_of(Keeps(ENDLESS, 2), wave=3))}
+
+
+# ---- Asks that were out before
+
+
+@pytest.mark.parametrize("kind", [ScriptedGenerator, StreamingGenerator])
+@pytest.mark.parametrize("wave", [1, 4, 10])
+def test_an_ask_that_is_out_takes_its_questions_place(kind: Any, wave: int) -> None:
+    """Another one beside it, with leaves=1, would change what comes."""
+    found = []
+    for is_out in (False, True):
+        searcher = searcher_of(kind(ENDLESS), wave=wave, leaves=1)
+        searches = [searcher.start(f"q{i}", budget=BUDGET, seed=i) for i in range(4)]
+        if is_out:
+            assert len(searches[3].ask()) == 1
+        assert len(list(searcher.run(searches))) == 4
+        found.append([fingerprint(search.result()) for search in searches])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", [ScriptedGenerator, StreamingGenerator])
+def test_a_search_that_stopped_with_an_ask_out_is_handed_over(kind: Any) -> None:
+    searcher = searcher_of(kind(ENDLESS), wave=1)
+    searches = [searcher.start(f"q{i}", budget=BUDGET) for i in range(3)]
+    searches[1].ask()
+    searches[1].stop()
+    assert len(list(searcher.run(searches))) == 3
+    assert [search.stop_reason for search in searches] == ["budget", "cancelled", "budget"]
+    for search in searches:
+        check_idle(search)
+
+
+@pytest.mark.parametrize("kind", [ScriptedGenerator, StreamingGenerator])
+def test_ctrl_c_on_a_searchs_way_into_a_run_loses_none(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = searcher_of(kind(ENDLESS), wave=2)
+    searches = [searcher.start(f"q{i}", budget=bavt.Budget(tokens=60)) for i in range(4)]
+    move_to = Search.move_to
+
+    def interrupted(search: Search, engine: Any) -> int:
+        if search is searches[1]:
+            raise KeyboardInterrupt
+        return move_to(search, engine)
+
+    monkeypatch.setattr(Search, "move_to", interrupted)
+    assert len(list(searcher.run(searches))) == 4
+    assert [search.stop_reason for search in searches] == ["interrupted"] * 4

@@ -116,6 +116,9 @@ class TorchGenerator:
         self.threads = None if threads is None else as_count("threads", threads, minimum=1)
         self.delimiters = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
         self.without_replacement = without_replacement
+        for name, function in (("prompts", prompts), ("processors", processors)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}: expected a function or None, got {function!r:.80}")
         self._facts = check_model(model, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer

@@ -265,6 +265,8 @@ BAD_ARGUMENTS = {
     "top_k": [-1, 1.5, True, None],
     "min_p": [-0.1, 1.5, math.nan, None],
     "store_bytes": [-1, 0.5, True],
+    "prompts": ["text", [1, 2]],
+    "processors": [[lambda ids, logits: logits], 3],
 }
 
 

@@ -30,6 +30,15 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     init: Annotated[Path | None, typer.Option(help="A checkpoint or a model folder to go on from.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="Where the model is trained: cpu, cuda or cuda:N.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option(help="Processes that make batches, which a GPU needs; 0 for a thread of this one.")
+    ] = 0,
+    layers: Annotated[int, typer.Option(help="Of the model. More than --init has are added to it.")] = 6,
+    mlp_size: Annotated[int, typer.Option(help="Of the model, likewise.")] = 640,
+    batch: Annotated[int | None, typer.Option(help="Sequences of an update; the task's own number without it.")] = None,
+    muon_lr: Annotated[float, typer.Option(help="Learning rate of the matrices inside the layers.")] = 0.02,
+    lr: Annotated[float, typer.Option(help="Learning rate of everything else.")] = 3e-3,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
 ) -> None:
     """Train a small model and its critic on problems that the task generates."""
@@ -48,6 +57,13 @@ def train(
             init=None if init is None else str(init),
             threads=threads,
             compile=compile_model,
+            device=device,
+            workers=workers,
+            layers=layers,
+            mlp_size=mlp_size,
+            batch=batch,
+            muon_lr=muon_lr,
+            lr=lr,
         )
         name = read_settings(embedded_folder()).task if task is None else task
         course = training_module(name).make_course()

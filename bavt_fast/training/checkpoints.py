@@ -9,6 +9,7 @@ import torch
 
 from bavt_fast.model_folder import load_folder, save_folder
 from bavt_fast.training.course import Course, Sizes
+from bavt_fast.training.growth import take_weights
 from bavt_fast.training.model import JointModel
 
 __all__ = ["export", "load_checkpoint", "load_weights"]
@@ -16,6 +17,8 @@ __all__ = ["export", "load_checkpoint", "load_weights"]
 
 def load_weights(model: JointModel, source: str | Path) -> None:
     """Takes the weights of a checkpoint that `Trainer` wrote, or of a model folder such as the one that ships.
+
+    They may be those of a model with fewer layers or narrower MLPs (`bavt_fast.training.growth`).
 
     Raises:
         FileNotFoundError: there is no such file or folder, or the folder lacks one of its files.
@@ -33,8 +36,8 @@ def load_weights(model: JointModel, source: str | Path) -> None:
             raise ValueError(f"init: {source} is neither a checkpoint nor a model folder ({error})") from error
     try:
         for module, state in parts:
-            module.load_state_dict(state)
-    except (RuntimeError, TypeError) as error:
+            take_weights(module, state)
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"init: {source} does not fit the model to train ({error})") from error
 
 

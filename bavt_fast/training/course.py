@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import torch
 from bavt_fast.folder_settings import FolderSettings
 from bavt_fast.training.model import JointModel
 
-__all__ = ["Batch", "Course", "Layout", "Sizes", "concatenate"]
+__all__ = ["Batch", "Course", "Layout", "Sizes", "combined", "concatenate"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Layout:
 class Batch:
     """Sequences of one kind, which is a key of `Course.batch_sizes`.
 
-    ids int64 (batch, length); labels float32 (batch, 2): whether an answer can be reached from the state and after the
+    ids int32 (batch, length); labels float32 (batch, 2): whether an answer can be reached from the state and after the
     step.
 
-    What the choosing tokens should be, given those before them, is a distribution: choice_ids int64 and choice_weights
+    What the choosing tokens should be, given those before them, is a distribution: choice_ids int32 and choice_weights
     float32 (batch, choice_length, words). The weights of a token add up to 1, or to 0 where nothing is to be learnt:
     behind a wrong choice, and in a state without a good step.
 
@@ -64,16 +64,24 @@ class Batch:
     choice_weights: torch.Tensor
     successors: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
 
-    def rows(self, rows: torch.Tensor) -> Batch:
-        return _combine([self], lambda parts: parts[0][rows])
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, rows: torch.Tensor | slice) -> Batch:
+        return self.mapped(lambda part: part[rows])
+
+    def mapped(self, how: Callable[[Any], Any]) -> Batch:
+        """The same of every tensor."""
+        return combined([self], lambda parts: how(parts[0]))
 
 
 def concatenate(batches: list[Batch], limit: int) -> Batch:
     """One batch of the first ``limit`` sequences of several of one kind."""
-    return _combine(batches, lambda parts: torch.cat(parts)[:limit])
+    return combined(batches, lambda parts: torch.cat(parts)[:limit])
 
 
-def _combine(batches: list[Batch], how: Callable[[list[torch.Tensor]], torch.Tensor]) -> Batch:
+def combined(batches: list[Batch], how: Callable[[list[Any]], Any]) -> Batch:
+    """One batch made of several of one kind, tensor by tensor."""
     first = batches[0]
     tensors = {
         name: how([getattr(batch, name) for batch in batches])
@@ -87,7 +95,7 @@ def _combine(batches: list[Batch], how: Callable[[list[torch.Tensor]], torch.Ten
 
 
 class Course(Protocol):
-    """A task's half of the training."""
+    """A task's half of the training. It is pickled for processes that make batches."""
 
     @property
     def settings(self) -> FolderSettings:
@@ -106,11 +114,20 @@ class Course(Protocol):
     def fresh_batches(self, rng: np.random.Generator, wanted: Mapping[int, int]) -> dict[int, Batch]:
         """New sequences, by kind: about as many as wanted of each, seldom fewer. Nothing held out is among them.
 
-        Called from a thread of its own, beside `visited_batches`.
+        Called from a thread or process of its own, as `starts` and `labelled` are.
         """
 
-    def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
-        """Sequences of the states that the model, in evaluation mode, comes to by itself from so many problems."""
+    def starts(self, rng: np.random.Generator, problems: int) -> list[Any]:
+        """About so many new problems, as pieces for `visits`."""
+
+    def visits(self, model: JointModel, starts: Sequence[Any], seed: int) -> Iterator[Any]:
+        """What the model, in evaluation mode, comes to by itself from such pieces, of one `starts` or of many.
+
+        These are pieces for `labelled`, with nothing in them that is on a GPU.
+        """
+
+    def labelled(self, visit: Any) -> Batch:
+        """The sequences of a piece. Nothing held out is among them."""
 
     def visited_values(self, model: JointModel) -> tuple[np.ndarray, np.ndarray]:
         """Of the states that the model, in evaluation mode, comes to from held-out problems: the value head's logits,

@@ -36,19 +36,29 @@ class JointModel(nn.Module):
         with torch.no_grad():
             self.lm.get_input_embeddings().weight.normal_(0.0, 0.02)
 
-    def forward(
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.lm.device
+        return device
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """The last layer's hidden states behind the final norm, (batch, length, H), of ids int (batch, length)."""
+        hidden: torch.Tensor = self.lm.model(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden
+
+    def read(
         self,
-        ids: torch.Tensor,
+        hidden: torch.Tensor,
         value_positions: tuple[int, ...],
         step_start: int,
         successor_kinds: tuple[int, ...] = (),
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor | None]]:
-        """Logits of the tokens from ``step_start`` on, value logits and the successors' logits at ``value_positions``.
+        """What hidden states (batch, length, H) say: logits of the tokens from ``step_start`` on, value logits and the
+        successors' logits at ``value_positions``.
 
-        ids: int64 (batch, length). Returns (batch, length - step_start, vocabulary), (batch, positions), and for each
-        position (batch, steps of its kind), or None for kind 0.
+        Returns (batch, length - step_start, vocabulary), (batch, positions), and for each position (batch, steps of its
+        kind), or None for kind 0.
         """
-        hidden = self.lm.model(input_ids=ids, use_cache=False).last_hidden_state
         at = hidden[:, list(value_positions)]
         successors = [
             self.successor_heads[str(kind)](at[:, place]) if kind else None

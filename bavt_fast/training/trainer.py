@@ -6,21 +6,21 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
 
 from bavt_fast._checks import as_amount, as_count, as_seed
 from bavt_fast.training.calibration import calibrate
 from bavt_fast.training.checkpoints import load_weights
 from bavt_fast.training.course import Batch, Course, Sizes, concatenate
+from bavt_fast.training.feed import Feed, ThreadFeed, WorkerFeed
 from bavt_fast.training.model import JointModel
+from bavt_fast.training.ring import Ring
 
 __all__ = ["TrainConfig", "Trainer", "prepare_out"]
 
@@ -32,8 +32,10 @@ class TrainConfig:
     """Settings of a run. ``minutes`` of wall time are split into warm-up, constant rate and linear decay to zero.
 
     ``init`` is a checkpoint or a model folder to go on from; ``batch_sizes`` the sequences of an update by their kind,
-    the course's own where None; ``value_weight`` and ``successor_weight`` what the values and the successors of a state
-    count for beside the words, ``successor_alive`` what a living successor counts for beside a dead one.
+    the course's own where None, and ``batch`` how many they are in all; ``value_weight`` and ``successor_weight`` what
+    the values and the successors of a state count for beside the words, ``successor_alive`` what a living successor
+    counts for beside a dead one; ``workers`` the processes that make batches, 0 for a thread of this one; ``replay``
+    the visited sequences of a kind that are kept.
 
     Raises:
         TypeError, ValueError: minutes, seed, a size or a number of threads that is none.
@@ -53,6 +55,7 @@ class TrainConfig:
     warmup: float = 0.02
     decay_from: float = 0.3
     batch_sizes: dict[int, int] | None = None
+    batch: int | None = None
     value_weight: float = 1.5
     successor_weight: float = 3.0
     successor_alive: float = 4.0
@@ -63,12 +66,16 @@ class TrainConfig:
     evaluate_every_s: float = 300.0
     compile: bool = True
     threads: int = 2
+    device: str = "cpu"
+    workers: int = 0
+    replay: int = 40_000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "minutes", as_amount("minutes", self.minutes))
         object.__setattr__(self, "seed", as_seed("seed", self.seed))
         for name in ("hidden_size", "layers", "mlp_size", "heads", "threads"):
             object.__setattr__(self, name, as_count(name, getattr(self, name), minimum=1))
+        object.__setattr__(self, "workers", as_count("workers", self.workers))
 
     @property
     def sizes(self) -> Sizes:
@@ -91,43 +98,36 @@ def prepare_out(out: str | Path) -> Path:
     return folder
 
 
-class Replay:
-    """Labelled sequences by kind from the model's latest rollouts."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._batches: dict[int, Batch] = {}
-
-    def add(self, batch: Batch) -> None:
-        old = self._batches.get(batch.kind)
-        self._batches[batch.kind] = batch if old is None else concatenate([batch, old], self._capacity)
-
-    def draw(self, rng: np.random.Generator, kind: int, count: int) -> Batch | None:
-        """``count`` sequences of one kind at random, or None while there are too few."""
-        stored = self._batches.get(kind)
-        if stored is None or len(stored.ids) < 4 * count:
-            return None
-        return stored.rows(torch.from_numpy(rng.integers(0, len(stored.ids), count)))
-
-
-def joint_loss(model: Callable[..., Any], batch: Batch, alive_weight: float = 1.0) -> torch.Tensor:
-    """Four losses, float32 (4,), each summed over the sequences.
+def joint_loss(model: JointModel, batches: Sequence[Batch], alive_weight: float = 1.0) -> torch.Tensor:
+    """Four losses, float32 (4,), each summed over the sequences of batches of any kinds, which go through the layers
+    together: as long as the longest of them, which costs the shorter ones some padding.
 
     They are the cross-entropy of the tokens that choose with their distribution, that of the tokens that follow from
     the choice, that of the two values, and the mean over the successors of each state of theirs.
     """
+    longest = max(batch.layout.length for batch in batches)
+    ids = torch.cat([pad(batch.ids, (0, longest - batch.layout.length)) for batch in batches])
+    with torch.autocast(ids.device.type, torch.bfloat16):
+        hidden = model(ids).split([len(batch) for batch in batches])
+        losses = [
+            _losses_of(model, batch, states[:, : batch.layout.length], alive_weight)
+            for batch, states in zip(batches, hidden, strict=True)
+        ]
+    return torch.stack(losses).sum(0)
+
+
+def _losses_of(model: JointModel, batch: Batch, hidden: torch.Tensor, alive_weight: float) -> torch.Tensor:
     layout = batch.layout
-    with torch.autocast("cpu", torch.bfloat16):
-        logits, values, successors = model(batch.ids, layout.value_positions, layout.step_start, layout.successor_kinds)
+    logits, values, successors = model.read(hidden, layout.value_positions, layout.step_start, layout.successor_kinds)
     logits = logits.float()
     log_chances = logits[:, : layout.choice_length].log_softmax(-1)
-    choice = -(batch.choice_weights * log_chances.gather(-1, batch.choice_ids)).sum()
-    follows = batch.ids[:, layout.step_start + layout.choice_length :]
+    choice = -(batch.choice_weights * log_chances.gather(-1, batch.choice_ids.long())).sum()
+    follows = batch.ids[:, layout.step_start + layout.choice_length :].long()
     rest = cross_entropy(logits[:, layout.choice_length :].flatten(0, 1), follows.flatten(), reduction="sum")
     value = binary_cross_entropy_with_logits(values.float(), batch.labels, reduction="sum")
-    behind = torch.zeros(())
+    behind = torch.zeros((), device=hidden.device)
     for found, labels in zip(successors, batch.successors, strict=True):
-        if labels is not None:
+        if labels is not None and found is not None:
             behind = behind + _successor_loss(found.float(), labels, alive_weight)
     return torch.stack([choice, rest, value, behind])
 
@@ -135,9 +135,20 @@ def joint_loss(model: Callable[..., Any], batch: Batch, alive_weight: float = 1.
 def _successor_loss(logits: torch.Tensor, labels: torch.Tensor, alive_weight: float) -> torch.Tensor:
     exists = labels >= 0
     each = binary_cross_entropy_with_logits(
-        logits, (labels == 1).float(), weight=exists.float(), pos_weight=torch.tensor(alive_weight), reduction="none"
+        logits,
+        (labels == 1).float(),
+        weight=exists.float(),
+        pos_weight=torch.full((), alive_weight, device=logits.device),
+        reduction="none",
     )
     return (each.sum(1) / exists.sum(1).clamp(min=1)).sum()
+
+
+def batch_sizes_of(config: TrainConfig, course: Course) -> dict[int, int]:
+    """Sequences of an update by kind: the configuration's, or the course's, scaled to ``batch`` in all."""
+    sizes = dict(course.batch_sizes if config.batch_sizes is None else config.batch_sizes)
+    scale = 1.0 if config.batch is None else config.batch / sum(sizes.values())
+    return {kind: max(1, round(size * scale)) for kind, size in sizes.items()}
 
 
 def optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -159,41 +170,50 @@ class Trainer:
     def __init__(self, config: TrainConfig, course: Course) -> None:
         self.config = config
         self.course = course
-        self.batch_sizes = dict(course.batch_sizes if config.batch_sizes is None else config.batch_sizes)
+        self.batch_sizes = batch_sizes_of(config, course)
+        self.device = torch.device(config.device)
+        self.feed = self._make_feed()  # before CUDA is set up
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
-        self.rng = np.random.default_rng(config.seed)
-        self.data_rng = np.random.default_rng(config.seed + 1)
         self.model = course.new_model(config.sizes)
         if config.init is not None:
             load_weights(self.model, config.init)
-        self.step_model = torch.compile(self.model, dynamic=False) if config.compile else self.model
+        self.model.to(self.device)
+        self.loss = torch.compile(joint_loss, dynamic=False) if config.compile else joint_loss
         self.optimizers = optimizers(self.model, config)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
-        self.loss_weights = torch.tensor([1.0, 1.0, config.value_weight, config.successor_weight])
-        self.replay = Replay(capacity=40_000)
+        weights = [1.0, 1.0, config.value_weight, config.successor_weight]
+        self.loss_weights = torch.tensor(weights, device=self.device)
+        self.replay = Ring(config.replay, self.device)
         self.step = 0
+
+    def _make_feed(self) -> Feed:
+        c = self.config
+        if not c.workers:
+            return ThreadFeed(self.course, self.batch_sizes, c.seed + 1)
+        problems = max(1, c.rollout_problems // c.rollout_every)
+        return WorkerFeed(
+            self.course, self.batch_sizes, c.seed + 1, workers=c.workers, device=self.device, problems=problems
+        )
 
     def rate(self, progress: float) -> float:
         """The learning rate's factor: linear warm-up, constant, then linear decay to zero."""
         c = self.config
         return min(progress / c.warmup, 1.0, max(1.0 - progress, 0.0) / (1.0 - c.decay_from))
 
-    def fresh_batches(self) -> dict[int, Batch]:
-        return self.course.fresh_batches(self.data_rng, self.batch_sizes)
-
     def mixed(self, fresh: dict[int, Batch], kind: int) -> Batch:
         size = self.batch_sizes[kind]
-        own = self.replay.draw(self.rng, kind, int(size * self.config.self_share))
+        own = self.replay.draw(kind, int(size * self.config.self_share))
         parts = [fresh[kind]] if own is None else [own, fresh[kind]]
         return concatenate(parts, size)
 
-    def train_step(self, fresh: dict[int, Batch], progress: float) -> np.ndarray:
-        sums, total = np.zeros(len(self.loss_weights)), sum(self.batch_sizes.values())
-        for kind in self.batch_sizes:
-            losses = joint_loss(self.step_model, self.mixed(fresh, kind), self.config.successor_alive) / total
+    def train_step(self, fresh: dict[int, Batch], progress: float) -> torch.Tensor:
+        """The losses of an update, float32 (4,). On a GPU nothing here waits for it."""
+        sums, total = torch.zeros_like(self.loss_weights), sum(self.batch_sizes.values())
+        for batches in self._together(fresh):
+            losses = self.loss(self.model, batches, self.config.successor_alive) / total
             (losses @ self.loss_weights).backward()
-            sums += losses.detach().numpy()
+            sums += losses.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         factor = self.rate(progress)
         rates = iter(self.base_rates)
@@ -205,32 +225,45 @@ class Trainer:
         self.step += 1
         return sums
 
+    def _together(self, fresh: dict[int, Batch]) -> Iterator[list[Batch]]:
+        """The batches of an update, as they go through the layers: on a GPU, where launching takes long, at once."""
+        if self.device.type == "cuda":
+            yield [self.mixed(fresh, kind) for kind in self.batch_sizes]
+        else:
+            yield from ([self.mixed(fresh, kind)] for kind in self.batch_sizes)
+
     def visit(self) -> None:
-        """Adds the states that the model visits now to the replay."""
+        """Has the states labelled that the model visits now."""
         self.model.eval()
-        for batch in self.course.visited_batches(self.model, self.rng, self.config.rollout_problems, self.step * 16):
-            self.replay.add(batch)
+        starts = self.feed.starts(self.config.rollout_problems)
+        self.feed.label(self.course.visits(self.model, starts, self.step * 16))
         self.model.train()
 
     def run(self) -> None:
         c = self.config
         out = prepare_out(c.out)
         (out / "config.json").write_text(json.dumps({"task": self.course.settings.task, **asdict(c)}, indent=1))
-        start = last_report = time.monotonic()
-        means = np.zeros(len(self.loss_weights))
-        with ThreadPoolExecutor(1) as pool:
-            pending = pool.submit(self.fresh_batches)
-            while (progress := (time.monotonic() - start) / (60 * c.minutes)) < 1.0:
-                fresh = pending.result()
-                pending = pool.submit(self.fresh_batches)
-                means = 0.98 * means + 0.02 * self.train_step(fresh, progress)
-                if progress > c.rollouts_from and self.step % c.rollout_every == 0:
-                    self.visit()
-                if time.monotonic() - last_report > c.evaluate_every_s:
-                    last_report = time.monotonic()
-                    self.report(out, progress, means)
+        try:
+            means = self._train(out)
+        finally:
+            self.feed.close()
         self.calibrate()
         self.report(out, 1.0, means)
+
+    def _train(self, out: Path) -> torch.Tensor:
+        c = self.config
+        means = self.train_step(self.feed.fresh(), 0.0)  # at rate 0: compiles
+        start = last_report = time.monotonic()
+        while (progress := (time.monotonic() - start) / (60 * c.minutes)) < 1.0:
+            means.lerp_(self.train_step(self.feed.fresh(), progress), 0.02)
+            for batch in self.feed.labelled():
+                self.replay.add(batch)
+            if progress > c.rollouts_from and self.step % c.rollout_every == 0:
+                self.visit()
+            if time.monotonic() - last_report > c.evaluate_every_s:
+                last_report = time.monotonic()
+                self.report(out, progress, means)
+        return means
 
     def calibrate(self) -> None:
         """Makes the values chances on the states that the model visits: training mixes good and bad ones evenly."""
@@ -241,12 +274,17 @@ class Trainer:
             calibrate(last, torch.from_numpy(logits), torch.from_numpy(labels))
         self.model.train()
 
-    def report(self, out: Path, progress: float, means: np.ndarray) -> None:
+    def report(self, out: Path, progress: float, means: torch.Tensor) -> None:
         """Logs the losses and the held-out figures, and writes a checkpoint."""
         self.model.eval()
         figures = self.course.figures(self.model)
         self.model.train()
-        line = {"step": self.step, "progress": round(progress, 3), "losses": means.round(4).tolist(), **figures}
+        line = {
+            "step": self.step,
+            "progress": round(progress, 3),
+            "losses": [round(loss, 4) for loss in means.tolist()],
+            **figures,
+        }
         log.info(json.dumps(line))
         with (out / "log.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class CountingCourse:
     batch_sizes: Mapping[int, int] = {1: 8, 2: 4}
 
     def __init__(self) -> None:
-        self.visits = 0
+        self.visited = 0
 
     def tokenizer(self) -> Any:
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[PAD]"))
@@ -56,30 +56,41 @@ class CountingCourse:
     def fresh_batches(self, rng: np.random.Generator, wanted: Mapping[int, int]) -> dict[int, Batch]:
         return {kind: self.batch(rng, kind, count) for kind, count in wanted.items()}
 
-    def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
+    def starts(self, rng: np.random.Generator, problems: int) -> list[np.ndarray]:
+        return [rng.integers(0, LARGEST - 1, problems)]
+
+    def visits(self, model: JointModel, starts: Sequence[np.ndarray], seed: int) -> Iterator[np.ndarray]:
         assert not model.training
-        self.visits += 1
-        yield self.batch(rng, 1, problems)
+        self.visited += 1
+        yield from starts
+
+    def labelled(self, visit: np.ndarray) -> Batch:
+        return self.sequences(visit, 1)
 
     def visited_values(self, model: JointModel) -> tuple[np.ndarray, np.ndarray]:
         assert not model.training
         batch = self.batch(np.random.default_rng(1), 1, 64)
         with torch.no_grad():
-            _, values, _ = model(batch.ids, batch.layout.value_positions, batch.layout.step_start)
+            _, values, _ = model.read(model(batch.ids), batch.layout.value_positions, batch.layout.step_start)
         return values[:, 1].numpy(), batch.labels[:, 1].numpy() == 1
 
     def figures(self, model: JointModel) -> dict[str, float]:
         assert not model.training
         batch = self.batch(np.random.default_rng(0), 1, 64)
         with torch.no_grad():
-            logits, *_ = model(batch.ids, batch.layout.value_positions, batch.layout.step_start)
+            logits, *_ = model.read(model(batch.ids), batch.layout.value_positions, batch.layout.step_start)
         return {"right": float((logits[:, 0].argmax(-1) == batch.ids[:, 1]).float().mean())}
 
     @staticmethod
     def batch(rng: np.random.Generator, kind: int, count: int) -> Batch:
-        first = rng.integers(0, LARGEST - kind, count)
-        numbers = torch.from_numpy(first[:, None] + np.arange(kind + 1))
-        ids = torch.cat([numbers, torch.full((count, 1), DOT)], dim=1)
+        return CountingCourse.sequences(rng.integers(0, LARGEST - kind, count), kind)
+
+    @staticmethod
+    def sequences(first: np.ndarray, kind: int) -> Batch:
+        """Those that begin with these numbers."""
+        count = len(first)
+        numbers = torch.from_numpy((first[:, None] + np.arange(kind + 1)).astype(np.int32))
+        ids = torch.cat([numbers, torch.full((count, 1), DOT, dtype=torch.int32)], dim=1)
         alive = (numbers[:, [kind - 1, kind]] < LARGEST // 2).float()
         after = (numbers[:, kind] + 1 < LARGEST // 2).to(torch.int8)
         layout = Layout(kind + 2, kind, 1, (kind - 1, kind), (kind, kind + 1 if kind < 2 else 0))

@@ -34,13 +34,12 @@ from bavt_fast.tasks.countdown.training.states import (  # noqa: E402
     VALIDATION,
     WIDE,
     apply_steps,
-    good_steps,
     held_out,
     living_steps,
     pairs_of,
     random_problems,
-    random_steps,
     solvable,
+    some_steps,
     split_residue,
 )
 from bavt_fast.tasks.countdown.training.vocabulary import FIRST_OPERATOR_ID, WORD_IDS  # noqa: E402
@@ -151,7 +150,8 @@ def test_every_random_step_is_legal(k: int) -> None:
     """Against Countdown.apply, with zeros, ones and equal numbers among them."""
     rng, task = np.random.default_rng(k), Countdown()
     numbers = np.sort(rng.choice([0, 1, 1, 2, 3, 6, 12, 50, 500, 999], (400, k)), axis=1).astype(np.int32)
-    steps = random_steps(rng, numbers)
+    targets = rng.integers(1, 100, len(numbers)).astype(np.int32)
+    steps = some_steps(rng, numbers, living_steps(numbers, targets), good=0.0)
     children = apply_steps(numbers, steps)
     for state, (a, op, b, result), child in zip(numbers.tolist(), steps.tolist(), children.tolist(), strict=True):
         text = text_of(a, OPERATORS[op], b, result, child)
@@ -164,18 +164,33 @@ def test_random_steps_reach_every_child() -> None:
     """What is left out as a repetition leads to no state that another step does not reach."""
     for state in itertools.combinations_with_replacement([0, 1, 2, 4, 12], 3):
         rows = np.tile(np.array(state, dtype=np.int32), (600, 1))
-        reached = {tuple(row) for row in apply_steps(rows, random_steps(np.random.default_rng(0), rows)).tolist()}
+        living = living_steps(rows, np.full(600, 24, np.int32))
+        steps = some_steps(np.random.default_rng(0), rows, living, good=0.0)
+        reached = {tuple(row) for row in apply_steps(rows, steps).tolist()}
         assert reached == {left for *_, left in brute_force_steps(state)}
 
 
 def test_good_steps_keep_the_target_within_reach() -> None:
+    """All of them where there are any, and any step where there is none."""
     rng = np.random.default_rng(5)
     numbers, targets = random_problems(rng, 300, 4, MIXES[4])
-    steps, found = good_steps(rng, numbers, targets)
+    targets[::3] = 998  # out of reach of most
+    steps = some_steps(rng, numbers, living_steps(numbers, targets), good=1.0)
     children = apply_steps(numbers, steps)
-    for child, target, flag in zip(children.tolist(), targets.tolist(), found.tolist(), strict=True):
-        assert brute_force_solvable(tuple(child), target) == flag
-    assert found.mean() > 0.9
+    for state, child, target in zip(numbers.tolist(), children.tolist(), targets.tolist(), strict=True):
+        assert brute_force_solvable(tuple(child), target) == brute_force_solvable(tuple(state), target)
+
+
+def test_a_share_of_the_steps_is_good_and_the_rest_is_any() -> None:
+    rng = np.random.default_rng(6)
+    rows = np.tile(np.array([4, 5, 6, 10], np.int32), (4000, 1))
+    targets = np.full(len(rows), 24, np.int32)
+    living = living_steps(rows, targets)
+    by_chance = (living[0] == 1).sum() / (living[0] >= 0).sum()
+    for good in (0.0, 0.5, 1.0):
+        children = apply_steps(rows, some_steps(rng, rows, living, good))
+        alive = solvable(children, targets).mean()
+        assert alive == pytest.approx(good + (1 - good) * by_chance, abs=0.03)
 
 
 def test_labels_are_brute_force() -> None:
@@ -235,7 +250,7 @@ def test_encoded_rows_are_the_tokens_of_their_text(k: int) -> None:
     """The ids of a row are what the shipped tokenizer makes of prompt and step, and decode to them."""
     rng, task, tokenizer = np.random.default_rng(k), Countdown(), build_tokenizer()
     numbers, targets = random_problems(rng, 20, k)
-    steps = random_steps(rng, numbers)
+    steps = some_steps(rng, numbers, living_steps(numbers, targets), good=0.5)
     children = apply_steps(numbers, steps)
     ids, layout = encode(numbers, targets, steps), layout_of(k)
     assert ids.shape == (20, layout.length)

@@ -22,10 +22,13 @@ from tiny_course import CountingCourse  # noqa: E402
 from bavt_fast.model_folder import load_folder  # noqa: E402
 from bavt_fast.training.calibration import platt  # noqa: E402
 from bavt_fast.training.checkpoints import export, load_checkpoint  # noqa: E402
-from bavt_fast.training.course import Batch  # noqa: E402
+from bavt_fast.training.course import Batch, Sizes  # noqa: E402
+from bavt_fast.training.feed import WorkerFeed  # noqa: E402
 from bavt_fast.training.figures import auc  # noqa: E402
+from bavt_fast.training.growth import take_weights  # noqa: E402
 from bavt_fast.training.model import JointModel  # noqa: E402
-from bavt_fast.training.trainer import Replay, TrainConfig, Trainer, joint_loss, prepare_out  # noqa: E402
+from bavt_fast.training.ring import Ring  # noqa: E402
+from bavt_fast.training.trainer import TrainConfig, Trainer, joint_loss, prepare_out  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -69,13 +72,13 @@ def test_a_run_learns_reports_and_writes_a_checkpoint(short_run: tuple[Path, Tra
     assert figures["progress"] == 1.0
     assert 0.0 <= figures["right"] <= 1.0
     assert all(math.isfinite(loss) for loss in figures["losses"])
-    assert trainer.course.visits >= 1  # type: ignore[attr-defined]
+    assert trainer.course.visited >= 1  # type: ignore[attr-defined]
     assert not (out / "checkpoint.pt.new").exists()
 
 
 def test_updates_bring_the_losses_down() -> None:
     trainer = Trainer(tiny_config(""), CountingCourse())
-    losses = np.array([trainer.train_step(trainer.fresh_batches(), 0.2) for _ in range(60)])
+    losses = np.array([trainer.train_step(trainer.feed.fresh(), 0.2).numpy() for _ in range(60)])
     assert (losses[-10:].mean(axis=0) < 0.7 * losses[:5].mean(axis=0)).all()
 
 
@@ -87,39 +90,39 @@ def tiny_model_and_batch(kind: int) -> tuple[JointModel, Batch]:
 @pytest.mark.parametrize("kind", [1, 2])
 def test_the_losses_of_a_batch_are_the_sums_of_its_sequences(kind: int) -> None:
     model, batch = tiny_model_and_batch(kind)
-    whole = joint_loss(model, batch)
-    parts = [joint_loss(model, batch.rows(rows)) for rows in (torch.tensor([0]), torch.arange(1, 5))]
+    whole = joint_loss(model, [batch])
+    parts = [joint_loss(model, [batch.rows(rows)]) for rows in (torch.tensor([0]), torch.arange(1, 5))]
     torch.testing.assert_close(parts[0] + parts[1], whole, rtol=0.02, atol=1e-3)
     assert (whole > 0).all()
 
 
 def test_the_choice_is_learnt_as_a_distribution() -> None:
     model, batch = tiny_model_and_batch(2)
-    choice, *others = joint_loss(model, batch)
+    choice, *others = joint_loss(model, [batch])
     nothing = replace(batch, choice_weights=torch.zeros(5, 1, 1))
-    assert joint_loss(model, nothing)[0] == 0.0
-    assert joint_loss(model, nothing)[1:].tolist() == pytest.approx([loss.item() for loss in others])
+    assert joint_loss(model, [nothing])[0] == 0.0
+    assert joint_loss(model, [nothing])[1:].tolist() == pytest.approx([loss.item() for loss in others])
     other = replace(batch, choice_ids=batch.choice_ids + 1)
     half = replace(
         batch,
         choice_ids=torch.cat([batch.choice_ids, other.choice_ids], 2),
         choice_weights=torch.full((5, 1, 2), 0.5),
     )
-    assert joint_loss(model, half)[0].item() == pytest.approx((choice + joint_loss(model, other)[0]).item() / 2)
+    assert joint_loss(model, [half])[0].item() == pytest.approx((choice + joint_loss(model, [other])[0]).item() / 2)
 
 
 def test_successors_that_do_not_exist_do_not_count() -> None:
     model, batch = tiny_model_and_batch(1)
     none = torch.full((5, 2), -1, dtype=torch.int8)
-    assert joint_loss(model, replace(batch, successors=(none, none)))[3] == 0.0
+    assert joint_loss(model, [replace(batch, successors=(none, none))])[3] == 0.0
     there = batch.successors[0]
     assert there is not None
-    first = joint_loss(model, replace(batch, successors=(there, none)))[3]
-    both = joint_loss(model, replace(batch, successors=(torch.cat([there[:, :1]] * 2, 1), none)))[3]
+    first = joint_loss(model, [replace(batch, successors=(there, none))])[3]
+    both = joint_loss(model, [replace(batch, successors=(torch.cat([there[:, :1]] * 2, 1), none))])[3]
     assert not torch.isclose(first, both)
     alive = int((there[:, 0] == 1).sum())
     assert 0 < alive < 5
-    assert joint_loss(model, replace(batch, successors=(there, none)), 4.0)[3] > first
+    assert joint_loss(model, [replace(batch, successors=(there, none))], 4.0)[3] > first
 
 
 def test_values_are_chances_at_the_end(short_run: tuple[Path, Trainer]) -> None:
@@ -167,18 +170,85 @@ def test_what_training_cannot_go_on_from_is_refused(short_run: tuple[Path, Train
             Trainer(replace(trainer.config, init=str(source)), trainer.course)
 
 
-def test_the_replay_keeps_the_latest() -> None:
-    replay, rng = Replay(capacity=10), np.random.default_rng(0)
+def test_a_ring_keeps_the_latest() -> None:
+    ring, rng = Ring(10, torch.device("cpu")), np.random.default_rng(0)
     old, new = CountingCourse.batch(rng, 1, 8), CountingCourse.batch(rng, 1, 8)
-    replay.add(old)
-    assert replay.draw(rng, 1, 3) is None
-    assert replay.draw(rng, 2, 1) is None
-    replay.add(new)
-    drawn = replay.draw(rng, 1, 2)
-    assert drawn is not None
-    kept = torch.cat([new.ids, old.ids[:2]])
-    assert all((row == kept).all(1).any() for row in drawn.ids)
-    assert replay.draw(rng, 1, 3) is None
+    ring.add(old)
+    assert ring.draw(1, 3) is None
+    assert ring.draw(2, 1) is None
+    ring.add(new)
+    kept = torch.cat([new.ids, old.ids[6:]]).tolist()
+    drawn = [ring.draw(1, 2) for _ in range(100)]
+    found = [row for batch in drawn if batch is not None for row in batch.ids.tolist()]
+    assert len(found) == 200
+    assert {tuple(row) for row in found} == {tuple(row) for row in kept}
+    assert ring.draw(1, 3) is None
+    ring.add(CountingCourse.batch(rng, 1, 25))  # more than it holds
+    assert ring.draw(1, 2) is not None
+
+
+def test_workers_make_batches_and_label_visits() -> None:
+    course = CountingCourse()
+    feed = WorkerFeed(course, {1: 8, 2: 4}, 0, workers=2, device=torch.device("cpu"), problems=6)
+    try:
+        fresh = feed.fresh()
+        assert {kind: len(batch) for kind, batch in fresh.items()} == {1: 8, 2: 4}
+        for kind, batch in fresh.items():
+            first = batch.ids[:, 0].numpy()
+            expected = course.sequences(first, kind)
+            assert batch.layout == expected.layout
+            assert batch.ids.equal(expected.ids)
+            assert batch.labels.equal(expected.labels)
+        starts = feed.starts(6)
+        assert starts
+        assert feed.starts(6) == []
+        feed.label(course.visits(course.new_model(tiny_config("").sizes).eval(), starts, 0))
+        labelled: list[Batch] = []
+        while len(labelled) < len(starts):
+            feed.fresh()
+            labelled += feed.labelled()
+        assert sorted(batch.ids[0, 0].item() for batch in labelled) == sorted(int(start[0]) for start in starts)
+    finally:
+        feed.close()
+    assert not any(worker.is_alive() for worker in feed._workers)
+
+
+class BrokenCourse(CountingCourse):
+    def fresh_batches(self, rng: np.random.Generator, wanted: Any) -> dict[int, Batch]:
+        raise ArithmeticError("none today")
+
+
+def test_a_worker_that_fails_ends_the_run() -> None:
+    feed = WorkerFeed(BrokenCourse(), {1: 8}, 0, workers=1, device=torch.device("cpu"), problems=1)
+    try:
+        with pytest.raises(RuntimeError, match=r"workers: a batch could not be made \(ArithmeticError: none today\)"):
+            feed.fresh()
+    finally:
+        feed.close()
+
+
+def test_kinds_go_through_the_layers_together() -> None:
+    """Padding the shorter sequences changes nothing, and compiled code gives the same."""
+    course = CountingCourse()
+    model = course.new_model(tiny_config("").sizes)
+    batches = [course.batch(np.random.default_rng(kind), kind, 5) for kind in (1, 2)]
+    together = joint_loss(model, batches, 2.0)
+    alone = sum(joint_loss(model, [batch], 2.0) for batch in batches)
+    torch.testing.assert_close(together, alone, rtol=0.02, atol=1e-3)
+    assert torch.equal(together, joint_loss(model, batches, 2.0))
+
+
+def test_a_grown_model_computes_the_same() -> None:
+    course = CountingCourse()
+    small = course.new_model(Sizes(32, 1, 64, 2)).eval()
+    large = course.new_model(Sizes(32, 3, 96, 2)).eval()
+    take_weights(large, small.state_dict())
+    ids = torch.arange(12).reshape(3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(large(ids), small(ids))
+    for source, name in ((course.new_model(Sizes(64, 1, 64, 2)), "embed_tokens"), (large, "layers.1")):
+        with pytest.raises(RuntimeError, match=name):
+            take_weights(small, source.state_dict())
 
 
 def test_area_under_the_curve() -> None:

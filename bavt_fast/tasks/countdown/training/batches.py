@@ -17,12 +17,11 @@ from bavt_fast.tasks.countdown.training.states import (
     Ints,
     Mix,
     apply_steps,
-    good_steps,
     held_out,
     living_steps,
     pairs_of,
     random_problems,
-    random_steps,
+    some_steps,
 )
 from bavt_fast.tasks.countdown.training.vocabulary import CLOSE_ID, EQUALS_ID, FIRST_OPERATOR_ID, LEFT_ID, TARGET_ID
 from bavt_fast.training.course import Batch, Layout
@@ -30,6 +29,8 @@ from bavt_fast.training.course import Batch, Layout
 ALL: Mix = {SMALL: 0.4, WIDE: 0.4, SELECTION: 0.2}
 MIXES: dict[int, Mix] = {6: ALL, 5: ALL, 4: {SMALL: 0.3, WIDE: 0.3, SELECTION: 0.1, GAME24: 0.3}, 3: ALL, 2: ALL}
 """Of the fresh problems by their numbers."""
+STEPS = {6: 4, 5: 4}
+"""Steps from one state, by its numbers: where labelling the state takes far longer than its children."""
 
 
 def layout_of(k: int) -> Layout:
@@ -52,7 +53,7 @@ def encode(numbers: Ints, targets: Ints, steps: Ints) -> torch.Tensor:
     """Token ids of state and step, in the layout above."""
     count, k = numbers.shape
     children = apply_steps(numbers, steps)
-    ids = np.empty((count, layout_of(k).length), dtype=np.int64)
+    ids = np.empty((count, layout_of(k).length), dtype=np.int32)
     ids[:, 0], ids[:, 1], ids[:, 2] = TARGET_ID, targets, LEFT_ID
     ids[:, 3 : 3 + k], ids[:, 3 + k] = numbers, CLOSE_ID
     step = ids[:, 4 + k :]
@@ -62,16 +63,17 @@ def encode(numbers: Ints, targets: Ints, steps: Ints) -> torch.Tensor:
     return torch.from_numpy(ids)
 
 
-def make_batch(numbers: Ints, targets: Ints, steps: Ints) -> Batch:
+def make_batch(numbers: Ints, targets: Ints, steps: Ints, living: NDArray[np.int8] | None = None) -> Batch:
     """Labels states and steps with the exact solver. All steps that keep the target within reach are equally good.
 
-    Sequences that hold a held-out puzzle, as state or as child, are dropped.
+    Sequences that hold a held-out puzzle, as state or as child, are dropped. ``living`` is what `living_steps` says of
+    the states, where it is known.
     """
     children = apply_steps(numbers, steps)
     keep = ~(held_out(numbers) | held_out(children))
     numbers, targets, steps, children = numbers[keep], targets[keep], steps[keep], children[keep]
     k = numbers.shape[1]
-    before = living_steps(numbers, targets)
+    before = living_steps(numbers, targets) if living is None else living[keep]
     after = living_steps(children, targets) if k > 2 else None
     reached = children[:, 0] == targets if after is None else (after == 1).any((1, 2))
     labels = np.stack([(before == 1).any((1, 2)), reached], axis=1).astype(np.float32)
@@ -91,7 +93,7 @@ def _flat(living: NDArray[np.int8]) -> torch.Tensor:
     return torch.from_numpy(living).flatten(1)
 
 
-def choices(numbers: Ints, steps: Ints, good: Bools) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def choices(numbers: Ints, steps: Ints, good: Bools) -> tuple[Ints, NDArray[np.float32]]:
     """What the tokens of ``a op b`` should be, each given those before it in ``steps``: any good step is as likely.
 
     good: bool (states, pairs, 4). Returns ids and weights, (states, 3, max(k, 4)): the weights of a token add up to 1,
@@ -102,7 +104,7 @@ def choices(numbers: Ints, steps: Ints, good: Bools) -> tuple[NDArray[np.int64],
     by_first, by_second = (places[:, None] == np.arange(k) for places in (high, low))  # (pairs, k)
     chosen_a = good & (numbers[:, high] == steps[:, 0, None])[:, :, None]
     chosen_op = chosen_a[np.arange(states), :, steps[:, 1]]  # (states, pairs)
-    ids = np.zeros((states, 3, max(k, len(OPERATORS))), dtype=np.int64)
+    ids = np.zeros((states, 3, max(k, len(OPERATORS))), dtype=np.int32)
     weights = np.zeros(ids.shape, dtype=np.float32)
     ids[:, 0, :k] = ids[:, 2, :k] = numbers
     ids[:, 1, : len(OPERATORS)] = FIRST_OPERATOR_ID + np.arange(len(OPERATORS))
@@ -115,8 +117,9 @@ def choices(numbers: Ints, steps: Ints, good: Bools) -> tuple[NDArray[np.int64],
 def walk(rng: np.random.Generator, starts: dict[int, int], good: float = 0.6) -> dict[int, Batch]:
     """Labelled sequences for every k from 6 down to 2, on walks from ``starts[k]`` fresh problems of k numbers.
 
-    Each step of a walk is a good one with probability ``good`` and a random one otherwise, so that solvable and dead
-    states mix at every depth. The fresh problems are those of `MIXES`.
+    A step is a good one with probability ``good``, if there is one, and any otherwise, so that solvable and dead states
+    mix at every depth. From a state with many numbers there are several (`STEPS`), and a walk goes on from each of
+    them. The fresh problems are those of `MIXES`.
     """
     batches = {}
     numbers, targets = random_problems(rng, starts.get(6, 0), 6, MIXES[6])
@@ -124,10 +127,10 @@ def walk(rng: np.random.Generator, starts: dict[int, int], good: float = 0.6) ->
         if k < 6:
             fresh, fresh_targets = random_problems(rng, starts.get(k, 0), k, MIXES[k])
             numbers, targets = np.concatenate([numbers, fresh]), np.concatenate([targets, fresh_targets])
-        steps, _ = good_steps(rng, numbers, targets, tries=12)
-        blind = rng.random(len(numbers)) >= good
-        steps[blind] = random_steps(rng, numbers[blind])
-        order = rng.permutation(len(numbers))
-        batches[k] = make_batch(numbers[order], targets[order], steps[order])
+        order, several = rng.permutation(len(numbers)), STEPS.get(k, 1)
+        living = np.repeat(living_steps(numbers[order], targets[order]), several, axis=0)
+        numbers, targets = np.repeat(numbers[order], several, axis=0), np.repeat(targets[order], several)
+        steps = some_steps(rng, numbers, living, good)
+        batches[k] = make_batch(numbers, targets, steps, living)
         numbers = apply_steps(numbers, steps)
     return batches

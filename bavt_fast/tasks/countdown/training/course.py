@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bavt_fast.folder_settings import FolderSettings
-from bavt_fast.tasks.countdown.training.batches import MIXES, make_batch, walk
+from bavt_fast.tasks.countdown.training.batches import MIXES, STEPS, make_batch, walk
 from bavt_fast.tasks.countdown.training.figures import evaluate, graded_states
 from bavt_fast.tasks.countdown.training.model import build_tokenizer, new_model
 from bavt_fast.tasks.countdown.training.rollouts import rollout
-from bavt_fast.tasks.countdown.training.states import SMALL, WIDE, random_problems
+from bavt_fast.tasks.countdown.training.states import SMALL, WIDE, Ints, random_problems
 from bavt_fast.training.course import Batch, Sizes
 from bavt_fast.training.model import JointModel
 
@@ -22,13 +22,16 @@ SEARCH = {"policy": "best_first", "decay": 0.8, "tried_exponent": 0.5, "root_val
 """What did best on validation problems: ``python -m benchmarks.budget.policies``."""
 VISITED = ((5, 0.7), (6, 0.15), (4, 0.4))
 """Of the problems that the model visits: numbers, the share of the problems asked for."""
+PIECE = 2048
+"""Visited states that are labelled at once."""
+Problems = tuple[Ints, Ints]
 
 
 class CountdownCourse:
     """What `bavt-fast train` trains the embedded model on. A batch's kind is the numbers in its states."""
 
     settings = FolderSettings(task="countdown", delimiter=")", head="logit", temperature=0.7, search=SEARCH)
-    batch_sizes: Mapping[int, int] = {6: 8, 5: 72, 4: 192, 3: 160, 2: 24}
+    batch_sizes: Mapping[int, int] = {6: 16, 5: 152, 4: 168, 3: 96, 2: 24}
 
     def tokenizer(self) -> Any:
         return build_tokenizer()
@@ -37,20 +40,30 @@ class CountdownCourse:
         return new_model(sizes)
 
     def fresh_batches(self, rng: np.random.Generator, wanted: Mapping[int, int]) -> dict[int, Batch]:
-        starts, running = {}, 0
+        starts, walking = {}, 0
         for k in sorted(wanted, reverse=True):  # top up each level's walkers to what its batch needs
-            need = int(wanted[k] * 1.25) + 8
-            starts[k] = max(need - running, 8) if k > 2 else 0
-            running += starts[k]
+            need = -(-int(wanted[k] * 1.25) // STEPS.get(k, 1)) + 8
+            starts[k] = max(need - walking, need // 2) if k > 2 else 0
+            walking = (walking + starts[k]) * STEPS.get(k, 1)
         return walk(rng, starts)
 
-    def visited_batches(self, model: JointModel, rng: np.random.Generator, problems: int, seed: int) -> Iterator[Batch]:
-        for k, share in VISITED:
-            numbers, targets = random_problems(rng, int(problems * share), k, MIXES[k])
+    def starts(self, rng: np.random.Generator, problems: int) -> list[Problems]:
+        return [random_problems(rng, int(problems * share), k, MIXES[k]) for k, share in VISITED]
+
+    def visits(self, model: JointModel, starts: Sequence[Problems], seed: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+        for k, _ in VISITED:
+            found = [piece for piece in starts if piece[0].shape[1] == k]
+            if not found:
+                continue
+            numbers, targets = (np.concatenate(parts) for parts in zip(*found, strict=True))
             for visit in rollout(model, numbers, targets, 1.0, seed=seed):
-                legal = visit.legal
-                if legal.any():
-                    yield make_batch(visit.numbers[legal], visit.targets[legal], visit.steps[legal])
+                legal = np.flatnonzero(visit.legal)
+                for at in range(0, len(legal), PIECE):
+                    rows = legal[at : at + PIECE]
+                    yield visit.numbers[rows], visit.targets[rows], visit.steps[rows]
+
+    def labelled(self, visit: tuple[Ints, Ints, Ints]) -> Batch:
+        return make_batch(*visit)
 
     def visited_values(self, model: JointModel) -> tuple[np.ndarray, np.ndarray]:
         logits, labels = zip(*(graded_states(model, 1000, seed=8, mix=mix) for mix in (SMALL, WIDE)), strict=True)

@@ -32,10 +32,11 @@ def sample_steps(model: JointModel, numbers: Ints, targets: Ints, temperature: f
     layout = layout_of(k)
     no_step = np.stack([numbers[:, 0], np.zeros(count), numbers[:, 1], np.zeros(count)], axis=1).astype(np.int32)
     ids = encode(numbers, targets, no_step)[:, : layout.step_start]
-    generator = torch.Generator().manual_seed(seed)
+    device = model.device
+    generator = torch.Generator(device).manual_seed(seed)
     cache, sampled = None, []
-    inputs = ids
-    with torch.autocast("cpu", torch.bfloat16):
+    inputs = ids.to(device)
+    with torch.autocast(device.type, torch.bfloat16):
         for _ in range(layout.length - layout.step_start):
             output = model.lm.model(input_ids=inputs, past_key_values=cache, use_cache=True)
             cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]
@@ -43,9 +44,9 @@ def sample_steps(model: JointModel, numbers: Ints, targets: Ints, temperature: f
             inputs = torch.multinomial(logits.softmax(-1), 1, generator=generator)
             sampled.append(inputs)
         values = model.head(hidden).squeeze(-1).float()
-    tokens = torch.cat(sampled, dim=1).numpy().astype(np.int32)
+    tokens = torch.cat(sampled, dim=1).cpu().numpy().astype(np.int32)
     steps = np.stack([tokens[:, 0], tokens[:, 1] - FIRST_OPERATOR_ID, tokens[:, 2], tokens[:, 4]], axis=1)
-    return Visit(numbers, targets, steps, _legal(numbers, steps, tokens), values.numpy())
+    return Visit(numbers, targets, steps, _legal(numbers, steps, tokens), values.cpu().numpy())
 
 
 def _legal(numbers: Ints, steps: Ints, tokens: Ints) -> Bools:

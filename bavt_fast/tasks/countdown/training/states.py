@@ -120,30 +120,6 @@ def _solvable_problems(rng: np.random.Generator, count: int, k: int, span: Range
     return np.concatenate([n for n, _ in found]), np.concatenate([t for _, t in found])
 
 
-def random_steps(rng: np.random.Generator, numbers: Ints) -> Ints:
-    """One legal step per state, uniform over (pair, operator) by rejection; the larger number comes first."""
-    states, k = numbers.shape
-    steps = np.empty((states, 4), dtype=np.int32)
-    todo = np.arange(states)
-    while len(todo):
-        low = rng.integers(0, k, len(todo))
-        high = (low + rng.integers(1, k, len(todo))) % k
-        low, high = np.minimum(low, high), np.maximum(low, high)
-        a, b = numbers[todo, high], numbers[todo, low]
-        op = rng.integers(0, 4, len(todo))
-        result, legal = _apply(a, b, op)
-        steps[todo[legal]] = np.stack([a, op, b, result], axis=1)[legal]
-        todo = todo[~legal]
-    return steps
-
-
-def _apply(a: Ints, b: Ints, op: NDArray[np.int64]) -> tuple[Ints, Bools]:
-    """Results of a >= b, and which are legal."""
-    results, legal = _outcomes(a, b)
-    rows = np.arange(len(a))
-    return results[op, rows], legal[op, rows]
-
-
 def _outcomes(a: Ints, b: Ints) -> tuple[Ints, Bools]:
     """Results of a >= b by operator, and which are legal, ``(4, ...)``. An operator whose result an earlier one gives
     too counts as illegal."""
@@ -196,14 +172,16 @@ def apply_steps(numbers: Ints, steps: Ints) -> Ints:
     return rest[:, 1:]  # the one -1 left sorts first
 
 
-def good_steps(rng: np.random.Generator, numbers: Ints, targets: Ints, tries: int = 60) -> tuple[Ints, Bools]:
-    """A step that keeps the target within reach, uniform over all such; the flag says where one was found."""
-    steps = random_steps(rng, numbers)
-    found = solvable(apply_steps(numbers, steps), targets)
-    for _ in range(tries):
-        todo = np.flatnonzero(~found)
-        if not len(todo):
-            break
-        steps[todo] = random_steps(rng, numbers[todo])
-        found[todo] = solvable(apply_steps(numbers[todo], steps[todo]), targets[todo])
-    return steps, found
+def some_steps(rng: np.random.Generator, numbers: Ints, living: NDArray[np.int8], good: float) -> Ints:
+    """A step of each state: with probability ``good`` one that keeps the target within reach, if there is one, and any
+    legal one otherwise; uniform over all such. ``living`` is what `living_steps` says."""
+    states, k = numbers.shape
+    low, high = pairs_of(k)
+    flat = living.reshape(states, len(low) * len(OPERATORS))
+    wanted = (flat == 1) & (rng.random((states, 1)) < good)
+    allowed = np.where(wanted.any(1, keepdims=True), wanted, flat >= 0)
+    chosen = np.where(allowed, rng.random(flat.shape, dtype=np.float32), -1).argmax(1)
+    pair, op = np.divmod(chosen, len(OPERATORS))
+    rows = np.arange(states)
+    a, b = numbers[rows, high[pair]], numbers[rows, low[pair]]
+    return np.stack([a, op, b, _outcomes(a, b)[0][op, rows]], axis=1).astype(np.int32)

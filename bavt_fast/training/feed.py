@@ -1,0 +1,201 @@
+"""Where batches come from: a thread of this process, or processes of their own, as many as a GPU needs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections import deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from bavt_fast.training.course import Batch, Course
+from bavt_fast.training.ring import Ring
+
+__all__ = ["Feed", "ThreadFeed", "WorkerFeed"]
+
+_CHUNK = 8192
+"""Sequences that a worker makes at once, about."""
+_KEPT = 64
+"""Fresh batches that are kept to draw from."""
+_LABELLED_A_TIME = 8
+"""Answers of the workers that are taken in between two updates, at most."""
+_PATIENCE_S = 300.0
+
+
+class Feed(Protocol):
+    """Fresh batches, and labels for what the model visits."""
+
+    def fresh(self) -> dict[int, Batch]:
+        """Sequences for an update, by kind."""
+
+    def starts(self, problems: int) -> list[Any]:
+        """Pieces for `Course.visits`, of about so many problems or, where they are made beforehand, fewer."""
+
+    def label(self, visits: Iterable[Any]) -> None:
+        """Has pieces labelled; `labelled` hands the sequences over."""
+
+    def labelled(self) -> list[Batch]:
+        """What was labelled since it was asked last."""
+
+    def close(self) -> None: ...
+
+
+class ThreadFeed:
+    """Makes the next fresh batches in a thread, and labels visits at once.
+
+    Args:
+        course: makes them.
+        sizes: sequences of an update by kind.
+        seed: of the fresh batches; the starts of visits have the next one.
+    """
+
+    def __init__(self, course: Course, sizes: Mapping[int, int], seed: int) -> None:
+        self._course, self._sizes = course, sizes
+        self._rng, self._visit_rng = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[dict[int, Batch]] | None = None
+        self._labelled: list[Batch] = []
+
+    def fresh(self) -> dict[int, Batch]:
+        pending = self._pending or self._submit()
+        found = pending.result()
+        self._pending = self._submit()
+        return found
+
+    def _submit(self) -> Future[dict[int, Batch]]:
+        return self._pool.submit(self._course.fresh_batches, self._rng, self._sizes)
+
+    def starts(self, problems: int) -> list[Any]:
+        return self._course.starts(self._visit_rng, problems)
+
+    def label(self, visits: Iterable[Any]) -> None:
+        self._labelled += map(self._course.labelled, visits)
+
+    def labelled(self) -> list[Batch]:
+        found, self._labelled = self._labelled, []
+        return found
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class WorkerFeed:
+    """Processes that make fresh batches all the time, and label visits first. What they made is kept where the model
+    is, and drawn from.
+
+    Args:
+        course, sizes, seed: as of `ThreadFeed`.
+        workers: processes.
+        device: where batches are kept.
+        problems: that are visited after as many fresh sequences as one update has.
+
+    Raises:
+        RuntimeError: from `fresh`, where a worker failed or nothing came for five minutes.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        sizes: Mapping[int, int],
+        seed: int,
+        *,
+        workers: int,
+        device: torch.device,
+        problems: int,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._sizes = sizes
+        self._tasks: Any = context.Queue()
+        self._answers: Any = context.Queue(2 * workers)
+        share = _CHUNK / sum(sizes.values())
+        chunk = {kind: max(1, round(size * share)) for kind, size in sizes.items()}
+        arguments = (course, chunk, max(1, round(problems * share)), self._tasks, self._answers)
+        self._workers = [
+            context.Process(target=_work, args=(seed + 1000 * number, *arguments), daemon=True)
+            for number in range(workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+        self._ring = Ring(_KEPT * max(sizes.values()), device)
+        self._starts: deque[Any] = deque(maxlen=10_000)
+        self._labelled: list[Batch] = []
+
+    def fresh(self) -> dict[int, Batch]:
+        self._take_in()
+        found: dict[int, Batch] = {}
+        while missing := [kind for kind in self._sizes if kind not in found]:
+            for kind in missing:
+                batch = self._ring.draw(kind, self._sizes[kind])
+                if batch is None:
+                    self._take(self._wait())
+                    break
+                found[kind] = batch
+        return found
+
+    def _wait(self) -> Any:
+        try:
+            return self._answers.get(timeout=_PATIENCE_S)
+        except queue.Empty:
+            raise RuntimeError(f"workers: expected batches, got none in {_PATIENCE_S:.0f} s") from None
+
+    def _take_in(self) -> None:
+        for _ in range(_LABELLED_A_TIME):
+            try:
+                self._take(self._answers.get_nowait())
+            except queue.Empty:
+                return
+
+    def _take(self, answer: Any) -> None:
+        if isinstance(answer, Exception):
+            raise RuntimeError(f"workers: a batch could not be made ({answer})") from answer
+        batches, starts = answer
+        found = [batch.mapped(torch.from_numpy) for batch in batches]
+        if starts is None:
+            self._labelled += found
+            return
+        for batch in found:
+            self._ring.add(batch)
+        self._starts += starts
+
+    def starts(self, problems: int) -> list[Any]:
+        found = list(self._starts)
+        self._starts.clear()
+        return found
+
+    def label(self, visits: Iterable[Any]) -> None:
+        for visit in visits:
+            self._tasks.put(visit)
+
+    def labelled(self) -> list[Batch]:
+        found, self._labelled = self._labelled, []
+        return found
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.join()
+        for one in (self._tasks, self._answers):
+            one.cancel_join_thread()
+            one.close()
+
+
+def _work(seed: int, course: Course, chunk: Mapping[int, int], problems: int, tasks: Any, answers: Any) -> None:
+    """A worker: labels what there is to label, and makes fresh batches otherwise."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(seed)
+    try:
+        while True:
+            try:
+                batches, starts = [course.labelled(tasks.get_nowait())], None
+            except queue.Empty:
+                batches, starts = list(course.fresh_batches(rng, chunk).values()), course.starts(rng, problems)
+            answers.put(([batch.mapped(lambda part: part.numpy()) for batch in batches], starts))
+    except KeyboardInterrupt:
+        return
+    except Exception as error:
+        answers.put(RuntimeError(f"{type(error).__name__}: {error}"))

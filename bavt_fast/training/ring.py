@@ -1,0 +1,43 @@
+"""The latest sequences of each kind, where the model is."""
+
+from __future__ import annotations
+
+import torch
+
+from bavt_fast.training.course import Batch, combined
+
+__all__ = ["Ring"]
+
+_ENOUGH = 4
+"""Batches that there must be before one is drawn: else it would hold the same sequences again and again."""
+
+
+class Ring:
+    """Keeps sequences until others take their places.
+
+    Args:
+        capacity: sequences of a kind.
+        device: where they are kept.
+    """
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self._capacity, self._device = capacity, device
+        self._kept: dict[int, Batch] = {}
+        self._added: dict[int, int] = {}
+
+    def add(self, batch: Batch) -> None:
+        batch = batch.rows(slice(-self._capacity, None)).mapped(lambda part: part.to(self._device))
+        kept = self._kept.get(batch.kind)
+        if kept is None:
+            kept = self._kept[batch.kind] = batch.mapped(lambda part: part.new_empty((self._capacity, *part.shape[1:])))
+        added = self._added.get(batch.kind, 0)
+        places = (torch.arange(len(batch), device=self._device) + added) % self._capacity
+        combined([kept, batch], lambda parts: parts[0].index_copy_(0, places, parts[1]))
+        self._added[batch.kind] = added + len(batch)
+
+    def draw(self, kind: int, count: int) -> Batch | None:
+        """So many of one kind at random, by torch's generator of the device, or None while there are too few."""
+        there = min(self._added.get(kind, 0), self._capacity)
+        if there < _ENOUGH * count:
+            return None
+        return self._kept[kind].rows(torch.randint(there, (count,), device=self._device))

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,22 +98,34 @@ def prepare_out(out: str | Path) -> Path:
     return folder
 
 
-def joint_loss(model: JointModel, batches: Sequence[Batch], alive_weight: float = 1.0) -> torch.Tensor:
+def joint_loss(
+    model: JointModel,
+    batches: Sequence[Batch],
+    alive_weight: float = 1.0,
+    losses_of: Callable[..., torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Four losses, float32 (4,), each summed over the sequences of batches of any kinds, which go through the layers
     together: as long as the longest of them, which costs the shorter ones some padding.
 
     They are the cross-entropy of the tokens that choose with their distribution, that of the tokens that follow from
-    the choice, that of the two values, and the mean over the successors of each state of theirs.
+    the choice, that of the two values, and the mean over the successors of each state of theirs. ``losses_of`` is
+    `losses_from`, compiled.
     """
     longest = max(batch.layout.length for batch in batches)
     ids = torch.cat([pad(batch.ids, (0, longest - batch.layout.length)) for batch in batches])
     with torch.autocast(ids.device.type, torch.bfloat16):
-        hidden = model(ids).split([len(batch) for batch in batches])
-        losses = [
+        return (losses_of or losses_from)(model, batches, model(ids), alive_weight)
+
+
+def losses_from(model: JointModel, batches: Sequence[Batch], hidden: torch.Tensor, alive_weight: float) -> torch.Tensor:
+    """`joint_loss` from the hidden states of all sequences."""
+    parts = hidden.split([len(batch) for batch in batches])
+    return torch.stack(
+        [
             _losses_of(model, batch, states[:, : batch.layout.length], alive_weight)
-            for batch, states in zip(batches, hidden, strict=True)
+            for batch, states in zip(batches, parts, strict=True)
         ]
-    return torch.stack(losses).sum(0)
+    ).sum(0)
 
 
 def _losses_of(model: JointModel, batch: Batch, hidden: torch.Tensor, alive_weight: float) -> torch.Tensor:
@@ -179,7 +191,10 @@ class Trainer:
         if config.init is not None:
             load_weights(self.model, config.init)
         self.model.to(self.device)
-        self.loss = torch.compile(joint_loss, dynamic=False) if config.compile else joint_loss
+        self.losses_of = torch.compile(losses_from, dynamic=False) if config.compile else losses_from
+        if config.compile:  # layer by layer: they are all alike, so one is compiled and the others take its code
+            for layer in self.model.lm.model.layers:
+                layer.compile(dynamic=False)
         self.optimizers = optimizers(self.model, config)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
         weights = [1.0, 1.0, config.value_weight, config.successor_weight]
@@ -211,7 +226,7 @@ class Trainer:
         """The losses of an update, float32 (4,). On a GPU nothing here waits for it."""
         sums, total = torch.zeros_like(self.loss_weights), sum(self.batch_sizes.values())
         for batches in self._together(fresh):
-            losses = self.loss(self.model, batches, self.config.successor_alive) / total
+            losses = joint_loss(self.model, batches, self.config.successor_alive, self.losses_of) / total
             (losses @ self.loss_weights).backward()
             sums += losses.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

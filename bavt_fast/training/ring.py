@@ -26,7 +26,7 @@ class Ring:
         self._added: dict[int, int] = {}
 
     def add(self, batch: Batch) -> None:
-        batch = batch.rows(slice(-self._capacity, None)).mapped(lambda part: part.to(self._device))
+        batch = batch.rows(slice(-self._capacity, None)).mapped(self._moved)
         kept = self._kept.get(batch.kind)
         if kept is None:
             kept = self._kept[batch.kind] = batch.mapped(lambda part: part.new_empty((self._capacity, *part.shape[1:])))
@@ -34,6 +34,12 @@ class Ring:
         places = (torch.arange(len(batch), device=self._device) + added) % self._capacity
         combined([kept, batch], lambda parts: parts[0].index_copy_(0, places, parts[1]))
         self._added[batch.kind] = added + len(batch)
+
+    def _moved(self, part: torch.Tensor) -> torch.Tensor:
+        """On the device, without waiting for what it has to do."""
+        if self._device.type == "cuda" and part.device.type == "cpu":
+            part = part.pin_memory()
+        return part.to(self._device, non_blocking=True)
 
     def draw(self, kind: int, count: int) -> Batch | None:
         """So many of one kind at random, by torch's generator of the device, or None while there are too few."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import tempfile
@@ -34,8 +35,9 @@ class TrainConfig:
     ``init`` is a checkpoint or a model folder to go on from; ``batch_sizes`` the sequences of an update by their kind,
     the course's own where None, and ``batch`` how many they are in all; ``value_weight`` and ``successor_weight`` what
     the values and the successors of a state count for beside the words, ``successor_alive`` what a living successor
-    counts for beside a dead one; ``workers`` the processes that make batches, 0 for a thread of this one; ``replay``
-    the visited sequences of a kind that are kept.
+    counts for beside a dead one; ``workers`` the processes that make batches, 0 for a thread of this one;
+    ``rollout_problems`` the problems that the model visits after every ``rollout_every`` updates, and ``replay`` the
+    visited sequences of a kind that are kept, both for an update of the course's own size.
 
     Raises:
         TypeError, ValueError: minutes, seed, a size or a number of threads that is none.
@@ -62,13 +64,13 @@ class TrainConfig:
     rollouts_from: float = 0.05
     rollout_every: int = 100
     rollout_problems: int = 384
+    replay: int = 40_000
     self_share: float = 0.4
     evaluate_every_s: float = 300.0
     compile: bool = True
     threads: int = 2
     device: str = "cpu"
     workers: int = 0
-    replay: int = 40_000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "minutes", as_amount("minutes", self.minutes))
@@ -183,6 +185,8 @@ class Trainer:
         self.config = config
         self.course = course
         self.batch_sizes = batch_sizes_of(config, course)
+        scale = sum(self.batch_sizes.values()) / sum(course.batch_sizes.values())
+        self.rollout_problems = max(1, round(config.rollout_problems * scale))
         self.device = torch.device(config.device)
         self.feed = self._make_feed()  # before CUDA is set up
         torch.manual_seed(config.seed)
@@ -199,14 +203,14 @@ class Trainer:
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
         weights = [1.0, 1.0, config.value_weight, config.successor_weight]
         self.loss_weights = torch.tensor(weights, device=self.device)
-        self.replay = Ring(config.replay, self.device)
+        self.replay = Ring(round(config.replay * scale), self.device)
         self.step = 0
 
     def _make_feed(self) -> Feed:
         c = self.config
         if not c.workers:
             return ThreadFeed(self.course, self.batch_sizes, c.seed + 1)
-        problems = max(1, c.rollout_problems // c.rollout_every)
+        problems = max(1, self.rollout_problems // c.rollout_every)
         return WorkerFeed(
             self.course, self.batch_sizes, c.seed + 1, workers=c.workers, device=self.device, problems=problems
         )
@@ -249,9 +253,16 @@ class Trainer:
 
     def visit(self) -> None:
         """Has the states labelled that the model visits now."""
+        with self._evaluating():
+            starts = self.feed.starts(self.rollout_problems)
+            self.feed.label(self.course.visits(self.model, starts, self.step * 16))
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode, and run as it is: sampling has shapes that are not worth compiling."""
         self.model.eval()
-        starts = self.feed.starts(self.config.rollout_problems)
-        self.feed.label(self.course.visits(self.model, starts, self.step * 16))
+        with torch.compiler.set_stance("force_eager"):
+            yield
         self.model.train()
 
     def run(self) -> None:
@@ -282,18 +293,16 @@ class Trainer:
 
     def calibrate(self) -> None:
         """Makes the values chances on the states that the model visits: training mixes good and bad ones evenly."""
-        self.model.eval()
-        logits, labels = self.course.visited_values(self.model)
+        with self._evaluating():
+            logits, labels = self.course.visited_values(self.model)
         last: Any = self.model.head[2]
         if len(logits):  # a model that has learnt nothing yet may come nowhere
             calibrate(last, torch.from_numpy(logits), torch.from_numpy(labels))
-        self.model.train()
 
     def report(self, out: Path, progress: float, means: torch.Tensor) -> None:
         """Logs the losses and the held-out figures, and writes a checkpoint."""
-        self.model.eval()
-        figures = self.course.figures(self.model)
-        self.model.train()
+        with self._evaluating():
+            figures = self.course.figures(self.model)
         line = {
             "step": self.step,
             "progress": round(progress, 3),

@@ -50,13 +50,19 @@ part() { # runs a part: name, seconds, command...; shows the last $show lines of
 # tests/conftest.py needs hypothesis, and the settings of pyproject.toml pytest-benchmark; these tests need neither.
 pytest=("$python" -m pytest -v -rfE --tb=short --durations=8 --noconftest -p no:cacheprovider -o addopts= -o filterwarnings=default)
 if "$python" -c 'import xdist' 2>/dev/null; then
-    workers=$(nproc)
+    workers=$(env -u OMP_NUM_THREADS nproc) # which counts threads and no cores where that variable is set
     pytest+=(-n "$((workers < 12 ? workers : 12))") # each has its own GPU context and compiles its own kernels
 fi
-if "$python" -c 'import pytest_timeout' 2>/dev/null; then
-    pytest+=(-o timeout=60 -o timeout_method=thread)
-fi
 pytest+=(tests/kernels/test_kernels_gpu.py)
+"$python" -c 'import pytest_timeout' 2>/dev/null && patient=0 || patient=1
+
+check() { # runs the checks as a part: name, seconds, more arguments of pytest
+    local name="$1" limit="$2" arguments=()
+    shift 2
+    # One check that hangs must end before all of them do: what the others found is printed last.
+    ((patient)) || arguments=(-o "timeout=$((limit / 2 + 1))" -o timeout_method=thread)
+    part "$name" "$limit" "${pytest[@]}" "${arguments[@]}" "$@"
+}
 
 failed=0
 "$python" - "$device" <<'END' || exit 1
@@ -76,7 +82,7 @@ fi
 for name in $parts; do
     case "$name" in
         check) # against float64, bits, graphs, streams, torch.compile
-            show=40 part check "$(share 40)" "${pytest[@]}"
+            show=40 check check "$(share 40)"
             ;;
         tune) # bf16 first, then the rest, as far as the time goes
             limit=$(share 50)
@@ -92,7 +98,7 @@ for name in $parts; do
             if (($(share 100) < 15)); then
                 told+=("recheck: left out, no time is left")
             else
-                show=20 part recheck "$(share 100)" "${pytest[@]}" -k "int8 or graph or 768"
+                show=20 check recheck "$(share 100)" -k "int8 or graph or 768"
             fi
             ;;
         *) told+=("$name: FAILED, there is no such part") && failed=1 ;;

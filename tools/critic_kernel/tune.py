@@ -3,10 +3,11 @@
     python -m tools.critic_kernel.tune [--kinds half ...] [--limit-s S] [--dry-run]
 
 For every entry of this GPU's capability, the tiling there and its neighbours (half and twice each block size and the
-warps, one stage more or fewer, stage 2 overlapped or not) are checked against float64 and timed in a CUDA graph at the
-largest shape that the entry serves. The fastest is kept; `use_torch` is set where graphed torch beats it. An entry that
-the time limit leaves out, or at which every tiling fails, keeps its old one. A second run starts from the first one's
-table and climbs on. All cores compile the tilings ahead of the timing, and the table is written after each entry.
+warps, one stage more or fewer, stage 2 overlapped or not; for many rows on 9.0 also one of which a multiprocessor takes
+two programs) are checked against float64 and timed in a CUDA graph at the largest shape that the entry serves. The
+fastest is kept; `use_torch` is set where graphed torch beats it. An entry that the time limit leaves out, or at which
+every tiling fails, keeps its old one. A second run starts from the first one's table and climbs on. All cores compile the
+tilings ahead of the timing, and the table is written after each entry.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ def neighbours(config: Config, capability: int) -> list[Config]:
         found.append(replace(config, overlap=not config.overlap))
         if config.kernel == "many":
             found.append(replace(config, descriptors=not config.descriptors))
+            # Small enough for two programs on a multiprocessor: the sum of one hides behind the products of the other.
+            small = replace(config, block_rows=128, block_units=128, num_warps=4, num_stages=3, descriptors=True)
+            found.append(small)
     return [tile for tile in dict.fromkeys(found) if _is_sensible(tile)]
 
 

@@ -6,8 +6,8 @@ For every entry of this GPU's capability, the tiling there and its neighbours (h
 warps, one stage more or fewer, stage 2 overlapped or not; for many rows on 9.0 also one of which a multiprocessor takes
 two programs) are checked against float64 and timed in a CUDA graph at the largest shape that the entry serves. The
 fastest is kept; `use_torch` is set where graphed torch beats it. An entry that the time limit leaves out, or at which
-every tiling fails, keeps its old one. A second run starts from the first one's table and climbs on. All cores compile the
-tilings ahead of the timing, and the table is written after each entry.
+every tiling fails, keeps its old one. A second run starts from the first one's table and climbs on. All cores compile
+the tilings ahead of the timing, and the table is written after each entry.
 """
 
 from __future__ import annotations

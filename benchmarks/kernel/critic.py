@@ -4,8 +4,8 @@
     FOLDER]
 
 Prints a Markdown table and writes ``critic-<machine>-<date>.json``, ``.md`` and ``.svg`` into the folder. Each
-implementation is checked against float64 before it is timed. On the CPU every path is plain torch: that mode
-only checks that the benchmark works, and says so in its output.
+implementation is checked against float64 before it is timed; a shape at which one is wrong or fails is left out. On
+the CPU every path is plain torch: that mode only checks that the benchmark works, and says so in its output.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from bavt_fast.kernels import critic_mlp
+from bavt_fast.kernels.critic import _allow_tf32 as allow_tf32
+from bavt_fast.kernels.critic_lookup import find_entry
 from benchmarks.harness import (
     RESULTS,
     Case,
@@ -49,6 +51,7 @@ from benchmarks.kernel.critic_timing import (
 ROWS = (1, 3, 8, 32, 128, 512, 2048, 8192)
 HIDDEN_SIZES = (768, 2048, 4096, 8192)
 DTYPES = (torch.bfloat16, torch.float32)
+COMPILING_S = 60.0  # after so long, what is not yet compiled is compiled where it is measured
 COMPILED_SOME = {(1, 2048), (32, 2048), (32, 8192), (2048, 4096)}
 CPU_NOTE = "CPU mode: plain torch on every path. It checks the benchmark and says nothing about the kernel."
 MAX_ERROR = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
@@ -137,43 +140,79 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def compile_ahead(wanted: Sequence[Shape], device: torch.device) -> None:
+    """Compiles our kernels of all shapes on all cores: no measurement waits for a compiler or runs beside one."""
+    # Imported here because the CPU needs no triton.
+    from bavt_fast.kernels.critic_launch import kind_of
+    from tools.critic_kernel.ahead import Ahead, Job
+
+    major, minor = torch.cuda.get_device_capability(device)
+    capability = 10 * major + minor
+    jobs = []
+    for shape in wanted:
+        kind = kind_of(shape.dtype, False, shape.dtype == torch.float32 and allow_tf32())
+        entry = find_entry(capability, kind, shape.rows, shape.hidden_size)
+        if not entry.use_torch:
+            # One kernel serves all rows of an entry, so they are one job.
+            jobs.append(Job(kind, min(entry.max_rows, ROWS[-1]), shape.hidden_size, entry.config))
+    deadline = time.monotonic() + COMPILING_S
+    with Ahead(capability) as ahead:
+        ahead.submit(jobs)
+        for job in jobs:
+            ahead.failure(job, max(0.0, deadline - time.monotonic()))
+
+
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
+    started = time.monotonic()
     device = torch.device(options.device)
     wanted = shapes(device, options.quick)
     samples = 5 if options.quick else 25
+    if device.type == "cuda":
+        compile_ahead(wanted, device)
+        print(f"compiled ahead ({time.monotonic() - started:.0f} s)", flush=True)
     floors = measure_floors(device, list(dict.fromkeys(shape.dtype for shape in wanted)), samples)
-    deadline = time.monotonic() + options.limit_s
     command = "python -m benchmarks.kernel " + " ".join(arguments if arguments is not None else sys.argv[1:])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     machine = {"device": name, **describe_machine("torch", "triton")}
     rows = [floor_of(shape, floors) for shape in wanted]
+    failed: list[str] = []
     skipped = 0
-    for measurements in passes(wanted, device, options.compile):
-        for shape, compiled in measurements:
-            if time.monotonic() > deadline:
-                skipped += 1
-                continue
-            for row in measure(shape, device, compiled, samples):
-                rows.append(row)
-                print(line_of(row), flush=True)
+
+    def save() -> tuple[str, Path]:
+        left_out = failed + ([f"{skipped} measurements by --limit-s"] if skipped else [])
         report = report_of(
             title="Critic MLP: microseconds per call",
             command=command.rstrip(),
             machine=machine,
             rows=rows,
             targets=targets_of(Results(rows)),
-            left_out=[f"{skipped} measurements by --limit-s"] if skipped else [],
+            left_out=left_out,
             floors=asdict(floors),
             note=CPU_NOTE if device.type == "cpu" else "",
         )
-        # After each pass, so that a run cut short keeps what it has.
-        path = write(report, markdown(report), options.out, stem_of("critic", report, device=name))
+        text = markdown(report)
+        return text, write(report, text, options.out, stem_of("critic", report, device=name))
+
+    for measurements in passes(wanted, device, options.compile):
+        for shape, compiled in measurements:
+            if time.monotonic() - started > options.limit_s:
+                skipped += 1
+                continue
+            try:
+                for row in measure(shape, device, compiled, samples):
+                    rows.append(row)
+                    print(line_of(row), flush=True)
+            except Exception as failure:  # the other shapes are worth having
+                failed.append(f"{shape}: {type(failure).__name__}: {str(failure).strip()[:200]}")
+                print(failed[-1], flush=True)
+            save()  # each time, so that a run cut short keeps what it has
+    text, path = save()
     drawn = plot(panels(Results(rows)), path.with_suffix(".svg"))
-    print(markdown(report))
+    print(text)
     print(f"wrote {path}, and beside it .md{' and .svg' if drawn else '; no plot, for matplotlib is not installed'}")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

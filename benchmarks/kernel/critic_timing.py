@@ -37,6 +37,7 @@ CriticFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 InputSet = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 _SAMPLE_S = 0.002
+_LONG_S = 0.5  # after so long five samples are enough
 _MAX_SETS = 128
 
 
@@ -113,15 +114,19 @@ def captured(function: Callable[..., Tensor], sets: Sequence[tuple[Any, ...]]) -
 
 
 def sample(run: Callable[[], None], calls: int, device: torch.device, samples: int = 25) -> list[float]:
-    """Seconds per call of `run`, which makes `calls` calls; each sample repeats it until about 2 ms are over."""
-    once_s = min(_elapsed_s(run, device) for _ in range(3))
+    """Seconds per call of `run`, which makes `calls` calls; each sample repeats it until about 2 ms are over.
+
+    Where `samples` would take long, there are fewer, at least 5.
+    """
+    once_s = min(_elapsed_s(run, device) for _ in range(2))
     repeats = max(1, math.ceil(_SAMPLE_S / max(once_s, 1e-7)))
 
     def repeated() -> None:
         for _ in range(repeats):
             run()
 
-    return [_elapsed_s(repeated, device) / (repeats * calls) for _ in range(samples)]
+    affordable = max(5, int(_LONG_S / max(repeats * once_s, 1e-7)))
+    return [_elapsed_s(repeated, device) / (repeats * calls) for _ in range(min(samples, affordable))]
 
 
 def _elapsed_s(run: Callable[[], None], device: torch.device) -> float:

@@ -28,7 +28,7 @@ from tools.critic_kernel.aot import (  # noqa: E402
     resources,
     table_launches,
 )
-from tools.critic_kernel.table import TABLE_PATH, merge, render  # noqa: E402
+from tools.critic_kernel.table import TABLE_PATH, render  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -157,12 +157,3 @@ def test_the_table_with_another_triton(triton_path: str) -> None:
 
 def test_the_table_file_is_what_the_tuner_writes() -> None:
     assert TABLE_PATH.read_text() == render(ENTRIES)
-
-
-def test_merging_replaces_what_was_measured_and_keeps_the_rest() -> None:
-    new = [Entry(90, "half", ANY, ANY, False, ENTRIES[0].config, "measured")]
-    merged = merge(ENTRIES, new)
-    assert [e for e in merged if (e.capability, e.kind) == (90, "half")] == new
-    assert [e for e in merged if e.source != "measured"] == [
-        e for e in ENTRIES if (e.capability, e.kind) != (90, "half")
-    ]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,8 +28,9 @@ from benchmarks import harness  # noqa: E402
 from benchmarks.harness import Results, Row, results_in  # noqa: E402
 from benchmarks.kernel import critic, critic_error  # noqa: E402
 from benchmarks.kernel.critic_report import markdown, panels, targets_of  # noqa: E402
-from benchmarks.kernel.critic_timing import Floors, call_bytes, call_flops, input_sets  # noqa: E402
+from benchmarks.kernel.critic_timing import Floors, call_bytes, call_flops, input_sets, sample  # noqa: E402
 from tools.critic_kernel import tune  # noqa: E402
+from tools.critic_kernel.ahead import Ahead, Job  # noqa: E402
 
 
 def test_bytes_and_operations_of_a_call() -> None:
@@ -71,6 +78,28 @@ def test_the_benchmark_runs_on_the_cpu_and_says_so(tmp_path: Path, capsys: pytes
     assert [(curve.label, len(curve.points)) for curve in panel.curves] == [("H = 64", 2), ("H = 128", 2)]
     if importlib.util.find_spec("matplotlib"):
         assert ElementTree.fromstring(next(tmp_path.glob("*.svg")).read_text()).tag.endswith("svg")
+
+
+def test_a_shape_that_fails_is_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = critic.critic_mlp
+    monkeypatch.setattr(
+        critic, "critic_mlp", lambda *arguments: real(*arguments) * (1.5 if len(arguments[0]) > 1 else 1)
+    )
+    assert critic.main(["--device", "cpu", "--quick", "--out", str(tmp_path)]) == 1
+    report = json.loads(next(tmp_path.glob("critic-cpu-*.json")).read_text())
+    assert len(report["left_out"]) == 2
+    assert "rows=8, hidden_size=64" in report["left_out"][0]
+    assert "ours is wrong" in report["left_out"][0]
+    assert "| float32 | 1 | 128 |" in capsys.readouterr().out
+
+
+def test_long_calls_are_timed_less_often() -> None:
+    cpu = torch.device("cpu")
+    assert len(sample(lambda: None, 1, cpu, 25)) == 25
+    assert len(sample(lambda: time.sleep(0.06), 1, cpu, 25)) in (7, 8)
+    assert len(sample(lambda: time.sleep(0.06), 1, cpu, 3)) == 3
 
 
 def report_of(times: dict[tuple[int, int], dict[str, float]], floor_us: float = 1.0) -> dict[str, Any]:
@@ -168,20 +197,67 @@ def test_the_tuner_tries_the_best_tile_with_stage_2_overlapped_too(monkeypatch: 
         assert tuned.use_torch is (not overlap), "torch took 3.75 us, the best tile 3.5 with and 4 without overlap"
 
 
-def test_the_tuner_stops_at_its_limit_and_keeps_the_rest() -> None:
+def small_table() -> list[Entry]:
+    """Two entries of fp32 and one of bf16 for 9.0, and one for 8.0."""
     config = Config("few", 16, 16, 64, 2, 2)
-    old = [Entry(90, kind, ANY, ANY, False, config, "predicted") for kind in ("half", "fp32")]
-    old.append(replace(old[0], capability=80))
+    entries = [Entry(90, "fp32", rows, ANY, False, config, "predicted") for rows in (16, ANY)]
+    return [*entries, replace(entries[0], kind="half"), replace(entries[0], capability=80)]
 
+
+def test_the_tuner_takes_kinds_as_asked_and_the_largest_shape_first() -> None:
+    small, large, half, _ = small_table()
+    assert tune.in_order(small_table(), ["half", "fp32"], 90) == [half, large, small]
+    assert tune.in_order(small_table(), ["fp32"], 90) == [large, small]
+
+
+def test_the_tuner_stops_at_its_limit_and_outlives_an_entry_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     def measured(entry: Entry) -> Entry:
+        if entry.max_rows == ANY:
+            raise RuntimeError("no tiling works")
         return replace(entry, source="measured")
 
-    all_of_them = list(tune.tune(old, ["fp32", "half"], 90, math.inf, measured))
-    assert [(e.kind, e.capability, e.source) for e in all_of_them] == [
-        ("fp32", 90, "measured"),
-        ("half", 90, "measured"),
-    ]
-    assert list(tune.tune(old, ["half"], 90, -1.0, measured)) == [old[0]]
+    wanted = tune.in_order(small_table(), ["half", "fp32"], 90)
+    assert list(tune.tune(wanted, math.inf, measured)) == [measured(wanted[0]), None, measured(wanted[2])]
+    assert "fp32 (4096, 8192): kept, RuntimeError: no tiling works" in capsys.readouterr().out
+    assert list(tune.tune(wanted, -1.0, measured)) == []
+
+
+def test_the_tuner_writes_the_table_after_each_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "critic_table.py"
+    half = small_table()[2]
+    seen: list[str | None] = []
+
+    def tune_entry(entry: Entry, device: Any, source: str, ahead: Any) -> Entry:
+        seen.append(path.read_text() if path.exists() else None)
+        if entry == half:
+            raise RuntimeError("no tiling works")
+        return replace(entry, source=source)
+
+    gpu = {"is_available": True, "current_device": 0, "get_device_capability": (9, 0), "get_device_name": "A GPU"}
+    for name, answer in gpu.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(tune, "ENTRIES", tuple(small_table()))
+    monkeypatch.setattr(tune, "TABLE_PATH", path)
+    monkeypatch.setattr(
+        tune, "Ahead", lambda capability: contextlib.nullcontext(SimpleNamespace(submit=lambda jobs: 0))
+    )
+    monkeypatch.setattr(tune, "tune_entry", tune_entry)
+    assert tune.main(["--kinds", "fp32", "half"]) == 1, "one entry failed"
+    assert seen[0] is None
+    assert [text.count("A GPU") for text in seen[1:]] == [1, 2]
+    assert path.read_text().count("A GPU") == 2
+    assert path.read_text().count('predicted"),') == 2
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_is_compiled_ahead_is_told_apart_from_what_cannot_be() -> None:
+    good = Job("half", 16, 64, Config("few", 16, 32, 64, 4, 2))
+    bad = Job("int8", 300, 64, Config("many", 64, 64, 64, 4, 2))
+    with Ahead(90, processes=1) as ahead:
+        ahead.submit([good, bad, good])
+        assert ahead.failure(good) == ""
+        assert ahead.failure(bad).startswith("ValueError: config: the many-rows kernel takes no int8")
+        assert ahead.failure(replace(good, rows=17)) == "", "what was never asked for is compiled when launched"
 
 
 def test_entries_are_tuned_at_the_largest_shape_they_serve() -> None:
@@ -195,3 +271,50 @@ def test_entries_are_tuned_at_the_largest_shape_they_serve() -> None:
 def test_the_tuner_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert tune.main([]) == 2
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
+
+
+# The script
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_script(python: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "benchmarks/kernel/critic_gpu.sh", *arguments]
+    environment = os.environ | {"PYTHON": str(python), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would check the kernel")
+def test_the_script_runs_through_without_a_gpu(tmp_path: Path) -> None:
+    result = run_script(sys.executable, "--tiny", str(tmp_path))
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    assert [line.split(" in ")[0] for line in result.stdout.splitlines()[-4:-1]] == [
+        "== check: done", "== time: done", "== recheck: done",
+    ]  # fmt: skip
+    assert "skipped" in (tmp_path / "critic-check.log").read_text()
+    assert (tmp_path / "critic_table.py").exists()
+    assert len(list(tmp_path.glob("critic-cpu-*.json"))) == 1
+
+
+def test_no_part_of_the_script_stops_those_after_it(tmp_path: Path) -> None:
+    """With a Python that fails the checks and hangs in the tuner."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        'case "$*" in\n'
+        '"-m pytest"*) echo "1 failed"; exit 1 ;;\n'
+        "*critic_kernel.tune*) echo half; exec sleep 60 ;;\n"
+        '*benchmarks.kernel*) echo "timed with $*" ;;\n'
+        "esac\n"
+    )
+    python.chmod(0o755)
+    result = run_script(python, "--seconds", "8", "--parts", "check tune time tiem", str(tmp_path))
+    assert result.returncode == 1
+    told = result.stdout.splitlines()
+    assert "timed with -m benchmarks.kernel --device cuda --compile some" in result.stdout
+    assert told[-5].startswith("== check: FAILED with status 1")
+    assert told[-4] in ("== tune: FAILED, out of time after 3 s", "== tune: FAILED, out of time after 4 s")
+    assert told[-3].startswith("== time: done")
+    assert told[-2] == "== tiem: FAILED, there is no such part"
+    assert (tmp_path / "critic-tune.log").read_text() == "half\n"

@@ -36,6 +36,7 @@ def on_gpu(rows: int, hidden_size: int, dtype: Any, seed: int = 0) -> tuple[Tens
 def without_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
+    torch.cuda.synchronize()  # a fault of the GPU is this test's and not the next one's
 
 
 def poison() -> None:
@@ -52,7 +53,10 @@ def test_against_float64(rows: int, hidden_size: int, dtype: Any) -> None:
     poison()
     out = critic_mlp(*arguments, impl="triton")
     # Rounding errors of a running fp32 sum grow with its length, in torch's kernels as in ours.
-    limit = allowed_error(arguments, expected) * (max(1.0, hidden_size / 1024) if dtype == torch.float32 else 1.0)
+    limit = allowed_error(arguments, expected)
+    if dtype == torch.float32:  # and with how much of the results cancels
+        plain = relative_error(critic_mlp_reference(*arguments), expected)
+        limit = max(1.5 * limit * max(1.0, hidden_size / 1024), 2.0 * plain)
     assert relative_error(out, expected) < limit
     assert torch.equal(out, critic_mlp(*arguments, impl="triton")), "a repeat gives the same bits"
     if dtype != torch.float32:
@@ -70,7 +74,7 @@ def test_tf32_when_torch_allows_it() -> None:
         full = relative_error(critic_mlp(*arguments, impl="triton"), exact(arguments))
     finally:
         matmul.fp32_precision = before
-    assert full < 1e-6 < rounded < 1e-3
+    assert full < 2e-6 < rounded < 2e-3, "the matrix units cut operands to 10 bits, which is 0.7e-3 where much cancels"
 
 
 @pytest.mark.parametrize("rows", [1, 20, 300])
@@ -93,7 +97,7 @@ def test_last_tokens_are_gathered_and_values_clipped(rows: int) -> None:
     expected = (parent[:, None] + exact((states, *weights), index)).clamp(0.2, 0.8)
     assert relative_error(value, expected) < 4e-3
     index[1] = 9
-    out = critic_mlp(states, *weights, index=index)
+    out = critic_mlp(states, *weights, index=index, impl="triton")
     assert out[:, 0].isnan().nonzero().tolist() == [[1]], "out of range gives NaN for that row alone"
 
 
@@ -121,12 +125,13 @@ def test_a_cuda_graph_replays_it_on_new_inputs() -> None:
 
 def test_a_graph_captures_a_call_whose_layout_is_known() -> None:
     arguments = on_gpu(300, 1024, torch.bfloat16)
-    expected = critic_mlp(*arguments)
-    assert torch.equal(critic_mlp(*arguments), expected)
+    critic._plans.clear()
+    expected = critic_mlp(*arguments, impl="triton")
+    assert torch.equal(critic_mlp(*arguments, impl="triton"), expected)
     assert critic._plans, "the second call goes straight to the compiled kernels"
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = critic_mlp(*arguments)
+        out = critic_mlp(*arguments, impl="triton")
     out.fill_(float("nan"))
     graph.replay()
     assert torch.equal(out, expected)

@@ -26,10 +26,11 @@ LaunchRecord = tuple[str, tuple[int, int, int], tuple[Any, ...]]
 
 
 class RecordingDriver:
-    """What triton asks of a driver, for a GPU of capability 9.0 that is not there."""
+    """What triton asks of a driver, for a GPU that is not there."""
 
-    def __init__(self, record: Callable[[LaunchRecord], None]) -> None:
+    def __init__(self, record: Callable[[LaunchRecord], None], capability: int = 90) -> None:
         self.record = record
+        self.capability = capability
         self.utils = self
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
@@ -50,7 +51,7 @@ class RecordingDriver:
         return {"max_shared_mem": 227 * 1024, "max_num_regs": 65536, "multiprocessor_count": 132, "warpSize": 32}
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
         return 0
@@ -59,10 +60,11 @@ class RecordingDriver:
         return 0
 
 
-def pretend_gpu(record: Callable[[LaunchRecord], None]) -> None:
-    """Makes ``impl="triton"`` compile for 9.0 and hand its launches to `record`, for the rest of the process."""
-    triton.runtime.driver.set_active(RecordingDriver(record))
-    critic._capability = lambda device, impl: 90  # type: ignore[assignment]
+def pretend_gpu(record: Callable[[LaunchRecord], None], capability: int = 90) -> None:
+    """Makes ``impl="triton"`` compile for `capability` / 10 and hand its launches to `record`, for the rest of the
+    process."""
+    triton.runtime.driver.set_active(RecordingDriver(record, capability))
+    critic._capability = lambda device, impl: capability  # type: ignore[assignment]
 
 
 def microseconds(function: Callable[[], object], repeats: int = 1000) -> float:

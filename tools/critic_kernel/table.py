@@ -8,7 +8,7 @@ from pathlib import Path
 from bavt_fast import kernels
 from bavt_fast.kernels.critic_config import ANY, Entry
 
-__all__ = ["TABLE_PATH", "merge", "render"]
+__all__ = ["TABLE_PATH", "render"]
 
 TABLE_PATH = Path(kernels.__file__).parent / "critic_table.py"
 
@@ -34,13 +34,6 @@ ENTRIES: tuple[Entry, ...] = (
 def render(entries: Iterable[Entry]) -> str:
     """The source of `critic_table.py` for `entries`, in look-up order."""
     return _HEADER + "".join(_row(entry) for entry in sorted(entries, key=_order)) + ")\n"
-
-
-def merge(old: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
-    """`new`, and the entries of `old` whose capability and kind `new` does not cover."""
-    fresh = list(new)
-    covered = {(entry.capability, entry.kind) for entry in fresh}
-    return [entry for entry in old if (entry.capability, entry.kind) not in covered] + fresh
 
 
 def _order(entry: Entry) -> tuple[int, str, int, int]:

@@ -3,36 +3,41 @@
     python -m tools.critic_kernel.tune [--kinds half ...] [--limit-s S] [--dry-run]
 
 For every entry of this GPU's capability, the tiling there and its neighbours (half and twice each block size and the
-warps, one stage more or fewer, stage 2 overlapped or not) are checked against float64 and timed in a CUDA graph at the
-largest shape that the entry serves. The fastest is kept; `use_torch` is set where graphed torch beats it. An entry that
-the time limit leaves out keeps its old tiling. A second run starts from the first one's table and climbs on.
+warps, one stage more or fewer, stage 2 overlapped or not; for many rows on 9.0 also one of which a multiprocessor takes
+two programs) are checked against float64 and timed in a CUDA graph at the largest shape that the entry serves. The
+fastest is kept; `use_torch` is set where graphed torch beats it. An entry that the time limit leaves out, or at which
+every tiling fails, keeps its old one. A second run starts from the first one's table and climbs on. All cores compile
+the tilings ahead of the timing, and the table is written after each entry.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from triton.runtime.errors import OutOfResources, PTXASError
 
 from bavt_fast.kernels import critic, quantize_w1
 from bavt_fast.kernels.critic_config import ANY, Config, Entry
 from bavt_fast.kernels.critic_launch import CriticCall, run_fused
+from bavt_fast.kernels.critic_lookup import find_entry
 from bavt_fast.kernels.critic_table import ENTRIES
 from benchmarks.kernel.critic_timing import captured, eager, input_sets, sample
-from tools.critic_kernel.table import TABLE_PATH, merge, render
+from tools.critic_kernel.ahead import Ahead, Job
+from tools.critic_kernel.table import TABLE_PATH, render
 
 KINDS = ("half", "tf32", "int8", "fp32")
 LARGEST_ROWS, LARGEST_HIDDEN = 4096, 8192
 TUNED_HIDDEN = {1024: 768}  # the width that entries up to 1,024 mostly serve
-MAX_ERROR = {"half": 1e-2, "tf32": 1e-3, "fp32": 1e-5, "int8": 1e-2}
+COMPILING_S = 60.0  # after so long nobody waits for one tiling
+MAX_ERROR = {"half": 1e-2, "tf32": 2e-3, "fp32": 1e-5, "int8": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ def neighbours(config: Config, capability: int) -> list[Config]:
         found.append(replace(config, overlap=not config.overlap))
         if config.kernel == "many":
             found.append(replace(config, descriptors=not config.descriptors))
+            # Small enough for two programs on a multiprocessor: the sum of one hides behind the products of the other.
+            small = replace(config, block_rows=128, block_units=128, num_warps=4, num_stages=3, descriptors=True)
+            found.append(small)
     return [tile for tile in dict.fromkeys(found) if _is_sensible(tile)]
 
 
@@ -73,12 +81,20 @@ def _is_sensible(config: Config) -> bool:
     )
 
 
-def tune_entry(entry: Entry, device: torch.device, source: str) -> Entry:
-    """`entry` with the fastest of its neighbouring tilings."""
+def tune_entry(entry: Entry, device: torch.device, source: str, ahead: Ahead | None = None) -> Entry:
+    """`entry` with the fastest of its neighbouring tilings, which `ahead` may be compiling.
+
+    Raises:
+        RuntimeError: no tiling works.
+    """
     calls = _calls(entry, device)
     expected = _exact(calls[0][0])
     timed = []
-    for config in neighbours(entry.config, entry.capability):
+    for config, job in zip(neighbours(entry.config, entry.capability), jobs(entry), strict=True):
+        failure = ahead.failure(job, COMPILING_S) if ahead else ""
+        if failure:
+            print(f"  {config}: {failure}", flush=True)
+            continue
         median_us = _time_config(config, entry, calls, expected)
         if median_us is not None:
             timed.append(Timed(config, median_us))
@@ -96,6 +112,12 @@ def tune_entry(entry: Entry, device: torch.device, source: str) -> Entry:
         f"{entry.kind} {tuned_shape(entry)}: {best.median_us:.2f} us, torch {torch_us:.2f}: {best.config}", flush=True
     )
     return replace(entry, config=best.config, use_torch=torch_us < best.median_us, source=source)
+
+
+def jobs(entry: Entry) -> list[Job]:
+    """What is to compile for an entry, in the order of its neighbours."""
+    rows, hidden_size = tuned_shape(entry)
+    return [Job(entry.kind, rows, hidden_size, config) for config in neighbours(entry.config, entry.capability)]
 
 
 def tuned_shape(entry: Entry) -> tuple[int, int]:
@@ -134,14 +156,16 @@ def _time_config(config: Config, entry: Entry, calls: Sequence[tuple[CriticCall]
 
     try:
         out = run(*calls[0])
-    except (OutOfResources, PTXASError) as failure:
-        print(f"  {config}: {type(failure).__name__}")
+        error = float((out.to(torch.float64) - expected).norm() / expected.norm())
+        if not error < MAX_ERROR[entry.kind]:
+            print(f"  {config}: wrong, relative error {error:.2e}", flush=True)
+            return None
+        return 1e6 * statistics.median(sample(captured(run, calls), len(calls), out.device, samples=9))
+    except Exception as failure:  # too large for the GPU, or refused by the compiler or the driver: of many types
+        print(f"  {config}: {type(failure).__name__}: {str(failure).strip()[:200]}", flush=True)
+        if expected.is_cuda:
+            torch.cuda.synchronize(expected.device)  # raises where the GPU takes no more work from this process
         return None
-    error = float((out.to(torch.float64) - expected).norm() / expected.norm())
-    if not error < MAX_ERROR[entry.kind]:
-        print(f"  {config}: wrong, relative error {error:.2e}")
-        return None
-    return 1e6 * statistics.median(sample(captured(run, calls), len(calls), out.device, samples=9))
 
 
 def _time_torch(entry: Entry, calls: Sequence[tuple[CriticCall]]) -> float:
@@ -153,19 +177,23 @@ def _time_torch(entry: Entry, calls: Sequence[tuple[CriticCall]]) -> float:
     return 1e6 * statistics.median(sample(captured(eager, plain), len(plain), device, samples=9))
 
 
-def tune(
-    entries: Sequence[Entry],
-    kinds: Sequence[str],
-    capability: int,
-    limit_s: float,
-    tune_one: Callable[[Entry], Entry],
-) -> Iterator[Entry]:
-    """The entries of `capability` and `kinds`, tuned in order until the time is up, the rest as they were."""
+def in_order(entries: Sequence[Entry], kinds: Sequence[str], capability: int) -> list[Entry]:
+    """The entries of `capability` and `kinds`: by kind, and each kind's largest shape first, as much hangs on it."""
+    wanted = [entry for kind in kinds for entry in entries if (entry.capability, entry.kind) == (capability, kind)]
+    return sorted(wanted, key=lambda entry: (kinds.index(entry.kind), entry.max_rows != ANY))
+
+
+def tune(wanted: Iterable[Entry], limit_s: float, tune_one: Callable[[Entry], Entry]) -> Iterator[Entry | None]:
+    """Each of the entries tuned, until the time is up; None for one that cannot be tuned."""
     deadline = time.monotonic() + limit_s
-    for kind in kinds:
-        for entry in entries:
-            if (entry.capability, entry.kind) == (capability, kind):
-                yield tune_one(entry) if time.monotonic() < deadline else entry
+    for entry in wanted:
+        if time.monotonic() >= deadline:
+            return
+        try:
+            yield tune_one(entry)
+        except Exception as failure:
+            print(f"{entry.kind} {tuned_shape(entry)}: kept, {type(failure).__name__}: {failure}", flush=True)
+            yield None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -183,17 +211,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("the tuner needs an NVIDIA GPU of capability 8.0 or higher; none is here", file=sys.stderr)
         return 2
     device = torch.device("cuda", torch.cuda.current_device())
-    capability = 90 if torch.cuda.get_device_capability(device) >= (9, 0) else 80
+    capability = find_entry(capability_of(device), "half", 1, 1).capability
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     source = f"{torch.cuda.get_device_name(device)} {today}"
-    tuned = tune(ENTRIES, options.kinds, capability, options.limit_s, lambda entry: tune_entry(entry, device, source))
-    text = render(merge(ENTRIES, tuned))
+    wanted = in_order(ENTRIES, options.kinds, capability)
+    table = list(ENTRIES)
+    failed = 0
+    with Ahead(capability_of(device)) as ahead:
+        for entry in wanted:
+            ahead.submit(jobs(entry))
+        tuned = tune(wanted, options.limit_s, lambda entry: tune_entry(entry, device, source, ahead))
+        for entry, best in zip(wanted, tuned, strict=False):
+            failed += best is None
+            table[ENTRIES.index(entry)] = best or entry
+            if not options.dry_run:
+                _write(render(table))  # each time, so that a run cut short keeps what it has
+    done = sum(entry.source == source for entry in table)
+    print(f"tuned {done} of {len(wanted)} entries; {failed} failed", flush=True)
     if options.dry_run:
-        print(text)
+        print(render(table))
     else:
-        TABLE_PATH.write_text(text)
-        print(f"wrote {TABLE_PATH}")
-    return 0
+        print(f"wrote {TABLE_PATH}", flush=True)
+    return 1 if failed else 0
+
+
+def capability_of(device: torch.device) -> int:
+    """Compute capability times ten."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _write(text: str) -> None:
+    """Writes the table at once: half a table is no module."""
+    half = TABLE_PATH.with_suffix(".tmp")
+    half.write_text(text)
+    os.replace(half, TABLE_PATH)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ At = Mapping[str, int | str]
 
 
 def describe_machine(*packages: str) -> dict[str, str]:
-    """CPU, cores, Python, those of ``packages`` that are installed and the commit ("+" where the tree has changes)."""
+    """CPU, cores, Python, those of ``packages`` that are installed and the commit ("+" where the tree has changes).
+
+    Where there is a copy of the tree without git, the variable BAVT_COMMIT says which commit it is of.
+    """
     described = {"cpu": _cpu(), "cores": str(os.cpu_count()), "python": platform.python_version()}
     for package in packages:
         try:
@@ -41,7 +44,7 @@ def describe_machine(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     changed = "+" if _git("status", "--porcelain", "--untracked-files=no") else ""
-    described["commit"] = _git("rev-parse", "--short", "HEAD") + changed
+    described["commit"] = os.environ.get("BAVT_COMMIT") or _git("rev-parse", "--short", "HEAD") + changed
     return described
 
 

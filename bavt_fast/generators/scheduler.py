@@ -297,6 +297,9 @@ class Scheduler(BaseScheduler):
         """The next token of every row of the batch; those that are done leave."""
         if logits is not None and hidden is not None:
             self._unread = (self._unread + 1) % self.read_every
+            most = self.forward.facts.max_positions
+            if most is not None and max(row.length for row in self.batch.rows) >= most:
+                self._unread = 0  # a row that is done must not go on to a place that the model does not have
             records, numbers, _ = self.batch.members()
             self._retire(self._draw(self.batch.rows, records, numbers, logits, hidden, self._unread == 0), [])
 

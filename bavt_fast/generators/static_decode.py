@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +53,14 @@ class StaticDecoder:
         self.capture = capture
         self.is_on = takes_masks(forward)
         self._limit = window_of(forward.facts.config)
-        self._passes: dict[tuple[int, int], _Pass] = {}
-        self._lanes: list[int] = []
-        self._pool: Any = None
         self._is_checked = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of all graphs and their memory."""
+        self._passes: dict[tuple[int, int], _Pass] = {}
+        self._lanes: list[tuple[int, torch.Size]] = []
+        self._pool: Any = None  # one that no graph uses any more cannot be shared again
 
     def suits(self, rows: int, longest: int) -> bool:
         """Whether there is a bucket for so many rows, none of them longer than `longest`."""
@@ -66,13 +71,15 @@ class StaticDecoder:
         count = len(tokens)
         rows = _ROWS[bisect.bisect_left(_ROWS, count)]
         columns = _COLUMNS[bisect.bisect_left(_COLUMNS, longest + _SPARE)]
-        window.make_room(rows, columns)
-        if window.end >= columns:
+        has_rows, has_columns = window.capacity
+        if rows > has_rows or columns > has_columns:
+            window.make_room(rows, longest, columns - longest)
+        elif window.end >= columns or window.end < longest:
             window.compact(longest)
-        addresses = [lane.data_ptr() for lane in window.lanes]
-        if addresses != self._lanes:
-            self._passes.clear()
-            self._lanes = addresses
+        lanes = [(lane.data_ptr(), lane.shape) for lane in window.lanes]
+        if lanes != self._lanes:
+            self.forget()
+            self._lanes = lanes
         one = self._passes.get((rows, columns))
         if one is None:
             one = self._passes[rows, columns] = self._make(window, rows, columns)
@@ -108,8 +115,11 @@ class StaticDecoder:
 
         one = _Pass(tokens, lengths, column, lambda: None, *compute())  # libraries set themselves up in the first run
         if self.capture:
+            if not self._is_checked:
+                with _waiting_refused():
+                    compute()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with _capturing(graph, self._pool, device):
                 one.logits, one.hidden = compute()
             self._pool = graph.pool()
             one.run = graph.replay
@@ -122,7 +132,11 @@ class StaticDecoder:
         return one
 
     def check(self, found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
-        """Whether the first pass agrees with one kernel by kernel; the decoder is off from then on if not."""
+        """Whether the first pass agrees with one kernel by kernel; the decoder is off from then on if not.
+
+        A pass whose numbers are not finite says nothing: it does not agree, and the next one is looked at."""
+        if not all(bool(part.isfinite().all()) for part in expected):
+            return False
         self._is_checked = True
         tolerance = torch.finfo(self.forward.facts.dtype).eps ** 0.5
         self.is_on = all(
@@ -141,8 +155,34 @@ class StaticDecoder:
     def turn_off(self, error: Exception) -> None:
         """The model cannot be captured: from here on its kernels are launched one by one."""
         self.is_on = False
-        self._passes.clear()
+        self.forget()
         warnings.warn(f"model: no CUDA graph can be captured ({error}); decoding without", stacklevel=2)
+
+
+@contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """Where the host would wait for the device there is an error. A capture that fails for that leaves its stream and
+    the generator of random numbers as they were in it, so it is not tried."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is new in torch, which says so
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@contextmanager
+def _capturing(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
+    """Captures what is done inside. The current stream is current again afterwards, also where that failed."""
+    with torch.cuda.device(device):
+        stream, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                yield
+        finally:
+            torch.cuda.set_stream(stream)
 
 
 class _StaticKeyValues(KeyValues):

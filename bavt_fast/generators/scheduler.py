@@ -21,7 +21,7 @@ from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, StoredStates
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import Ends, Match, PrefixStore
-from bavt_fast.generators.sampling import DELIMITER, Drawn, Sampler, as_numbers
+from bavt_fast.generators.sampling import BROKEN, DELIMITER, Drawn, Sampler, as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
 __all__ = ["Scheduler"]
@@ -329,6 +329,8 @@ class Scheduler(BaseScheduler):
         for row, drawn in zip(finished, self._end(finished), strict=True):
             row.ids = row.owner.ids + drawn.tokens[:-1]
             self._store_step(row, drawn)
+            if drawn.reason == BROKEN and row.slot >= 0:
+                self.batch.window.clear(row.slot)
         self.batch.change([row for row in finished if row.slot >= 0], coming)
 
     def _store_step(self, row: Row, drawn: Drawn) -> None:

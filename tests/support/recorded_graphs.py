@@ -1,0 +1,103 @@
+"""CUDA graphs on a CPU: what is done inside a capture is recorded, operation by operation, and replayed.
+
+A replay reads and writes the tensors of the capture, as on a GPU: whatever Python decided stays decided. An operation
+for which the host would wait for a GPU fails, in a capture and where waiting is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "lift_fresh"}
+"""The last is what `torch.tensor` makes of numbers, which are copied to the device."""
+
+
+class _Refusing(TorchDispatchMode):
+    def __init__(self, graph: RecordedGraph | None = None) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._schema.name.split("::")[1]
+        kwargs = kwargs or {}
+        indices = args[1] if name in ("index", "index_put_") else ()
+        if name in WAITING or any(index is not None and index.dtype == torch.bool for index in indices):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
+        result = function(*args, **kwargs)
+        if self.graph is not None:
+            self.graph.calls.append((function, args, kwargs, result))
+        return result
+
+
+class RecordedGraph:
+    """In the place of `torch.cuda.CUDAGraph`."""
+
+    live = 0
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.shared: Any = None
+        RecordedGraph.live += 1
+
+    def pool(self) -> Any:
+        return self.shared
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for function, args, kwargs, result in self.calls:
+            again = function(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.numel() and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class _Pool:
+    """As the allocator has it: a pool may be shared while a graph uses it, and not again after the last one."""
+
+    def __init__(self) -> None:
+        self.graphs: list[Any] = []
+
+
+@contextmanager
+def _captured(graph: RecordedGraph, pool: Any = None, **_: Any) -> Iterator[None]:
+    import weakref
+
+    if pool is not None and not any(one() is not None for one in pool.graphs):
+        raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
+    graph.shared = _Pool() if pool is None else pool
+    graph.shared.graphs.append(weakref.ref(graph))
+    with _Refusing(graph):
+        yield
+
+
+def record_graphs(patch: pytest.MonkeyPatch) -> None:
+    """`StaticDecoder(capture=True)` works on the CPU from here on."""
+    mode = ["default"]
+    refusing: list[Any] = []
+
+    def set_mode(wanted: str) -> None:
+        if wanted == "error" and mode[0] != "error":
+            refusing.append(_Refusing())
+            refusing[-1].__enter__()
+        elif wanted != "error" and mode[0] == "error":
+            refusing.pop().__exit__(None, None, None)
+        mode[0] = wanted
+
+    for name, stand_in in {
+        "CUDAGraph": RecordedGraph,
+        "graph": _captured,
+        "device": lambda *_: nullcontext(),
+        "Stream": lambda *_: None,
+        "current_stream": lambda *_: None,
+        "set_stream": lambda *_: None,
+        "get_sync_debug_mode": lambda: mode[0],
+        "set_sync_debug_mode": set_mode,
+    }.items():
+        patch.setattr(torch.cuda, name, stand_in)

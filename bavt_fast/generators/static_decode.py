@@ -177,7 +177,7 @@ def _waiting_refused() -> Iterator[None]:
 def _capturing(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
     """Captures what is done inside. The current stream is current again afterwards, also where that failed."""
     with torch.cuda.device(device):
-        stream, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         try:
             with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                 yield

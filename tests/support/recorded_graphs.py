@@ -6,6 +6,7 @@ for which the host would wait for a GPU fails, in a capture and where waiting is
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -65,10 +66,12 @@ class _Pool:
         self.graphs: list[Any] = []
 
 
+class _Stream:
+    """A class, for others name it in their signatures."""
+
+
 @contextmanager
 def _captured(graph: RecordedGraph, pool: Any = None, **_: Any) -> Iterator[None]:
-    import weakref
-
     if pool is not None and not any(one() is not None for one in pool.graphs):
         raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
     graph.shared = _Pool() if pool is None else pool
@@ -94,7 +97,7 @@ def record_graphs(patch: pytest.MonkeyPatch) -> None:
         "CUDAGraph": RecordedGraph,
         "graph": _captured,
         "device": lambda *_: nullcontext(),
-        "Stream": lambda *_: None,
+        "Stream": _Stream,
         "current_stream": lambda *_: None,
         "set_stream": lambda *_: None,
         "get_sync_debug_mode": lambda: mode[0],

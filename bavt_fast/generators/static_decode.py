@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValues, KeyValueWindow
 
-__all__ = ["StaticDecoder", "takes_masks", "window_of"]
+__all__ = ["StaticDecoder", "buckets", "takes_masks", "window_of"]
 
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _COLUMNS = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
@@ -54,6 +54,7 @@ class StaticDecoder:
         self.is_on = takes_masks(forward)
         self._limit = window_of(forward.facts.config)
         self._is_checked = False
+        self._waits = True  # as far as is known
         self.forget()
 
     def forget(self) -> None:
@@ -115,9 +116,10 @@ class StaticDecoder:
 
         one = _Pass(tokens, lengths, column, lambda: None, *compute())  # libraries set themselves up in the first run
         if self.capture:
-            if not self._is_checked:
+            if self._waits:
                 with _waiting_refused():
                     compute()
+                self._waits = False
             graph = torch.cuda.CUDAGraph()
             with _capturing(graph, self._pool, device):
                 one.logits, one.hidden = compute()
@@ -213,6 +215,14 @@ class _StaticCache(Cache):
     def __init__(self, window: KeyValueWindow, column: Tensor, columns: int) -> None:
         layers = range(len(window.layout.places))
         super().__init__(layers=[_StaticKeyValues(window, layer, column, columns) for layer in layers])
+
+
+def buckets(rows: int, fewest: int, most: int) -> list[tuple[int, int]]:
+    """(rows, tokens) for `TorchGenerator.warm_up`: one of each bucket that passes of up to so many rows take, the
+    longest of which has from `fewest` to `most` tokens. The largest comes first, so that no graph is thrown away."""
+    first, last = (bisect.bisect_left(_COLUMNS, tokens + _SPARE) for tokens in (fewest, most))
+    sizes = [size for size in _ROWS if size < rows] + [rows]
+    return [(size, columns - _SPARE) for columns in reversed(_COLUMNS[first : last + 1]) for size in reversed(sizes)]
 
 
 def takes_masks(forward: Forward) -> bool:

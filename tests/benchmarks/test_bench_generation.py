@@ -23,14 +23,15 @@ from bavt_fast import Budget, Searcher  # noqa: E402
 from bavt_fast.protocols import Step, StepRequest  # noqa: E402
 from benchmarks.engine import contract  # noqa: E402
 from benchmarks.generation import models, neighbour, plain, report, rows  # noqa: E402
+from benchmarks.generation.__main__ import whatever_happens  # noqa: E402
 from benchmarks.generation.counters import since  # noqa: E402
 from benchmarks.generation.models import Subject, subject_of, sums  # noqa: E402
 from benchmarks.generation.prefixes import Prefixes  # noqa: E402
-from benchmarks.generation.rounds import Round, rows_of  # noqa: E402
+from benchmarks.generation.rounds import Round, rows_of, rows_until  # noqa: E402
 from benchmarks.generation.search import OurSearch, contexts_of  # noqa: E402
 from benchmarks.generation.targets import targets_of  # noqa: E402
 from benchmarks.generation.tokens import WORDS_PER_LINE, byte_level_tokenizer  # noqa: E402
-from benchmarks.harness import ROOT, LeftOut, Limits, Results, Row, results_in  # noqa: E402
+from benchmarks.harness import ROOT, LeftOut, Limits, Results, Row, results_in, run_parts  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -303,6 +304,40 @@ del block
 assert before.read() > grown - 1_000_000, "a peak stays, to some pages"
 assert PeakMemory(torch.device("cpu")).read() < grown - 40_000_000
 """
+
+
+def test_in_little_time_there_is_a_turn_and_more_where_they_end_in_time() -> None:
+    class Warmed(FakeSide):
+        def warm(self) -> None:
+            self._figures = {**self._figures, rows.HITS: 1.0}
+
+    for deadline_s, rounds in ((-1.0, 1), (time.monotonic() + 60.0, 3)):
+        sides = [Warmed(rows.OURS, 1, [1.0] * 4), Warmed(rows.RECIPE, 1, [2.0] * 4)]
+        rows_so_far = [row for row in rows_until("p", sides, deadline_s, 3) if row.what == rows.SPEED]
+        assert [row.rounds for row in rows_so_far] == [rounds] * 2
+        assert all(side._figures[rows.HITS] == 1.0 for side in sides)
+
+
+def test_a_part_that_fails_keeps_what_it_has_and_the_others() -> None:
+    def fails() -> Iterator[Row]:
+        yield Row("a", "b", "x", 1.0, 1.0, 1.0, 1)
+        raise RuntimeError("no such kernel")
+
+    found, left_out = run_parts([lambda: whatever_happens("llama", fails), lambda: iter(())])
+    assert [row.what for row in found] == ["a"]
+    assert left_out == ["the rest of a part of llama (RuntimeError: no such kernel)"]
+
+
+@pytest.mark.slow
+def test_all_in_little_time_with_tiny_models(tmp_path: Path) -> None:
+    command = ["bash", "benchmarks/generation/gpu.sh", "--tiny", "--seconds", "120", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = results_in(json.loads(next(tmp_path.glob("generation-*.json")).read_text()))
+    for model in ("llama-tiny", "qwen2-tiny"):
+        shapes = {(row.at["questions"], row.at["asks"]) for row in measured.of(rows.SPEED, rows.OURS, model=model)}
+        assert shapes == {(1, 8), (64, 64), (32, 8)}
 
 
 def test_peak_memory_is_of_the_time_since() -> None:

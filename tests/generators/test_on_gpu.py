@@ -5,6 +5,7 @@ What each test compares with is computed without graphs, or on the CPU; a failur
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Iterator
@@ -251,6 +252,7 @@ def test_a_device_that_is_full_serves_fewer_rows() -> None:
     model = wide_model(layers=8, heads=8).to(DEVICE)
     asked = requests(48, "the fox ran over the hill " * 12)
     expected = make(model, graphs=False, max_batch=4, store_bytes=0).propose(asked, [1] * 48, [4] * 48)
+    gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     generator = make(model, store_bytes=2**26)
@@ -289,12 +291,17 @@ def test_a_search_with_a_critic_on_the_device(reads: str) -> None:
         assert result.tree.num_nodes > 1
     told = generator.statistics()
     assert 0.0 < told.forward_seconds + told.sampling_seconds < seconds
-    states = [step.hidden for result in results for step in result.steps[1:] if step is not None]
-    with torch.no_grad():
-        expected = head.cpu().predictor(torch.stack(states).float().cpu())[:, 0].sigmoid().tolist()
-    head.to(DEVICE)
-    nodes = [Node(None, "x", Node(None, "x"), step) for result in results for step in result.steps[1:]]
-    assert HiddenStateCritic(head, "logit").score(nodes) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_critic_reads_states_where_they_are() -> None:
+    """On the device, in one call of the fused kernel; as on the CPU."""
+    rows = make(build_model("llama")).propose(requests(20), [1] * 20, [8] * 20)
+    nodes = [Node(None, "x", Node(None, "x"), row[0]) for row in rows]  # type: ignore[index]
+    torch.manual_seed(0)
+    head = ResidualValuePredictor(32)
+    expected = HiddenStateCritic(head, "logit").score(nodes)
+    found = HiddenStateCritic(head.to(DEVICE), "logit").score(nodes)
+    assert found == pytest.approx(expected, abs=1e-3), "the head on the device / on the CPU"
 
 
 def wide_model(layers: int = 4, heads: int = 4) -> Any:

@@ -160,6 +160,12 @@ def test_passes_ahead_of_a_search_are_the_ones_it_runs(monkeypatch: pytest.Monke
     assert [row[0].token_ids for row in steps] == [row[0].token_ids for row in expected]  # type: ignore[union-attr]
 
 
+def test_buckets_are_those_that_passes_take() -> None:
+    found = static_decode.buckets(6, 90, 200)
+    assert found == [(rows, tokens) for tokens in (224, 160, 96) for rows in (6, 4, 2, 1)]
+    assert static_decode.buckets(1, 10, 10) == [(1, 96)]
+
+
 def test_logits_that_are_no_numbers_do_not_turn_graphs_off(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = as_on_a_gpu("llama", monkeypatch)
     generator.model.lm_head.weight.data.fill_(float("nan"))

@@ -8,6 +8,8 @@ What a bucket adds is masked, and a graph is captured when its bucket is first u
 from __future__ import annotations
 
 import bisect
+import functools
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,14 +179,25 @@ def _waiting_refused() -> Iterator[None]:
 
 @contextmanager
 def _capturing(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
-    """Captures what is done inside. The current stream is current again afterwards, also where that failed."""
+    """Captures what is done inside. The current stream is current again afterwards, also where that failed. No garbage
+    is collected meanwhile, for there may be graphs in it."""
+    collects = gc.isenabled()
     with torch.cuda.device(device):
-        stream, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.current_stream()
+        gc.disable()
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, stream=_aside(device), capture_error_mode="thread_local"):
                 yield
         finally:
             torch.cuda.set_stream(stream)
+            if collects:
+                gc.enable()
+
+
+@functools.cache
+def _aside(device: torch.device) -> Any:
+    """The stream of all captures on a device: libraries keep memory for each that they see."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class _StaticKeyValues(KeyValues):

@@ -69,6 +69,8 @@ class _Pool:
 class _Stream:
     """A class, for others name it in their signatures."""
 
+    def __init__(self, *_: Any) -> None: ...
+
 
 @contextmanager
 def _captured(graph: RecordedGraph, pool: Any = None, **_: Any) -> Iterator[None]:

@@ -36,18 +36,20 @@ missing=()
 if ! "$python" -c 'import hypothesis' 2>/dev/null; then
     mapfile -t missing < <(grep -l '^from hypothesis' tests/generators/*.py tests/critics/*.py | sed 's/^/--ignore=/')
 fi
-check() { # the tests of generators and critics that are $2, for $1 seconds; 5 is what pytest says where there are none
+check() { # the tests that are $2, of what comes behind it, for $1 seconds; 5 is what pytest says where there are none
     local status=0
     # Without the options of pyproject.toml: they need pytest-benchmark.
-    timeout "$1" "$python" -m pytest -q -o addopts= --noconftest -p no:cacheprovider -m "$2" "${@:3}" \
-        "${missing[@]}" tests/generators tests/critics || status=$?
+    # Interrupted, they say what failed by then.
+    timeout -s INT -k 5 "$1" "$python" -u -m pytest -q -o addopts= --noconftest -p no:cacheprovider -m "$2" "${@:3}" \
+        "${missing[@]}" || status=$?
     [[ $status == 0 || $status == 5 ]] || { echo "tests that are $2: status $status"; return "$status"; }
 }
 
 if ((all < 400)); then
     status=0
     echo "== check: tests that need a GPU ($SECONDS s)"
-    check $((all * 3 / 10)) gpu --durations=5 || status=$?
+    mapfile -t marked < <(grep -l 'mark\.gpu' tests/generators/*.py tests/critics/*.py)
+    check $((all * 3 / 10)) gpu --durations=5 --tb=short "${marked[@]}" || status=$?
     echo "== time ($SECONDS s)"
     seconds="$(left 5)"
     timeout "$seconds" "$python" -u -m benchmarks.generation "${options[@]}" --seconds "$seconds" --out "$out" || status=$?
@@ -56,10 +58,10 @@ if ((all < 400)); then
 fi
 
 echo "== check: tests that need a GPU ($SECONDS s)"
-check 120 gpu -x
+check 120 gpu -x tests/generators tests/critics
 if [[ "${options[1]}" == cuda ]]; then
     echo "== check: the others, as far as the time goes ($SECONDS s)"
-    check 100 "not gpu and not slow" -x || [[ $? == 124 ]]
+    check 100 "not gpu and not slow" -x tests/generators tests/critics || [[ $? == 124 ]]
 fi
 
 echo "== time ($SECONDS s)"

@@ -85,6 +85,8 @@ class OurSearch:
             before, start_s = generator.statistics(), time.perf_counter()
             found, first_s = [], 0.0
             for index, result in self._searcher.search_iter(watch, budget=self._budget, seed=self._rounds):
+                if result.error is not None:
+                    raise RuntimeError(f"a search failed: {result.error}") from result.error
                 first_s = first_s or time.perf_counter() - start_s
                 found.append((questions[index], result))
             seconds = time.perf_counter() - start_s

@@ -104,6 +104,8 @@ class OurSearch:
         if self._knows_times:
             inside_s = took.forward_seconds + took.sampling_seconds + critic.seconds
             figures[rows.OUTSIDE] = 1.0 - inside_s / seconds
+        if self._subject.device.type == "cuda":
+            print(f"  {passes_in_words(took, seconds, critic.seconds, self._knows_times)}", flush=True)
         tokens = sum(result.spent.tokens for _, result in found)
         self.question_tokens = tokens / len(found)
         return Round(tokens, seconds, first_s, figures)
@@ -120,6 +122,17 @@ class OurSearch:
                 tokens += step.tokens
         self.step_tokens = tokens / steps
         return {rows.STEP_TOKENS: self.step_tokens, rows.PROMPT: took.computed_prompt_tokens / prefixes.needed}
+
+
+def passes_in_words(took: GenerationStatistics, seconds: float, critic_s: float, knows_times: bool) -> str:
+    """Where the time of a round went, in milliseconds per pass that decodes."""
+    passes = max(1, took.decode_passes)
+    words = f"{passes} passes of {took.row_passes / passes:.1f} rows, {1e3 * seconds / passes:.2f} ms each"
+    if not knows_times:
+        return words
+    rest_s = seconds - took.forward_seconds - took.sampling_seconds - critic_s
+    parts = {"model": took.forward_seconds, "drawing": took.sampling_seconds, "critic": critic_s, "rest": rest_s}
+    return f"{words}: " + ", ".join(f"{name} {1e3 * part / passes:.2f}" for name, part in parts.items())
 
 
 class _Watch:

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from bavt_fast import Budget, Searcher  # noqa: E402
-from bavt_fast.protocols import Step, StepRequest  # noqa: E402
+from bavt_fast.protocols import GenerationStatistics, Step, StepRequest  # noqa: E402
 from benchmarks.engine import contract  # noqa: E402
 from benchmarks.generation import models, neighbour, plain, report, rows  # noqa: E402
 from benchmarks.generation.__main__ import whatever_happens  # noqa: E402
@@ -28,7 +28,7 @@ from benchmarks.generation.counters import since  # noqa: E402
 from benchmarks.generation.models import Subject, subject_of, sums  # noqa: E402
 from benchmarks.generation.prefixes import Prefixes  # noqa: E402
 from benchmarks.generation.rounds import Round, rows_of, rows_until  # noqa: E402
-from benchmarks.generation.search import OurSearch, contexts_of  # noqa: E402
+from benchmarks.generation.search import OurSearch, contexts_of, passes_in_words  # noqa: E402
 from benchmarks.generation.targets import targets_of  # noqa: E402
 from benchmarks.generation.tokens import WORDS_PER_LINE, byte_level_tokenizer  # noqa: E402
 from benchmarks.harness import ROOT, LeftOut, Limits, Results, Row, results_in, run_parts  # noqa: E402
@@ -193,6 +193,14 @@ def test_where_times_take_waiting_a_round_of_its_own_tells_them(
     assert rows.OUTSIDE not in ours.round().figures
     assert 0.0 < ours.more()[rows.OUTSIDE] < 1.0
     assert subject.generator(2, measure=True) is subject.generator(2, measure=True) is not subject.generator(2)
+
+
+def test_the_time_of_a_pass_is_told_in_words() -> None:
+    took = GenerationStatistics(*[0] * 14)._replace(
+        decode_passes=10, row_passes=35, forward_seconds=0.02, sampling_seconds=0.01
+    )
+    assert passes_in_words(took, 0.05, 0.005, False) == "10 passes of 3.5 rows, 5.00 ms each"
+    assert passes_in_words(took, 0.05, 0.005, True).endswith("each: model 2.00, drawing 1.00, critic 0.50, rest 1.50")
 
 
 def test_a_round_without_waiting_questions_has_no_full_batch(subject: Subject) -> None:

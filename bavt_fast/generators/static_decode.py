@@ -107,10 +107,10 @@ class StaticDecoder:
         tokens, lengths = (torch.zeros(rows, 1, dtype=torch.long, device=device) for _ in range(2))
         column = torch.full((1,), window.end, device=device)
         cache = _StaticCache(window, column, columns)
-        places = torch.arange(columns, device=device)
         dtype = self.forward.facts.dtype
 
-        def compute() -> tuple[Tensor, Tensor]:
+        def compute() -> tuple[Tensor, Tensor]:  # of what lies outside, a graph keeps nothing alive
+            places = torch.arange(columns, device=device)
             is_seen = (places <= column) & (places >= column - lengths)
             mask = torch.zeros(rows, columns, dtype=dtype, device=device)
             mask = mask.masked_fill(~is_seen, torch.finfo(dtype).min)[:, None, None]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "lift_fresh"}
 """The last is what `torch.tensor` makes of numbers, which are copied to the device."""
@@ -33,7 +33,7 @@ class _Refusing(TorchDispatchMode):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
         result = function(*args, **kwargs)
         if self.graph is not None:
-            self.graph.calls.append((function, args, kwargs, result))
+            self.graph.record(function, args, kwargs, result)
         return result
 
 
@@ -44,16 +44,32 @@ class RecordedGraph:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.made: set[int] = set()
         self.shared: Any = None
         RecordedGraph.live += 1
 
     def pool(self) -> Any:
         return self.shared
 
+    def record(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """What was made inside lies in the graph's pool. What came from outside is not kept alive by a graph."""
+        self.made.update(id(leaf) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+
+        def held(leaf: Any) -> Any:
+            return weakref.ref(leaf) if isinstance(leaf, torch.Tensor) and id(leaf) not in self.made else leaf
+
+        self.calls.append((function, tree_map(held, args), tree_map(held, kwargs), result))
+
     @torch.no_grad()
     def replay(self) -> None:
+        def found(leaf: Any) -> Any:
+            if isinstance(leaf, weakref.ref):
+                leaf = leaf()
+                assert leaf is not None, "a graph reads memory that was given back"
+            return leaf
+
         for function, args, kwargs, result in self.calls:
-            again = function(*args, **kwargs)
+            again = function(*tree_map(found, args), **tree_map(found, kwargs))
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
                 if isinstance(old, torch.Tensor) and old.numel() and old.data_ptr() != new.data_ptr():
                     old.copy_(new)

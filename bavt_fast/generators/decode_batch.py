@@ -51,6 +51,8 @@ class DecodeBatch:
 
     def reset(self) -> None:
         """Lets go of all rows and their memory."""
+        if self.static is not None:
+            self.static.forget()
         self.window = KeyValueWindow(self.layout)
         self._slots: list[Row | None] = []  # None for a hole
         self._left: dict[tuple[int, ...], int] = {}  # by tokens: the hole where their states still are

@@ -168,6 +168,11 @@ class KeyValueWindow:
         for lane in self.lanes:
             lane[:, row, :, : self.end - length].zero_()
 
+    def clear(self, row: int) -> None:
+        """Zeros in all of a row: of a hidden column that is not finite, attention would see that."""
+        for lane in self.lanes:
+            lane[:, row].zero_()
+
     def move(self, source: int, target: int, length: int) -> None:
         """A row's last `length` tokens into another row."""
         columns = slice(self.end - length, self.end)

@@ -13,6 +13,7 @@ al. 2020, "Incremental Sampling Without Replacement for Sequence Models").
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,7 @@ class Sampler:
         self._found = found
         self._ends = torch.zeros(len(named), dtype=torch.bool, device=device)
         self._ends[list(ends)] = True
+        self._zero = torch.zeros((), dtype=torch.float64, device=device)
         self._nameless = None if named.all() else torch.as_tensor(~named, device=device)
         self._hidden: Tensor | None = None
         self._free: list[int] = []
@@ -252,14 +254,17 @@ class Sampler:
             self._choose(records[at : at + size], numbers[at : at + size], logits[at : at + size])
             for at in range(0, len(numbers), size)
         ]
-        self._append(
+        went_on = self._append(
             records, *(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
         )
-        self._keep_hidden(records, hidden)
+        self._keep_hidden(records, hidden, went_on)
 
-    def _keep_hidden(self, records: Tensor, hidden: Tensor) -> None:
+    def _keep_hidden(self, records: Tensor, hidden: Tensor, went_on: Tensor | None = None) -> None:
+        """Of the rows that went on, or of all: those that are done keep theirs until they are read."""
         if self._hidden is None:
             self._hidden = hidden.new_zeros(self._tokens.shape[0], hidden.shape[1])
+        if went_on is not None:
+            hidden = torch.where(went_on[:, None], hidden, self._hidden[records])
         self._hidden[records] = hidden
 
     def _choose(self, records: Tensor, numbers: np.ndarray, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -284,17 +289,21 @@ class Sampler:
         """(rows, vocabulary) probabilities by each row's settings. A row with logits that are not numbers is NaN."""
         settings = self._settings[records]
         probabilities = (logits / settings[:, :1]).softmax(-1)
-        greedy = np.flatnonzero(self._is_greedy[numbers])
-        if len(greedy):
-            at = torch.as_tensor(greedy, device=self.device)
+        at = self._places(self._is_greedy[numbers])
+        if at is not None:
             best = logits[at].argmax(-1, keepdim=True)
             broken = probabilities[at].sum(-1, keepdim=True) * 0.0  # NaN stays NaN
             probabilities[at] = torch.zeros_like(probabilities[at]).scatter_(1, best, 1.0) + broken
-        cut = np.flatnonzero(self._is_cut[numbers])
-        if len(cut):
-            at = torch.as_tensor(cut, device=self.device)
+        at = self._places(self._is_cut[numbers])
+        if at is not None:
             probabilities[at] = _truncated(probabilities[at], settings[at])
         return probabilities
+
+    def _places(self, wanted: np.ndarray) -> Tensor | slice | None:
+        """Which rows are wanted; None for none. All of them are a slice: an index from the host would be waited for."""
+        if wanted.all():
+            return slice(None)
+        return torch.as_tensor(np.flatnonzero(wanted), device=self.device) if wanted.any() else None
 
     def _pick_untried(self, records: Tensor, probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """A token of each row without the mass of the tried steps that run through it, and the mass that is left."""
@@ -313,25 +322,27 @@ class Sampler:
         self._alive[records] = follows & (tokens == token[:, None])
         return token, mass
 
-    def _append(self, records: Tensor, token: Tensor, chosen: Tensor, mass: Tensor, log_probability: Tensor) -> None:
-        reason, count = self._reason[records], self._count[records]
-        is_broken = ~torch.isfinite(mass)
-        is_new = mass >= NEW_MASS
-        is_drawn = (reason == RUNNING) & is_new & ~is_broken
+    def _append(self, records: Tensor, token: Tensor, chosen: Tensor, mass: Tensor, log_probability: Tensor) -> Tensor:
+        """Writes what was drawn into the records; bool (rows,), whether each row went on until now."""
+        reason, count, before = self._reason[records], self._count[records], self._state[records]
+        went_on = reason == RUNNING
+        is_new = mass >= NEW_MASS  # not where it is NaN
+        is_drawn = went_on & is_new
         self._tokens[records, count] = token
         self._probabilities[records, count] = chosen
         self.next_token[records] = token
         count = count + is_drawn
         self._count[records] = count
-        self._log_probability[records] += torch.where(is_drawn, log_probability, 0.0)
-        state = self._next_state[self._state[records], token].long()
-        self._state[records] = torch.where(is_drawn, state, self._state[records])
-        ended = torch.where(count >= self._limit[records], LIMIT, RUNNING)
-        ended = torch.where(state == self._found, DELIMITER, ended)
-        ended = torch.where(self._ends[token], END, ended)
-        ended = torch.where(is_new, ended, EXHAUSTED)
-        ended = torch.where(is_broken, BROKEN, ended)
-        self._reason[records] = torch.where(reason == RUNNING, ended, reason)
+        self._log_probability[records] += torch.where(is_drawn, log_probability, self._zero)
+        state = self._next_state[before, token].long()
+        self._state[records] = torch.where(is_drawn, state, before)
+        ended = (count >= self._limit[records]) * LIMIT
+        ended.masked_fill_(state == self._found, DELIMITER)
+        ended.masked_fill_(self._ends[token], END)
+        ended.masked_fill_(~is_new, EXHAUSTED)
+        ended.masked_fill_(mass.isnan(), BROKEN)
+        self._reason[records] = torch.where(went_on, ended, reason)
+        return went_on
 
 
 COLUMNS = (
@@ -364,11 +375,15 @@ def _pick(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     mass = up_to[:, -1]
     target = uniforms * mass
     block = _first_above(up_to, target)
-    target = target - torch.where(block > 0, up_to.gather(1, (block - 1).clamp_min(0)[:, None])[:, 0], 0.0)
-    places = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
-    within = weights.gather(1, places.clamp_max(size - 1)).double()
-    within = torch.where(places < size, within, 0.0).cumsum(-1)
-    return (block * _BLOCK + _first_above(within, target)).clamp_max(size - 1), mass
+    target = target - up_to.gather(1, (block - 1).clamp_min(0)[:, None])[:, 0] * (block > 0)
+    places = block[:, None] * _BLOCK + _offsets(weights.device)
+    within = weights.gather(1, places.clamp_max(size - 1)).double() * (places < size)
+    return (block * _BLOCK + _first_above(within.cumsum(-1), target)).clamp_max(size - 1), mass
+
+
+@functools.cache
+def _offsets(device: torch.device) -> Tensor:
+    return torch.arange(_BLOCK, device=device)
 
 
 def _first_above(up_to: Tensor, target: Tensor) -> Tensor:

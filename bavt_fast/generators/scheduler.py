@@ -21,7 +21,7 @@ from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, StoredStates
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import Ends, Match, PrefixStore
-from bavt_fast.generators.sampling import DELIMITER, Drawn, Sampler, as_numbers
+from bavt_fast.generators.sampling import BROKEN, DELIMITER, Drawn, Sampler, as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
 __all__ = ["Scheduler"]
@@ -297,6 +297,9 @@ class Scheduler(BaseScheduler):
         """The next token of every row of the batch; those that are done leave."""
         if logits is not None and hidden is not None:
             self._unread = (self._unread + 1) % self.read_every
+            most = self.forward.facts.max_positions
+            if most is not None and max(row.length for row in self.batch.rows) >= most:
+                self._unread = 0  # a row that is done must not go on to a place that the model does not have
             records, numbers, _ = self.batch.members()
             self._retire(self._draw(self.batch.rows, records, numbers, logits, hidden, self._unread == 0), [])
 
@@ -326,6 +329,8 @@ class Scheduler(BaseScheduler):
         for row, drawn in zip(finished, self._end(finished), strict=True):
             row.ids = row.owner.ids + drawn.tokens[:-1]
             self._store_step(row, drawn)
+            if drawn.reason == BROKEN and row.slot >= 0:
+                self.batch.window.clear(row.slot)
         self.batch.change([row for row in finished if row.slot >= 0], coming)
 
     def _store_step(self, row: Row, drawn: Drawn) -> None:

@@ -8,8 +8,11 @@ What a bucket adds is masked, and a graph is captured when its bucket is first u
 from __future__ import annotations
 
 import bisect
+import functools
+import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +23,7 @@ from transformers.cache_utils import Cache
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValues, KeyValueWindow
 
-__all__ = ["StaticDecoder", "takes_masks", "window_of"]
+__all__ = ["StaticDecoder", "buckets", "takes_masks", "window_of"]
 
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _COLUMNS = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
@@ -52,10 +55,15 @@ class StaticDecoder:
         self.capture = capture
         self.is_on = takes_masks(forward)
         self._limit = window_of(forward.facts.config)
-        self._passes: dict[tuple[int, int], _Pass] = {}
-        self._lanes: list[int] = []
-        self._pool: Any = None
         self._is_checked = False
+        self._waits = True  # as far as is known
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of all graphs and their memory."""
+        self._passes: dict[tuple[int, int], _Pass] = {}
+        self._lanes: list[tuple[int, torch.Size]] = []
+        self._pool: Any = None  # one that no graph uses any more cannot be shared again
 
     def suits(self, rows: int, longest: int) -> bool:
         """Whether there is a bucket for so many rows, none of them longer than `longest`."""
@@ -66,13 +74,15 @@ class StaticDecoder:
         count = len(tokens)
         rows = _ROWS[bisect.bisect_left(_ROWS, count)]
         columns = _COLUMNS[bisect.bisect_left(_COLUMNS, longest + _SPARE)]
-        window.make_room(rows, columns)
-        if window.end >= columns:
+        has_rows, has_columns = window.capacity
+        if rows > has_rows or columns > has_columns:
+            window.make_room(rows, longest, columns - longest)
+        elif window.end >= columns or window.end < longest:
             window.compact(longest)
-        addresses = [lane.data_ptr() for lane in window.lanes]
-        if addresses != self._lanes:
-            self._passes.clear()
-            self._lanes = addresses
+        lanes = [(lane.data_ptr(), lane.shape) for lane in window.lanes]
+        if lanes != self._lanes:
+            self.forget()
+            self._lanes = lanes
         one = self._passes.get((rows, columns))
         if one is None:
             one = self._passes[rows, columns] = self._make(window, rows, columns)
@@ -97,10 +107,10 @@ class StaticDecoder:
         tokens, lengths = (torch.zeros(rows, 1, dtype=torch.long, device=device) for _ in range(2))
         column = torch.full((1,), window.end, device=device)
         cache = _StaticCache(window, column, columns)
-        places = torch.arange(columns, device=device)
         dtype = self.forward.facts.dtype
 
-        def compute() -> tuple[Tensor, Tensor]:
+        def compute() -> tuple[Tensor, Tensor]:  # of what lies outside, a graph keeps nothing alive
+            places = torch.arange(columns, device=device)
             is_seen = (places <= column) & (places >= column - lengths)
             mask = torch.zeros(rows, columns, dtype=dtype, device=device)
             mask = mask.masked_fill(~is_seen, torch.finfo(dtype).min)[:, None, None]
@@ -108,8 +118,12 @@ class StaticDecoder:
 
         one = _Pass(tokens, lengths, column, lambda: None, *compute())  # libraries set themselves up in the first run
         if self.capture:
+            if self._waits:
+                with _waiting_refused():
+                    compute()
+                self._waits = False
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with _capturing(graph, self._pool, device):
                 one.logits, one.hidden = compute()
             self._pool = graph.pool()
             one.run = graph.replay
@@ -122,7 +136,11 @@ class StaticDecoder:
         return one
 
     def check(self, found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
-        """Whether the first pass agrees with one kernel by kernel; the decoder is off from then on if not."""
+        """Whether the first pass agrees with one kernel by kernel; the decoder is off from then on if not.
+
+        A pass whose numbers are not finite says nothing: it does not agree, and the next one is looked at."""
+        if not all(bool(part.isfinite().all()) for part in expected):
+            return False
         self._is_checked = True
         tolerance = torch.finfo(self.forward.facts.dtype).eps ** 0.5
         self.is_on = all(
@@ -141,8 +159,45 @@ class StaticDecoder:
     def turn_off(self, error: Exception) -> None:
         """The model cannot be captured: from here on its kernels are launched one by one."""
         self.is_on = False
-        self._passes.clear()
+        self.forget()
         warnings.warn(f"model: no CUDA graph can be captured ({error}); decoding without", stacklevel=2)
+
+
+@contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """Where the host would wait for the device there is an error. A capture that fails for that leaves its stream and
+    the generator of random numbers as they were in it, so it is not tried."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is new in torch, which says so
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@contextmanager
+def _capturing(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
+    """Captures what is done inside. The current stream is current again afterwards, also where that failed. No garbage
+    is collected meanwhile, for there may be graphs in it."""
+    collects = gc.isenabled()
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream()
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=_aside(device), capture_error_mode="thread_local"):
+                yield
+        finally:
+            torch.cuda.set_stream(stream)
+            if collects:
+                gc.enable()
+
+
+@functools.cache
+def _aside(device: torch.device) -> Any:
+    """The stream of all captures on a device: libraries keep memory for each that they see."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class _StaticKeyValues(KeyValues):
@@ -173,6 +228,14 @@ class _StaticCache(Cache):
     def __init__(self, window: KeyValueWindow, column: Tensor, columns: int) -> None:
         layers = range(len(window.layout.places))
         super().__init__(layers=[_StaticKeyValues(window, layer, column, columns) for layer in layers])
+
+
+def buckets(rows: int, fewest: int, most: int) -> list[tuple[int, int]]:
+    """(rows, tokens) for `TorchGenerator.warm_up`: one of each bucket that passes of up to so many rows take, the
+    longest of which has from `fewest` to `most` tokens. The largest comes first, so that no graph is thrown away."""
+    first, last = (bisect.bisect_left(_COLUMNS, tokens + _SPARE) for tokens in (fewest, most))
+    sizes = [size for size in _ROWS if size < rows] + [rows]
+    return [(size, columns - _SPARE) for columns in reversed(_COLUMNS[first : last + 1]) for size in reversed(sizes)]
 
 
 def takes_masks(forward: Forward) -> bool:

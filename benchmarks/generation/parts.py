@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from benchmarks.generation.models import EMBEDDED, Subject
 from benchmarks.generation.plain import ContinuousBatching, Generate, RecipeLoop
-from benchmarks.generation.rounds import Side, rows_of
+from benchmarks.generation.rounds import Side, rows_of, rows_until
 from benchmarks.generation.search import OurSearch
 from benchmarks.harness import LeftOut, Limits, Row
 
 WIDEST = 64
+MOST_ROUNDS = 3
+"""Of a part in little time."""
 Part = Callable[[], Iterator[Row]]
 
 
@@ -62,6 +64,27 @@ def parts_of(subject: Callable[[], Subject], sizes: Sizes) -> list[Part]:
         lambda: _side_by_side(subject(), sizes, 8, [(8, 8), (16, 16)]),
         lambda: _side_by_side(subject(), sizes, WIDEST, [(WIDEST, WIDEST), (1, WIDEST)]),
     ]
+
+
+def brief_parts(subject: Callable[[], Subject], sizes: Sizes, until_s: Sequence[float]) -> list[Part]:
+    """What the targets need alone, in little time: many questions until the first moment, on the clock of
+    `time.monotonic`, one question until the second."""
+
+    def many() -> Iterator[Row]:
+        model = subject()
+        model.try_head()
+        shapes = [(WIDEST, WIDEST), (4 * sizes.slots, sizes.slots)]
+        ours = [OurSearch(model, *shape, sizes.many_tokens, sizes.most_step_tokens) for shape in shapes]
+        sides: list[Side] = [*ours, RecipeLoop(model, ours[0]), Generate(model, sizes.slots, ours[0])]
+        yield from rows_until(f"{sizes.slots} rows", sides, until_s[0], MOST_ROUNDS)
+
+    def one() -> Iterator[Row]:
+        model = subject()
+        ours = OurSearch(model, 1, 8, sizes.one_tokens, sizes.most_step_tokens)
+        sides: list[Side] = [ours, RecipeLoop(model, ours), Generate(model, 1, ours)]
+        yield from rows_until("one question", sides, until_s[1], MOST_ROUNDS)
+
+    return [many, one]
 
 
 def _one_question(subject: Subject, sizes: Sizes) -> Iterator[Row]:

@@ -37,6 +37,11 @@ class PlainSide:
         self._subject, self._rows, self._like = subject, rows_at_once, like
         self._rounds = 0
 
+    def warm(self) -> None:
+        """A few tokens: these have nothing to make."""
+        ids = torch.tensor(self._prompt_ids()[:1], device=self._subject.device)
+        generate(self._subject, ids, torch.ones_like(ids), 4)
+
     def more(self) -> Mapping[str, float]:
         return {}
 

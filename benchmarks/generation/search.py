@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bavt_fast import Budget, Searcher, SearchResult
+from bavt_fast.generators.static_decode import buckets
 from bavt_fast.protocols import GenerationStatistics
 from benchmarks.generation import rows
 from benchmarks.generation.counters import PeakMemory, since, synchronize
@@ -49,14 +50,29 @@ class OurSearch:
             **subject.settings,
         )
 
+    def warm(self) -> None:
+        """What is made once: graphs of all sizes, on CUDA, and a round. Nothing if another side did it."""
+        if self._generator.statistics().decode_passes:
+            self._rounds += 1
+            return
+        subject = self._subject
+        if subject.device.type == "cuda":
+            lengths = [len(subject.ids_of(subject.prompt_of(question))) for question in subject.asked(0, 8)]
+            longest = max(lengths) + int(self.at["tokens"]) + self._most_step_tokens
+            for rows_at_once, tokens in buckets(self._asks, min(lengths), longest):
+                self._generator.warm_up(rows_at_once, tokens)
+        self.round()
+
     def more(self) -> Mapping[str, float]:
         """On CUDA the time in forward passes is only known where the host waits for each: a round of its own."""
         if self._knows_times:
             return {}
-        subject, tokens = self._subject, int(self.at["tokens"])
-        waiting = OurSearch(subject, self._questions, self._asks, tokens, self._most_step_tokens, measure=True)
-        waiting.round()  # warm up
-        return {rows.OUTSIDE: waiting.round().figures[rows.OUTSIDE]}
+        forward = self._generator._scheduler.forward  # the same generator: all that it captured is there
+        self._knows_times = forward.measure = True
+        try:
+            return {rows.OUTSIDE: self.round().figures[rows.OUTSIDE]}
+        finally:
+            self._knows_times = forward.measure = False
 
     def round(self) -> Round:
         generator, critic = self._generator, Stopwatch(self._subject.critic, "score")
@@ -69,6 +85,8 @@ class OurSearch:
             before, start_s = generator.statistics(), time.perf_counter()
             found, first_s = [], 0.0
             for index, result in self._searcher.search_iter(watch, budget=self._budget, seed=self._rounds):
+                if result.error is not None:
+                    raise RuntimeError(f"a search failed: {result.error}") from result.error
                 first_s = first_s or time.perf_counter() - start_s
                 found.append((questions[index], result))
             seconds = time.perf_counter() - start_s
@@ -86,6 +104,8 @@ class OurSearch:
         if self._knows_times:
             inside_s = took.forward_seconds + took.sampling_seconds + critic.seconds
             figures[rows.OUTSIDE] = 1.0 - inside_s / seconds
+        if self._subject.device.type == "cuda":
+            print(f"  {passes_in_words(took, seconds, critic.seconds, self._knows_times)}", flush=True)
         tokens = sum(result.spent.tokens for _, result in found)
         self.question_tokens = tokens / len(found)
         return Round(tokens, seconds, first_s, figures)
@@ -102,6 +122,17 @@ class OurSearch:
                 tokens += step.tokens
         self.step_tokens = tokens / steps
         return {rows.STEP_TOKENS: self.step_tokens, rows.PROMPT: took.computed_prompt_tokens / prefixes.needed}
+
+
+def passes_in_words(took: GenerationStatistics, seconds: float, critic_s: float, knows_times: bool) -> str:
+    """Where the time of a round went, in milliseconds per pass that decodes."""
+    passes = max(1, took.decode_passes)
+    words = f"{passes} passes of {took.row_passes / passes:.1f} rows, {1e3 * seconds / passes:.2f} ms each"
+    if not knows_times:
+        return words
+    rest_s = seconds - took.forward_seconds - took.sampling_seconds - critic_s
+    parts = {"model": took.forward_seconds, "drawing": took.sampling_seconds, "critic": critic_s, "rest": rest_s}
+    return f"{words}: " + ", ".join(f"{name} {1e3 * part / passes:.2f}" for name, part in parts.items())
 
 
 class _Watch:

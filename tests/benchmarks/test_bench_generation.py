@@ -20,17 +20,18 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from bavt_fast import Budget, Searcher  # noqa: E402
-from bavt_fast.protocols import Step, StepRequest  # noqa: E402
+from bavt_fast.protocols import GenerationStatistics, Step, StepRequest  # noqa: E402
 from benchmarks.engine import contract  # noqa: E402
 from benchmarks.generation import models, neighbour, plain, report, rows  # noqa: E402
+from benchmarks.generation.__main__ import whatever_happens  # noqa: E402
 from benchmarks.generation.counters import since  # noqa: E402
 from benchmarks.generation.models import Subject, subject_of, sums  # noqa: E402
 from benchmarks.generation.prefixes import Prefixes  # noqa: E402
-from benchmarks.generation.rounds import Round, rows_of  # noqa: E402
-from benchmarks.generation.search import OurSearch, contexts_of  # noqa: E402
+from benchmarks.generation.rounds import Round, rows_of, rows_until  # noqa: E402
+from benchmarks.generation.search import OurSearch, contexts_of, passes_in_words  # noqa: E402
 from benchmarks.generation.targets import targets_of  # noqa: E402
 from benchmarks.generation.tokens import WORDS_PER_LINE, byte_level_tokenizer  # noqa: E402
-from benchmarks.harness import ROOT, LeftOut, Limits, Results, Row, results_in  # noqa: E402
+from benchmarks.harness import ROOT, LeftOut, Limits, Results, Row, results_in, run_parts  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -194,6 +195,14 @@ def test_where_times_take_waiting_a_round_of_its_own_tells_them(
     assert subject.generator(2, measure=True) is subject.generator(2, measure=True) is not subject.generator(2)
 
 
+def test_the_time_of_a_pass_is_told_in_words() -> None:
+    took = GenerationStatistics(*[0] * 14)._replace(
+        decode_passes=10, row_passes=35, forward_seconds=0.02, sampling_seconds=0.01
+    )
+    assert passes_in_words(took, 0.05, 0.005, False) == "10 passes of 3.5 rows, 5.00 ms each"
+    assert passes_in_words(took, 0.05, 0.005, True).endswith("each: model 2.00, drawing 1.00, critic 0.50, rest 1.50")
+
+
 def test_a_round_without_waiting_questions_has_no_full_batch(subject: Subject) -> None:
     figures = OurSearch(subject, questions=1, asks=8, tokens=48, most_step_tokens=8).round().figures
     assert {rows.IDLE, rows.FULL_SPEED} & figures.keys() == set()
@@ -303,6 +312,40 @@ del block
 assert before.read() > grown - 1_000_000, "a peak stays, to some pages"
 assert PeakMemory(torch.device("cpu")).read() < grown - 40_000_000
 """
+
+
+def test_in_little_time_there_is_a_turn_and_more_where_they_end_in_time() -> None:
+    class Warmed(FakeSide):
+        def warm(self) -> None:
+            self._figures = {**self._figures, rows.HITS: 1.0}
+
+    for deadline_s, rounds in ((-1.0, 1), (time.monotonic() + 60.0, 3)):
+        sides = [Warmed(rows.OURS, 1, [1.0] * 4), Warmed(rows.RECIPE, 1, [2.0] * 4)]
+        rows_so_far = [row for row in rows_until("p", sides, deadline_s, 3) if row.what == rows.SPEED]
+        assert [row.rounds for row in rows_so_far] == [rounds] * 2
+        assert all(side._figures[rows.HITS] == 1.0 for side in sides)
+
+
+def test_a_part_that_fails_keeps_what_it_has_and_the_others() -> None:
+    def fails() -> Iterator[Row]:
+        yield Row("a", "b", "x", 1.0, 1.0, 1.0, 1)
+        raise RuntimeError("no such kernel")
+
+    found, left_out = run_parts([lambda: whatever_happens("llama", fails), lambda: iter(())])
+    assert [row.what for row in found] == ["a"]
+    assert left_out == ["the rest of a part of llama (RuntimeError: no such kernel)"]
+
+
+@pytest.mark.slow
+def test_all_in_little_time_with_tiny_models(tmp_path: Path) -> None:
+    command = ["bash", "benchmarks/generation/gpu.sh", "--tiny", "--seconds", "120", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = results_in(json.loads(next(tmp_path.glob("generation-*.json")).read_text()))
+    for model in ("llama-tiny", "qwen2-tiny"):
+        shapes = {(row.at["questions"], row.at["asks"]) for row in measured.of(rows.SPEED, rows.OURS, model=model)}
+        assert shapes == {(1, 8), (64, 64), (32, 8)}
 
 
 def test_peak_memory_is_of_the_time_since() -> None:

@@ -270,8 +270,7 @@ class Scheduler(BaseScheduler):
                 context.resumes.length = context.known
                 coming.append((context.resumes, context.pieces))
         self.joining = []
-        self.batch.change([], coming)
-        return joined
+        return joined if self._change([], coming) else []
 
     def _store_last(self, row: Row, logits: Tensor, hidden: Tensor) -> None:
         """What a row that joined has computed of its context: the last token's states, and what follows."""
@@ -331,7 +330,24 @@ class Scheduler(BaseScheduler):
             self._store_step(row, drawn)
             if drawn.reason == BROKEN and row.slot >= 0:
                 self.batch.window.clear(row.slot)
-        self.batch.change([row for row in finished if row.slot >= 0], coming)
+        self._change([row for row in finished if row.slot >= 0], coming)
+
+    def _change(self, leaving: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> bool:
+        """Takes rows out of the batch and puts others in; False where there was no memory for these, and all wait."""
+        try:
+            self.batch.change(leaving, coming)
+        except Exception as error:
+            new = [row for row, _ in coming]
+            rows = [*new, *(row for row in self.batch.rows if row not in new)]
+            if not rows or not _is_out_of_memory(error):
+                raise
+            if self._made_room(error, len(rows)):
+                self._park(rows)
+            else:
+                self._fail([row.owner for row in rows], error)
+                self._end([row for row in new if row.slot < 0])
+            return False
+        return True
 
     def _store_step(self, row: Row, drawn: Drawn) -> None:
         """The states of a step that others may go on from; its last token was not computed yet."""

@@ -18,6 +18,7 @@ from tiny_models import tiny_model  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.generators.host_sampling import HostSampler  # noqa: E402
+from bavt_fast.generators.kv_cache import KeyValueWindow  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
 from bavt_fast.protocols import GenerationError, Node, Sampling, Step, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
@@ -258,6 +259,41 @@ def test_out_of_memory_makes_the_batch_smaller(most: int) -> None:
     assert ids_of(rows) == ids_of(wanted)
     for row, other in zip(rows, wanted, strict=True):
         torch.testing.assert_close(row[0].hidden, other[0].hidden, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_a_window_that_finds_no_memory_makes_the_batch_smaller(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that come find no place: the ones under way wait with them, and all go on as if nothing had been."""
+    make_room, failures = KeyValueWindow.make_room, []
+
+    def short_of_memory(self: Any, rows: int, *rest: Any) -> None:
+        if rows > most:
+            failures.append(rows)
+            raise torch.OutOfMemoryError("no room")
+        make_room(self, rows, *rest)
+
+    requests = [StepRequest(PROMPT + str(seed % 4), seed) for seed in range(24)]
+    wanted = make().propose(requests, [1] * 24, [8] * 24)
+    monkeypatch.setattr(KeyValueWindow, "make_room", short_of_memory)
+    generator = make(max_batch=16)
+    rows = generator.propose(requests, [1] * 24, [8] * 24)
+    assert failures
+    assert ids_of(rows) == ids_of(wanted)
+    for row, other in zip(rows, wanted, strict=True):
+        torch.testing.assert_close(row[0].hidden, other[0].hidden, rtol=1e-3, atol=1e-4)
+
+
+def test_a_window_without_memory_for_one_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short_of_memory(self: Any, rows: int, *rest: Any) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    generator = make()
+    with monkeypatch.context() as patched:
+        patched.setattr(KeyValueWindow, "make_room", short_of_memory)
+        rows = generator.propose([StepRequest(PROMPT, 1), StepRequest("Target:", 2)], [2, 1], [8, 8])
+    assert all(isinstance(row, GenerationError) and "out of memory" in str(row) for row in rows)
+    rows, wanted = (one.propose([StepRequest(PROMPT, 1)], [1], [8]) for one in (generator, make()))
+    assert ids_of(rows) == ids_of(wanted)
 
 
 def test_out_of_memory_with_one_row_says_so() -> None:

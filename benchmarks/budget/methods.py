@@ -215,9 +215,9 @@ def engine(judge: ours.Judge) -> Run:
 PARALLEL, OURS, TUNED, SOLVER = "parallel sampling, oracle", "ours", "ours, tuned", "ours, exact solver as critic"
 SEARCH_CHOICES: Mapping[str, Sequence[Any]] = {
     "policy": ("best_first", "power"),
-    "decay": (0.8, 0.7, 0.9),
-    "tried_exponent": (0.5, 0.0),
-    "root_value": (0.4, 1.0),
+    "decay": (0.9, 0.8, 0.95),
+    "tried_exponent": (1.0, 0.5, 0.0),
+    "root_value": (1.0, 0.5),
     "discount": (0.97, 1.0),
 }
 _WIDTHS = (4, 1, 2, 8)

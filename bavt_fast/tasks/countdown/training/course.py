@@ -18,7 +18,7 @@ from bavt_fast.training.model import JointModel
 
 __all__ = ["CountdownCourse"]
 
-SEARCH = {"policy": "best_first", "decay": 0.8, "tried_exponent": 0.5, "root_value": 0.4, "discount": 0.97}
+SEARCH = {"policy": "best_first", "decay": 0.9, "tried_exponent": 1.0, "root_value": 1.0, "discount": 0.97}
 """What did best on validation problems: ``python -m benchmarks.budget.policies``."""
 VISITED = ((5, 0.7), (6, 0.15), (4, 0.4))
 """Of the problems that the model visits: numbers, the share of the problems asked for."""

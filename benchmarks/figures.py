@@ -148,6 +148,45 @@ def tokens_per_second(report: Any, axes: Sequence[Any]) -> None:
     _draw_bars(axes[0], bars, "generated tokens per second, SmolLM2-135M on 2 cores")
 
 
+def tokens_per_second_on_a_gpu(report: Any, axes: Sequence[Any]) -> None:
+    """Of half a billion random weights."""
+    results = results_in(report)
+
+    def rate(who: str, part: str, **at: Any) -> float:
+        return _median(results, "tokens per second", who, model="llama-0.5b", part=part, **at)
+
+    bars = [
+        ("the recipe's loop", rate("the recipe's loop", "one question")),
+        ("model.generate, 1 row", rate("model.generate", "one question")),
+        ("bavt_fast, one question, 8 asks in flight", rate(OURS, "one question", asks=8)),
+        ("model.generate, 64 rows", rate("model.generate", "64 rows")),
+        ("bavt_fast, 64 questions", rate(OURS, "64 rows", questions=64)),
+        ("bavt_fast, 256 questions over 64 rows", rate(OURS, "64 rows", questions=256)),
+    ]
+    _draw_bars(axes[0], bars, f"generated tokens per second, a Llama of 0.5 B weights on one {_card(report)}")
+
+
+def cost_of_a_critic_call(report: Any, axes: Sequence[Any]) -> None:
+    """In a CUDA graph, bf16, as a multiple of what the memory or the matrix units allow."""
+    results = results_in(report)
+    for hidden_size, colour in ((768, "C0"), (2048, "C1"), (4096, "C2"), (8192, "C3")):
+        at = {"dtype": "bfloat16", "H": hidden_size}
+        floors = {row.at["rows"]: row.median for row in results.of("call", "floor", **at)}
+        for who, style in (("ours, graph", "o-"), ("eager, graph", "s:")):
+            rows = results.of("call", who, **at)
+            times = [row.median / floors[row.at["rows"]] for row in rows]
+            label = f"{'bavt_fast' if who.startswith('ours') else 'torch'}, H = {hidden_size:,}"
+            axes[0].plot([row.at["rows"] for row in rows], times, colour + style, label=label)
+    axes[0].axhline(1, color="k", lw=0.8)
+    axes[0].set(xscale="log", yscale="log", xlabel="rows", ylabel="time / floor", title=f"bf16, one {_card(report)}")
+    axes[0].grid(alpha=0.3)
+    axes[0].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _card(report: Any) -> str:
+    return str(report["machine"]["device"]).removeprefix("NVIDIA ")
+
+
 def cost_of_an_iteration(report: Any, axes: Sequence[Any]) -> None:
     """The recipe's search and ours, on a model that costs nothing."""
     results = results_in(report)
@@ -175,7 +214,7 @@ def _draw_bars(ax: Any, bars: Sequence[tuple[str, float]], across: str) -> None:
     labels, figures = zip(*bars, strict=True)
     colours = ["C0" if label.startswith(OURS) else "C7" for label in labels]
     drawn = ax.barh(labels, figures, color=colours)
-    ax.bar_label(drawn, fmt="%.3g", padding=3)
+    ax.bar_label(drawn, fmt=lambda figure: f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}", padding=3)
     ax.invert_yaxis()
     ax.set(xlabel=across)
     ax.margins(x=0.1)
@@ -189,7 +228,9 @@ FIGURES: dict[str, tuple[str, Draw, float]] = {  # name: results, what draws it,
     "budget": ("budget*.json", success_within_a_budget, 4.0),
     "simulation": ("tree-*.json", cost_of_a_simulation, 4.0),
     "step": ("engine-[!b]*.json", cost_of_a_step, 2.4),
-    "generation": ("generation-*.json", tokens_per_second, 3.2),
+    "generation": ("generation-[!n]*.json", tokens_per_second, 3.2),
+    "generation_gpu": ("generation-nvidia-*.json", tokens_per_second_on_a_gpu, 2.6),
+    "critic": ("critic-nvidia-*.json", cost_of_a_critic_call, 3.4),
     "recipe": ("recipe-*.json", cost_of_an_iteration, 2.6),
 }
 

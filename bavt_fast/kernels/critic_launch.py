@@ -182,7 +182,7 @@ def _stage_1_arguments(call: CriticCall, config: Config, partial: Tensor) -> dic
         "BLOCK_UNITS": _fit(config.block_units, 2 * call.hidden_size),
         "BLOCK_K": _fit(config.block_k, call.hidden_size),
         "STAGES": config.num_stages,
-        "START_STAGE_2": config.overlap,
+        "START_STAGE_2": _overlaps(config),
     }
 
 
@@ -223,10 +223,15 @@ def finish_launch(
         "TILES": tiles,
         "BLOCK_ROWS": block_rows,
         "BLOCK_TILES": block_tiles,
-        "AWAIT_STAGE_1": config.overlap,
+        "AWAIT_STAGE_1": _overlaps(config),
     }
-    options = {"num_warps": 4, "enable_fp_fusion": True} | ({"launch_pdl": True} if config.overlap else {})
+    options = {"num_warps": 4, "enable_fp_fusion": True} | ({"launch_pdl": True} if _overlaps(config) else {})
     return Launch(critic_triton.finish_kernel, (triton.cdiv(rows, block_rows),), arguments, options)
+
+
+def _overlaps(config: Config) -> bool:
+    """Whether stage 2 is launched early: in the interpreter, which has no such instruction, it is not."""
+    return config.overlap and not _INTERPRETED
 
 
 def _fit(block: int, size: int) -> int:

@@ -180,7 +180,8 @@ def problems(entry: Entry, used: Resources, *, aligned: bool = True) -> list[str
         found.append("no wgmma")
     if aligned and tile.descriptors and not used.tensor_copy:
         found.append("no tensor copy")
-    if aligned and tile.num_stages > 1 and not (used.async_copy or used.tensor_copy):
+    one_tile = tile.block_k >= entry.max_hidden  # there is no next one to copy meanwhile
+    if aligned and tile.num_stages > 1 and not one_tile and not (used.async_copy or used.tensor_copy):
         found.append("no asynchronous copy")
     return found
 

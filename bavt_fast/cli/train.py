@@ -34,8 +34,8 @@ def train(
     workers: Annotated[
         int, typer.Option(help="Processes that make batches, which a GPU needs; 0 for a thread of this one.")
     ] = 0,
-    layers: Annotated[int, typer.Option(help="Of the model. More than --init has are added to it.")] = 6,
-    mlp_size: Annotated[int, typer.Option(help="Of the model, likewise.")] = 640,
+    layers: Annotated[int, typer.Option(help="Of the model. More than --init has are added to it.")] = 8,
+    mlp_size: Annotated[int, typer.Option(help="Of the model, likewise.")] = 832,
     batch: Annotated[int | None, typer.Option(help="Sequences of an update; the task's own number without it.")] = None,
     muon_lr: Annotated[float, typer.Option(help="Learning rate of the matrices inside the layers.")] = 0.02,
     lr: Annotated[float, typer.Option(help="Learning rate of everything else.")] = 3e-3,

@@ -40,7 +40,7 @@ class TrainConfig:
     visited sequences of a kind that are kept, both for an update of the course's own size.
 
     Raises:
-        TypeError, ValueError: minutes, seed, a size or a number of threads that is none.
+        TypeError, ValueError: a time, seed, size, rate, device or number of threads that is none, or is not there.
     """
 
     out: str
@@ -48,8 +48,8 @@ class TrainConfig:
     minutes: float = 75.0
     seed: int = 0
     hidden_size: int = 256
-    layers: int = 6
-    mlp_size: int = 640
+    layers: int = 8
+    mlp_size: int = 832
     heads: int = 4
     lr: float = 3e-3
     muon_lr: float = 0.02
@@ -78,10 +78,25 @@ class TrainConfig:
         for name in ("hidden_size", "layers", "mlp_size", "heads", "threads"):
             object.__setattr__(self, name, as_count(name, getattr(self, name), minimum=1))
         object.__setattr__(self, "workers", as_count("workers", self.workers))
+        for name in ("lr", "muon_lr"):
+            object.__setattr__(self, name, as_amount(name, getattr(self, name), allow_zero=True))
+        if self.batch is not None:
+            object.__setattr__(self, "batch", as_count("batch", self.batch, minimum=1))
+        object.__setattr__(self, "device", as_device("device", self.device))
 
     @property
     def sizes(self) -> Sizes:
         return Sizes(self.hidden_size, self.layers, self.mlp_size, self.heads)
+
+
+def as_device(name: str, device: str) -> str:
+    """Raises `ValueError` where torch cannot train on it here."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name}: expected one that torch has here, got {device!r} ({reason:.120})") from error
+    return device
 
 
 def prepare_out(out: str | Path) -> Path:

@@ -272,6 +272,8 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
         *[("minutes", value, ValueError) for value in (-1.0, 0.0, math.nan, math.inf)],
         *[("minutes", "5", TypeError), ("seed", -1, ValueError), ("seed", 2**63, ValueError), ("seed", 1.5, TypeError)],
         *[("threads", 0, ValueError), ("threads", True, TypeError), ("layers", 0, ValueError)],
+        *[("device", "nonsense", ValueError), ("device", "cuda:99", ValueError), ("batch", 0, ValueError)],
+        *[("workers", -1, ValueError), ("lr", -1.0, ValueError), ("muon_lr", math.nan, ValueError)],
     ],
 )
 def test_a_bad_configuration_is_refused(name: str, value: object, error: type[Exception]) -> None:

@@ -97,6 +97,7 @@ def test_broken_lines_and_errors_are_told_and_counted(desk: Path) -> None:
     assert done.exit_code == 1
     assert "q.jsonl: line 3: expected a JSON object" in done.stderr
     assert "3 of 3 questions finished: 0 solved, 1 errors, 1 lines passed over" in done.stdout
+    assert "1 with RuntimeError: no model here\n" in done.stderr
     assert lines(desk / "out")[9]["error"] == "RuntimeError: no model here"
 
 

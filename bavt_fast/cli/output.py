@@ -49,6 +49,8 @@ def refuse(error: Exception) -> NoReturn:
     if isinstance(error, BrokenPipeError):
         raise error
     text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError) and "pip install" not in text:
         text = f"this command needs {error.name}; install it with: pip install 'bavt_fast[all]'"
     errors.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)

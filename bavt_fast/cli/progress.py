@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,6 +29,8 @@ BAR_S = 0.25
 LINES_S = 10.0
 MOST_BROKEN = 10
 """Broken lines that are named; the rest is counted."""
+MOST_REASONS = 3
+"""Errors of questions that are told, those that most of them have."""
 
 
 class Reporter:
@@ -41,6 +44,7 @@ class Reporter:
     def __init__(self, json_alone: bool, quiet: bool) -> None:
         self.json_alone, self.quiet = json_alone, quiet
         self._lock = threading.Lock()
+        self._reasons: Counter[str] = Counter()
 
     @contextmanager
     def showing(self, run: Run, questions: Path) -> Iterator[None]:
@@ -64,6 +68,8 @@ class Reporter:
 
     def finished(self, line: Mapping[str, Any]) -> None:
         """One more question."""
+        if "error" in line:
+            self._reasons[line["error"]] += 1
         if self.json_alone:
             self._emit("result", line)
 
@@ -73,7 +79,10 @@ class Reporter:
             fields = asdict(summary)
             fields["broken"] = [line._asdict() for line in summary.broken]
             self._emit("end", fields)
-        elif not self.quiet:
+            return
+        for reason, count in self._reasons.most_common(MOST_REASONS):
+            errors.print(f"{count} with {reason}", markup=False, highlight=False, soft_wrap=True)
+        if not self.quiet:
             typer.echo("\n".join(_summary_lines(summary, out)))
 
     def _emit(self, event: str, fields: Mapping[str, Any]) -> None:

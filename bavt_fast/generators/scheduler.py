@@ -330,6 +330,7 @@ class Scheduler(BaseScheduler):
             self._store_step(row, drawn)
             if drawn.reason == BROKEN and row.slot >= 0:
                 self.batch.window.clear(row.slot)
+                row.ids = ()  # nobody goes on from there
         self._change([row for row in finished if row.slot >= 0], coming)
 
     def _change(self, leaving: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> bool:
@@ -344,8 +345,9 @@ class Scheduler(BaseScheduler):
             if self._made_room(error, len(rows)):
                 self._park(rows)
             else:
+                outside = [row for row in new if row.slot < 0]  # the others leave the batch as their contexts fail
                 self._fail([row.owner for row in rows], error)
-                self._end([row for row in new if row.slot < 0])
+                self._end(outside)
             return False
         return True
 

@@ -283,15 +283,18 @@ def test_a_window_that_finds_no_memory_makes_the_batch_smaller(most: int, monkey
         torch.testing.assert_close(row[0].hidden, other[0].hidden, rtol=1e-3, atol=1e-4)
 
 
-def test_a_window_without_memory_for_one_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def short_of_memory(self: Any, rows: int, *rest: Any) -> None:
+@pytest.mark.parametrize("step", ["make_room", "place"])
+def test_a_window_without_memory_for_one_row_says_so(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short_of_memory(*arguments: Any) -> None:
         raise torch.OutOfMemoryError("no room")
 
     generator = make()
     with monkeypatch.context() as patched:
-        patched.setattr(KeyValueWindow, "make_room", short_of_memory)
+        patched.setattr(KeyValueWindow, step, short_of_memory)
         rows = generator.propose([StepRequest(PROMPT, 1), StepRequest("Target:", 2)], [2, 1], [8, 8])
     assert all(isinstance(row, GenerationError) and "out of memory" in str(row) for row in rows)
+    free = generator._scheduler.sampler._free
+    assert len(set(free)) == len(free)  # no record is given back twice
     rows, wanted = (one.propose([StepRequest(PROMPT, 1)], [1], [8]) for one in (generator, make()))
     assert ids_of(rows) == ids_of(wanted)
 

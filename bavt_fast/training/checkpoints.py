@@ -31,7 +31,7 @@ def load_weights(model: JointModel, source: str | Path) -> None:
         parts = [(model.lm, folder.generator.model.state_dict()), (model.head, head)]
     else:
         try:
-            parts = [(model, torch.load(source, weights_only=True))]
+            parts = [(model, torch.load(source, map_location="cpu", weights_only=True))]
         except (UnpicklingError, EOFError, RuntimeError) as error:
             raise ValueError(f"init: {source} is neither a checkpoint nor a model folder ({error})") from error
     try:
@@ -44,7 +44,7 @@ def load_weights(model: JointModel, source: str | Path) -> None:
 def load_checkpoint(path: str | Path, course: Course, sizes: Sizes) -> JointModel:
     """The joint model of a checkpoint that `Trainer` wrote for this course and these sizes."""
     model = course.new_model(sizes)
-    model.load_state_dict(torch.load(path, weights_only=True))
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import queue
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +29,8 @@ _KEPT = 64
 _LABELLED_A_TIME = 8
 """Answers of the workers that are taken in between two updates, at most."""
 _PATIENCE_S = 300.0
+_LOOK_S = 1.0
+"""Between two looks whether all workers live, while one waits for them."""
 
 
 class Feed(Protocol):
@@ -33,7 +40,7 @@ class Feed(Protocol):
         """Sequences for an update, by kind."""
 
     def starts(self, problems: int) -> list[Any]:
-        """Pieces for `Course.visits`, of about so many problems or, where they are made beforehand, fewer."""
+        """Pieces for `Course.visits`: of about so many problems or, where they are made beforehand, what there is."""
 
     def label(self, visits: Iterable[Any]) -> None:
         """Has pieces labelled; `labelled` hands the sequences over."""
@@ -94,7 +101,7 @@ class WorkerFeed:
         problems: that are visited after as many fresh sequences as one update has.
 
     Raises:
-        RuntimeError: from `fresh`, where a worker failed or nothing came for five minutes.
+        RuntimeError: from `fresh`, where a worker failed or was killed, or nothing came for five minutes.
     """
 
     def __init__(
@@ -137,12 +144,21 @@ class WorkerFeed:
         return found
 
     def _wait(self) -> Any:
-        try:
-            return self._answers.get(timeout=_PATIENCE_S)
-        except queue.Empty:
-            raise RuntimeError(f"workers: expected batches, got none in {_PATIENCE_S:.0f} s") from None
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            self._look()
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=_LOOK_S)
+        raise RuntimeError(f"workers: expected batches, got none in {_PATIENCE_S:.0f} s")
+
+    def _look(self) -> None:
+        """Whether all workers live: one that was killed says nothing, and may have left half an answer."""
+        for worker in self._workers:
+            if worker.exitcode:
+                raise RuntimeError(f"workers: expected all of them to work, got one that ended ({worker.exitcode})")
 
     def _take_in(self) -> None:
+        self._look()
         for _ in range(_LABELLED_A_TIME):
             try:
                 self._take(self._answers.get_nowait())
@@ -186,6 +202,7 @@ class WorkerFeed:
 
 def _work(seed: int, course: Course, chunk: Mapping[int, int], problems: int, tasks: Any, answers: Any) -> None:
     """A worker: labels what there is to label, and makes fresh batches otherwise."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     try:
@@ -199,3 +216,11 @@ def _work(seed: int, course: Course, chunk: Mapping[int, int], problems: int, ta
         return
     except Exception as error:
         answers.put(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed: it would wait for good to hand a batch over."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has one"
+    wait([parent.sentinel])
+    os._exit(1)

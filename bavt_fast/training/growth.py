@@ -37,7 +37,8 @@ def take_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
                 weight.zero_()
             continue
         places = tuple(slice(size) for size in given.shape)
-        if weight[places].shape != given.shape or (weight.shape != given.shape and "mlp." not in name):
+        fits = weight.ndim == given.ndim and weight[places].shape == given.shape
+        if not fits or (weight.shape != given.shape and "mlp." not in name):
             raise RuntimeError(f"{name}: expected at most {tuple(weight.shape)}, got {tuple(given.shape)}")
         if name.endswith(_ENDS):
             weight.zero_()

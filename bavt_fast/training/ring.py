@@ -6,7 +6,7 @@ import torch
 
 from bavt_fast.training.course import Batch, combined
 
-__all__ = ["Ring"]
+__all__ = ["Ring", "moved"]
 
 _ENOUGH = 4
 """Batches that there must be before one is drawn: else it would hold the same sequences again and again."""
@@ -26,7 +26,7 @@ class Ring:
         self._added: dict[int, int] = {}
 
     def add(self, batch: Batch) -> None:
-        batch = batch.rows(slice(-self._capacity, None)).mapped(self._moved)
+        batch = moved(batch.rows(slice(-self._capacity, None)), self._device)
         kept = self._kept.get(batch.kind)
         if kept is None:
             kept = self._kept[batch.kind] = batch.mapped(lambda part: part.new_empty((self._capacity, *part.shape[1:])))
@@ -35,15 +35,20 @@ class Ring:
         combined([kept, batch], lambda parts: parts[0].index_copy_(0, places, parts[1]))
         self._added[batch.kind] = added + len(batch)
 
-    def _moved(self, part: torch.Tensor) -> torch.Tensor:
-        """On the device, without waiting for what it has to do."""
-        if self._device.type == "cuda" and part.device.type == "cpu":
-            part = part.pin_memory()
-        return part.to(self._device, non_blocking=True)
-
     def draw(self, kind: int, count: int) -> Batch | None:
-        """So many of one kind at random, by torch's generator of the device, or None while there are too few."""
+        """So many of one kind at random, by the generator of the device; None for none, or while there are too few."""
         there = min(self._added.get(kind, 0), self._capacity)
-        if there < _ENOUGH * count:
+        if there < _ENOUGH * count or not count:
             return None
         return self._kept[kind].rows(torch.randint(there, (count,), device=self._device))
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device, without waiting for what that has to do."""
+
+    def move(part: torch.Tensor) -> torch.Tensor:
+        if device.type == "cuda" and part.device.type == "cpu":
+            part = part.pin_memory()
+        return part.to(device, non_blocking=True)
+
+    return batch.mapped(move)

@@ -21,7 +21,7 @@ from bavt_fast.training.checkpoints import load_weights
 from bavt_fast.training.course import Batch, Course, Sizes, concatenate
 from bavt_fast.training.feed import Feed, ThreadFeed, WorkerFeed
 from bavt_fast.training.model import JointModel
-from bavt_fast.training.ring import Ring
+from bavt_fast.training.ring import Ring, moved
 
 __all__ = ["TrainConfig", "Trainer", "prepare_out"]
 
@@ -194,7 +194,11 @@ def optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optim
 
 
 class Trainer:
-    """One run: ``run()`` trains for as long as the configuration says, calibrates, and writes log and checkpoints."""
+    """One run: ``run()`` trains for as long as the configuration says, calibrates, and writes log and checkpoints.
+
+    Raises:
+        FileNotFoundError, ValueError: weights that it cannot go on from (`load_weights`).
+    """
 
     def __init__(self, config: TrainConfig, course: Course) -> None:
         self.config = config
@@ -203,10 +207,22 @@ class Trainer:
         scale = sum(self.batch_sizes.values()) / sum(course.batch_sizes.values())
         self.rollout_problems = max(1, round(config.rollout_problems * scale))
         self.device = torch.device(config.device)
-        self.feed = self._make_feed()  # before CUDA is set up
+        self.feed = self._make_feed()  # its processes start while the model is made
+        try:
+            self._make_model()
+        except BaseException:
+            self.feed.close()
+            raise
+        weights = [1.0, 1.0, config.value_weight, config.successor_weight]
+        self.loss_weights = torch.tensor(weights, device=self.device)
+        self.replay = Ring(max(1, round(config.replay * scale)), self.device)
+        self.step = 0
+
+    def _make_model(self) -> None:
+        config = self.config
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
-        self.model = course.new_model(config.sizes)
+        self.model = self.course.new_model(config.sizes)
         if config.init is not None:
             load_weights(self.model, config.init)
         self.model.to(self.device)
@@ -216,10 +232,6 @@ class Trainer:
                 layer.compile(dynamic=False)
         self.optimizers = optimizers(self.model, config)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
-        weights = [1.0, 1.0, config.value_weight, config.successor_weight]
-        self.loss_weights = torch.tensor(weights, device=self.device)
-        self.replay = Ring(round(config.replay * scale), self.device)
-        self.step = 0
 
     def _make_feed(self) -> Feed:
         c = self.config
@@ -238,8 +250,8 @@ class Trainer:
     def mixed(self, fresh: dict[int, Batch], kind: int) -> Batch:
         size = self.batch_sizes[kind]
         own = self.replay.draw(kind, int(size * self.config.self_share))
-        parts = [fresh[kind]] if own is None else [own, fresh[kind]]
-        return concatenate(parts, size)
+        new = moved(fresh[kind], self.device)
+        return concatenate([new] if own is None else [own, new], size)
 
     def train_step(self, fresh: dict[int, Batch], progress: float) -> torch.Tensor:
         """The losses of an update, float32 (4,). On a GPU nothing here waits for it."""
@@ -282,9 +294,9 @@ class Trainer:
 
     def run(self) -> None:
         c = self.config
-        out = prepare_out(c.out)
-        (out / "config.json").write_text(json.dumps({"task": self.course.settings.task, **asdict(c)}, indent=1))
         try:
+            out = prepare_out(c.out)
+            (out / "config.json").write_text(json.dumps({"task": self.course.settings.task, **asdict(c)}, indent=1))
             means = self._train(out)
         finally:
             self.feed.close()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -170,6 +173,39 @@ def test_what_training_cannot_go_on_from_is_refused(short_run: tuple[Path, Train
             Trainer(replace(trainer.config, init=str(source)), trainer.course)
 
 
+def test_a_trainer_that_cannot_be_made_leaves_no_process(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    with pytest.raises(FileNotFoundError):
+        Trainer(tiny_config(tmp_path, workers=1, init=str(tmp_path / "nowhere.pt")), CountingCourse())
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_batches_of_a_thread_go_where_the_model_is() -> None:
+    trainer = Trainer(tiny_config(""), CountingCourse())
+    trainer.device = torch.device("meta")
+    mixed = trainer.mixed(trainer.feed.fresh(), 1)
+    assert {mixed.ids.device.type, mixed.labels.device.type, mixed.choice_ids.device.type} == {"meta"}
+
+
+def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(tiny_config(""), CountingCourse())
+    checkpoint = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(trainer.model.state_dict(), checkpoint)
+    read = load_checkpoint(checkpoint, trainer.course, trainer.config.sizes)
+    gone_on = Trainer(tiny_config("", seed=1, init=str(checkpoint)), CountingCourse())
+    for name, weight in trainer.model.state_dict().items():
+        assert weight.equal(read.state_dict()[name])
+        assert weight.equal(gone_on.model.state_dict()[name])
+
+
+def test_an_update_of_few_sequences_takes_none_of_its_own() -> None:
+    trainer = Trainer(tiny_config("", batch=2), CountingCourse())
+    assert trainer.batch_sizes == {1: 1, 2: 1}
+    assert trainer.train_step(trainer.feed.fresh(), 0.5).isfinite().all()
+
+
 def test_a_ring_keeps_the_latest() -> None:
     ring, rng = Ring(10, torch.device("cpu")), np.random.default_rng(0)
     old, new = CountingCourse.batch(rng, 1, 8), CountingCourse.batch(rng, 1, 8)
@@ -211,6 +247,52 @@ def test_workers_make_batches_and_label_visits() -> None:
     finally:
         feed.close()
     assert not any(worker.is_alive() for worker in feed._workers)
+
+
+def test_a_worker_that_is_killed_ends_the_run() -> None:
+    feed = WorkerFeed(CountingCourse(), {1: 8}, 0, workers=2, device=torch.device("cpu"), problems=1)
+    try:
+        feed.fresh()
+        feed._workers[0].kill()
+        feed._workers[0].join()
+        with pytest.raises(RuntimeError, match=r"workers: .* got one that ended \(-9\)"):
+            feed.fresh()
+    finally:
+        feed.close()
+
+
+def test_workers_end_with_their_parent() -> None:
+    code = (
+        "import os, signal, torch\n"
+        "from tiny_course import CountingCourse\n"
+        "from bavt_fast.training.feed import WorkerFeed\n"
+        "if __name__ == '__main__':\n"
+        "    feed = WorkerFeed(CountingCourse(), {1: 8}, 0, workers=2, device=torch.device('cpu'), problems=1)\n"
+        "    feed.fresh()\n"
+        "    print(*(worker.pid for worker in feed._workers), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=with_support())
+    workers = [int(number) for number in done.stdout.split()]
+    assert len(workers) == 2, done.stderr
+    deadline = time.monotonic() + 30
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
+
+
+def with_support() -> dict[str, str]:
+    """The environment of a process that finds what the tests share."""
+    support = Path(__file__).parent.parent / "support"
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(support), *filter(None, sys.path)])}
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 class BrokenCourse(CountingCourse):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,8 +34,12 @@ def train(
     workers: Annotated[
         int, typer.Option(help="Processes that make batches, which a GPU needs; 0 for a thread of this one.")
     ] = 0,
-    layers: Annotated[int, typer.Option(help="Of the model. More than --init has are added to it.")] = 8,
-    mlp_size: Annotated[int, typer.Option(help="Of the model, likewise.")] = 832,
+    layers: Annotated[
+        int | None, typer.Option(help="Of the model: as many as --init has, or 8. More are added to it.")
+    ] = None,
+    mlp_size: Annotated[
+        int | None, typer.Option(help="Width inside a layer: that of --init, or 832. It may be larger, too.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences of an update; the task's own number without it.")] = None,
     muon_lr: Annotated[float, typer.Option(help="Learning rate of the matrices inside the layers.")] = 0.02,
     lr: Annotated[float, typer.Option(help="Learning rate of everything else.")] = 3e-3,
@@ -47,9 +51,11 @@ def train(
     try:
         if out is None:
             raise ValueError("out: expected a folder; give one with --out")
-        from bavt_fast.training.checkpoints import export
+        from bavt_fast.training.checkpoints import export, sizes_of
         from bavt_fast.training.trainer import TrainConfig, Trainer, prepare_out
 
+        sizes: dict[str, Any] = {} if init is None else sizes_of(init)
+        sizes |= {name: size for name, size in (("layers", layers), ("mlp_size", mlp_size)) if size is not None}
         config = TrainConfig(
             out=str(out),
             minutes=minutes,
@@ -59,11 +65,10 @@ def train(
             compile=compile_model,
             device=device,
             workers=workers,
-            layers=layers,
-            mlp_size=mlp_size,
             batch=batch,
             muon_lr=muon_lr,
             lr=lr,
+            **sizes,
         )
         name = read_settings(embedded_folder()).task if task is None else task
         course = training_module(name).make_course()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from bavt_fast.training.course import Course, Sizes
 from bavt_fast.training.growth import take_weights
 from bavt_fast.training.model import JointModel
 
-__all__ = ["export", "load_checkpoint", "load_weights"]
+__all__ = ["export", "load_checkpoint", "load_weights", "sizes_of"]
 
 
 def load_weights(model: JointModel, source: str | Path) -> None:
@@ -24,21 +25,34 @@ def load_weights(model: JointModel, source: str | Path) -> None:
         FileNotFoundError: there is no such file or folder, or the folder lacks one of its files.
         ValueError: what is there is neither, or was made for other sizes.
     """
-    parts: list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]
+    try:
+        for name, state in _read(source).items():
+            take_weights(model.get_submodule(name), state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"init: {source} does not fit the model to train ({error})") from error
+
+
+def sizes_of(source: str | Path) -> dict[str, int]:
+    """``layers`` and ``mlp_size`` of the model in a checkpoint or a model folder; nothing where there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    states = [state for state in _read(source).values() if isinstance(state, dict)]
+    gates = [weight for state in states for name, weight in state.items() if name.endswith("mlp.gate_proj.weight")]
+    return {"layers": len(gates), "mlp_size": len(gates[0])} if gates else {}
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    """The weights of parts of a `JointModel`, by the name of the part; "" is all of it."""
     if Path(source).is_dir():
         folder = load_folder(source)
         head = {name.removeprefix("predictor."): weight for name, weight in folder.critic.head.state_dict().items()}
-        parts = [(model.lm, folder.generator.model.state_dict()), (model.head, head)]
-    else:
-        try:
-            parts = [(model, torch.load(source, map_location="cpu", weights_only=True))]
-        except (UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(f"init: {source} is neither a checkpoint nor a model folder ({error})") from error
+        return {"lm": folder.generator.model.state_dict(), "head": head}
     try:
-        for module, state in parts:
-            take_weights(module, state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"init: {source} does not fit the model to train ({error})") from error
+        return {"": torch.load(source, map_location="cpu", weights_only=True)}
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"init: {source} is neither a checkpoint nor a model folder ({error})") from error
 
 
 def load_checkpoint(path: str | Path, course: Course, sizes: Sizes) -> JointModel:

@@ -24,7 +24,7 @@ from tiny_course import CountingCourse  # noqa: E402
 
 from bavt_fast.model_folder import load_folder  # noqa: E402
 from bavt_fast.training.calibration import platt  # noqa: E402
-from bavt_fast.training.checkpoints import export, load_checkpoint  # noqa: E402
+from bavt_fast.training.checkpoints import export, load_checkpoint, sizes_of  # noqa: E402
 from bavt_fast.training.course import Batch, Sizes  # noqa: E402
 from bavt_fast.training.feed import WorkerFeed  # noqa: E402
 from bavt_fast.training.figures import auc  # noqa: E402
@@ -155,6 +155,7 @@ def test_the_checkpoint_exports_to_a_folder_that_loads(short_run: tuple[Path, Tr
     assert folder.settings == trainer.course.settings
     assert folder.task.max_depth == 3  # type: ignore[attr-defined]
     trained = load_checkpoint(out / "checkpoint.pt", trainer.course, trainer.config.sizes)
+    assert sizes_of(out / "checkpoint.pt") == sizes_of(tmp_path) == {"layers": 1, "mlp_size": 64}
     hidden = torch.randn(3, 32)
     torch.testing.assert_close(folder.critic.head(hidden), trained.head(hidden), rtol=1e-2, atol=1e-2)
 

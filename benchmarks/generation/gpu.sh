@@ -14,7 +14,10 @@ options=(--device cuda) out=benchmarks/results all=590
 while [[ "${1:-}" == --* ]]; do
     case "$1" in
         --tiny) options=(--device cpu --quick) out=build/bench ;;
-        --seconds) all="$2" && shift ;;
+        --seconds)
+            all="${2:-}" && shift
+            [[ "$all" =~ ^[1-9][0-9]*$ ]] || { echo "--seconds: expected a whole number, got '$all'" >&2 && exit 2; }
+            ;;
         *) echo "unknown option $1" >&2 && exit 2 ;;
     esac
     shift

@@ -17,8 +17,11 @@ seconds=590 parts="check tune time recheck" out=benchmarks/results logs=build/cr
 while (($#)); do
     case "$1" in
         --tiny) device=cpu timing=(--quick) out=build/critic_gpu parts="check time recheck" ;;
-        --seconds) seconds="$2" && shift ;;
-        --parts) parts="$2" && shift ;;
+        --seconds)
+            seconds="${2:-}" && shift
+            [[ "$seconds" =~ ^[1-9][0-9]*$ ]] || { echo "--seconds: expected a whole number, got '$seconds'" >&2 && exit 2; }
+            ;;
+        --parts) parts="${2:-}" && shift ;;
         -*) echo "critic_gpu.sh: no such option: $1" >&2 && exit 2 ;;
         *) out="$1" logs="$1" ;;
     esac

@@ -40,7 +40,7 @@ class Feed(Protocol):
         """Sequences for an update, by kind."""
 
     def starts(self, problems: int) -> list[Any]:
-        """Pieces for `Course.visits`: of about so many problems or, where they are made beforehand, what there is."""
+        """Pieces for `Course.visits`: of about so many problems or, where they are made beforehand, of fewer."""
 
     def label(self, visits: Iterable[Any]) -> None:
         """Has pieces labelled; `labelled` hands the sequences over."""
@@ -120,7 +120,8 @@ class WorkerFeed:
         self._answers: Any = context.Queue(2 * workers)
         share = _CHUNK / sum(sizes.values())
         chunk = {kind: max(1, round(size * share)) for kind, size in sizes.items()}
-        arguments = (course, chunk, max(1, round(problems * share)), self._tasks, self._answers)
+        self._problems = max(1, round(problems * share))
+        arguments = (course, chunk, self._problems, self._tasks, self._answers)
         self._workers = [
             context.Process(target=_work, args=(seed + 1000 * number, *arguments), daemon=True)
             for number in range(workers)
@@ -128,7 +129,7 @@ class WorkerFeed:
         for worker in self._workers:
             worker.start()
         self._ring = Ring(_KEPT * max(sizes.values()), device)
-        self._starts: deque[Any] = deque(maxlen=10_000)
+        self._starts: deque[list[Any]] = deque(maxlen=10_000)
         self._labelled: list[Batch] = []
 
     def fresh(self) -> dict[int, Batch]:
@@ -175,10 +176,11 @@ class WorkerFeed:
             return
         for batch in found:
             self._ring.add(batch)
-        self._starts += starts
+        self._starts.append(starts)
 
     def starts(self, problems: int) -> list[Any]:
-        found = list(self._starts)
+        newest = list(self._starts)[-max(1, round(problems / self._problems)) :]
+        found = [piece for pieces in newest for piece in pieces]
         self._starts.clear()
         return found
 

@@ -245,6 +245,10 @@ def test_workers_make_batches_and_label_visits() -> None:
             feed.fresh()
             labelled += feed.labelled()
         assert sorted(batch.ids[0, 0].item() for batch in labelled) == sorted(int(start[0]) for start in starts)
+        while len(feed._starts) < 4:
+            feed.fresh()
+        made = sum(map(len, feed._starts[0]))  # of one answer
+        assert sum(map(len, feed.starts(2 * made))) == 2 * made, "no more than was asked for, though more are there"
     finally:
         feed.close()
     assert not any(worker.is_alive() for worker in feed._workers)

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "lift_fresh"}
-"""The last is what `torch.tensor` makes of numbers, which are copied to the device."""
+"""The last is what `torch.tensor` makes of numbers, which are copied to the device; but a single one may stay on the
+host, from where kernels take it."""
 
 
 class _Refusing(TorchDispatchMode):
@@ -29,7 +30,8 @@ class _Refusing(TorchDispatchMode):
         name = function._schema.name.split("::")[1]
         kwargs = kwargs or {}
         indices = args[1] if name in ("index", "index_put_") else ()
-        if name in WAITING or any(index is not None and index.dtype == torch.bool for index in indices):
+        stays = name == "lift_fresh" and args[0].ndim == 0
+        if (name in WAITING and not stays) or any(index is not None and index.dtype == torch.bool for index in indices):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
         result = function(*args, **kwargs)
         if self.graph is not None:

@@ -153,14 +153,16 @@ def test_a_fork_while_other_threads_are_inside(threads: int) -> None:
 forests = [_core.Forest(300, threads={threads}) for _ in range(2)]
 lonely = _core.Forest(1, threads=1)
 done = False
+whole = threading.Lock()  # while no tree is missing
 
 def work(forest):
     while not done:
         waves(forest, 1)
         if int(forest.num_nodes.sum()) > 300_000:
             for tree in range(300):
-                forest.drop(tree)
-                forest.add()
+                with whole:
+                    forest.drop(tree)
+                    forest.add()
 
 def make():  # what takes memory, without the GIL
     data = _core.Forest(20).to_bytes()
@@ -185,7 +187,8 @@ def in_child():
     forests.clear()  # without its threads it goes, too
 
 for _ in range(25):
-    child(in_child)
+    with whole:
+        child(in_child)
 done = True
 for thread in threads:
     thread.join()

@@ -26,8 +26,8 @@ _CHUNK = 8192
 """Sequences that a worker makes at once, about."""
 _KEPT = 64
 """Fresh batches that are kept to draw from."""
-_LABELLED_A_TIME = 8
-"""Answers of the workers that are taken in between two updates, at most."""
+_ANSWERS_A_TIME = 3
+"""Answers of the workers that are taken in between two updates, at most: what a GPU waits for."""
 _PATIENCE_S = 300.0
 _LOOK_S = 1.0
 """Between two looks whether all workers live, while one waits for them."""
@@ -160,7 +160,7 @@ class WorkerFeed:
 
     def _take_in(self) -> None:
         self._look()
-        for _ in range(_LABELLED_A_TIME):
+        for _ in range(_ANSWERS_A_TIME):
             try:
                 self._take(self._answers.get_nowait())
             except queue.Empty:

@@ -20,10 +20,12 @@ __all__ = ["CountdownCourse"]
 
 SEARCH = {"policy": "best_first", "decay": 0.9, "tried_exponent": 1.0, "root_value": 1.0, "discount": 0.97}
 """What did best on validation problems: ``python -m benchmarks.budget.policies``."""
-VISITED = ((5, 0.7), (6, 0.15), (4, 0.4))
+VISITED = ((5, 0.6), (6, 0.2), (4, 0.2))
 """Of the problems that the model visits: numbers, the share of the problems asked for."""
-PIECE = 2048
-"""Visited states that are labelled at once."""
+SIBLINGS = 4
+"""Steps that it takes from each state it visits."""
+PIECE = 8192
+"""Visited steps that are labelled at once."""
 Problems = tuple[Ints, Ints]
 
 
@@ -31,7 +33,7 @@ class CountdownCourse:
     """What `bavt-fast train` trains the embedded model on. A batch's kind is the numbers in its states."""
 
     settings = FolderSettings(task="countdown", delimiter=")", head="logit", temperature=0.7, search=SEARCH)
-    batch_sizes: Mapping[int, int] = {6: 16, 5: 152, 4: 168, 3: 96, 2: 24}
+    batch_sizes: Mapping[int, int] = {6: 40, 5: 208, 4: 128, 3: 56, 2: 24}
 
     def tokenizer(self) -> Any:
         return build_tokenizer()
@@ -45,7 +47,7 @@ class CountdownCourse:
             need = -(-int(wanted[k] * 1.25) // STEPS.get(k, 1)) + 8
             starts[k] = max(need - walking, need // 2) if k > 2 else 0
             walking = (walking + starts[k]) * STEPS.get(k, 1)
-        return walk(rng, starts)
+        return {k: batch.rows(slice(wanted[k])) for k, batch in walk(rng, starts).items() if k in wanted}
 
     def starts(self, rng: np.random.Generator, problems: int) -> list[Problems]:
         return [random_problems(rng, int(problems * share), k, MIXES[k]) for k, share in VISITED]
@@ -56,7 +58,7 @@ class CountdownCourse:
             if not found:
                 continue
             numbers, targets = (np.concatenate(parts) for parts in zip(*found, strict=True))
-            for visit in rollout(model, numbers, targets, 1.0, seed=seed):
+            for visit in rollout(model, numbers, targets, 1.0, seed=seed, several=SIBLINGS):
                 legal = np.flatnonzero(visit.legal)
                 for at in range(0, len(legal), PIECE):
                     rows = legal[at : at + PIECE]

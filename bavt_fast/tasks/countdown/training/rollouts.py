@@ -63,15 +63,31 @@ def _legal(numbers: Ints, steps: Ints, tokens: Ints) -> Bools:
     return legal
 
 
-def rollout(model: JointModel, numbers: Ints, targets: Ints, temperature: float, seed: int) -> list[Visit]:
-    """Samples every problem down to one number; illegal steps end a rollout. One visit per level."""
+def rollout(
+    model: JointModel, numbers: Ints, targets: Ints, temperature: float, seed: int, several: int = 1
+) -> list[Visit]:
+    """Samples every problem down to one number; illegal steps end a rollout. One visit per level.
+
+    With ``several`` steps from each state, it goes on with one of them, as a search might: half of the time with the
+    one that the critic likes best, which is where it can be wrong, and otherwise with the first that is legal.
+    """
+    rng = np.random.default_rng(seed)
     visits = []
     while numbers.shape[1] > 1 and len(numbers):
+        numbers, targets = np.repeat(numbers, several, axis=0), np.repeat(targets, several)
         visit = sample_steps(model, numbers, targets, temperature, seed + numbers.shape[1])
         visits.append(visit)
-        numbers = apply_steps(numbers[visit.legal], visit.steps[visit.legal])
-        targets = targets[visit.legal]
+        rows = _gone_on_with(visit, several, rng)
+        numbers, targets = apply_steps(numbers[rows], visit.steps[rows]), targets[rows]
     return visits
+
+
+def _gone_on_with(visit: Visit, several: int, rng: np.random.Generator) -> Ints:
+    """A legal step of each state that has one, where ``several`` steps in a row are from the same."""
+    liked = np.repeat(rng.random(len(visit.legal) // several) < 0.5, several)
+    scores = np.where(visit.legal, np.where(liked, visit.child_logits, 0.0), -np.inf).reshape(-1, several)
+    rows = scores.argmax(1) + several * np.arange(len(scores))
+    return rows[visit.legal[rows]]
 
 
 def solved_share(visits: list[Visit]) -> float:

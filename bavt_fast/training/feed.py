@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +27,6 @@ _ANSWERS_A_TIME = 3
 """Answers of the workers that are taken in between two updates, at most: what a GPU waits for."""
 _PATIENCE_S = 300.0
 _LOOK_S = 1.0
-"""Between two looks whether all workers live, while one waits for them."""
 
 
 class Feed(Protocol):
@@ -116,55 +112,53 @@ class WorkerFeed:
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._sizes = sizes
-        self._tasks: Any = context.Queue()
-        self._answers: Any = context.Queue(2 * workers)
         share = _CHUNK / sum(sizes.values())
         chunk = {kind: max(1, round(size * share)) for kind, size in sizes.items()}
         self._problems = max(1, round(problems * share))
-        arguments = (course, chunk, self._problems, self._tasks, self._answers)
-        self._workers = [
-            context.Process(target=_work, args=(seed + 1000 * number, *arguments), daemon=True)
-            for number in range(workers)
-        ]
-        for worker in self._workers:
+        self._workers: dict[Connection, Any] = {}
+        for number in range(workers):
+            here, there = context.Pipe()
+            arguments = (seed + 1000 * number, course, chunk, self._problems, there)
+            worker = context.Process(target=_work, args=arguments, daemon=True)
             worker.start()
+            there.close()
+            self._workers[here] = worker
+        self._visits: deque[Any] = deque()
         self._ring = Ring(_KEPT * max(sizes.values()), device)
         self._starts: deque[list[Any]] = deque(maxlen=10_000)
         self._labelled: list[Batch] = []
 
     def fresh(self) -> dict[int, Batch]:
-        self._take_in()
+        self._take_in(wait_s=0.0)
         found: dict[int, Batch] = {}
+        deadline = time.monotonic() + _PATIENCE_S
         while missing := [kind for kind in self._sizes if kind not in found]:
             for kind in missing:
                 batch = self._ring.draw(kind, self._sizes[kind])
-                if batch is None:
-                    self._take(self._wait())
+                if batch is not None:
+                    found[kind] = batch
+                elif time.monotonic() > deadline:
+                    raise RuntimeError(f"workers: expected batches, got none in {_PATIENCE_S:.0f} s")
+                else:
+                    self._take_in(wait_s=_LOOK_S)
                     break
-                found[kind] = batch
         return found
 
-    def _wait(self) -> Any:
-        deadline = time.monotonic() + _PATIENCE_S
-        while time.monotonic() < deadline:
-            self._look()
-            with contextlib.suppress(queue.Empty):
-                return self._answers.get(timeout=_LOOK_S)
-        raise RuntimeError(f"workers: expected batches, got none in {_PATIENCE_S:.0f} s")
-
-    def _look(self) -> None:
-        """Whether all workers live: one that was killed says nothing, and may have left half an answer."""
-        for worker in self._workers:
-            if worker.exitcode:
-                raise RuntimeError(f"workers: expected all of them to work, got one that ended ({worker.exitcode})")
-
-    def _take_in(self) -> None:
-        self._look()
-        for _ in range(_ANSWERS_A_TIME):
+    def _take_in(self, wait_s: float) -> None:
+        """Takes what workers have made, and tells each what to do next."""
+        for connection in wait(list(self._workers), wait_s)[:_ANSWERS_A_TIME]:
+            assert isinstance(connection, Connection)
             try:
-                self._take(self._answers.get_nowait())
-            except queue.Empty:
-                return
+                answer = connection.recv()
+                connection.send(self._visits.popleft() if self._visits else None)
+            except (EOFError, OSError) as error:
+                worker = self._workers[connection]
+                worker.join(_LOOK_S)
+                raise RuntimeError(
+                    f"workers: expected all of them to work, got one that ended ({worker.exitcode})"
+                ) from error
+            self._workers[connection] = self._workers.pop(connection)  # the next one first next time
+            self._take(answer)
 
     def _take(self, answer: Any) -> None:
         if isinstance(answer, Exception):
@@ -185,44 +179,38 @@ class WorkerFeed:
         return found
 
     def label(self, visits: Iterable[Any]) -> None:
-        for visit in visits:
-            self._tasks.put(visit)
+        self._visits += visits
 
     def labelled(self) -> list[Batch]:
         found, self._labelled = self._labelled, []
         return found
 
     def close(self) -> None:
-        for worker in self._workers:
+        for connection, worker in self._workers.items():
             worker.terminate()
-        for worker in self._workers:
             worker.join()
-        for one in (self._tasks, self._answers):
-            one.cancel_join_thread()
-            one.close()
+            connection.close()
 
 
-def _work(seed: int, course: Course, chunk: Mapping[int, int], problems: int, tasks: Any, answers: Any) -> None:
-    """A worker: labels what there is to label, and makes fresh batches otherwise."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _work(seed: int, course: Course, chunk: Mapping[int, int], problems: int, connection: Connection) -> None:
+    """A worker: makes fresh batches, or labels what it is told to. It sends them itself: a queue does so in a
+    thread of its own, and its reader waits while that thread waits for the solver."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
-    try:
+    visit = None
+    with contextlib.suppress(KeyboardInterrupt, EOFError, OSError):  # the parent is gone, or goes
         while True:
+            answer: Any
             try:
-                batches, starts = [course.labelled(tasks.get_nowait())], None
-            except queue.Empty:
-                batches, starts = list(course.fresh_batches(rng, chunk).values()), course.starts(rng, problems)
-            answers.put(([batch.mapped(lambda part: part.numpy()) for batch in batches], starts))
-    except KeyboardInterrupt:
-        return
-    except Exception as error:
-        answers.put(RuntimeError(f"{type(error).__name__}: {error}"))
+                if visit is None:
+                    answer = (_arrays(course.fresh_batches(rng, chunk).values()), course.starts(rng, problems))
+                else:
+                    answer = (_arrays([course.labelled(visit)]), None)
+            except Exception as error:
+                answer = RuntimeError(f"{type(error).__name__}: {error}")
+            connection.send(answer)
+            visit = connection.recv()
 
 
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: it would wait for good to hand a batch over."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has one"
-    wait([parent.sentinel])
-    os._exit(1)
+def _arrays(batches: Iterable[Batch]) -> list[Batch]:
+    return [batch.mapped(lambda part: part.numpy()) for batch in batches]

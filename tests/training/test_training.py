@@ -25,12 +25,12 @@ from tiny_course import CountingCourse  # noqa: E402
 from bavt_fast.model_folder import load_folder  # noqa: E402
 from bavt_fast.training.calibration import platt  # noqa: E402
 from bavt_fast.training.checkpoints import export, load_checkpoint, sizes_of  # noqa: E402
-from bavt_fast.training.course import Batch, Sizes  # noqa: E402
+from bavt_fast.training.course import Batch, Layout, Sizes  # noqa: E402
 from bavt_fast.training.feed import WorkerFeed  # noqa: E402
 from bavt_fast.training.figures import auc  # noqa: E402
 from bavt_fast.training.growth import take_weights  # noqa: E402
 from bavt_fast.training.model import JointModel  # noqa: E402
-from bavt_fast.training.ring import Ring  # noqa: E402
+from bavt_fast.training.ring import Ring, packed, unpacked  # noqa: E402
 from bavt_fast.training.trainer import TrainConfig, Trainer, joint_loss, prepare_out  # noqa: E402
 
 
@@ -224,6 +224,19 @@ def test_a_ring_keeps_the_latest() -> None:
     assert ring.draw(1, 2) is not None
 
 
+def test_a_batch_goes_to_a_gpu_as_one_piece() -> None:
+    parts = torch.arange(21, dtype=torch.int32).reshape(7, 3), torch.rand(7, 2)[::1], torch.rand(14, 2)[::2]
+    alive = torch.arange(7, dtype=torch.int8).reshape(7, 1)
+    batch = Batch(1, Layout(3, 2, 1, (0, 2)), *parts, torch.rand(7, 1), (None, alive))
+    for one in (batch, batch.rows(slice(0))):
+        again = unpacked(packed(one), one)
+        for name in ("ids", "labels", "choice_ids", "choice_weights"):
+            assert getattr(again, name).equal(getattr(one, name)), name
+        assert again.successors[0] is None
+        assert again.successors[1].equal(one.successors[1])  # type: ignore[union-attr, arg-type]
+        assert (again.kind, again.layout) == (one.kind, one.layout)
+
+
 def test_workers_make_batches_and_label_visits() -> None:
     course = CountingCourse()
     feed = WorkerFeed(course, {1: 8, 2: 4}, 0, workers=2, device=torch.device("cpu"), problems=6)
@@ -251,15 +264,16 @@ def test_workers_make_batches_and_label_visits() -> None:
         assert sum(map(len, feed.starts(2 * made))) == 2 * made, "no more than was asked for, though more are there"
     finally:
         feed.close()
-    assert not any(worker.is_alive() for worker in feed._workers)
+    assert not any(worker.is_alive() for worker in feed._workers.values())
 
 
 def test_a_worker_that_is_killed_ends_the_run() -> None:
     feed = WorkerFeed(CountingCourse(), {1: 8}, 0, workers=2, device=torch.device("cpu"), problems=1)
     try:
         feed.fresh()
-        feed._workers[0].kill()
-        feed._workers[0].join()
+        worker = next(iter(feed._workers.values()))
+        worker.kill()
+        worker.join()
         with pytest.raises(RuntimeError, match=r"workers: .* got one that ended \(-9\)"):
             feed.fresh()
     finally:
@@ -274,7 +288,7 @@ def test_workers_end_with_their_parent() -> None:
         "if __name__ == '__main__':\n"
         "    feed = WorkerFeed(CountingCourse(), {1: 8}, 0, workers=2, device=torch.device('cpu'), problems=1)\n"
         "    feed.fresh()\n"
-        "    print(*(worker.pid for worker in feed._workers), flush=True)\n"
+        "    print(*(worker.pid for worker in feed._workers.values()), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=with_support())

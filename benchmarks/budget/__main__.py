@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sets", help=f"some of {','.join(SETS)}")
     parser.add_argument("--problems", type=int, help="problems a set")
+    parser.add_argument("--validation", type=int, help="problems that settings are chosen on")
     parser.add_argument("--slow", action="store_true", help="with --full: methods that take seconds a step too")
     parser.add_argument("--again", type=Path, metavar="JSON", help="only write the report of an earlier run again")
     parser.add_argument("--processes", type=int, default=usable_cores(), help="side by side (default: the cores)")
@@ -99,14 +100,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = replace(plan, sets=tuple(options.sets.split(",")))
     if options.problems is not None:
         plan = replace(plan, problems=options.problems)
-    fewer = plan.problems < PLANS[plan.effort].problems
+    if options.validation is not None:
+        plan = replace(plan, validation=options.validation)
+    own = PLANS[plan.effort]
+    fewer = plan.problems < own.problems or plan.validation < own.validation
     whole = not (options.quick or options.sets or fewer or options.model)
     write(run(plan, options.processes), options.out or (None if whole else BUILD))
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Names what is wrong before anything runs."""
-    for name, least in (("seed", 0), ("problems", 1), ("processes", 1)):
+    for name, least in (("seed", 0), ("problems", 1), ("validation", 4), ("processes", 1)):
         number = getattr(options, name)
         if number is not None and number < least:
             parser.error(f"--{name}: expected at least {least}, got {number}")

@@ -78,7 +78,7 @@ def as_on_a_gpu(family: str, patch: pytest.MonkeyPatch, graphs: bool = True, **o
     patch.setattr(torch_model, "sampler_on", lambda device, *rest: Sampler(*rest, device))
     generator = TorchGenerator(build_model(family), build_tokenizer(), delimiter=("e", "a"), **options)
     scheduler: Any = generator._scheduler
-    scheduler.read_every = 4
+    scheduler.ahead = True
     scheduler.batch.packed = None
     scheduler.batch.static = StaticDecoder(scheduler.batch.forward, capture=True) if graphs else None
     return generator

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from bavt_fast.generators.device_queue import are_complete, aside
+from bavt_fast.device_queue import are_complete, aside
 from bavt_fast.protocols import Node
 from bavt_fast.threads import ComputeThreads
 

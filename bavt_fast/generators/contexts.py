@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bavt_fast.generators.device_queue import Coming, Spans
+from bavt_fast.device_queue import Coming, Spans
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import StoredStates
 from bavt_fast.generators.prefix_store import Ends
@@ -161,6 +161,7 @@ class BaseScheduler(ABC):
         self.computed_tokens = self.saved_tokens = self.hits = 0
         self.passes = self.row_passes = self.wanted_passes = 0
         self.drawing_spans = Spans(forward.device, forward.measure)
+        self.waits = Spans(forward.device, measure=False)  # of the host, for what was drawn
 
     def submit(self, context: Context) -> None:
         """Puts a context in the queue. It comes into its list ``done`` with what was drawn, or with an error."""

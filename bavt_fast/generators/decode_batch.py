@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bavt_fast.device_queue import to_device
 from bavt_fast.generators.contexts import Row
-from bavt_fast.generators.device_queue import to_device
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
 from bavt_fast.generators.packed_pass import PackedPass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from bavt_fast.generators.device_queue import Spans
+from bavt_fast.device_queue import Spans
 from bavt_fast.generators.kv_cache import Layout
 from bavt_fast.generators.model_checks import ModelFacts
 from bavt_fast.threads import ComputeThreads

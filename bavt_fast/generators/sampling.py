@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bavt_fast.generators.device_queue import Coming, aside, call_complete, to_device
+from bavt_fast.device_queue import Coming, aside, call_complete, to_device
 
 __all__ = [
     "BROKEN",

@@ -339,7 +339,9 @@ class Scheduler(BaseScheduler):
         """Reads which rows are done, all draws but the last `keep`; these rows leave."""
         finished: list[Row] = []
         while len(self._unread) > keep:
-            finished += self._unread.popleft().finished()
+            drawing = self._unread.popleft()
+            with self.waits.one():
+                finished += drawing.finished()
         self._retire(finished, [], beside=keep > 0)
         if not self.batch.rows:  # those of a draw that is still under way were done before
             self._unread.clear()

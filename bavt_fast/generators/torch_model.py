@@ -283,6 +283,11 @@ class TorchGenerator:
             sampling_seconds=scheduler.sampling_seconds,
         )
 
+    @property
+    def waited_seconds(self) -> float:
+        """The host's time so far that it waited for a GPU to draw. Next to none of a search: it is slower than that."""
+        return self._scheduler.waits.seconds
+
     def warm_up(self, rows: int, tokens: int) -> None:
         """On a GPU, captures decoding of so many rows of at most so many tokens ahead. Elsewhere it does nothing.
 

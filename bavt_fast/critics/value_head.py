@@ -126,7 +126,7 @@ class HiddenStateCritic:
         self._sigmoid = predicts == "logit"
         weights = list(head.parameters())
         device = weights[0].device if weights else torch.device("cpu")
-        self._versions: list[int] = []
+        self._versions: list[tuple[int, int]] = []
         self._threads = ComputeThreads(device, sum(weight.numel() for weight in weights), layers=2)
 
     @torch.no_grad()
@@ -160,12 +160,13 @@ class HiddenStateCritic:
     def _queue(self, states: list[Tensor]) -> AbstractContextManager[Any]:
         """On a GPU, states that are complete are judged beside the passes that are queued, where the weights are those
         of the last call: what changed them may be queued too."""
+        if not are_complete(states):
+            return nullcontext()
         weights = list(chain(self.head.parameters(), self.head.buffers()))
-        versions = [0 if weight.is_inference() else weight._version for weight in weights]
+        versions = [(id(weight), 0 if weight.is_inference() else weight._version) for weight in weights]
         is_known, self._versions = versions == self._versions, versions
-        if is_known and are_complete(states) and {value.device for value in (*states, *weights)} == {states[0].device}:
-            return aside(states[0].device)
-        return nullcontext()
+        devices = {value.device for value in (*states, *weights)}
+        return aside(states[0].device) if is_known and len(devices) == 1 else nullcontext()
 
     def _scores(self, states: list[Tensor]) -> list[float]:
         outputs = self.head(self._stacked(states))

@@ -430,6 +430,7 @@ class Scheduler(BaseScheduler):
         self._failed_alone = rows == 1
         self.max_rows = max(1, min(self.max_rows, rows // 2)) if rows > 1 else self.max_rows
         self.store.clear()
+        self._last = None
         error.__traceback__ = None  # it holds what was computed by then
         gc.collect()
         if self.forward.device.type == "cuda":

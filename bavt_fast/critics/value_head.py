@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from bavt_fast.device_queue import are_complete, aside
 from bavt_fast.protocols import Node
 from bavt_fast.threads import ComputeThreads
 
@@ -124,6 +126,7 @@ class HiddenStateCritic:
         self._sigmoid = predicts == "logit"
         weights = list(head.parameters())
         device = weights[0].device if weights else torch.device("cpu")
+        self._versions: list[tuple[int, int]] = []
         self._threads = ComputeThreads(device, sum(weight.numel() for weight in weights), layers=2)
 
     @torch.no_grad()
@@ -151,8 +154,22 @@ class HiddenStateCritic:
         return [state if isinstance(state, Exception) else next(scores) for state in read]
 
     def _score(self, states: list[Tensor]) -> list[float]:
-        with self._threads.of_pass(len(states)):
-            outputs = self.head(self._stacked(states))
+        with self._threads.of_pass(len(states)), self._queue(states):
+            return self._scores(states)
+
+    def _queue(self, states: list[Tensor]) -> AbstractContextManager[Any]:
+        """On a GPU, states that are complete are judged beside the passes that are queued, where the weights are those
+        of the last call: what changed them may be queued too."""
+        if not are_complete(states):
+            return nullcontext()
+        weights = list(chain(self.head.parameters(), self.head.buffers()))
+        versions = [(id(weight), 0 if weight.is_inference() else weight._version) for weight in weights]
+        is_known, self._versions = versions == self._versions, versions
+        devices = {value.device for value in (*states, *weights)}
+        return aside(states[0].device) if is_known and len(devices) == 1 else nullcontext()
+
+    def _scores(self, states: list[Tensor]) -> list[float]:
+        outputs = self.head(self._stacked(states))
         if tuple(outputs.shape) not in ((len(states), 1), (len(states),)):
             raise ValueError(f"head: expected outputs of shape ({len(states)}, 1), got {tuple(outputs.shape)}")
         outputs = outputs.float().reshape(-1)

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bavt_fast.device_queue import Coming, Spans
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import StoredStates
 from bavt_fast.generators.prefix_store import Ends
 from bavt_fast.generators.sampling import RUNNING, Drawn, Sampler, SamplingRules
 
-__all__ = ["BaseScheduler", "Context", "Row", "waiting_rows"]
+__all__ = ["BaseScheduler", "Context", "Drawing", "Row", "waiting_rows"]
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 """``(token ids, logits) -> logits``, as transformers' logits processors are called."""
@@ -105,6 +106,29 @@ class Row:
     slot: int = -1
     ids: tuple[int, ...] = ()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether what it has drawn was handed over."""
+        return self.candidate in self.owner.drawn
+
+    @property
+    def is_at_its_limit(self) -> bool:
+        """Whether it has drawn as many tokens as it may, if it has drawn one after each pass."""
+        return self.length - len(self.owner.ids) + 1 >= self.owner.rules[self.candidate].limit
+
+
+@dataclass(slots=True)
+class Drawing:
+    """A token was drawn for each of some rows, or will be by the time that `reasons` have come."""
+
+    rows: list[Row]
+    reasons: Coming
+
+    def finished(self) -> list[Row]:
+        """Those that are done. On a GPU it waits for them."""
+        reasons = self.reasons.read()
+        return [row for row, reason in zip(self.rows, reasons, strict=True) if reason != RUNNING and not row.is_over]
+
 
 class BaseScheduler(ABC):
     """Contexts in, what was drawn after them out.
@@ -112,16 +136,15 @@ class BaseScheduler(ABC):
     Args:
         forward, sampler: what it works with.
         max_rows: rows that are decoded at once. It is halved where the device runs out of memory.
-        read_every: tokens between two looks at which rows are done.
         processors: change the logits before they are drawn from.
 
     Attributes:
         computed_tokens, saved_tokens: prompt tokens that were computed, and that were in the store.
         hits: contexts of which something was in the store.
-        passes, row_passes: passes that decode, and rows in them.
+        passes, row_passes: passes that decode, and rows in them, but for those that were done before and of which
+            nobody has asked for what was computed.
         wanted_passes: rows that were decoded or could have been, summed over the passes: up to `max_rows` of those that
             wait.
-        sampling_seconds: spent on drawing.
     """
 
     def __init__(
@@ -130,15 +153,15 @@ class BaseScheduler(ABC):
         sampler: Sampler,
         *,
         max_rows: int,
-        read_every: int = 1,
         processors: Processor | None = None,
     ) -> None:
         self.forward, self.sampler = forward, sampler
-        self.max_rows, self.read_every, self.processors = max_rows, read_every, processors
+        self.max_rows, self.processors = max_rows, processors
         self.waiting: deque[Context] = deque()
         self.computed_tokens = self.saved_tokens = self.hits = 0
         self.passes = self.row_passes = self.wanted_passes = 0
-        self.sampling_seconds = 0.0
+        self.drawing_spans = Spans(forward.device, forward.measure)
+        self.waits = Spans(forward.device, measure=False)  # of the host, for what was drawn
 
     def submit(self, context: Context) -> None:
         """Puts a context in the queue. It comes into its list ``done`` with what was drawn, or with an error."""
@@ -184,17 +207,19 @@ class BaseScheduler(ABC):
         numbers: np.ndarray,
         logits: Tensor | Sequence[Tensor],
         hidden: Tensor,
-        read: bool,
-    ) -> list[Row]:
-        """Draws a token for each row; those that are done, where that is to be read."""
-        start = time.perf_counter()
-        if self.processors is not None:
-            logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
-            logits = self.processors(self._texts(rows, records), logits.float())
-        self.sampler.draw(records, numbers, logits, hidden)
-        reasons = self.sampler.reasons(records) if read else []
-        self.sampling_seconds += time.perf_counter() - start
-        return [row for row, reason in zip(rows, reasons, strict=False) if reason != RUNNING]
+    ) -> Drawing:
+        """Draws a token for each row."""
+        with self.drawing_spans.one():
+            if self.processors is not None:
+                logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
+                logits = self.processors(self._texts(rows, records), logits.float())
+            self.sampler.draw(records, numbers, logits, hidden)
+            return Drawing(list(rows), self.sampler.standing(records))
+
+    @property
+    def sampling_seconds(self) -> float:
+        """Spent on drawing so far."""
+        return self.drawing_spans.seconds
 
     def _texts(self, rows: Sequence[Row], records: Tensor) -> Tensor:
         """int64 (rows, longest): all ids of each row so far. Its first id fills it up at its beginning."""
@@ -202,12 +227,12 @@ class BaseScheduler(ABC):
         longest = max(map(len, texts))
         return torch.tensor([[ids[0]] * (longest - len(ids)) + ids for ids in texts], device=self.forward.device)
 
-    def _end(self, rows: Sequence[Row]) -> list[Drawn]:
-        """Keeps what rows have drawn, and gives their records back."""
+    def _end(self, rows: Sequence[Row], beside: bool = False) -> list[Drawn]:
+        """Keeps what rows have drawn, and gives their records back. `beside`: see `Sampler.drawn`."""
         if not rows:
             return []
         numbers = [row.record for row in rows]
-        drawn = self.sampler.drawn(numbers)
+        drawn = self.sampler.drawn(numbers, beside)
         for row, one in zip(rows, drawn, strict=True):
             row.owner.drawn[row.candidate] = one
             if row.owner.is_done and not row.owner.is_dropped:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bavt_fast.device_queue import to_device
 from bavt_fast.generators.contexts import Row
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
@@ -128,7 +129,7 @@ class DecodeBatch:
         if self._members is None:
             self._fill_holes()
             records, numbers = as_numbers([row.record for row in self.rows], self.forward.device)
-            lengths = torch.tensor([row.length for row in self.rows], device=self.forward.device)
+            lengths = to_device([row.length for row in self.rows], self.forward.device)
             self._members = records, numbers, lengths
         return self._members
 
@@ -222,8 +223,8 @@ def prefill(forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int]
         window.place(row, known, pieces)
         if known < before:  # all other columns are written
             window.clear_before(row, known)
-    ids = torch.tensor([[ids[0]] * (new - len(ids)) + list(ids) for ids, _, _ in rows], device=forward.device)
-    sizes = torch.tensor([[len(ids), known] for ids, known, _ in rows], device=forward.device)
+    ids = to_device([[ids[0]] * (new - len(ids)) + list(ids) for ids, _, _ in rows], forward.device)
+    sizes = to_device([[len(ids), known] for ids, known, _ in rows], forward.device)
     columns = torch.arange(before + new, device=forward.device)
     positions = (columns[before:] - (before + new) + sizes.sum(1, keepdim=True)).clamp_min(0)
     lengths = sizes.sum(1, keepdim=True)

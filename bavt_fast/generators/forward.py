@@ -6,7 +6,6 @@ other layer's states are kept and nothing is computed twice.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from bavt_fast.device_queue import Spans
 from bavt_fast.generators.kv_cache import Layout
 from bavt_fast.generators.model_checks import ModelFacts
 from bavt_fast.threads import ComputeThreads
@@ -27,12 +27,11 @@ class Forward:
     Args:
         model: a transformers causal language model, or a wrapper around one that calls it.
         facts: of the model.
-        measure: wait for the device after each pass, so that `seconds` is right there too.
+        measure: on a GPU, take the times of passes there; see `Spans`.
         threads: of a pass on the CPU; None to choose by its work.
 
     Attributes:
         device: where token ids go.
-        seconds: spent in the model so far.
         passes: forward passes so far.
     """
 
@@ -41,9 +40,9 @@ class Forward:
         self.facts = facts
         self.device = facts.device
         self.cache_name = "cache" if "cache" in facts.parameters else "past_key_values"
-        self.measure = measure
         self.threads = ComputeThreads(facts.device, facts.num_weights, facts.num_layers, threads)
-        self.seconds = 0.0
+        self.measure = measure
+        self.spans = Spans(facts.device, measure)
         self.passes = 0
 
     def __call__(
@@ -92,14 +91,15 @@ class Forward:
 
     def timed(self, call: Callable[[], Any], tokens: int = 1) -> Any:
         """The result of a forward pass over so many tokens, which is counted."""
-        start = time.perf_counter()
-        with self.threads.of_pass(tokens):
+        with self.spans.one(), self.threads.of_pass(tokens):
             result = call()
-        if self.measure and self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
         self.passes += 1
-        self.seconds += time.perf_counter() - start
         return result
+
+    @property
+    def seconds(self) -> float:
+        """Spent in the model so far."""
+        return self.spans.seconds
 
     def layout(self) -> Layout:
         """Where the model's keys and values lie, found by looking at what it caches of one token."""

@@ -126,7 +126,7 @@ class GroupScheduler(BaseScheduler):
             self.passes += 1
             self.row_passes += count
             self.wanted_passes += max(count, min(self.max_rows, count + waiting_rows([*self.waiting])))
-        self._leave(group, self._draw(group.rows, records, numbers, logits, hidden, True))
+        self._leave(group, self._draw(group.rows, records, numbers, logits, hidden).finished())
 
     def _leave(self, group: _Group, rows: Sequence[Row]) -> None:
         if not rows:

@@ -69,11 +69,7 @@ class HostSampler(Sampler):
         counts, tokens = self._arrays["count"], self._arrays["tokens"]
         return [tokens[number, : counts[number]].tolist() for number in records.tolist()]
 
-    def reasons(self, records: Tensor) -> list[int]:
-        reasons: list[int] = self._arrays["reason"][records.numpy()].tolist()
-        return reasons
-
-    def drawn(self, numbers: Sequence[int]) -> list[Drawn]:
+    def drawn(self, numbers: Sequence[int], beside: bool = False) -> list[Drawn]:
         arrays = self._arrays
         at = list(numbers)
         counts, reasons = arrays["count"][at].tolist(), arrays["reason"][at].tolist()

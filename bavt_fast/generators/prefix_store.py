@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -23,11 +24,19 @@ __all__ = ["Ends", "Match", "PrefixStore"]
 Ids = tuple[int, ...]
 
 
-class Ends(NamedTuple):
-    """What a model said after a context: ``logits`` (vocabulary,), ``hidden`` (H,)."""
+@dataclass(slots=True, eq=False)
+class Ends:
+    """What a model said after a context.
+
+    Attributes:
+        logits: (vocabulary,).
+        hidden: (H,).
+        is_early: it was computed before anybody asked for it, and nobody has by now.
+    """
 
     logits: Tensor
     hidden: Tensor
+    is_early: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bavt_fast.device_queue import Coming, aside, call_complete, to_device
+
 __all__ = [
     "BROKEN",
     "DELIMITER",
@@ -99,6 +101,7 @@ class Sampler:
         self._zero = torch.zeros((), dtype=torch.float64, device=device)
         self._nameless = None if named.all() else torch.as_tensor(~named, device=device)
         self._hidden: Tensor | None = None
+        self._moved: Any = None  # on a GPU, when the records have moved to larger columns
         self._free: list[int] = []
         self._is_greedy, self._is_cut, self._is_plain, self._has_tried = (np.zeros(0, dtype=bool) for _ in range(4))
         self._make_columns(0, 1, 1)
@@ -135,6 +138,8 @@ class Sampler:
             hidden = self._hidden.new_zeros(grown, self._hidden.shape[1])
             hidden[:records] = self._hidden
             self._hidden = hidden
+        if self.device.type == "cuda":
+            self._moved = torch.cuda.current_stream(self.device).record_event()
         more = grown - records
         self._free.extend(range(grown - 1, records - 1, -1))
         for name in MASKS:
@@ -174,13 +179,15 @@ class Sampler:
         next_tokens: Sequence[int],
     ) -> None:
         """Writes what rows start with into their records."""
-        at = torch.tensor(numbers, device=self.device)
-        self._uniforms[at] = torch.as_tensor(uniforms, device=self.device)
-        self._settings[at] = torch.as_tensor(settings, device=self.device)
-        self._limit[at] = torch.tensor(limits, device=self.device)
-        self.next_token[at] = torch.tensor(next_tokens, device=self.device)
+        whole = np.array([numbers, limits, next_tokens], dtype=np.float64).T
+        packed = to_device(np.concatenate([whole, settings, uniforms], 1), self.device)  # one copy; all of it is exact
+        at, limit, token = packed[:, :3].long().unbind(1)
+        self._limit[at] = limit
+        self.next_token[at] = token
+        self._settings[at] = packed[:, 3:7].float()
+        self._uniforms[at] = packed[:, 7:]
         for column in (self._count, self._state, self._reason, self._log_probability, self._alive):
-            column[at] = 0
+            column.index_fill_(0, at, 0)
 
     def _remember(self, number: int, tried: Sequence[tuple[Sequence[int], Sequence[float]]]) -> None:
         tokens = np.full((len(tried), self._tried.shape[2]), -1, dtype=np.int64)
@@ -193,8 +200,8 @@ class Sampler:
 
     def _keep_tried(self, number: int, tokens: np.ndarray, rest: np.ndarray) -> None:
         """Writes the steps tried before into a record: (steps, tokens) ids and the probability behind each."""
-        self._tried[number, : len(tokens)] = torch.as_tensor(tokens, device=self.device)
-        self._rest[number, : len(tokens)] = torch.as_tensor(rest, device=self.device)
+        self._tried[number, : len(tokens)] = to_device(tokens, self.device)
+        self._rest[number, : len(tokens)] = to_device(rest, self.device)
         self._alive[number, : len(tokens)] = True
 
     def close(self, numbers: Sequence[int]) -> None:
@@ -210,15 +217,34 @@ class Sampler:
         counts, tokens = self._count[records].tolist(), self._tokens[records].tolist()
         return [row[:count] for row, count in zip(tokens, counts, strict=True)]
 
-    def reasons(self, records: Tensor) -> list[int]:
+    def standing(self, records: Tensor) -> Coming:
         """Why each row stands."""
-        reasons: list[int] = self._reason[records].tolist()
-        return reasons
+        return Coming(self._reason[records])
 
-    def drawn(self, numbers: Sequence[int]) -> list[Drawn]:
-        """What rows have drawn: one copy to the host for all."""
-        at = torch.tensor(list(numbers), device=self.device)
+    def drawn(self, numbers: Sequence[int], beside: bool = False) -> list[Drawn]:
+        """What rows have drawn: one copy to the host for all.
+
+        Args:
+            beside: on a GPU, do not wait for what is queued. The rows are known to be done, so nothing of them changes
+                any more: a draw that they are still in writes the same numbers again.
+        """
+        if not beside or self.device.type != "cuda":
+            return self._drawn(numbers)
+        passes = torch.cuda.current_stream(self.device)
+        with aside(self.device) as stream:
+            if self._moved is not None:
+                stream.wait_event(self._moved)
+                self._moved = None
+            rows = self._drawn(numbers)
+            for row in rows:
+                row.hidden.record_stream(passes)  # where it may be read, and was not made
+                call_complete(row.hidden)
+        return rows
+
+    def _drawn(self, numbers: Sequence[int]) -> list[Drawn]:
+        at = to_device(list(numbers), self.device)
         width = self._tokens.shape[1]
+        hidden = None if self._hidden is None else self._hidden[at]  # before the copy, for which the host waits
         packed = torch.cat(
             [
                 torch.stack([self._count[at], self._reason[at]], 1).double(),
@@ -228,7 +254,6 @@ class Sampler:
             ],
             dim=1,
         ).tolist()
-        hidden = None if self._hidden is None else self._hidden[at]
         rows = []
         for i, row in enumerate(packed):
             count = int(row[0])
@@ -300,10 +325,10 @@ class Sampler:
         return probabilities
 
     def _places(self, wanted: np.ndarray) -> Tensor | slice | None:
-        """Which rows are wanted; None for none. All of them are a slice: an index from the host would be waited for."""
+        """Which rows are wanted; None for none. All of them are a slice, for which no index is copied."""
         if wanted.all():
             return slice(None)
-        return torch.as_tensor(np.flatnonzero(wanted), device=self.device) if wanted.any() else None
+        return to_device(np.flatnonzero(wanted), self.device) if wanted.any() else None
 
     def _pick_untried(self, records: Tensor, probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """A token of each row without the mass of the tried steps that run through it, and the mass that is left."""
@@ -410,4 +435,4 @@ def _truncated(probabilities: Tensor, settings: Tensor) -> Tensor:
 def as_numbers(numbers: Sequence[int], device: torch.device) -> tuple[Tensor, np.ndarray[Any, Any]]:
     """Record numbers on the device and on the host."""
     host = np.asarray(numbers, dtype=np.int64)
-    return torch.as_tensor(host, device=device), host
+    return to_device(host, device), host

@@ -3,6 +3,13 @@
     submit -> waiting -> (prefix store | prefill) -> ready -> decode batch -> done
 
 One `advance` computes some prompts, one token more of every row, and draws the next tokens.
+
+On a GPU it reads which rows are done only when the next pass is queued: texts, trees and new requests are the host's
+work beside that pass. A row that is done takes part in one pass too many. Its last token is computed there, which is
+what the next step from there begins with, so this is kept with the step.
+
+    GPU     pass 1, draw 1 | pass 2, draw 2 | pass 3, draw 3
+    host    queue pass 2   | read draw 1, its steps end, others come; queue pass 3 | read draw 2 ...
 """
 
 from __future__ import annotations
@@ -15,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bavt_fast.generators.contexts import BaseScheduler, Context, Row, waiting_rows
+from bavt_fast.generators.contexts import BaseScheduler, Context, Drawing, Row, waiting_rows
 from bavt_fast.generators.decode_batch import Computed, DecodeBatch, Pieces, prefill
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, StoredStates
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import Ends, Match, PrefixStore
-from bavt_fast.generators.sampling import BROKEN, DELIMITER, Drawn, Sampler, as_numbers
+from bavt_fast.generators.sampling import BROKEN, DELIMITER, EXHAUSTED, Drawn, Sampler, as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
 __all__ = ["Scheduler"]
@@ -40,6 +47,7 @@ class Scheduler(BaseScheduler):
         store: of contexts that were computed.
         prefill_tokens: prompt tokens that are computed before the rows that decode have their turn.
         static, packed: see `DecodeBatch`.
+        ahead: queue a pass before it is read which rows the one before has ended.
         options: see `BaseScheduler`.
     """
 
@@ -53,6 +61,7 @@ class Scheduler(BaseScheduler):
         prefill_tokens: int,
         static: StaticDecoder | None = None,
         packed: PackedPass | None = None,
+        ahead: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(forward, sampler, **options)
@@ -62,7 +71,9 @@ class Scheduler(BaseScheduler):
         self.prefilling: list[Context] = []
         self.ready: deque[Context] = deque()  # some candidates have not started
         self.joining: list[Context] = []  # their last token is computed with the rows that decode
-        self._unread = 0
+        self.ahead = ahead
+        self._unread: deque[Drawing] = deque()
+        self._last: tuple[Tensor, Tensor] | None = None  # what the last pass gave, until the next one
         self._failed_alone = False
 
     def _advance(self) -> None:
@@ -71,14 +82,18 @@ class Scheduler(BaseScheduler):
         if not beside:
             self._prefill()
         self._begin()
-        logits, hidden = self._decode(beside)
-        self._go_on(logits, hidden)
-        self._retire(self._late(self.batch.rows), [])
+        if self._unread and self._must_read():
+            self._settle()
+        self._go_on(*self._decode(beside))
+        late = self._late(self.batch.rows)
+        if late:
+            self._settle()
+            self._retire([row for row in late if not row.is_over], [])
 
     def _read(self, contexts: Sequence[Context]) -> None:
         for context in contexts:
             match = self.store.find(context.ids, context.alone)
-            context.ends = match.ends
+            self._end_with(context, match.ends)
             if match.ends is None:
                 self._know(context, match, len(context.ids) - 1)
                 self.prefilling.append(context)
@@ -87,6 +102,9 @@ class Scheduler(BaseScheduler):
 
     def drop(self, contexts: Sequence[Context]) -> None:
         """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
+        if not contexts:
+            return
+        self._settle()
         for context in contexts:
             context.is_dropped = True
         rows = [row for row in self.batch.rows if row.owner.is_dropped]
@@ -127,12 +145,22 @@ class Scheduler(BaseScheduler):
         if context.resumes is not None and context.known == context.target:
             self.joining.append(context)
         elif ends is not None and context.resumes is None:
-            context.ends = ends
+            self._end_with(context, ends)
             self.ready.append(context)
         elif context.known == len(context.ids) - 1 and len(context.rules) == 1:
             self.joining.append(context)
         else:
             self.prefilling.append(context)
+
+    def _end_with(self, context: Context, ends: Ends | None) -> None:
+        """What the model said after a context is known. If a row computed it that was done, it is counted now."""
+        context.ends = ends
+        if ends is not None and ends.is_early:
+            ends.is_early = False
+            context.computed += 1
+            self.computed_tokens += 1
+            self.saved_tokens -= context.known > 0
+            self.row_passes += 1
 
     def _is_computed_now(self, context: Context, known: int) -> bool:
         """Whether more of a context is on its way for another one, so that it pays to wait."""
@@ -244,6 +272,7 @@ class Scheduler(BaseScheduler):
             started = waiting_rows(beside)
             count, waits = count + started, waits - started
             self._know_more(beside, [len(context.ids) for context in beside], computed)
+        self._last = (logits, hidden) if self.ahead else None
         self.passes += 1
         self.row_passes += count
         self.wanted_passes += max(count, min(self.max_rows, count + waits))
@@ -288,19 +317,43 @@ class Scheduler(BaseScheduler):
             logits = [ends.logits for _, ends in starting]
             hidden = torch.stack([ends.hidden for _, ends in starting])
             records, numbers = as_numbers([row.record for row in rows], self.forward.device)
-            finished = self._draw(rows, records, numbers, logits, hidden, self.read_every == 1)
+            drawing = self._draw(rows, records, numbers, logits, hidden)
+            if self.ahead:
+                self._unread.append(drawing)
+                self._change([], [(row, row.owner.pieces) for row in rows])
+                return
+            finished = drawing.finished()
             gone = set(map(id, finished))
             self._retire(finished, [(row, row.owner.pieces) for row in rows if id(row) not in gone])
 
     def _go_on(self, logits: Tensor | None, hidden: Tensor | None) -> None:
         """The next token of every row of the batch; those that are done leave."""
-        if logits is not None and hidden is not None:
-            self._unread = (self._unread + 1) % self.read_every
-            most = self.forward.facts.max_positions
-            if most is not None and max(row.length for row in self.batch.rows) >= most:
-                self._unread = 0  # a row that is done must not go on to a place that the model does not have
-            records, numbers, _ = self.batch.members()
-            self._retire(self._draw(self.batch.rows, records, numbers, logits, hidden, self._unread == 0), [])
+        if logits is None or hidden is None:
+            self._settle()
+            return
+        records, numbers, _ = self.batch.members()
+        self._unread.append(self._draw(self.batch.rows, records, numbers, logits, hidden))
+        self._settle(int(self.ahead))
+
+    def _settle(self, keep: int = 0) -> None:
+        """Reads which rows are done, all draws but the last `keep`; these rows leave."""
+        finished: list[Row] = []
+        while len(self._unread) > keep:
+            drawing = self._unread.popleft()
+            with self.waits.one():
+                finished += drawing.finished()
+        self._retire(finished, [], beside=keep > 0)
+        if not self.batch.rows:  # those of a draw that is still under way were done before
+            self._unread.clear()
+            self._last = None
+
+    def _must_read(self) -> bool:
+        """Whether to read which rows are done before the next pass: one would go to a place that the model does not
+        have, or all of them have come to their limits."""
+        rows, most = self.batch.rows, self.forward.facts.max_positions
+        if most is not None and any(row.length >= most for row in rows):
+            return True
+        return not self.joining and all(row.is_at_its_limit for row in rows)
 
     def _starting(self) -> list[tuple[Row, Ends]]:
         """New rows for candidates whose context is known, as far as there is room."""
@@ -323,11 +376,15 @@ class Scheduler(BaseScheduler):
             starting.append((Row(context, candidate, record, len(context.ids)), context.ends))
         return starting
 
-    def _retire(self, finished: Sequence[Row], coming: Sequence[tuple[Row, Pieces]]) -> None:
+    def _retire(self, finished: Sequence[Row], coming: Sequence[tuple[Row, Pieces]], *, beside: bool = False) -> None:
         """Takes rows out of the batch, keeps what they have drawn, and puts others in their places."""
-        for row, drawn in zip(finished, self._end(finished), strict=True):
-            row.ids = row.owner.ids + drawn.tokens[:-1]
+        for row, drawn in zip(finished, self._end(finished, beside), strict=True):
+            computed = row.length - len(row.owner.ids)
+            row.ids = row.owner.ids + drawn.tokens[:computed]
             self._store_step(row, drawn)
+            if row.slot >= 0:
+                needed = len(drawn.tokens) - (drawn.reason not in (EXHAUSTED, BROKEN))
+                self.row_passes -= computed - needed
             if drawn.reason == BROKEN and row.slot >= 0:
                 self.batch.window.clear(row.slot)
                 row.ids = ()  # nobody goes on from there
@@ -345,21 +402,23 @@ class Scheduler(BaseScheduler):
             if self._made_room(error, len(rows)):
                 self._park(rows)
             else:
-                outside = [row for row in new if row.slot < 0]  # the others leave the batch as their contexts fail
                 self._fail([row.owner for row in rows], error)
-                self._end(outside)
+                self._end([row for row in new if not row.is_over])  # the others left the batch as their contexts failed
             return False
         return True
 
     def _store_step(self, row: Row, drawn: Drawn) -> None:
-        """The states of a step that others may go on from; its last token was not computed yet."""
-        context = row.owner
-        count = len(drawn.tokens) - 1
+        """The states of a step that others may go on from. If its last token was computed too, and just now, what the
+        model said after it."""
+        context, before = row.owner, len(row.owner.ids)
+        count = len(row.ids) - before
         if drawn.reason != DELIMITER or count < 1 or context.alone or row.slot < 0 or self.store.limit_bytes <= 0:
             return
-        before = len(context.ids)
-        states = self.batch.window.read(row.slot, row.length, before, count)
-        self.store.add(row.ids, states, before)
+        states, ends = self.batch.window.read(row.slot, row.length, before, count), None
+        if count == len(drawn.tokens) and len(row.ids) == row.length and self._last is not None:
+            logits, hidden = self._last
+            ends = Ends(logits[row.slot].clone(), hidden[row.slot].clone(), is_early=True)
+        self.store.add(row.ids, states, before, ends)
 
     # ---- failures
 
@@ -371,6 +430,7 @@ class Scheduler(BaseScheduler):
         self._failed_alone = rows == 1
         self.max_rows = max(1, min(self.max_rows, rows // 2)) if rows > 1 else self.max_rows
         self.store.clear()
+        self._last = None
         error.__traceback__ = None  # it holds what was computed by then
         gc.collect()
         if self.forward.device.type == "cuda":
@@ -379,13 +439,16 @@ class Scheduler(BaseScheduler):
 
     def _park(self, rows: Sequence[Row]) -> None:
         """Takes rows out of the batch, with all its memory. Each is computed anew when there is room, and goes on."""
-        numbers = [row.record for row in rows]
-        for row, drawn in zip(rows, self.sampler.drawn(numbers), strict=True):
+        self._settle()
+        rows = [row for row in rows if not row.is_over]
+        drawn_by_now = self.sampler.drawn([row.record for row in rows]) if rows else []
+        for row, drawn in zip(rows, drawn_by_now, strict=True):
             row.slot = -1
             owner = row.owner
             resumed = Context(owner.ids + drawn.tokens, [], owner.done, owner.alone, owner.deadline, resumes=row)
             self.waiting.appendleft(resumed)
         self.batch.reset()
+        self._last = None
 
     def _abandon(self, error: BaseException) -> None:
         """Ends everything under way, also where the batch was left half changed."""
@@ -393,12 +456,16 @@ class Scheduler(BaseScheduler):
         contexts = [*self.waiting, *self.prefilling, *self.ready, *self.joining, *(row.owner for row in rows)]
         for queue in (self.waiting, self.prefilling, self.ready, self.joining):
             queue.clear()
+        self._unread.clear()
+        self._last = None
         self._end_all(contexts, rows, error)
         self.batch.reset()
 
     def _fail(self, contexts: Sequence[Context], error: Exception) -> None:
         """Contexts whose forward pass failed, with what their candidates have drawn."""
-        owners = list({id(context.owner): context.owner for context in contexts}.values())
+        self._settle()
+        found = {id(context.owner): context.owner for context in contexts}.values()
+        owners = [owner for owner in found if not (owner.rules and owner.is_over)]  # without rules: only to be read
         self.drop(owners)
         for owner in owners:
             owner.error = error

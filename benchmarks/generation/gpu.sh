@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Builds the package, then checks and times the generator on the GPU at hand, in under ten minutes:
-#     benchmarks/generation/gpu.sh [--tiny] [--seconds S] [folder for the results]
+#     benchmarks/generation/gpu.sh [--tiny] [--seconds S] [--ours] [folder for the results]
 # Leaves generation-<gpu>-<date>.{json,md} in benchmarks/results (versions and commit inside), to be committed. --tiny
 # does the same on the CPU with models of a few thousand weights: it shows that the script runs, and its results go to
 # build/bench. --seconds fits all into so many, 590 where nothing is said; with less than 400 two models are timed in few
-# rounds, tests that fail keep nothing from running, and what was measured is written after every part. Needs torch, transformers, pytest, setuptools, pybind11, cmake and a C++ compiler; no network. PYTHON
-# names the interpreter.
+# rounds, tests that fail keep nothing from running, and what was measured is written after every part. With --ours they
+# are timed by our search alone, each in a process and a folder of its own, and where the time of a pass goes is printed.
+# Needs torch, transformers, pytest, setuptools, pybind11, cmake and a C++ compiler; no network. PYTHON names the
+# interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python="${PYTHON:-python}"
 export PYTHONPATH=".${PYTHONPATH:+:$PYTHONPATH}"
-options=(--device cuda) out=benchmarks/results all=590
+options=(--device cuda) out=benchmarks/results all=590 ours= models=(llama-0.5b qwen2-1.5b)
 while [[ "${1:-}" == --* ]]; do
     case "$1" in
-        --tiny) options=(--device cpu --quick) out=build/bench ;;
+        --tiny) options=(--device cpu --quick) out=build/bench models=(llama-tiny qwen2-tiny) ;;
+        --ours) ours=1 ;;
         --seconds)
             all="${2:-}" && shift
             [[ "$all" =~ ^[1-9][0-9]*$ ]] || { echo "--seconds: expected a whole number, got '$all'" >&2 && exit 2; }
@@ -48,14 +51,24 @@ check() { # the tests that are $2, of what comes behind it, for $1 seconds; 5 is
     [[ $status == 0 || $status == 5 ]] || { echo "tests that are $2: status $status"; return "$status"; }
 }
 
-if ((all < 400)); then
+time_within() { # $1 seconds, with these options besides
+    timeout -s INT -k 5 "$1" "$python" -u -m benchmarks.generation "${options[@]}" --seconds "$1" "${@:2}" || status=$?
+}
+
+if ((all < 400)) || [[ $ours ]]; then
     status=0
     echo "== check: tests that need a GPU ($SECONDS s)"
     mapfile -t marked < <(grep -l 'mark\.gpu' tests/generators/*.py tests/critics/*.py)
     check $((all * 3 / 10)) gpu --durations=5 --tb=short "${marked[@]}" || status=$?
-    echo "== time ($SECONDS s)"
-    seconds="$(left 5)"
-    timeout "$seconds" "$python" -u -m benchmarks.generation "${options[@]}" --seconds "$seconds" --out "$out" || status=$?
+    if [[ $ours ]]; then
+        echo "== time ${models[0]} ($SECONDS s)"
+        time_within "$(($(left 5) * 6 / 10))" --ours --models "${models[0]}" --out "$out/${models[0]}"
+        echo "== time ${models[1]} ($SECONDS s)"
+        time_within "$(left 5)" --ours --models "${models[1]}" --out "$out/${models[1]}"
+    else
+        echo "== time ($SECONDS s)"
+        time_within "$(left 5)" --out "$out"
+    fi
     echo "== over ($SECONDS s)"
     exit "$status"
 fi

@@ -52,7 +52,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.critic = HiddenStateCritic(self.head, predicts="logit")
-        self._generators: dict[tuple[int, bool], TorchGenerator] = {}
+        self._generators: dict[int, TorchGenerator] = {}
         self._drawn: list[str] = []
 
     @property
@@ -69,17 +69,17 @@ class Subject:
             "tokens": tokens,
         }
 
-    def generator(self, slots: int, measure: bool = False) -> TorchGenerator:
+    def generator(self, slots: int) -> TorchGenerator:
         """With so many rows at once: the same for all rounds, so that what is made or captured once is made once."""
-        made = self._generators.get((slots, measure))
+        made = self._generators.get(slots)
         if made is None:
-            made = self._generators[slots, measure] = TorchGenerator(
+            made = self._generators[slots] = TorchGenerator(
                 self.model,
                 self.tokenizer,
                 delimiter=self.delimiter,
                 temperature=TEMPERATURE,
                 max_batch=slots,
-                measure=measure,
+                measure=True,
             )
         return made
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from benchmarks.generation.breakdown import print_breakdown
 from benchmarks.generation.models import EMBEDDED, Subject
 from benchmarks.generation.plain import ContinuousBatching, Generate, RecipeLoop
 from benchmarks.generation.rounds import Side, rows_of, rows_until
@@ -16,6 +18,7 @@ from benchmarks.harness import LeftOut, Limits, Row
 WIDEST = 64
 MOST_ROUNDS = 3
 """Of a part in little time."""
+MOST_ROUNDS_ALONE = 9
 Part = Callable[[], Iterator[Row]]
 
 
@@ -85,6 +88,32 @@ def brief_parts(subject: Callable[[], Subject], sizes: Sizes, until_s: Sequence[
         yield from rows_until("one question", sides, until_s[1], MOST_ROUNDS)
 
     return [many, one]
+
+
+def parts_alone(subject: Callable[[], Subject], sizes: Sizes, until_s: Sequence[float]) -> list[Part]:
+    """As `brief_parts`, of our search alone, with more rounds; then where its time goes is printed."""
+
+    def many() -> Iterator[Row]:
+        model = subject()
+        model.try_head()
+        sides = []
+        for questions in (WIDEST, 4 * sizes.slots):
+            sides.append(OurSearch(model, questions, sizes.slots, sizes.many_tokens, sizes.most_step_tokens))
+            share = len(sides) / 2
+            until = share * until_s[0] + (1 - share) * time.monotonic()
+            yield from rows_until(f"{sizes.slots} rows", sides[-1:], until, MOST_ROUNDS_ALONE)
+
+    def one() -> Iterator[Row]:
+        ours = OurSearch(subject(), 1, 8, sizes.one_tokens, sizes.most_step_tokens)
+        yield from rows_until("one question", [ours], until_s[1], MOST_ROUNDS_ALONE)
+
+    def breakdown() -> Iterator[Row]:
+        model = subject()
+        ours = OurSearch(model, WIDEST, sizes.slots, sizes.many_tokens, sizes.most_step_tokens)
+        print_breakdown(ours, model, sizes.slots)
+        yield from ()
+
+    return [many, one, breakdown]
 
 
 def _one_question(subject: Subject, sizes: Sizes) -> Iterator[Row]:

@@ -8,7 +8,6 @@ tokens count. Temperature and distribution are ours: no top-k, which is transfor
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,9 +40,6 @@ class PlainSide:
         """A few tokens: these have nothing to make."""
         ids = torch.tensor(self._prompt_ids()[:1], device=self._subject.device)
         generate(self._subject, ids, torch.ones_like(ids), 4)
-
-    def more(self) -> Mapping[str, float]:
-        return {}
 
     def _prompts(self) -> list[str]:
         """Those of the next round."""

@@ -17,7 +17,11 @@ NOTES = (
     "*In flight*: asks of ours, rows of the ceilings; with one question they are leaves of its tree. *Needed once*:"
     " tokens of all contexts that no context before had and no step was decoded through; the padding of model.generate"
     " counts as computed. *Idle* and *full batch*: from the first question that took another's place until the last one"
-    " was taken. *Outside*: share of wall time that is neither in forward passes and sampling nor in the critic's head."
+    " was taken. *Outside*, on a CPU: share of wall time that is neither in forward passes and drawing nor in the"
+    " critic's head. On a GPU, where the host works beside it: share of wall time in which the device is in no forward"
+    " pass and no drawing, by events at the beginning and the end of each in its queue: it waits for the host, or"
+    " copies states into rows and out of them. What it waits for within a pass, whose kernels are launched one by one"
+    " where it is no graph, is inside. The critic's head, which runs beside the passes, does not count."
     " *generate_batch* is timed from the first request to the last answer, without the making of its cache.",
 )
 HEADS = (

@@ -45,10 +45,6 @@ class Side(Protocol):
         """Runs a round, with questions that nobody was asked before."""
         ...
 
-    def more(self) -> Mapping[str, float]:
-        """Figures that would disturb a timed round, taken after all of them."""
-        ...
-
 
 UNITS = {
     rows.SPEED: "tokens/s",
@@ -75,13 +71,13 @@ def rows_of(part: str, sides: Sequence[Side], limits: Limits) -> Iterator[Row]:
     counted = rounds_of({str(place): lambda place=place: turn(place) for place in range(len(sides))}, limits)
     rounds = [own[-len(counted[str(place)]) :] for place, own in enumerate(kept)]  # the first may be to warm up
     for side, own in zip(sides, rounds, strict=True):
-        yield from _own_rows(part, side, own, side.more())
+        yield from _own_rows(part, side, own)
     yield from _ratio_rows(part, sides, rounds)
 
 
 def rows_until(part: str, sides: Sequence[Side], deadline_s: float, most: int) -> Iterator[Row]:
     """The same in little time: no whole round to warm up, and another turn only where it ends before `deadline_s`, on
-    the clock of `time.monotonic`. Of the first side alone what is taken after the rounds."""
+    the clock of `time.monotonic`."""
     for side in sides:
         side.warm()
     kept: list[list[Round]] = [[] for _ in sides]
@@ -94,10 +90,8 @@ def rows_until(part: str, sides: Sequence[Side], deadline_s: float, most: int) -
             print(f"  {part}, {side.who}: {own[-1].speed:.4g} tokens/s in {own[-1].seconds:.2f} s", flush=True)
         turn_s = time.monotonic() - start_s
     for side, own in zip(sides, kept, strict=True):
-        yield from _own_rows(part, side, own, {})
+        yield from _own_rows(part, side, own)
     yield from _ratio_rows(part, sides, kept)
-    for what, figure in sides[0].more().items():
-        yield row_of(what, sides[0].who, UNITS[what], [figure], {"part": part, **sides[0].at})
 
 
 def _ratio_rows(part: str, sides: Sequence[Side], rounds: Sequence[Sequence[Round]]) -> Iterator[Row]:
@@ -105,12 +99,11 @@ def _ratio_rows(part: str, sides: Sequence[Side], rounds: Sequence[Sequence[Roun
         yield row_of(what, side.who, "x", figures, {"part": part, **side.at})
 
 
-def _own_rows(part: str, side: Side, rounds: Sequence[Round], more: Mapping[str, float]) -> Iterator[Row]:
+def _own_rows(part: str, side: Side, rounds: Sequence[Round]) -> Iterator[Row]:
     figures = {
         rows.SPEED: [one.speed for one in rounds],
         rows.FIRST_ANSWER: [one.first_answer_s for one in rounds],
         **{what: [one.figures[what] for one in rounds] for what in rounds[0].figures},
-        **{what: [figure] for what, figure in more.items()},
     }
     for what, values in figures.items():
         yield row_of(what, side.who, UNITS[what], values, {"part": part, **side.at})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bavt_fast import Budget, Searcher, SearchResult
@@ -22,23 +22,17 @@ class OurSearch:
 
     Attributes:
         step_tokens, question_tokens: means of the last round, for those that are to generate as much.
-
-    Args:
-        measure: on CUDA, wait for every pass, so that the time in them is known.
     """
 
     who = rows.OURS
 
-    def __init__(
-        self, subject: Subject, questions: int, asks: int, tokens: int, most_step_tokens: int, measure: bool = False
-    ) -> None:
+    def __init__(self, subject: Subject, questions: int, asks: int, tokens: int, most_step_tokens: int) -> None:
         self.at = subject.at(questions, asks, tokens)
         self.step_tokens = self.question_tokens = 0.0
         self._subject, self._questions, self._asks = subject, questions, asks
         self._budget = Budget(tokens=tokens)
         self._most_step_tokens = most_step_tokens
-        self._generator = subject.generator(asks, measure)
-        self._knows_times = measure or subject.device.type == "cpu"
+        self._generator = subject.generator(asks)
         self._rounds = 0
         self._searcher = Searcher(
             self._generator,
@@ -63,17 +57,6 @@ class OurSearch:
                 self._generator.warm_up(rows_at_once, tokens)
         self.round()
 
-    def more(self) -> Mapping[str, float]:
-        """On CUDA the time in forward passes is only known where the host waits for each: a round of its own."""
-        if self._knows_times:
-            return {}
-        forward = self._generator._scheduler.forward  # the same generator: all that it captured is there
-        self._knows_times = forward.measure = True
-        try:
-            return {rows.OUTSIDE: self.round().figures[rows.OUTSIDE]}
-        finally:
-            self._knows_times = forward.measure = False
-
     def round(self) -> Round:
         generator, critic = self._generator, Stopwatch(self._subject.critic, "score")
         generator.clear()
@@ -82,7 +65,7 @@ class OurSearch:
         memory = PeakMemory(self._subject.device)
         try:
             synchronize(self._subject.device)
-            before, start_s = generator.statistics(), time.perf_counter()
+            before, waited_s, start_s = generator.statistics(), generator.waited_seconds, time.perf_counter()
             found, first_s = [], 0.0
             for index, result in self._searcher.search_iter(watch, budget=self._budget, seed=self._rounds):
                 if result.error is not None:
@@ -93,6 +76,7 @@ class OurSearch:
         finally:
             del self._subject.critic.score  # the stopwatch on it
         self._rounds += 1
+        synchronize(self._subject.device)
         took = since(generator.statistics(), before)
         figures = {
             **self._prompt_figures(found, took),
@@ -101,11 +85,12 @@ class OurSearch:
             rows.EVICTIONS: float(took.store_evictions),
             rows.MEMORY: memory.read() / 1e6,
         }
-        if self._knows_times:
-            inside_s = took.forward_seconds + took.sampling_seconds + critic.seconds
-            figures[rows.OUTSIDE] = 1.0 - inside_s / seconds
-        if self._subject.device.type == "cuda":
-            print(f"  {passes_in_words(took, seconds, critic.seconds, self._knows_times)}", flush=True)
+        inside_s = took.forward_seconds + took.sampling_seconds
+        if self._subject.device.type == "cuda":  # the critic's head is computed beside the passes
+            print(f"  {passes_in_words(took, seconds, generator.waited_seconds - waited_s)}", flush=True)
+        else:
+            inside_s += critic.seconds
+        figures[rows.OUTSIDE] = 1.0 - inside_s / seconds
         tokens = sum(result.spent.tokens for _, result in found)
         self.question_tokens = tokens / len(found)
         return Round(tokens, seconds, first_s, figures)
@@ -124,15 +109,16 @@ class OurSearch:
         return {rows.STEP_TOKENS: self.step_tokens, rows.PROMPT: took.computed_prompt_tokens / prefixes.needed}
 
 
-def passes_in_words(took: GenerationStatistics, seconds: float, critic_s: float, knows_times: bool) -> str:
-    """Where the time of a round went, in milliseconds per pass that decodes."""
+def passes_in_words(took: GenerationStatistics, seconds: float, waited_s: float) -> str:
+    """Where a GPU's time of a round went, in milliseconds per pass that decodes, and how long the host waited for it:
+    where that is next to nothing, the host is what keeps the GPU from more."""
     passes = max(1, took.decode_passes)
-    words = f"{passes} passes of {took.row_passes / passes:.1f} rows, {1e3 * seconds / passes:.2f} ms each"
-    if not knows_times:
-        return words
-    rest_s = seconds - took.forward_seconds - took.sampling_seconds - critic_s
-    parts = {"model": took.forward_seconds, "drawing": took.sampling_seconds, "critic": critic_s, "rest": rest_s}
-    return f"{words}: " + ", ".join(f"{name} {1e3 * part / passes:.2f}" for name, part in parts.items())
+    gaps_s = seconds - took.forward_seconds - took.sampling_seconds
+    parts = {"model": took.forward_seconds, "drawing": took.sampling_seconds, "gaps": gaps_s}
+    words = f"{passes} passes of {took.row_passes / passes:.1f} rows, {1e3 * seconds / passes:.2f} ms each: "
+    words += ", ".join(f"{name} {1e3 * part / passes:.2f}" for name, part in parts.items())
+    others = took.forward_passes - took.decode_passes
+    return f"{words}; the host waits {1e3 * waited_s / passes:.2f}; {others} other passes"
 
 
 class _Watch:

@@ -182,25 +182,15 @@ def test_our_round_spends_its_budgets_and_says_at_what_price(subject: Subject) -
     assert found.figures[rows.PROMPT] >= 0.99
     assert found.figures[rows.MEMORY] > 100
     assert "score" not in vars(subject.critic), "the stopwatch is gone"
-    assert ours.more() == {}, "on the CPU all is measured in the timed rounds"
-
-
-def test_where_times_take_waiting_a_round_of_its_own_tells_them(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = OurSearch(subject, questions=2, asks=2, tokens=24, most_step_tokens=8)
-    monkeypatch.setattr(ours, "_knows_times", False)  # as on CUDA
-    assert rows.OUTSIDE not in ours.round().figures
-    assert 0.0 < ours.more()[rows.OUTSIDE] < 1.0
-    assert subject.generator(2, measure=True) is subject.generator(2, measure=True) is not subject.generator(2)
 
 
 def test_the_time_of_a_pass_is_told_in_words() -> None:
     took = GenerationStatistics(*[0] * 14)._replace(
-        decode_passes=10, row_passes=35, forward_seconds=0.02, sampling_seconds=0.01
+        forward_passes=12, decode_passes=10, row_passes=35, forward_seconds=0.02, sampling_seconds=0.01
     )
-    assert passes_in_words(took, 0.05, 0.005, False) == "10 passes of 3.5 rows, 5.00 ms each"
-    assert passes_in_words(took, 0.05, 0.005, True).endswith("each: model 2.00, drawing 1.00, critic 0.50, rest 1.50")
+    assert passes_in_words(took, 0.05, 0.005) == (
+        "10 passes of 3.5 rows, 5.00 ms each: model 2.00, drawing 1.00, gaps 2.00; the host waits 0.50; 2 other passes"
+    )
 
 
 def test_a_round_without_waiting_questions_has_no_full_batch(subject: Subject) -> None:
@@ -278,9 +268,6 @@ class FakeSide:
         seconds = next(self._seconds)
         return Round(100, seconds, seconds / 2, self._figures)
 
-    def more(self) -> Mapping[str, float]:
-        return {rows.OUTSIDE: 0.25} if self.who == rows.OURS else {}
-
 
 def test_rows_are_of_the_rounds_that_count_and_ratios_of_like_rounds() -> None:
     sides = [
@@ -289,7 +276,7 @@ def test_rows_are_of_the_rounds_that_count_and_ratios_of_like_rounds() -> None:
         FakeSide(rows.GENERATE, 8, [9.0, 0.5, 0.5]),
     ]
     found = Results(rows_of("8 rows", sides, Limits(10.0, fewest=2, most=2)))
-    assert {(row.rounds, row.at["part"]) for row in found.rows} == {(2, "8 rows"), (1, "8 rows")}
+    assert {(row.rounds, row.at["part"]) for row in found.rows} == {(2, "8 rows")}
     assert found.median(rows.SPEED, rows.OURS) == 75.0, "100 and 50: the first was to warm up"
     assert found.median(rows.FIRST_ANSWER, rows.RECIPE) == 12.5
     assert found.median(rows.OVER_RECIPE, rows.OURS) == 15.0, "10 and 20"
@@ -298,7 +285,6 @@ def test_rows_are_of_the_rounds_that_count_and_ratios_of_like_rounds() -> None:
     assert found.median(rows.OVER_GENERATE, rows.OURS) == 0.375, "0.5 and 0.25"
     assert found.median(rows.OVER_GENERATE, rows.RECIPE) is None, "it has one row"
     assert found.median(rows.FULL_OVER_GENERATE, rows.OURS) == 1.5
-    assert found.of(rows.OUTSIDE, rows.OURS)[0].rounds == 1
 
 
 PEAKS = """

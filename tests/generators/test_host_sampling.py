@@ -50,7 +50,7 @@ class Pair:
     def drawn(self, numbers: list[int]) -> list[list[Drawn]]:
         records = torch.tensor(numbers)
         plain, native = self.both
-        assert native.reasons(records) == [row.reason for row in native.drawn(numbers)]
+        assert native.standing(records).read() == [row.reason for row in native.drawn(numbers)]
         assert native.tokens(records) == [list(row.tokens) for row in native.drawn(numbers)]
         return [plain.drawn(numbers), native.drawn(numbers)]
 
@@ -182,7 +182,7 @@ def test_ends_of_the_text_and_stop_strings() -> None:
         logits = torch.full((1, 3), -INF)
         logits[0, token] = 0.0
         sampler.draw(torch.as_tensor(numbers), numbers, logits, torch.zeros(1, HIDDEN))
-        reasons += sampler.reasons(torch.as_tensor(numbers))
+        reasons += sampler.standing(torch.as_tensor(numbers)).read()
     assert reasons == [RUNNING, DELIMITER, END]
 
 

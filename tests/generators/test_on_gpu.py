@@ -1,4 +1,4 @@
-"""The generator on a GPU: CUDA graphs, drawing on the device, reading every few tokens, memory that runs out.
+"""The generator on a GPU: CUDA graphs, drawing on the device, passes ahead of the host, memory that runs out.
 
 What each test compares with is computed without graphs, or on the CPU; a failure says in what they differ.
 """
@@ -24,6 +24,7 @@ from random_steps import difference, steps_of  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor  # noqa: E402
+from bavt_fast.generators.contexts import Drawing  # noqa: E402
 from bavt_fast.generators.decode_batch import DecodeBatch  # noqa: E402
 from bavt_fast.generators.forward import Forward  # noqa: E402
 from bavt_fast.generators.sampling import Sampler, SamplingRules  # noqa: E402
@@ -130,14 +131,14 @@ def test_passes_are_captured_ahead() -> None:
     assert difference([row[0] for row in rows], [row[0] for row in expected]) == ""
 
 
-def test_a_pass_never_waits_for_the_device() -> None:
-    """From one look at which rows are done to the next: forward pass and drawing."""
+def test_a_pass_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward pass and drawing, where no row is done."""
     generator = make(build_model("llama"), delimiter=("\n",), temperature=0.7)
     scheduler = generator._scheduler
     generator.submit(range(6), requests(6), [1] * 6, [90] * 6)
     for _ in range(4):
         scheduler.advance()
-    scheduler.read_every = 10**6
+    monkeypatch.setattr(Drawing, "finished", lambda drawing: drawing.reasons.read()[:0])
     scheduler.advance()
     with waiting_refused():
         for _ in range(6):
@@ -146,8 +147,59 @@ def test_a_pass_never_waits_for_the_device() -> None:
     assert_captured(generator)
 
 
+def test_the_host_s_work_runs_beside_a_pass() -> None:
+    """Steps that end are handed over, and judged, while a pass is under way that takes far longer; one that begins
+    then, from the pass's numbers, is what it is without all that."""
+    generator, expected = make(build_model("llama")), make(build_model("llama"), graphs=False)
+    torch.manual_seed(0)
+    critic = HiddenStateCritic(ResidualValuePredictor(32).to(DEVICE), "logit")
+    scheduler: Any = generator._scheduler
+    decode = scheduler.batch.decode
+    out = dict(enumerate(requests(12)))
+    generator.submit(list(out), list(out.values()), [1] * 12, [14] * 12)
+    told: list[Any] = []
+    beside = 0
+
+    def slow(tokens: Any) -> Any:
+        result = decode(tokens)
+        torch.cuda._sleep(10**8)  # type: ignore[no-untyped-call]
+        return result
+
+    for number in range(40):
+        if not out:
+            break
+        answers = generator.collect()
+        nodes = []
+        for ticket, answer in answers:
+            assert isinstance(answer, list), answer
+            request = out.pop(ticket)
+            nodes.append(Node(None, None, request.node, answer[0]))
+            told.append((request, answer[0], nodes[-1]))
+        scores = critic.score(nodes)
+        is_under_way = not torch.cuda.current_stream().query()
+        if scheduler.batch.decode is slow:
+            beside += is_under_way
+        for (_, step, node), score in zip(told[len(told) - len(nodes) :], scores, strict=True):
+            [plain] = critic.score([Node(None, None, None, replace(step, hidden=step.hidden.clone()))])
+            assert score == pytest.approx(plain, abs=1e-4)
+            if number < 20 and not step.is_cut:
+                ticket = 100 + len(told) + len(out)
+                while ticket in out:
+                    ticket += 1
+                out[ticket] = StepRequest(node, 7 * ticket)
+                generator.submit([ticket], [out[ticket]], [1], [14])
+        if number == 3:
+            scheduler.batch.decode = slow  # what is made at first use is made
+    generator.discard(list(out))
+    assert beside > 3, "the host waited for the pass that was queued"
+    assert_captured(generator)
+    for request, step, _ in told:
+        [[other]] = expected.propose([request], [1], [14])
+        assert difference([step], [other]) == ""
+
+
 def test_a_full_context_ends_at_the_last_place() -> None:
-    """Rows that are done go on until they are read; a place behind the last one would end the process."""
+    """Rows that are done go on for a pass; a place behind the last one would end the process."""
     text = "the fox ran " * 20
     for cut in range(5):
         request = StepRequest(text + "x" * cut, cut)

@@ -11,10 +11,9 @@ transformers = pytest.importorskip("transformers")
 
 from model_families import build_model, build_tokenizer  # noqa: E402
 from random_steps import steps_of  # noqa: E402
-from recorded_graphs import RecordedGraph, record_graphs  # noqa: E402
+from recorded_graphs import RecordedGraph, as_on_a_gpu  # noqa: E402
 
-from bavt_fast.generators import kv_cache, static_decode, torch_model  # noqa: E402
-from bavt_fast.generators.sampling import Sampler  # noqa: E402
+from bavt_fast.generators import kv_cache, static_decode  # noqa: E402
 from bavt_fast.generators.static_decode import StaticDecoder  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
 from bavt_fast.protocols import StepRequest  # noqa: E402
@@ -70,18 +69,6 @@ def test_graphs_that_give_other_numbers_are_not_used() -> None:
         [[step]] = generator.propose([StepRequest("the fox ", 1)], [1], [6])
     assert step.token_ids == make("llama", False).propose([StepRequest("the fox ", 1)], [1], [6])[0][0].token_ids  # type: ignore[union-attr]
     assert not static.is_on
-
-
-def as_on_a_gpu(family: str, patch: pytest.MonkeyPatch, graphs: bool = True, **options: Any) -> TorchGenerator:
-    """What a GPU runs, on the CPU: its sampler, its scheduling, and graphs that are recorded."""
-    record_graphs(patch)
-    patch.setattr(torch_model, "sampler_on", lambda device, *rest: Sampler(*rest, device))
-    generator = TorchGenerator(build_model(family), build_tokenizer(), delimiter=("e", "a"), **options)
-    scheduler: Any = generator._scheduler
-    scheduler.read_every = 4
-    scheduler.batch.packed = None
-    scheduler.batch.static = StaticDecoder(scheduler.batch.forward, capture=True) if graphs else None
-    return generator
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "gpt2", "opt", "qwen3", "deepseek_v3", "mistral"])

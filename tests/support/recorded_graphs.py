@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from model_families import build_model, build_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from bavt_fast.generators import torch_model
+from bavt_fast.generators.sampling import Sampler
+from bavt_fast.generators.static_decode import StaticDecoder
+from bavt_fast.generators.torch_model import TorchGenerator
 
 WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "lift_fresh"}
 """The last is what `torch.tensor` makes of numbers, which are copied to the device; but a single one may stay on the
@@ -124,3 +130,15 @@ def record_graphs(patch: pytest.MonkeyPatch) -> None:
         "set_sync_debug_mode": set_mode,
     }.items():
         patch.setattr(torch.cuda, name, stand_in)
+
+
+def as_on_a_gpu(family: str, patch: pytest.MonkeyPatch, graphs: bool = True, **options: Any) -> TorchGenerator:
+    """What a GPU runs, on the CPU: its sampler, passes ahead of what is read, and graphs that are recorded."""
+    record_graphs(patch)
+    patch.setattr(torch_model, "sampler_on", lambda device, *rest: Sampler(*rest, device))
+    generator = TorchGenerator(build_model(family), build_tokenizer(), **{"delimiter": ("e", "a"), **options})
+    scheduler: Any = generator._scheduler
+    scheduler.ahead = True
+    scheduler.batch.packed = None
+    scheduler.batch.static = StaticDecoder(scheduler.batch.forward, capture=True) if graphs else None
+    return generator

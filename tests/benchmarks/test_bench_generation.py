@@ -23,7 +23,7 @@ from bavt_fast import Budget, Searcher  # noqa: E402
 from bavt_fast.protocols import GenerationStatistics, Step, StepRequest  # noqa: E402
 from benchmarks.engine import contract  # noqa: E402
 from benchmarks.generation import models, neighbour, plain, report, rows  # noqa: E402
-from benchmarks.generation.__main__ import whatever_happens  # noqa: E402
+from benchmarks.generation.__main__ import main, whatever_happens  # noqa: E402
 from benchmarks.generation.counters import since  # noqa: E402
 from benchmarks.generation.models import Subject, subject_of, sums  # noqa: E402
 from benchmarks.generation.prefixes import Prefixes  # noqa: E402
@@ -320,6 +320,18 @@ def test_a_part_that_fails_keeps_what_it_has_and_the_others() -> None:
     found, left_out = run_parts([lambda: whatever_happens("llama", fails), lambda: iter(())])
     assert [row.what for row in found] == ["a"]
     assert left_out == ["the rest of a part of llama (RuntimeError: no such kernel)"]
+
+
+@pytest.mark.slow
+def test_our_search_alone_says_where_its_time_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--device", "cpu", "--quick", "--models", "llama-tiny", "--ours"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert main([*arguments, "--seconds", "20", "--out", str(tmp_path)]) == 0
+    measured = results_in(json.loads(next(tmp_path.glob("generation-*.json")).read_text()))
+    assert {row.who for row in measured.rows} == {rows.OURS}
+    assert {(row.at["questions"], row.at["asks"]) for row in measured.of(rows.SPEED)} == {(64, 8), (32, 8), (1, 8)}
+    assert "Ordered by: internal time" in capsys.readouterr().out
 
 
 @pytest.mark.slow

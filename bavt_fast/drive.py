@@ -24,7 +24,13 @@ Out = dict[int, tuple[int, int, int]]
 
 
 class Drive(Base):
-    """The loop for generators that block."""
+    """The loop for generators that block.
+
+    Attributes:
+        together: how many searches there are, where the caller waits for the last of them; else None.
+    """
+
+    together: int | None = None
 
     def run(self, searches: Iterable[Search]) -> Iterator[tuple[int, Search]]:
         """(place, search) of each search as it stops. Ctrl-C stops all that have begun, and all of a list."""
@@ -181,19 +187,33 @@ class Drive(Base):
         """Asks and tells until questions have stopped, or nothing is out: what was asked last, and those."""
         submit, collect = self.generator.submit, self.generator.collect
         by = (self.critic.score, self.wave, self.clock, self.residual)
+        waiting: list[int] = []  # those that have stopped
         while True:
             columns, error, done, left = stream(self.engine, self.searches, out, submit, collect, *by)
             if columns is not None:
                 slots, nodes, counts, tickets, limits, _, requests, stopped = columns
                 if error is None:
-                    return Asked(slots, nodes, counts, tickets, limits, requests), stopped
-                self.submitting_failed(slots, tickets, error)
+                    asked, waiting = Asked(slots, nodes, counts, tickets, limits, requests), waiting + stopped
+                    if not (tickets or out) or not self.can_wait(stopped):
+                        return asked, waiting
+                    self.submit(asked, out)
+                    if self.statistics is not None:
+                        self.at_stop |= dict.fromkeys(stopped, self.statistics())
+                else:
+                    self.submitting_failed(slots, tickets, error)
             elif error is not None:
                 self.collecting_failed(error, out)
             elif left is not None:
                 self.finish_scoring(*left)
             else:
                 self.tell_done(done, out)
+
+    def can_wait(self, stopped: Sequence[int]) -> bool:
+        """Whether questions that have stopped can be handed over with the last one.
+
+        One after the other, each between two passes of the model, finds nothing of what ends a question in the caches.
+        """
+        return self.taken == self.together and not any(self.searches[slot]._native.in_flight for slot in stopped)
 
     def give_up(self, tickets: Sequence[int], out: Out) -> None:
         """Asks that nobody waits for any more; what they took by now is charged."""

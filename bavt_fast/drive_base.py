@@ -77,6 +77,7 @@ class Base:
         self.statistics = getattr(searcher.generator, "statistics", None)
         # What is stored is told as it is, and all else as what came in this run.
         self.at_first = None if self.statistics is None else self.statistics()._replace(store_bytes=0)
+        self.at_stop: dict[int, GenerationStatistics] = {}  # of slots that are handed over later
 
     # ---- questions in and out
 
@@ -128,7 +129,7 @@ class Base:
             search.leave()
         del self.searches[slot]
         if self.statistics is not None and self.at_first is not None:
-            now = self.statistics()
+            now = self.at_stop.pop(slot, None) or self.statistics()
             search.generation = GenerationStatistics._make(map(sub, now, self.at_first))
         self.done += 1
         self.solved += search.stop_reason == "solved"

@@ -161,7 +161,9 @@ class Searcher:
         if self.is_async:
             self._run_loop(searches, one=False)
         else:
-            for _ in self.run(searches):
+            drive = Drive(self, *self._widths(False), False)
+            drive.together = len(searches)
+            for _ in drive.run(searches):
                 pass
         return [search.result() for search in searches]
 

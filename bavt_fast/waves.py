@@ -64,9 +64,10 @@ class Rules:
         describe: the task's; None where many are described at once (`described_many`).
         sampling: of requests.
         counts_tried: whether the probabilities of steps are read.
+        prices_cached: whether prompt tokens out of a cache have a price of their own.
     """
 
-    __slots__ = ("apply", "counts_tried", "describe", "key", "sampling")
+    __slots__ = ("apply", "counts_tried", "describe", "key", "prices_cached", "sampling")
 
     def __init__(self, task: Any, settings: Settings) -> None:
         self.apply: Callable[[Any, Step], Any] = task.apply
@@ -75,6 +76,7 @@ class Rules:
         self.describe: Callable[[Any], Description] | None = None if many else task.describe
         self.sampling: Sampling = settings.sampling
         self.counts_tried = settings.tried_exponent > 0.0
+        self.prices_cached = settings.cached_token_cost is not None
 
 
 class Beside:

@@ -39,7 +39,8 @@ void read_slots(Objects& o) {
     const py::handle rules = handle(o.rules);
     o.of_search = {{search, "nodes"}, {search, "keys"},    {search, "refused"},
                    {search, "rules"}, {search, "untimed"}, {search, "observer"}};
-    o.of_rules = {{rules, "apply"}, {rules, "key"}, {rules, "describe"}, {rules, "sampling"}, {rules, "counts_tried"}};
+    o.of_rules = {{rules, "apply"},    {rules, "key"},          {rules, "describe"},
+                  {rules, "sampling"}, {rules, "counts_tried"}, {rules, "prices_cached"}};
     o.of_node = {{node, "state"}, {node, "prompt"}, {node, "parent"}, {node, "step"},
                  {node, "value"}, {node, "answer"}, {node, "_tried"}};
     o.of_step = {{step, "text"},          {step, "tokens"},     {step, "finish_reason"},

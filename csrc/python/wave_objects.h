@@ -59,7 +59,7 @@ struct Objects {
         Member nodes, keys, refused, rules, untimed, observer;
     } of_search;
     struct {
-        Member apply, key, describe, sampling, counts_tried;
+        Member apply, key, describe, sampling, counts_tried, prices_cached;
     } of_rules;
     struct {
         Member state, prompt, parent, step, value, answer, tried;

@@ -57,12 +57,15 @@ bool is_good(PyObject* step) {
 bool is_cut(PyObject* step) { return is_one_of(field(step, objects.of_step.finish_reason).ptr(), objects.cut); }
 
 // Whether the engine prices all that the step cost, from the tokens that were written and read.
-bool costs_tokens_alone(PyObject* step) {
+bool costs_tokens_alone(PyObject* step, PyObject* search) {
     const auto& of = objects.of_step;
     if (Py_TYPE(step) != objects.step || of.cost.get(step) != Py_None || of.tool_calls.get(step) != Py_None)
         return false;
-    return is_zero(of.seconds.get(step)) && is_zero(of.cached_tokens.get(step)) &&
-           is_amount(of.prompt_tokens.get(step), 0);
+    PyObject *read = of.prompt_tokens.get(step), *cached = of.cached_tokens.get(step);
+    if (!is_zero(of.seconds.get(step)) || !is_amount(read, 0)) return false;
+    if (is_zero(cached)) return true;
+    const bool is_priced = rule_of(search, objects.of_rules.prices_cached) == Py_True;
+    return !is_priced && is_amount(cached, 0) && PyLong_AsLongLong(cached) <= PyLong_AsLongLong(read);
 }
 
 bool may_be_known(PyObject* about) {
@@ -192,7 +195,7 @@ namespace {
 StepCost cost_of_step(PyObject* step, PyObject* search, size_t place) {
     if (!is_good(step)) call(objects.check, step, int_of(place).ptr());
     const py::object tokens = field(step, objects.of_step.tokens);
-    if (costs_tokens_alone(step)) {
+    if (costs_tokens_alone(step, search)) {
         StepCost cost = cost_of(tokens, py::none());
         cost.prompt_tokens = count("prompt_tokens", objects.of_step.prompt_tokens.get(step));
         return cost;

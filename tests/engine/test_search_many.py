@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import ScriptedGenerator, TableCritic, World, WorldTask
+from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
 from search_checks import WORLDS, check_consistent, fingerprint, worlds
 
 import bavt_fast as bavt
-from bavt_fast.protocols import Node, Step, StepRequest
+from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.searcher import Searcher
 
 BUDGET = bavt.Budget(tokens=80)
@@ -132,6 +132,52 @@ def test_an_interrupt_returns_all_results() -> None:
     assert [result.stop_reason for result in results[:3]] == ["solved", "solved", "interrupted"]
     assert results[3].stop_reason == "interrupted"
     assert all(not (result.tree.flags & bavt.Tree.IN_FLIGHT).any() for result in results)
+
+
+class Counting(StreamingGenerator):
+    """Tells what it was asked and what it answered, and may be interrupted."""
+
+    submitted = answered = 0
+
+    def __init__(self, world: World, interrupt_at: int | None) -> None:
+        super().__init__(world)
+        self.interrupt_at = interrupt_at
+
+    def submit(self, tickets: Sequence[int], *asked: Any) -> None:
+        super().submit(tickets, *asked)
+        self.submitted += len(tickets)
+
+    def collect(self) -> list[tuple[int, list[Step]]]:
+        done = super().collect()
+        self.answered += len(done)
+        if self.interrupt_at is not None and self.answered >= self.interrupt_at:
+            raise KeyboardInterrupt
+        return done
+
+    def statistics(self) -> GenerationStatistics:
+        return GenerationStatistics(generated_tokens=self.answered, prompt_tokens=self.submitted)
+
+
+@pytest.mark.parametrize("interrupt_at", [None, 30])
+@pytest.mark.parametrize("wave", [2, 4, 8])
+def test_a_list_gives_what_questions_give_as_they_stop(wave: int, interrupt_at: int | None) -> None:
+    """A list's are handed over together where they can wait; each tells the generator's work until it stopped."""
+    world = World(goal_share=0.2)
+    budgets = [bavt.Budget(tokens=tokens) for tokens in (20, 80, 10, 50, 120, 30)]
+    questions = list("abcdef")
+
+    def searcher_of() -> Searcher:
+        return Searcher(Counting(world, interrupt_at), TableCritic(world), WorldTask(world), wave=wave)
+
+    many = searcher_of().search_many(questions, budget=budgets)
+    one_by_one = searcher_of()
+    searches = [one_by_one.start(q, budget=budget) for q, budget in zip(questions, budgets, strict=True)]
+    for _ in one_by_one.run(searches):
+        pass
+    expected = [search.result() for search in searches]
+    assert [fingerprint(result) for result in many] == [fingerprint(result) for result in expected]
+    assert [result.generation for result in many] == [result.generation for result in expected]
+    assert len({result.generation for result in many}) > 2
 
 
 def test_bad_questions_are_refused_before_anything_is_spent() -> None:

@@ -35,6 +35,10 @@ class DecodeBatch:
         forward, layout: the model.
         static: decodes by passes of fixed shapes, as far as they suit.
         packed: computes prompts in the passes that decode, as far as it suits.
+
+    Attributes:
+        soon: rows that there will be, as far as that is known: memory of the host that has to grow is made for so many,
+            for it is not taken before it is used.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class DecodeBatch:
         self.layout = layout
         self.static = static
         self.packed = packed
+        self.soon = 0
         self.reset()
 
     def reset(self) -> None:
@@ -86,7 +91,8 @@ class DecodeBatch:
         if coming:
             longest = max(row.length for row in (*rows, *(row for row, _ in coming)))
             end = self.window.end
-            self.window.make_room(max(len(self._slots), len(rows) + len(coming)), longest)
+            soon = self.soon if self.forward.device.type == "cpu" else 0
+            self.window.make_room(max(len(self._slots), len(rows) + len(coming)), longest, 1, soon)
             if self.window.end != end:  # what is longer than all rows was cut off
                 self._left.clear()
         for row, _ in coming:

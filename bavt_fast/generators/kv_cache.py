@@ -12,7 +12,10 @@ row is copied while it grows. Only the columns that the longest row needs are sh
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +26,10 @@ __all__ = ["KeyValueWindow", "KeyValues", "Layout", "StoredStates"]
 
 StoredStates = list[Tensor]
 """Keys and values of some tokens: for each lane of a `Layout` a tensor (layers, heads, tokens, width)."""
+
+
+_MUCH = 2**24
+"""Bytes of memory that are worth a mapping of their own."""
 
 
 class _Lane(NamedTuple):
@@ -78,9 +85,9 @@ class Layout:
 
         Filled with zeros, for what a mask hides must still be finite, unless the caller sees to that.
         """
-        make = torch.zeros if zeros else torch.empty
+        make = _zeros if zeros else torch.empty
         return [
-            make(count, rows, lane.heads, columns, lane.width, dtype=lane.dtype, device=lane.device)
+            make((count, rows, lane.heads, columns, lane.width), dtype=lane.dtype, device=lane.device)
             for lane, count in zip(self.lanes, self.counts, strict=True)
         ]
 
@@ -113,13 +120,14 @@ class KeyValueWindow:
         lane = self.lanes[0]
         return lane.shape[1], lane.shape[3]
 
-    def make_room(self, rows: int, longest: int, new: int = 1) -> None:
+    def make_room(self, rows: int, longest: int, new: int = 1, soon: int = 0) -> None:
         """Sees to it that there is memory for `rows` rows and `new` more columns, and that a row of `longest` tokens,
-        the most that any has, fits before the end. Moves what is there where it must."""
+        the most that any has, fits before the end. Moves what is there where it must. Where memory for more rows is
+        made, it is for the `soon` rows that there will be, too."""
         has_rows, has_columns = self.capacity
         if rows > has_rows or longest + new > has_columns:
             columns = has_columns if longest + new <= has_columns else 2 * (longest + new)
-            self._move_to(self.layout.empty(_grown(has_rows, rows), columns), longest)
+            self._move_to(self.layout.empty(_grown(has_rows, rows, soon), columns), longest)
         elif self.end + new > has_columns or self.end < longest:
             self.compact(longest)
 
@@ -231,5 +239,15 @@ class _WindowCache(Cache):
         super().__init__(layers=[KeyValues(window, layer) for layer in range(len(window.layout.places))])
 
 
-def _grown(has: int, needed: int) -> int:
-    return has if needed <= has else max(needed, 2 * has)
+def _grown(has: int, needed: int, soon: int) -> int:
+    return has if needed <= has else max(needed, 2 * has, soon)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`torch.zeros`. Much memory of the host is mapped, so that it is there, and filled, where it is first used."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if device.type == "cpu" and nbytes >= _MUCH and hasattr(mmap, "MAP_ANONYMOUS"):
+        with suppress(OSError):  # there is too little: torch says so as it always does
+            memory = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return torch.zeros(shape, dtype=dtype, device=device)

@@ -178,9 +178,9 @@ class PrefixStore:
         return segment if count == len(segment.ids) else self._split(segment, count)
 
     def _split(self, segment: _Segment, count: int) -> _Segment:
-        """Makes a segment's first tokens a segment of their own; returns it."""
-        begin = [part[:, :, :count].clone() for part in segment.states]
-        rest = [part[:, :, count:].clone() for part in segment.states]
+        """Makes a segment's first tokens a segment of their own, in the same memory; returns it."""
+        begin = [part[:, :, :count] for part in segment.states]
+        rest = [part[:, :, count:] for part in segment.states]
         first = _Segment(segment.ids[:count], begin, segment.parent)
         first.last_used = segment.last_used
         siblings = self._roots if segment.parent is None else segment.parent.children
@@ -214,6 +214,7 @@ class PrefixStore:
             _, _, segment = heapq.heappop(leaves)
             self.nbytes -= segment.nbytes
             self.evictions += 1
+            self._unshare(segment)
             parent = segment.parent
             if parent is not None:
                 del parent.children[segment.ids[0]]
@@ -225,6 +226,14 @@ class PrefixStore:
             else:
                 del self._roots[segment.ids[0]]
 
+    @staticmethod
+    def _unshare(segment: _Segment) -> None:
+        """Copies what segments before one that goes have in the same memory, so that the memory is free."""
+        before = segment.parent
+        while before is not None and _memory_of(before) == _memory_of(segment):
+            before.states = [part.clone() for part in before.states]
+            before = before.parent
+
     def _leaves(self) -> list[_Segment]:
         leaves = list(self._alone.values())
         open_segments = list(self._roots.values())
@@ -235,6 +244,11 @@ class PrefixStore:
             else:
                 leaves.append(segment)
         return leaves
+
+
+def _memory_of(segment: _Segment) -> list[int]:
+    """Where the memory of its states begins; segments that were split share it."""
+    return [part.untyped_storage().data_ptr() for part in segment.states]
 
 
 def _common(run: Ids, ids: Ids, at: int) -> int:

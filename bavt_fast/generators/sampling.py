@@ -44,6 +44,7 @@ NEW_MASS = 1e-4
 """Where less than this share of the probability is left to steps not tried yet, nothing new is drawn."""
 _SPENT_SHARE = 1e-6  # of a token's probability, below which what is left of it is rounding
 _BLOCK = 256
+_UINT64 = 2**64 - 1
 _CACHED = 2**18  # logits that a CPU works on at once: they stay in its cache
 
 
@@ -153,10 +154,7 @@ class Sampler:
         self._make_room(len(rules), longest, tries)
         numbers = [self._free.pop() for _ in rules]
         width = self._tokens.shape[1]
-        uniforms = np.zeros((len(rules), width))
-        for row, rule in zip(uniforms, rules, strict=True):
-            random = np.random.Generator(np.random.Philox(key=[rule.seed, rule.candidate]))
-            row[: rule.limit] = random.random(rule.limit)
+        uniforms = _uniforms(rules, width)
         settings = [[rule.temperature or 1.0, rule.top_p, rule.top_k, rule.min_p] for rule in rules]
         limits = [rule.limit for rule in rules]
         self._begin(numbers, uniforms, np.array(settings, dtype=np.float32), limits, next_tokens)
@@ -387,6 +385,20 @@ COLUMNS = (
 )
 MASKS = ("_is_greedy", "_is_cut", "_is_plain", "_has_tried")
 """What the host knows of each record without looking at the device."""
+
+
+def _uniforms(rules: Sequence[SamplingRules], width: int) -> np.ndarray[Any, Any]:
+    """float64 (rules, width): uniform numbers up to each rule's limit, the same for a seed and candidate wherever they
+    stand. One generator takes all their keys in turn: to make another takes five times as long."""
+    bits = np.random.Philox(key=[0, 0])
+    random, state = np.random.Generator(bits), bits.state
+    key = state["state"]["key"]
+    uniforms = np.zeros((len(rules), width))
+    for row, rule in zip(uniforms, rules, strict=True):
+        key[:] = rule.seed & _UINT64, rule.candidate
+        bits.state = state
+        row[: rule.limit] = random.random(rule.limit)
+    return uniforms
 
 
 def _pick(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

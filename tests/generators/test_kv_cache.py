@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from bavt_fast.generators import kv_cache  # noqa: E402
 from bavt_fast.generators.contexts import Context, Row  # noqa: E402
 from bavt_fast.generators.decode_batch import DecodeBatch  # noqa: E402
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout  # noqa: E402
@@ -114,6 +115,36 @@ def test_what_no_row_has_written_is_finite() -> None:
     window.rows = 9
     window.make_room(9, 100)
     assert all(bool(lane.isfinite().all()) for lane in window.lanes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_short", [False, True])
+def test_much_memory_is_zero_and_can_be_written(
+    dtype: torch.dtype, is_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError("Cannot allocate memory")
+
+    if is_short:
+        monkeypatch.setattr(kv_cache.mmap, "mmap", fail)
+    one = torch.zeros(1, 4, 1, 64, dtype=dtype)
+    [lane] = Layout([(one, one)] * 8).empty(64, 64)
+    assert lane.nbytes >= kv_cache._MUCH
+    assert lane.dtype == dtype
+    assert lane.shape == (16, 64, 4, 64, 64)
+    assert not lane.any()
+    lane[:, 3] = 1
+    assert lane.sum(dtype=torch.float64) == lane[:, 3].numel()
+
+
+def test_memory_that_grows_is_made_for_the_rows_that_there_will_be_soon() -> None:
+    window = KeyValueWindow(layout())
+    window.make_room(3, 4, 1, 20)
+    assert window.capacity == (20, 64)
+    window.make_room(12, 4, 1, 40)
+    assert window.capacity == (20, 64)
+    window.make_room(21, 4)
+    assert window.capacity == (40, 64)
 
 
 def test_holes_are_taken_by_the_next_rows_and_filled_before_a_pass() -> None:

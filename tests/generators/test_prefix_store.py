@@ -111,6 +111,29 @@ def test_nothing_is_lost_count_of_under_eviction() -> None:
         assert store.nbytes == 0
 
 
+def test_what_is_split_shares_memory_until_a_part_of_it_goes() -> None:
+    """The limit counts what is stored, so what has gone must not stay in memory for what is left of it."""
+
+    def held(store: PrefixStore) -> int:
+        memory = {part.untyped_storage().data_ptr(): part for states, _ in store.find(whole).pieces for part in states}
+        return sum(part.untyped_storage().nbytes() for part in memory.values())
+
+    whole = (1, 2, 3, 4, 5, 6, 7, 8)
+    store = PrefixStore(2**30)
+    store.add(whole, states(whole), 0)
+    store.add((1, 2, 9), states((1, 2, 9)), 0)
+    store.add((1, 2, 3, 4, 9), states((1, 2, 3, 4, 9)), 0)
+    assert [count for _, count in store.find(whole).pieces] == [2, 2, 4]
+    assert held(store) == 8 * TOKEN_BYTES
+    store.find((1, 2, 9))
+    store.find((1, 2, 3, 4, 9))
+    store.shrink(6 * TOKEN_BYTES)
+    assert [count for _, count in store.find(whole).pieces] == [2, 2]
+    assert held(store) == 4 * TOKEN_BYTES
+    for got, wanted in zip(joined(store.find(whole).pieces), states(whole[:4]), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
 def test_without_a_limit_nothing_is_stored() -> None:
     store = PrefixStore(0)
     store.add((1, 2), states((1, 2)), 0, ends((1, 2)))

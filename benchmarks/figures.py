@@ -156,8 +156,7 @@ def tokens_per_second_on_a_gpu(report: Any, axes: Sequence[Any]) -> None:
         return _median(results, "tokens per second", who, model="llama-0.5b", part=part, **at)
 
     bars = [
-        ("the recipe's loop", rate("the recipe's loop", "one question")),
-        ("model.generate, 1 row", rate("model.generate", "one question")),
+        ("the recipe's loop", rate("the recipe's loop", "64 rows")),
         ("bavt_fast, one question, 8 asks in flight", rate(OURS, "one question", asks=8)),
         ("model.generate, 64 rows", rate("model.generate", "64 rows")),
         ("bavt_fast, 64 questions", rate(OURS, "64 rows", questions=64)),

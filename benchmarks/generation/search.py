@@ -70,6 +70,8 @@ class OurSearch:
             for index, result in self._searcher.search_iter(watch, budget=self._budget, seed=self._rounds):
                 if result.error is not None:
                     raise RuntimeError(f"a search failed: {result.error}") from result.error
+                if result.stop_reason == "interrupted":
+                    raise KeyboardInterrupt  # what there is by then is no round
                 first_s = first_s or time.perf_counter() - start_s
                 found.append((questions[index], result))
             seconds = time.perf_counter() - start_s

@@ -184,7 +184,8 @@ class Drive(Base):
             self.progress()
 
     def unusual(self, out: Out) -> tuple[Asked, list[int]]:
-        """Asks and tells until questions have stopped, or nothing is out: what was asked last, and those."""
+        """Asks and tells until questions have stopped that cannot wait, or nothing is out: what was asked last, and all
+        that have stopped by then."""
         submit, collect = self.generator.submit, self.generator.collect
         by = (self.critic.score, self.wave, self.clock, self.residual)
         waiting: list[int] = []  # those that have stopped

@@ -212,7 +212,7 @@ class Drive(Base):
     def can_wait(self, stopped: Sequence[int]) -> bool:
         """Whether questions that have stopped can be handed over with the last one.
 
-        One after the other, each between two passes of the model, finds nothing of what ends a question in the caches.
+        Each by itself, between two passes of the model, would find nothing in the caches of what ends a question.
         """
         return self.taken == self.together and not any(self.searches[slot]._native.in_flight for slot in stopped)
 

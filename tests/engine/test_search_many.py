@@ -181,6 +181,25 @@ def test_a_list_gives_what_questions_give_as_they_stop(wave: int, interrupt_at: 
     assert len({result.generation for result in many}) > 2
 
 
+@pytest.mark.parametrize("at", range(2, 6))
+def test_an_interrupt_as_a_question_ends_loses_none(at: int) -> None:
+    """Between the engine and the caller a question asks the generator what it has done."""
+    world = World(goal_share=0.2)
+    calls = [0]
+
+    class Interrupted(Counting):
+        def statistics(self) -> GenerationStatistics:
+            calls[0] += 1
+            if calls[0] == at:
+                raise KeyboardInterrupt
+            return super().statistics()
+
+    searcher = Searcher(Interrupted(world, None), TableCritic(world), WorldTask(world), wave=4)
+    found = [search.result() for search in searcher.run([searcher.start(q, budget=BUDGET) for q in "abcd"])]
+    assert sorted(result.question for result in found) == list("abcd")
+    assert all(result.generation is not None for result in found)
+
+
 def test_the_last_questions_of_a_list_are_handed_over_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the last of them, where nobody sees each as it stops."""
     world = World(goal_share=0.2)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Coming", "Spans", "are_complete", "aside", "call_complete", "to_device"]
+__all__ = ["Coming", "Spans", "are_complete", "aside", "call_complete", "to_device", "version_of"]
 
 
 def to_device(values: np.ndarray[Any, Any] | Sequence[Any], device: torch.device) -> Tensor:
@@ -70,15 +70,19 @@ def _stream_aside(device: torch.device) -> Any:
     return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 
-def call_complete(values: Tensor) -> Tensor:
+def version_of(values: Tensor) -> tuple[int, int]:
+    """Which tensor it is, and how often it was written; of an inference tensor nobody counts that."""
+    return id(values), 0 if values.is_inference() else values._version
+
+
+def call_complete(values: Tensor) -> None:
     """Says of a tensor that it was computed: who reads it need not wait for what is queued."""
-    values.is_complete = True  # type: ignore[attr-defined]
-    return values
+    values.complete_version = version_of(values)  # type: ignore[attr-defined]
 
 
 def are_complete(values: Iterable[Tensor]) -> bool:
-    """Whether that was said of all of them."""
-    return all(getattr(value, "is_complete", False) for value in values)
+    """Whether that was said of all of them. A copy takes the attribute along, but may still be queued."""
+    return all(getattr(value, "complete_version", None) == version_of(value) for value in values)
 
 
 class Spans:

@@ -184,7 +184,8 @@ class Drive(Base):
             self.progress()
 
     def unusual(self, out: Out) -> tuple[Asked, list[int]]:
-        """Asks and tells until questions have stopped, or nothing is out: what was asked last, and those."""
+        """Asks and tells until questions have stopped that cannot wait, or nothing is out: what was asked last, and all
+        that have stopped by then."""
         submit, collect = self.generator.submit, self.generator.collect
         by = (self.critic.score, self.wave, self.clock, self.residual)
         waiting: list[int] = []  # those that have stopped
@@ -211,7 +212,7 @@ class Drive(Base):
     def can_wait(self, stopped: Sequence[int]) -> bool:
         """Whether questions that have stopped can be handed over with the last one.
 
-        One after the other, each between two passes of the model, finds nothing of what ends a question in the caches.
+        Each by itself, between two passes of the model, would find nothing in the caches of what ends a question.
         """
         return self.taken == self.together and not any(self.searches[slot]._native.in_flight for slot in stopped)
 

@@ -127,10 +127,11 @@ class Base:
             if not self.warned_of_overrun and search._native.has_overrun:
                 self.warn_of_overrun(search)
             search.leave()
-        del self.searches[slot]
         if self.statistics is not None and self.at_first is not None:
-            now = self.at_stop.pop(slot, None) or self.statistics()
+            now = self.at_stop.get(slot) or self.statistics()
             search.generation = GenerationStatistics._make(map(sub, now, self.at_first))
+        del self.searches[slot]
+        self.at_stop.pop(slot, None)
         self.done += 1
         self.solved += search.stop_reason == "solved"
         self.failures.pop(slot, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +74,15 @@ def test_on_a_cpu_all_is_there_at_once() -> None:
     assert Coming(values).read() == [3, 4]
     with aside(CPU) as stream:
         assert stream is None
+
+
+@pytest.mark.parametrize("changed", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state)), torch.neg_])
+def test_what_is_copied_or_changed_may_still_be_queued(changed: Any) -> None:
+    kept = list(torch.ones(2, 4))
+    for state in kept:
+        call_complete(state)
+    assert are_complete(kept)
+    assert not are_complete([changed(kept[0])])
 
 
 def test_the_critic_reads_complete_states_beside_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from bavt_fast.device_queue import are_complete, aside
+from bavt_fast.device_queue import are_complete, aside, version_of
 from bavt_fast.protocols import Node
 from bavt_fast.threads import ComputeThreads
 
@@ -163,7 +163,7 @@ class HiddenStateCritic:
         if not are_complete(states):
             return nullcontext()
         weights = list(chain(self.head.parameters(), self.head.buffers()))
-        versions = [(id(weight), 0 if weight.is_inference() else weight._version) for weight in weights]
+        versions = [version_of(weight) for weight in weights]
         is_known, self._versions = versions == self._versions, versions
         devices = {value.device for value in (*states, *weights)}
         return aside(states[0].device) if is_known and len(devices) == 1 else nullcontext()

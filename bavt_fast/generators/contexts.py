@@ -141,8 +141,8 @@ class BaseScheduler(ABC):
     Attributes:
         computed_tokens, saved_tokens: prompt tokens that were computed, and that were in the store.
         hits: contexts of which something was in the store.
-        passes, row_passes: passes that decode, and rows in them, but for those that were done before and of which
-            nobody has asked for what was computed.
+        passes, row_passes: passes that decode, and rows in them. A row that was done before counts once somebody asks
+            for what was computed of it.
         wanted_passes: rows that were decoded or could have been, summed over the passes: up to `max_rows` of those that
             wait.
     """

@@ -395,7 +395,7 @@ def _uniforms(rules: Sequence[SamplingRules], width: int) -> np.ndarray[Any, Any
     key = state["state"]["key"]
     uniforms = np.zeros((len(rules), width))
     for row, rule in zip(uniforms, rules, strict=True):
-        key[:] = rule.seed & _UINT64, rule.candidate
+        key[:] = int(rule.seed) & _UINT64, rule.candidate  # a numpy integer would overflow
         bits.state = state
         row[: rule.limit] = random.random(rule.limit)
     return uniforms

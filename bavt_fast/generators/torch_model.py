@@ -285,7 +285,7 @@ class TorchGenerator:
 
     @property
     def waited_seconds(self) -> float:
-        """The host's time so far that it waited for a GPU to draw. Next to none of a search: it is slower than that."""
+        """Seconds that the host has waited for what a GPU drew. Where it hardly waits, the GPU waits for the host."""
         return self._scheduler.waits.seconds
 
     def warm_up(self, rows: int, tokens: int) -> None:

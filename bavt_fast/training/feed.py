@@ -131,22 +131,24 @@ class WorkerFeed:
     def fresh(self) -> dict[int, Batch]:
         self._take_in(wait_s=0.0)
         found: dict[int, Batch] = {}
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline_s = time.monotonic() + _PATIENCE_S
         while missing := [kind for kind in self._sizes if kind not in found]:
             for kind in missing:
                 batch = self._ring.draw(kind, self._sizes[kind])
                 if batch is not None:
                     found[kind] = batch
-                elif time.monotonic() > deadline:
+                    continue
+                if self._take_in(wait_s=_LOOK_S):
+                    deadline_s = time.monotonic() + _PATIENCE_S
+                elif time.monotonic() > deadline_s:
                     raise RuntimeError(f"workers: expected batches, got none in {_PATIENCE_S:.0f} s")
-                else:
-                    self._take_in(wait_s=_LOOK_S)
-                    break
+                break
         return found
 
-    def _take_in(self, wait_s: float) -> None:
-        """Takes what workers have made, and tells each what to do next."""
-        for connection in wait(list(self._workers), wait_s)[:_ANSWERS_A_TIME]:
+    def _take_in(self, wait_s: float) -> int:
+        """Takes what workers have made, and tells each what to do next. How many answers that were."""
+        ready = wait(list(self._workers), wait_s)[:_ANSWERS_A_TIME]
+        for connection in ready:
             assert isinstance(connection, Connection)
             try:
                 answer = connection.recv()
@@ -159,6 +161,7 @@ class WorkerFeed:
                 ) from error
             self._workers[connection] = self._workers.pop(connection)  # the next one first next time
             self._take(answer)
+        return len(ready)
 
     def _take(self, answer: Any) -> None:
         if isinstance(answer, Exception):

@@ -13,6 +13,7 @@ from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, World, 
 from search_checks import WORLDS, check_consistent, fingerprint, worlds
 
 import bavt_fast as bavt
+from bavt_fast.drive import Drive
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.searcher import Searcher
 
@@ -178,6 +179,47 @@ def test_a_list_gives_what_questions_give_as_they_stop(wave: int, interrupt_at: 
     assert [fingerprint(result) for result in many] == [fingerprint(result) for result in expected]
     assert [result.generation for result in many] == [result.generation for result in expected]
     assert len({result.generation for result in many}) > 2
+
+
+@pytest.mark.parametrize("at", range(2, 6))
+def test_an_interrupt_as_a_question_ends_loses_none(at: int) -> None:
+    """Between the engine and the caller a question asks the generator what it has done."""
+    world = World(goal_share=0.2)
+    calls = [0]
+
+    class Interrupted(Counting):
+        def statistics(self) -> GenerationStatistics:
+            calls[0] += 1
+            if calls[0] == at:
+                raise KeyboardInterrupt
+            return super().statistics()
+
+    searcher = Searcher(Interrupted(world, None), TableCritic(world), WorldTask(world), wave=4)
+    found = [search.result() for search in searcher.run([searcher.start(q, budget=BUDGET) for q in "abcd"])]
+    assert sorted(result.question for result in found) == list("abcd")
+    assert all(result.generation is not None for result in found)
+
+
+def test_the_last_questions_of_a_list_are_handed_over_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the last of them, where nobody sees each as it stops."""
+    world = World(goal_share=0.2)
+    generator = Counting(world, None)
+    answered: list[int] = []
+    finish = Drive.finish
+
+    def noted(drive: Drive, slot: int) -> Any:
+        answered.append(generator.answered)
+        return finish(drive, slot)
+
+    monkeypatch.setattr(Drive, "finish", noted)
+    searcher = Searcher(generator, TableCritic(world), WorldTask(world), wave=4)
+    searcher.search_many(list("abcdef"), budget=BUDGET)
+    assert len(answered) == 6
+    assert len(set(answered[2:])) == 1, "two gave their places to others; four were the last"
+    answered.clear()
+    for _ in searcher.run([searcher.start(question, budget=BUDGET) for question in "abcdef"]):
+        pass
+    assert len(set(answered[2:])) > 1
 
 
 def test_bad_questions_are_refused_before_anything_is_spent() -> None:

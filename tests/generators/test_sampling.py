@@ -80,6 +80,19 @@ def test_tokens_are_those_of_the_definition(size: int) -> None:
     assert wrong <= 1
 
 
+def test_seeds_are_any_integers() -> None:
+    """Also numpy's, negative ones and those of more than 64 bits; each row has what a generator of its own gives."""
+    logits = np.random.default_rng(2).normal(0.0, 2.0, (1, 3000)).repeat(6, 0)
+    seeds = [5, np.int64(5), np.uint64(5), -5, 2**64 - 5, 5 + 2**64]
+    first, *others = (row.tokens for row in draw(logits, [SamplingRules(seed, 1, 1) for seed in seeds]))  # type: ignore[arg-type]
+    assert others == [first, first, others[2], others[2], first]
+    assert others[2] != first
+    key = np.array([2**64 - 5, 1], dtype=np.uint64)
+    uniform = np.random.Generator(np.random.Philox(key=key)).random()
+    weights = np.exp(logits[0].astype(np.float32).astype(np.float64)).cumsum()
+    assert others[2] == (int(np.searchsorted(weights, uniform * weights[-1], side="right")),)
+
+
 def test_rows_do_not_depend_on_each_other() -> None:
     random = np.random.default_rng(1)
     logits = random.normal(0.0, 2.0, (30, 3000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ pytest.importorskip("transformers")
 from tiny_course import CountingCourse  # noqa: E402
 
 from bavt_fast.model_folder import load_folder  # noqa: E402
+from bavt_fast.training import feed as feed_module  # noqa: E402
 from bavt_fast.training.calibration import platt  # noqa: E402
 from bavt_fast.training.checkpoints import export, load_checkpoint, sizes_of  # noqa: E402
 from bavt_fast.training.course import Batch, Layout, Sizes  # noqa: E402
@@ -265,6 +268,23 @@ def test_workers_make_batches_and_label_visits() -> None:
     finally:
         feed.close()
     assert not any(worker.is_alive() for worker in feed._workers.values())
+
+
+def test_batches_that_come_slowly_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience ends where nothing comes, not where what comes is not enough yet."""
+    clock = itertools.count(step=60)
+    monkeypatch.setattr(feed_module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(feed_module, "_CHUNK", 1)  # a sequence an answer: 32 answers for the first batch
+    feed = WorkerFeed(CountingCourse(), {1: 8}, 0, workers=1, device=torch.device("cpu"), problems=1)
+    monkeypatch.setattr(feed_module, "wait", lambda workers, _: wait(workers))
+    try:
+        assert len(feed.fresh()[1]) == 8
+        monkeypatch.setattr(feed_module, "wait", lambda *_: [])
+        feed._ring = Ring(64, torch.device("cpu"))
+        with pytest.raises(RuntimeError, match="expected batches, got none in 300 s"):
+            feed.fresh()
+    finally:
+        feed.close()
 
 
 def test_a_worker_that_is_killed_ends_the_run() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Coming", "Spans", "are_complete", "aside", "call_complete", "to_device", "version_of"]
+__all__ = ["PendingRead", "Spans", "are_complete", "call_complete", "side_stream", "to_device", "version_of"]
 
 
 def to_device(values: np.ndarray[Any, Any] | Sequence[Any], device: torch.device) -> Tensor:
@@ -28,7 +28,7 @@ def to_device(values: np.ndarray[Any, Any] | Sequence[Any], device: torch.device
     return torch.as_tensor(values).pin_memory().to(device, non_blocking=True)  # torch keeps the page until it is copied
 
 
-class Coming:
+class PendingRead:
     """Numbers of a device on their way to the host, behind all that was queued before.
 
     Args:
@@ -53,19 +53,19 @@ class Coming:
 
 
 @contextmanager
-def aside(device: torch.device) -> Iterator[Any]:
+def side_stream(device: torch.device) -> Iterator[Any]:
     """What is queued inside does not wait for the passes, which do not wait for it either: it may read only what is
     complete. Gives the stream; None on a CPU."""
     if device.type != "cuda":
         yield None
         return
-    stream = _stream_aside(device)
+    stream = _side_stream_of(device)
     with torch.cuda.stream(stream):
         yield stream
 
 
 @functools.cache
-def _stream_aside(device: torch.device) -> Any:
+def _side_stream_of(device: torch.device) -> Any:
     """Before the passes where both have something to compute: it is little, and the host waits for it."""
     return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 

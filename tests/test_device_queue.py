@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from bavt_fast.critics import value_head  # noqa: E402
 from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor  # noqa: E402
-from bavt_fast.device_queue import Coming, Spans, are_complete, aside, call_complete, to_device  # noqa: E402
+from bavt_fast.device_queue import PendingRead, Spans, are_complete, call_complete, side_stream, to_device  # noqa: E402
 from bavt_fast.protocols import Node, Step  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -71,8 +71,8 @@ def test_times_of_a_cpu_are_the_host_s() -> None:
 def test_on_a_cpu_all_is_there_at_once() -> None:
     values = to_device([3, 4], CPU)
     assert values.dtype == torch.int64
-    assert Coming(values).read() == [3, 4]
-    with aside(CPU) as stream:
+    assert PendingRead(values).read() == [3, 4]
+    with side_stream(CPU) as stream:
         assert stream is None
 
 
@@ -94,7 +94,7 @@ def test_the_critic_reads_complete_states_beside_the_passes(monkeypatch: pytest.
         beside.append(device)
         yield
 
-    monkeypatch.setattr(value_head, "aside", noted)
+    monkeypatch.setattr(value_head, "side_stream", noted)
     critic = HiddenStateCritic(ResidualValuePredictor(4), "logit")
     states = [torch.randn(4) for _ in range(2)]
     nodes = [Node(None, "x", None, Step("x", 1, hidden=state)) for state in states]

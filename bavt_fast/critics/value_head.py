@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from bavt_fast.device_queue import are_complete, aside, version_of
+from bavt_fast.device_queue import are_complete, side_stream, version_of
 from bavt_fast.protocols import Node
 from bavt_fast.threads import ComputeThreads
 
@@ -166,7 +166,7 @@ class HiddenStateCritic:
         versions = [version_of(weight) for weight in weights]
         is_known, self._versions = versions == self._versions, versions
         devices = {value.device for value in (*states, *weights)}
-        return aside(states[0].device) if is_known and len(devices) == 1 else nullcontext()
+        return side_stream(states[0].device) if is_known and len(devices) == 1 else nullcontext()
 
     def _scores(self, states: list[Tensor]) -> list[float]:
         outputs = self.head(self._stacked(states))

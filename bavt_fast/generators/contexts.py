@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bavt_fast.device_queue import Coming, Spans
+from bavt_fast.device_queue import PendingRead, Spans
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import StoredStates
 from bavt_fast.generators.prefix_store import Ends
@@ -122,7 +122,7 @@ class Drawing:
     """A token was drawn for each of some rows, or will be by the time that `reasons` have come."""
 
     rows: list[Row]
-    reasons: Coming
+    reasons: PendingRead
 
     def finished(self) -> list[Row]:
         """Those that are done. On a GPU it waits for them."""

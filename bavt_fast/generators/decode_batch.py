@@ -37,8 +37,8 @@ class DecodeBatch:
         packed: computes prompts in the passes that decode, as far as it suits.
 
     Attributes:
-        soon: rows that there will be, as far as that is known: memory of the host that has to grow is made for so many,
-            for it is not taken before it is used.
+        expected_rows: that there will be, as far as that is known: memory of the host that has to grow is made for so
+            many, for it is not taken before it is used.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DecodeBatch:
         self.layout = layout
         self.static = static
         self.packed = packed
-        self.soon = 0
+        self.expected_rows = 0
         self.reset()
 
     def reset(self) -> None:
@@ -91,8 +91,8 @@ class DecodeBatch:
         if coming:
             longest = max(row.length for row in (*rows, *(row for row, _ in coming)))
             end = self.window.end
-            soon = self.soon if self.forward.device.type == "cpu" else 0
-            self.window.make_room(max(len(self._slots), len(rows) + len(coming)), longest, 1, soon)
+            expected = self.expected_rows if self.forward.device.type == "cpu" else 0
+            self.window.make_room(max(len(self._slots), len(rows) + len(coming)), longest, 1, expected)
             if self.window.end != end:  # what is longer than all rows was cut off
                 self._left.clear()
         for row, _ in coming:

@@ -120,14 +120,14 @@ class KeyValueWindow:
         lane = self.lanes[0]
         return lane.shape[1], lane.shape[3]
 
-    def make_room(self, rows: int, longest: int, new: int = 1, soon: int = 0) -> None:
+    def make_room(self, rows: int, longest: int, new: int = 1, expected_rows: int = 0) -> None:
         """Sees to it that there is memory for `rows` rows and `new` more columns, and that a row of `longest` tokens,
         the most that any has, fits before the end. Moves what is there where it must. Where memory for more rows is
-        made, it is for the `soon` rows that there will be, too."""
+        made, it is for the `expected_rows` that there will be, too."""
         has_rows, has_columns = self.capacity
         if rows > has_rows or longest + new > has_columns:
             columns = has_columns if longest + new <= has_columns else 2 * (longest + new)
-            self._move_to(self.layout.empty(_grown(has_rows, rows, soon), columns), longest)
+            self._move_to(self.layout.empty(_grown(has_rows, rows, expected_rows), columns), longest)
         elif self.end + new > has_columns or self.end < longest:
             self.compact(longest)
 
@@ -239,8 +239,8 @@ class _WindowCache(Cache):
         super().__init__(layers=[KeyValues(window, layer) for layer in range(len(window.layout.places))])
 
 
-def _grown(has: int, needed: int, soon: int) -> int:
-    return has if needed <= has else max(needed, 2 * has, soon)
+def _grown(has: int, needed: int, expected: int) -> int:
+    return has if needed <= has else max(needed, 2 * has, expected)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bavt_fast.device_queue import Coming, aside, call_complete, to_device
+from bavt_fast.device_queue import PendingRead, call_complete, side_stream, to_device
 
 __all__ = [
     "BROKEN",
@@ -215,9 +215,9 @@ class Sampler:
         counts, tokens = self._count[records].tolist(), self._tokens[records].tolist()
         return [row[:count] for row, count in zip(tokens, counts, strict=True)]
 
-    def standing(self, records: Tensor) -> Coming:
+    def standing(self, records: Tensor) -> PendingRead:
         """Why each row stands."""
-        return Coming(self._reason[records])
+        return PendingRead(self._reason[records])
 
     def drawn(self, numbers: Sequence[int], beside: bool = False) -> list[Drawn]:
         """What rows have drawn: one copy to the host for all.
@@ -229,7 +229,7 @@ class Sampler:
         if not beside or self.device.type != "cuda":
             return self._drawn(numbers)
         passes = torch.cuda.current_stream(self.device)
-        with aside(self.device) as stream:
+        with side_stream(self.device) as stream:
             if self._moved is not None:
                 stream.wait_event(self._moved)
                 self._moved = None

@@ -122,7 +122,7 @@ class Scheduler(BaseScheduler):
         put_off: list[Context] = []
         coming = waiting_rows([*self.ready, *self.prefilling, *self.joining])
         room = self.max_rows - len(self.batch.rows) - coming
-        self.batch.soon = self.max_rows - max(0, room - waiting_rows(self.waiting))
+        self.batch.expected_rows = self.max_rows - max(0, room - waiting_rows(self.waiting))
         while self.waiting and room > 0:
             context = self.waiting.popleft()
             match = self.store.find(context.ids, context.alone)

@@ -226,7 +226,7 @@ def test_a_row_that_is_done_costs_nothing_where_its_step_is_gone_on_from(
     generator, expected = as_on_a_gpu(family, monkeypatch), plain(family)
     request, other = (StepRequest("the fox ran over the hill ", 0) for _ in range(2))
     reasons = []
-    for seed in range(1, 15):
+    for seed in range(1, 100):  # what random weights say is another with each version of transformers
         [found], [wanted] = (
             one.propose([asked], [1], [40]) for one, asked in ((generator, request), (expected, other))
         )
@@ -242,6 +242,8 @@ def test_a_row_that_is_done_costs_nothing_where_its_step_is_gone_on_from(
             StepRequest(Node(None, None, asked.node, step), seed)
             for asked, [step] in ((request, found), (other, wanted))
         )
+        if reasons.count("delimiter") > 5:
+            break
     assert reasons.count("delimiter") > 5
     left_behind = reasons.count("end") + (reasons[-1] == "delimiter")  # at a limit no pass is too many
     told, plainly = generator.statistics(), expected.statistics()

@@ -27,6 +27,7 @@ _ANSWERS_A_TIME = 3
 """Answers of the workers that are taken in between two updates, at most: what a GPU waits for."""
 _PATIENCE_S = 300.0
 _LOOK_S = 1.0
+"""Between two looks at what workers have made, while one waits for them."""
 
 
 class Feed(Protocol):

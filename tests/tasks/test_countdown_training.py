@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ import bavt_fast as bavt  # noqa: E402
 from bavt_fast.model_folder import embedded_folder, load_folder  # noqa: E402
 from bavt_fast.protocols import Step  # noqa: E402
 from bavt_fast.tasks.countdown import Countdown, CountdownState, load_game24  # noqa: E402
-from bavt_fast.tasks.countdown.training import make_course  # noqa: E402
+from bavt_fast.tasks.countdown.training import make_course, rollouts  # noqa: E402
 from bavt_fast.tasks.countdown.training.batches import MIXES, choices, encode, layout_of, make_batch, walk  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import evaluate, held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_config, build_tokenizer  # noqa: E402
-from bavt_fast.tasks.countdown.training.rollouts import rollout, solved_share  # noqa: E402
+from bavt_fast.tasks.countdown.training.rollouts import Visit, rollout, solved_share  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import (  # noqa: E402
     GAME24,
     SELECTION,
@@ -408,3 +409,33 @@ def test_rollouts_grade_their_own_steps(short_run: tuple[Path, TrainConfig]) -> 
             text = text_of(a, OPERATORS[op], b, result, child)
             assert task.apply(CountdownState(tuple(state), 1, tuple(map(str, state))), Step(text, tokens=1)) is not None
     assert 0.0 <= solved_share(visits) <= 1.0
+
+
+def test_a_rollout_with_several_steps_goes_on_with_the_best_or_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each state that has a legal step; half of the time the one that the critic likes best."""
+    rng, seen = np.random.default_rng(3), []
+
+    def sampled(_: Any, numbers: Any, targets: Any, temperature: float, seed: int) -> Visit:
+        steps = some_steps(rng, numbers, living_steps(numbers, targets), 0.0)
+        seen.append(Visit(numbers, targets, steps, rng.random(len(steps)) < 0.6, rng.normal(size=len(steps))))
+        return seen[-1]
+
+    monkeypatch.setattr(rollouts, "sample_steps", sampled)
+    visits = rollouts.rollout(None, *random_problems(rng, 400, 4), 1.0, seed=5, several=3)  # type: ignore[arg-type]
+    assert len(visits) == len(seen) == 3
+    best = first = 0
+    for visit, following in itertools.pairwise(visits):
+        legal = visit.legal.reshape(-1, 3)
+        states = np.flatnonzero(legal.any(1))
+        went = following.numbers[::3]
+        assert (following.numbers == np.repeat(went, 3, axis=0)).all()
+        assert (following.targets[::3] == visit.targets[::3][states]).all()
+        liked = np.where(legal, visit.child_logits.reshape(-1, 3), -np.inf).argmax(1)
+        children = [
+            apply_steps(visit.numbers[rows], visit.steps[rows])
+            for rows in (3 * states + liked[states], 3 * states + legal.argmax(1)[states])
+        ]
+        is_best, is_first = ((went == child).all(1) for child in children)
+        assert (is_best | is_first).all()
+        best, first = best + int((is_best & ~is_first).sum()), first + int((is_first & ~is_best).sum())
+    assert 0.7 < best / first < 1.4

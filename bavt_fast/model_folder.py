@@ -26,6 +26,10 @@ from bavt_fast.tasks import task_module
 __all__ = ["FolderSettings", "ModelFolder", "embedded_folder", "load_folder", "save_folder"]
 
 _CODE_FILES = ("config.json", "tokenizer_config.json")  # where a folder can name Python code of its own
+_PROBE = "probe"
+_PROBE_TOKENS = 8
+_LEAST_COSINE = 0.98
+"""Of two probes of one model: other processors change the fifth digit, more training nearly everything."""
 _SEARCH_OPTIONS = {"wave", "leaves", "retries", *(option.name for option in fields(Settings))}
 
 
@@ -59,8 +63,9 @@ def load_folder(
 
     Raises:
         FileNotFoundError: the folder, or one of its files, is missing.
-        ValueError: the folder does not hold a model that fits together, has the layout of an older version, or brings
-            code that was not allowed to run; or a bad temperature.
+        ValueError: the folder does not hold a model that fits together, such as the value head of a model that was
+            trained on since; has the layout of an older version, or brings code that was not allowed to run; or a bad
+            temperature.
         TypeError: an argument that the task does not know, or of the wrong type.
     """
     path = embedded_folder() if folder is None else Path(folder)
@@ -70,10 +75,11 @@ def load_folder(
     try:
         if unknown := sorted(set(settings.search) - _SEARCH_OPTIONS):
             raise ValueError(f"{SETTINGS_FILE}: search: expected arguments of Searcher, got {', '.join(unknown):.80}")
-        head = _load_head(path)
+        head, probe = _load_head(path)
         source = ModelSource(path)
         model, tokenizer = load_pretrained(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
         _check_width(head, model)
+        _check_probe(probe, model)
     except Exception as error:
         raise ValueError(f"model: {path} is not a model folder of bavt-fast ({error})") from error
     generator = TorchGenerator(
@@ -104,19 +110,21 @@ def save_folder(
             Nothing has been written then.
     """
     task_module(settings.task)
-    half = copy.deepcopy(model).half()
+    copied: Any = copy.deepcopy(model).eval()
     weights = {
         f"predictor.{name.removeprefix('predictor.')}": weight.detach().half().contiguous()
         for name, weight in head.state_dict().items()
     }
     _check_width(_head_of(weights), model)
+    weights[_PROBE] = _probe_of(copied).half()
+    half = copied.half()
     for name, weight in half.state_dict().items():
         if weight.is_floating_point() and not weight.isfinite().all():
             raise ValueError(f"model: expected weights that half precision can hold, got infinity or NaN in {name}")
     path = Path(folder)
     (path / HEAD_FILE).parent.mkdir(parents=True, exist_ok=True)
     (path / SETTINGS_FILE).unlink(missing_ok=True)  # written last: a folder without it is not taken for a whole one
-    half.save_pretrained(path)  # type: ignore[operator]
+    half.save_pretrained(path)
     tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
     save_file(weights, path / HEAD_FILE)
     (path / SETTINGS_FILE).write_text(settings.to_json(), encoding="utf-8")
@@ -137,9 +145,12 @@ def _check_code(path: Path, trust_remote_code: bool) -> None:
             )
 
 
-def _load_head(path: Path) -> ResidualValuePredictor:
+def _load_head(path: Path) -> tuple[ResidualValuePredictor, torch.Tensor | None]:
+    """The head, and the probe of the model that it reads; None in a folder from before there was one."""
     try:
-        return _head_of(load_file(path / HEAD_FILE))
+        weights = load_file(path / HEAD_FILE)
+        probe = weights.pop(_PROBE, None)
+        return _head_of(weights), probe
     except Exception as error:
         raise ValueError(f"{HEAD_FILE}: {error}") from error
 
@@ -168,3 +179,25 @@ def _check_width(head: ResidualValuePredictor, model: Any) -> None:
     width = model.config.get_text_config().hidden_size
     if head.hidden_dim != width:
         raise ValueError(f"head: expected the model's width of {width}, got a head of width {head.hidden_dim}")
+
+
+def _probe_of(model: Any) -> torch.Tensor:
+    """The last layer's state, float32 (H,), behind the first words of the vocabulary: a head that was trained for other
+    weights of the same sizes is told apart by it."""
+    words = torch.arange(_PROBE_TOKENS, device=model.device) % model.config.get_text_config().vocab_size
+    with torch.inference_mode():
+        states = model.base_model(input_ids=words[None], use_cache=False).last_hidden_state
+    return states[0, -1].float().cpu().clone()
+
+
+def _check_probe(probe: torch.Tensor | None, model: Any) -> None:
+    if probe is None:
+        return
+    found = _probe_of(model)
+    same_shape = probe.shape == found.shape
+    likeness = float(torch.cosine_similarity(found, probe.float(), dim=0)) if same_shape else 0.0
+    if not likeness >= _LEAST_COSINE:
+        raise ValueError(
+            f"{HEAD_FILE}: expected the head of these weights, got one for a model with other states "
+            f"(cosine {likeness:.3f}, expected at least {_LEAST_COSINE}); copy both files from the same folder"
+        )

@@ -212,6 +212,29 @@ def test_a_head_that_does_not_fit_says_both(folder: Path, weights: dict[str, Any
         load_folder(folder)
 
 
+def test_a_head_of_other_weights_of_the_same_sizes_is_told_apart(folder: Path, tmp_path: Path) -> None:
+    """As where weights that were trained on are put beside the head of the model before: a critic half wrong."""
+    torch.manual_seed(1)
+    save(tmp_path / "other", COURSE.new_model(SIZES))
+    shutil.copy(tmp_path / "other" / HEAD_FILE, folder / HEAD_FILE)
+    with pytest.raises(ValueError, match=r"expected the head of these weights, got one .* other states \(cosine"):
+        load_folder(folder)
+
+
+def test_a_folder_from_before_there_was_a_probe_loads(folder: Path) -> None:
+    weights = safetensors_torch.load_file(folder / HEAD_FILE)
+    del weights["probe"]
+    safetensors_torch.save_file(weights, folder / HEAD_FILE)
+    load_folder(folder)
+
+
+def test_a_probe_of_another_width_is_refused(folder: Path) -> None:
+    weights = {**safetensors_torch.load_file(folder / HEAD_FILE), "probe": torch.zeros(7)}
+    safetensors_torch.save_file(weights, folder / HEAD_FILE)
+    with pytest.raises(ValueError, match=r"expected the head of these weights, got one"):
+        load_folder(folder)
+
+
 def test_the_layout_of_before_is_named(folder: Path) -> None:
     (folder / HEAD_FILE).rename(folder / "value_head.safetensors")
     shutil.rmtree(folder / "bavt_fast")

@@ -63,6 +63,7 @@ def test_its_settings_are_those_it_was_trained_for(shipped: ModelFolder) -> None
 
 def test_its_head_has_the_keys_of_a_residual_value_predictor(shipped: ModelFolder) -> None:
     weights = safetensors_torch.load_file(embedded_folder() / HEAD_FILE)
+    assert weights.pop("probe").isfinite().all(), "without it the head of other weights would not be noticed"
     width = shipped.generator.model.config.hidden_size
     expected = bavt.ResidualValuePredictor(width).state_dict()
     assert {name: weight.shape for name, weight in weights.items()} == {n: w.shape for n, w in expected.items()}

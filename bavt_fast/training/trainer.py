@@ -58,7 +58,7 @@ class TrainConfig:
     decay_from: float = 0.3
     batch_sizes: dict[int, int] | None = None
     batch: int | None = None
-    value_weight: float = 2.5
+    value_weight: float = 4.0
     successor_weight: float = 3.0
     successor_alive: float = 4.0
     rollouts_from: float = 0.05

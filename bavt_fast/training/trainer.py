@@ -300,6 +300,7 @@ class Trainer:
             means = self._train(out)
         finally:
             self.feed.close()
+        self.save(out)  # what comes now takes a while, and may be cut off
         self.calibrate()
         self.report(out, 1.0, means)
 
@@ -339,5 +340,9 @@ class Trainer:
         log.info(json.dumps(line))
         with (out / "log.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
+        self.save(out)
+
+    def save(self, out: Path) -> None:
+        """Writes a checkpoint, whole or not at all."""
         torch.save(self.model.state_dict(), out / "checkpoint.pt.new")
         (out / "checkpoint.pt.new").replace(out / "checkpoint.pt")

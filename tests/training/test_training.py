@@ -82,6 +82,18 @@ def test_a_run_learns_reports_and_writes_a_checkpoint(short_run: tuple[Path, Tra
     assert not (out / "checkpoint.pt.new").exists()
 
 
+def test_what_was_learnt_is_kept_where_the_end_of_a_run_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tiny_config(tmp_path, minutes=0.005), CountingCourse())
+    monkeypatch.setattr(trainer, "calibrate", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+    kept = load_checkpoint(tmp_path / "checkpoint.pt", trainer.course, trainer.config.sizes).state_dict()
+    assert trainer.step > 1
+    assert all(torch.equal(kept[name], weight) for name, weight in trainer.model.state_dict().items())
+
+
 def test_updates_bring_the_losses_down() -> None:
     trainer = Trainer(tiny_config(""), CountingCourse())
     losses = np.array([trainer.train_step(trainer.feed.fresh(), 0.2).numpy() for _ in range(60)])

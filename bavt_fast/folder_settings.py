@@ -1,7 +1,7 @@
 """Model folders without their weights: which files they have, and what ``bavt_fast/settings.json`` in them says.
 
     config.json, model.safetensors, tokenizer.json      as transformers saves them
-    bavt_fast/value_head.safetensors                    the weights of a `ResidualValuePredictor`
+    bavt_fast/value_head.safetensors                    those of a `ResidualValuePredictor`, a probe of its model
     bavt_fast/settings.json                             `FolderSettings`
 
 The head lies in a folder of its own because other loaders take every *.safetensors beside the model for a part of it.

@@ -116,7 +116,9 @@ def save_folder(
         for name, weight in head.state_dict().items()
     }
     _check_width(_head_of(weights), model)
-    weights[_PROBE] = _probe_of(copied).half()
+    probe = _probe_of(copied).half()
+    if probe.any() and probe.isfinite().all():  # else it says nothing, and the head stays without
+        weights[_PROBE] = probe
     half = copied.half()
     for name, weight in half.state_dict().items():
         if weight.is_floating_point() and not weight.isfinite().all():
@@ -182,12 +184,12 @@ def _check_width(head: ResidualValuePredictor, model: Any) -> None:
 
 
 def _probe_of(model: Any) -> torch.Tensor:
-    """The last layer's state, float32 (H,), behind the first words of the vocabulary: a head that was trained for other
-    weights of the same sizes is told apart by it."""
+    """The direction of the last layer's state, float32 (H,), behind the first words of the vocabulary: a head that was
+    trained for other weights of the same sizes is told apart by it."""
     words = torch.arange(_PROBE_TOKENS, device=model.device) % model.config.get_text_config().vocab_size
     with torch.inference_mode():
         states = model.base_model(input_ids=words[None], use_cache=False).last_hidden_state
-    return states[0, -1].float().cpu().clone()
+    return torch.nn.functional.normalize(states[0, -1].float().cpu(), dim=0).clone()
 
 
 def _check_probe(probe: torch.Tensor | None, model: Any) -> None:

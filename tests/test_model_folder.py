@@ -228,6 +228,16 @@ def test_a_folder_from_before_there_was_a_probe_loads(folder: Path) -> None:
     load_folder(folder)
 
 
+@pytest.mark.parametrize("scale", [0.0, 30_000.0])
+def test_a_model_whose_states_are_zero_or_huge_is_saved_and_loads(tmp_path: Path, scale: float) -> None:
+    model = COURSE.new_model(SIZES)
+    with torch.no_grad():
+        model.lm.model.norm.weight.fill_(scale)
+    save(tmp_path, model)
+    assert ("probe" in safetensors_torch.load_file(tmp_path / HEAD_FILE)) == (scale > 0)
+    load_folder(tmp_path)
+
+
 def test_a_probe_of_another_width_is_refused(folder: Path) -> None:
     weights = {**safetensors_torch.load_file(folder / HEAD_FILE), "probe": torch.zeros(7)}
     safetensors_torch.save_file(weights, folder / HEAD_FILE)

@@ -457,7 +457,7 @@ def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
 def test_the_command_takes_a_task_with_its_own_questions_and_arguments(tmp_path: Path) -> None:
     pytest.importorskip("reasoning_gym")
     out = tmp_path / "critic.safetensors"
-    options = ("name=puzzle24", "size=9", "seed=42", "inner=countdown")
+    options = ("name=countdown", "size=9", "seed=42", "inner=countdown")  # hard: some of its states are dead
     words = [word for option in options for word in ("--task-option", option)]
     result = run(
         *("--model", embedded_folder(), "--task", "reasoning_gym", *words, "--out", out, "--limit", 8),
@@ -466,7 +466,7 @@ def test_the_command_takes_a_task_with_its_own_questions_and_arguments(tmp_path:
     assert result.exit_code == 0, result.output
     manifest = read_manifest(out)
     assert manifest.reads == "context"
-    assert (manifest.task, manifest.figures["questions"]) == ("reasoning_gym:puzzle24", 8)
+    assert (manifest.task, manifest.figures["questions"]) == ("reasoning_gym:countdown", 8)
     assert manifest.figures["tokens"]["labelling"] == 0  # the inner task has an exact solver
 
 

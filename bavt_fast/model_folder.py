@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 
+from bavt_fast.critics.critic_file import LEAST_COSINE
 from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
 from bavt_fast.folder_settings import HEAD_FILE, SETTINGS_FILE, FolderSettings, embedded_folder, read_settings
 from bavt_fast.generators.pretrained import ModelSource, load_pretrained
@@ -28,8 +29,6 @@ __all__ = ["FolderSettings", "ModelFolder", "embedded_folder", "load_folder", "s
 _CODE_FILES = ("config.json", "tokenizer_config.json")  # where a folder can name Python code of its own
 _PROBE = "probe"
 _PROBE_TOKENS = 8
-_LEAST_COSINE = 0.98
-"""Of two probes of one model: other processors change the fifth digit, more training nearly everything."""
 _SEARCH_OPTIONS = {"wave", "leaves", "retries", *(option.name for option in fields(Settings))}
 
 
@@ -198,8 +197,8 @@ def _check_probe(probe: torch.Tensor | None, model: Any) -> None:
     found = _probe_of(model)
     same_shape = probe.shape == found.shape
     likeness = float(torch.cosine_similarity(found, probe.float(), dim=0)) if same_shape else 0.0
-    if not likeness >= _LEAST_COSINE:
+    if not likeness >= LEAST_COSINE:
         raise ValueError(
             f"{HEAD_FILE}: expected the head of these weights, got one for a model with other states "
-            f"(cosine {likeness:.3f}, expected at least {_LEAST_COSINE}); copy both files from the same folder"
+            f"(cosine {likeness:.3f}, expected at least {LEAST_COSINE}); copy both files from the same folder"
         )

@@ -44,15 +44,16 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
 def chosen(tuned: Sequence[bench.Tuned]) -> dict[str, Choice]:
     """For each method the choice of the temperature that did best."""
-    names = tuned[0].choices
-    return {name: best_of_temperatures([at.choices[name] for at in tuned]) for name in names}
+    names = dict.fromkeys(name for at in tuned for name in at.choices)
+    return {name: best_of_temperatures([at.choices[name] for at in tuned if name in at.choices]) for name in names}
 
 
 def run(plan: Plan, processes: int) -> dict[str, Any]:
     """The whole benchmark; its report."""
     start_s = time.monotonic()
     with workers(processes) as pool:
-        tuned = list(pool.map(bench.tune, [plan] * len(plan.temperatures), plan.temperatures))
+        temperatures, names = zip(*plan.choosing, strict=True)
+        tuned = list(pool.map(bench.tune, [plan] * len(names), temperatures, names))
         choices = chosen(tuned)
         hardest_first = sorted(plan.sets, key=lambda name: "24" in name)
         sets = {name: pool.submit(bench.measure, plan, name, choices) for name in hardest_first}

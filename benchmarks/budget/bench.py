@@ -70,12 +70,12 @@ class Tuned:
     left_out: list[str]
 
 
-def tune(plan: Plan, temperature: float) -> Tuned:
-    """Every method's options for one temperature, by its success on the validation problems."""
+def tune(plan: Plan, temperature: float, names: Sequence[str]) -> Tuned:
+    """The options of some methods for one temperature, by their success on the validation problems."""
     model = Model(plan)
     ground = model.ground(validation_set(plan.validation, VALIDATION_SEED), temperature)
     found = Tuned(temperature, {}, [])
-    for method in plan.methods:
+    for method in [method for method in plan.methods if method.name in names]:
         start_s = time.monotonic()
         try:
             found.choices[method.name] = choose(method, ground, temperature, plan.budgets)

@@ -52,6 +52,14 @@ class Plan:
         return [m for m in METHODS if (self.slow or not m.is_slow) and (self.effort == "full" or not m.only_full)]
 
     @property
+    def choosing(self) -> list[tuple[float, list[str]]]:
+        """Temperatures, each with the names of methods to choose options of. treequest's take as long as all others
+        together, so they are chosen apart."""
+        names = [method.name for method in self.methods]
+        parts = [[n for n in names if n.startswith("treequest") is rival] for rival in (False, True)]
+        return [(temperature, part) for part in parts for temperature in self.temperatures]
+
+    @property
     def fine(self) -> tuple[int, ...]:
         """Budgets close enough to read between them."""
         return tuple(sorted({budget for budget in FINE if budget <= max(self.budgets)} | set(self.budgets)))
@@ -82,7 +90,7 @@ DEFAULT = Plan(
     sets=("game24", "countdown4", "countdown5", "countdown6", "wide5", "gym-countdown", "gym-puzzle24"),
     problems=40,
     validation=96,
-    temperatures=(0.7, 1.0),
+    temperatures=(0.35, 0.5, 0.7),
     budgets=(60, 125, 250, 500, 1000),
     baseline_tokens=10_000,
     baseline_runs=4,
@@ -97,7 +105,7 @@ FULL = replace(
     effort="full",
     problems=200,
     validation=200,
-    temperatures=(0.5, 0.7, 1.0),
+    temperatures=(0.35, 0.5, 0.7, 1.0),
     budgets=(60, 125, 250, 500, 1000, 2000, 5000),
     baseline_tokens=20_000,
     baseline_runs=4,
@@ -115,7 +123,7 @@ QUICK = replace(
     budgets=(60, 125, 250, 500),
     baseline_tokens=2000,
     baseline_runs=2,
-    temperatures=(0.7,),
+    temperatures=(0.5,),
     wave_problems=8,
     guarantee_problems=4,
     guarantee_trials=20,

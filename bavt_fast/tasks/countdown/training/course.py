@@ -32,7 +32,7 @@ Problems = tuple[Ints, Ints]
 class CountdownCourse:
     """What `bavt-fast train` trains the embedded model on. A batch's kind is the numbers in its states."""
 
-    settings = FolderSettings(task="countdown", delimiter=")", head="logit", temperature=0.7, search=SEARCH)
+    settings = FolderSettings(task="countdown", delimiter=")", head="logit", temperature=0.5, search=SEARCH)
     batch_sizes: Mapping[int, int] = {6: 72, 5: 200, 4: 112, 3: 48, 2: 24}
 
     def tokenizer(self) -> Any:

@@ -20,9 +20,12 @@ from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.sampling import as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
-__all__ = ["Computed", "DecodeBatch", "Pieces", "prefill"]
+__all__ = ["Computed", "DecodeBatch", "Pieces", "prefill_apart"]
 
 Pieces = Sequence[tuple[StoredStates, int]]
+
+Prompt = tuple[Sequence[int], int, Pieces]
+"""New ids, tokens before them, the states of those."""
 
 Computed = tuple[Tensor, Tensor, list[StoredStates]]
 """Of prompts: logits (rows, vocabulary) and hidden states (rows, H) of each last token, and each row's new states."""
@@ -62,6 +65,7 @@ class DecodeBatch:
         self.window = KeyValueWindow(self.layout)
         self._slots: list[Row | None] = []  # None for a hole
         self._left: dict[tuple[int, ...], int] = {}  # by tokens: the hole where their states still are
+        self._is_prefilled = False  # whether the holes are those of prompts that were computed there
         self._members: tuple[Tensor, Any, Tensor] | None = None  # records, the same on the host, lengths
 
     @property
@@ -83,10 +87,9 @@ class DecodeBatch:
                 self._left[row.ids] = row.slot
             row.slot = -1
         rows = self.rows
-        if not rows:
-            self._slots.clear()
-            self._left.clear()
-            self.window.end = 0
+        if not rows and not self._is_prefilled:
+            self._empty()
+        self._is_prefilled = False
         self.window.rows = len(self._slots)
         if coming:
             longest = max(row.length for row in (*rows, *(row for row, _ in coming)))
@@ -106,9 +109,16 @@ class DecodeBatch:
         self._left = {ids: slot for ids, slot in self._left.items() if self._slots[slot] is None}
         self.window.rows = len(self._slots)
 
+    def _empty(self) -> None:
+        """Forgets what is in the window, in which no row is."""
+        self._slots.clear()
+        self._left.clear()
+        self.window.end = self.window.rows = 0
+
     def _return(self, row: Row) -> None:
         """Gives a row the hole where its states are, if there is one."""
-        slot = self._left.pop(row.owner.ids[: row.length], -1)
+        known = row.owner.ids[: row.length]
+        slot = self._left.pop(known, -1) if len(known) == row.length else -1  # not where it has drawn some of them
         if slot >= 0:
             row.slot = slot
             self._slots[slot] = row
@@ -129,6 +139,43 @@ class DecodeBatch:
             self._slots[hole] = last
             last.slot = hole
         self.window.rows = len(self._slots)
+
+    def has_room(self, rows: int) -> bool:
+        """Whether `prefill` can take so many prompts: on the CPU, while there are fewer rows than there will be."""
+        taken = len(self._slots) if self._is_prefilled or self.rows else 0
+        return self.forward.device.type == "cpu" and taken + rows <= self.expected_rows
+
+    def prefill(self, prompts: Sequence[tuple[tuple[int, ...], int, Pieces]]) -> Computed:
+        """Computes the prompts of rows that come, where these will be decoded; see `has_room`.
+
+        Args:
+            prompts: (all ids, how many are known, the states of those); as for `prefill`.
+        """
+        if not self._is_prefilled and not self.rows:
+            self._empty()
+        first, before = len(self._slots), max(known for _, known, _ in prompts)
+        new = max(len(ids) - known for ids, known, _ in prompts)
+        longest = max([before + new, *map(len, self._left), *(row.length for row in self.rows)])
+        self.window.make_room(first + len(prompts), longest, 1, self.expected_rows)
+        part = self.window.part(first, len(prompts), before + new)
+        part.end += before
+        try:
+            rows = [(ids[known:], known, pieces) for ids, known, pieces in prompts]
+            logits, hidden, states = prefill(self.forward, part, rows)
+        except BaseException:
+            for row in range(len(prompts)):
+                part.clear(row)  # half a pass may have left what is not finite
+            raise
+        for row, ((ids, _, _), state) in enumerate(zip(prompts, hidden, strict=True)):
+            if state.isfinite().all():
+                part.clear_before(row, len(ids))
+                self._left[ids] = first + row
+            else:
+                part.clear(row)
+        self._slots += [None] * len(prompts)
+        self._is_prefilled = True
+        self.window.rows = len(self._slots)
+        return logits, hidden, states
 
     def members(self) -> tuple[Tensor, Any, Tensor]:
         """(records, the same on the host, lengths) of the rows, int64 (rows,)."""
@@ -168,7 +215,7 @@ class DecodeBatch:
         logits, hidden = logits[:count], hidden[:count]
         if not packed.is_checked(longest):
             expected = self._decode(tokens, lengths, longest)
-            plain = prefill(self.forward, self.layout, [(ids, 0, ()) for ids in prompts])
+            plain = prefill_apart(self.forward, self.layout, [(ids, 0, ()) for ids in prompts])
             if not packed.check(
                 (logits, hidden, *computed[:2]), (*expected, *plain[:2]), max(longest, *map(len, prompts))
             ):
@@ -214,17 +261,24 @@ class DecodeBatch:
         return found if static.check(found, expected) else expected
 
 
-def prefill(forward: Forward, layout: Layout, rows: Sequence[tuple[Sequence[int], int, Pieces]]) -> Computed:
+def prefill_apart(forward: Forward, layout: Layout, rows: Sequence[Prompt]) -> Computed:
+    """Computes the prompts of new rows, in a window of their own; see `prefill`."""
+    before = max(known for _, known, _ in rows)
+    window = KeyValueWindow(layout, len(rows), before + max(len(ids) for ids, _, _ in rows), zeros=False)
+    window.end = before
+    return prefill(forward, window, rows)
+
+
+def prefill(forward: Forward, window: KeyValueWindow, rows: Sequence[Prompt]) -> Computed:
     """Computes the prompts of new rows.
 
     Args:
-        rows: (new ids, tokens before them, the states of those). Either nothing stands before any of them, or they have
-            equally many new ids: padding in the middle of a row would shift a sliding window.
+        window: where to, with room for the longest before its end and behind it.
+        rows: of which either nothing stands before any, or they have equally many new ids: padding in the middle of a
+            row would shift a sliding window.
     """
     before = max(known for _, known, _ in rows)
     new = max(len(ids) for ids, _, _ in rows)
-    window = KeyValueWindow(layout, len(rows), before + new, zeros=False)
-    window.end = before
     for row, (_, known, pieces) in enumerate(rows):
         window.place(row, known, pieces)
         if known < before:  # all other columns are written

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-__all__ = ["KeyValueWindow", "KeyValues", "Layout", "StoredStates"]
+__all__ = ["KeyValueWindow", "KeyValues", "Layout", "StoredStates", "first_of", "joined"]
 
 StoredStates = list[Tensor]
 """Keys and values of some tokens: for each lane of a `Layout` a tensor (layers, heads, tokens, width)."""
@@ -97,6 +97,7 @@ class KeyValueWindow:
 
     Args:
         layout, rows, columns, zeros: see `Layout.empty`.
+        lanes: the memory, where it is there.
 
     Attributes:
         rows: how many rows are in use: only these are moved.
@@ -104,9 +105,16 @@ class KeyValueWindow:
         cache: what a transformers model takes as its cache. It shows the columns from `begin` on.
     """
 
-    def __init__(self, layout: Layout, rows: int = 1, columns: int = 64, zeros: bool = True) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        rows: int = 1,
+        columns: int = 64,
+        zeros: bool = True,
+        lanes: list[Tensor] | None = None,
+    ) -> None:
         self.layout = layout
-        self.lanes = layout.empty(rows, columns, zeros)
+        self.lanes = layout.empty(rows, columns, zeros) if lanes is None else lanes
         self.rows = 0
         self.begin = 0
         self.end = 0
@@ -130,6 +138,12 @@ class KeyValueWindow:
             self._move_to(self.layout.empty(_grown(has_rows, rows, expected_rows), columns), longest)
         elif self.end + new > has_columns or self.end < longest:
             self.compact(longest)
+
+    def part(self, first: int, rows: int, columns: int) -> KeyValueWindow:
+        """A window over the memory of some rows, whose next columns are the last ones before this one's end."""
+        part = KeyValueWindow(self.layout, lanes=[lane[:, first : first + rows] for lane in self.lanes])
+        part.rows, part.begin, part.end = rows, self.end - columns, self.end - columns
+        return part
 
     def compact(self, longest: int) -> None:
         """Moves the rows to the beginning of the memory, where no row is longer than `longest`."""
@@ -174,7 +188,7 @@ class KeyValueWindow:
     def clear_before(self, row: int, length: int) -> None:
         """Zeros in a row of `length` tokens before the first of them."""
         for lane in self.lanes:
-            lane[:, row, :, : self.end - length].zero_()
+            lane[:, row, :, self.begin : self.end - length].zero_()
 
     def clear(self, row: int) -> None:
         """Zeros in all of a row: of a hidden column that is not finite, attention would see that."""
@@ -237,6 +251,22 @@ class _WindowCache(Cache):
 
     def __init__(self, window: KeyValueWindow) -> None:
         super().__init__(layers=[KeyValues(window, layer) for layer in range(len(window.layout.places))])
+
+
+def joined(parts: Sequence[StoredStates]) -> StoredStates:
+    """States of tokens that follow each other, as one."""
+    return parts[0] if len(parts) == 1 else [torch.cat(lanes, 2) for lanes in zip(*parts, strict=True)]
+
+
+def first_of(pieces: Sequence[tuple[StoredStates, int]], tokens: int) -> list[tuple[StoredStates, int]]:
+    """Of pieces (states, how many of their tokens) those that hold the first tokens."""
+    kept, left = [], tokens
+    for states, count in pieces:
+        if left <= 0:
+            break
+        kept.append((states, min(count, left)))
+        left -= count
+    return kept
 
 
 def _grown(has: int, needed: int, expected: int) -> int:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from bavt_fast.generators.contexts import BaseScheduler, Context, Drawing, Row, waiting_rows
-from bavt_fast.generators.decode_batch import Computed, DecodeBatch, Pieces, prefill
+from bavt_fast.generators.decode_batch import Computed, DecodeBatch, Pieces, prefill_apart
 from bavt_fast.generators.forward import Forward
-from bavt_fast.generators.kv_cache import Layout, StoredStates
+from bavt_fast.generators.kv_cache import Layout, first_of, joined
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import Ends, Match, PrefixStore
 from bavt_fast.generators.sampling import BROKEN, DELIMITER, EXHAUSTED, Drawn, Sampler, as_numbers
@@ -138,7 +138,7 @@ class Scheduler(BaseScheduler):
     def _know(self, context: Context, match: Match, most: int) -> None:
         """Takes the states of a context's first tokens out of the store, of so many at most."""
         context.known = min(match.tokens, most)
-        context.pieces = _shortened(match.pieces, context.known)
+        context.pieces = first_of(match.pieces, context.known)
         self.saved_tokens += context.known
         self.hits += context.known > 0
 
@@ -194,12 +194,20 @@ class Scheduler(BaseScheduler):
                 rows.append((context.ids[context.known : context.known + size], context.known, context.pieces))
                 left -= size
             try:
-                logits, hidden, states = prefill(self.forward, self.layout, rows)
+                if self._suits_batch(group):
+                    computed = self.batch.prefill([(context.ids, context.known, context.pieces) for context in group])
+                else:
+                    computed = prefill_apart(self.forward, self.layout, rows)
             except Exception as error:
                 if not self._made_room(error, len(group)):
                     self._fail(group, error)
                 continue
-            self._know_more(group, [len(ids) for ids, _, _ in rows], (logits, hidden, states))
+            self._know_more(group, [len(ids) for ids, _, _ in rows], computed)
+
+    def _suits_batch(self, group: Sequence[Context]) -> bool:
+        """Whether prompts can be computed where their rows will be: to their ends, and each has a row that begins."""
+        whole = all(c.rules and len(c.ids) - c.known <= self.prefill_tokens for c in group)
+        return whole and self.batch.has_room(len(group))
 
     def _know_more(self, contexts: Sequence[Context], sizes: Sequence[int], computed: Computed) -> None:
         """So many more tokens of each context were computed."""
@@ -230,16 +238,19 @@ class Scheduler(BaseScheduler):
 
     def _is_computed(self, context: Context, ends: Ends) -> None:
         """The last token of a context was computed: it is stored, and its candidates can start."""
-        states, context.new = _joined(context.new), []
+        states, context.new = joined(context.new), []
         first = context.target - context.computed
-        if context.resumes is not None:
-            self.store.add(context.ids[: context.target], states, first)
+        starts = context.resumes is None
+        # A key that is not finite spoils those before it, which others share. (On a GPU one would have to wait for it.)
+        if self.forward.device.type != "cpu" or ends.hidden.isfinite().all():
+            kept = ends if starts else None
+            self.store.add(context.ids[: context.target], states, first, kept, starts and context.alone)
+        if not starts:
             self.joining.append(context)
-        else:
-            self.store.add(context.ids, states, first, ends, context.alone)
-            context.ends = ends
-            if context.rules:  # else it was only to be read
-                self.ready.append(context)
+            return
+        context.ends = ends
+        if context.rules:  # else it was only to be read
+            self.ready.append(context)
 
     # ---- rows
 
@@ -473,21 +484,5 @@ class Scheduler(BaseScheduler):
             owner.done.append(owner)
 
 
-def _joined(parts: list[StoredStates]) -> StoredStates:
-    """States of tokens that follow each other, as one."""
-    return parts[0] if len(parts) == 1 else [torch.cat(lanes, 2) for lanes in zip(*parts, strict=True)]
-
-
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _shortened(pieces: Pieces, tokens: int) -> list[tuple[StoredStates, int]]:
-    """The pieces that hold the first tokens."""
-    kept, left = [], tokens
-    for states, count in pieces:
-        if left <= 0:
-            break
-        kept.append((states, min(count, left)))
-        left -= count
-    return kept

@@ -142,7 +142,7 @@ def test_random_failures(seed: int, small_buckets: None, monkeypatch: pytest.Mon
 
     def short(self: Any, rows: int, *rest: Any) -> None:
         if self is generator._scheduler.batch.window:  # type: ignore[attr-defined]
-            fail(0.05 if rows > 1 else 0.0, torch.OutOfMemoryError("no memory (a test)"))
+            fail(0.1 if rows > 1 else 0.0, torch.OutOfMemoryError("no memory (a test)"))
         make_room(self, rows, *rest)
 
     monkeypatch.setattr(Forward, "untimed", failing)

@@ -6,7 +6,8 @@ and check only what changes the outcome. `bavt_fast.reference.waves` has the loo
 
 from __future__ import annotations
 
-from bavt_fast.reference.engine import Account, Engine, Question
+from bavt_fast.reference.account import Account
+from bavt_fast.reference.engine import Engine, Question
 from bavt_fast.reference.tree import CounterRng, Node, Tree, power_draw
 
 __all__ = ["Account", "CounterRng", "Engine", "Node", "Question", "Tree", "power_draw"]

@@ -5,94 +5,27 @@
     grow   -> the new states become children
     cancel -> an ask that nobody will answer
 
-Amounts are lists of four ints: tokens, prompt tokens, tool calls, and cost in units of 1e-12. Prices are in units of
-1e-18 a token. See the header essays of ``question.h`` and ``engine.h`` for why things are as they are.
+Amounts are as in `account.py`. Prices are in units of 1e-18 a token. See the header essays of ``question.h`` and
+``engine.h`` for why things are as they are.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bavt_fast.reference.account import COST, TOKENS, Account, Amounts, plus, times
 from bavt_fast.reference.tree import MAX_TRIES, Node, Tree
 
-__all__ = ["Account", "Engine", "Question", "Ticket"]
+__all__ = ["Engine", "Question", "Ticket"]
 
-TOKENS, PROMPT_TOKENS, TOOL_CALLS, COST = range(4)
 MIN_VALUE = 1e-6
 LEAST_UNTRIED = 1e-3
 _MASK = 2**64 - 1
 _PRICE_UNITS = 10**6
-
-Amounts = list[int]
-
-
-def _sum(a: Sequence[int], b: Sequence[int]) -> Amounts:
-    return [x + y for x, y in zip(a, b, strict=True)]
-
-
-def _times(amounts: Sequence[int], factor: int) -> Amounts:
-    return [amount * factor for amount in amounts]
-
-
-class Account:
-    """What may be spent, is spent and is reserved. A limit of None is no limit."""
-
-    def __init__(self, limits: Sequence[int | None], seconds: float | None) -> None:
-        self.limits = list(limits)
-        self.seconds = math.inf if seconds is None else seconds
-        self.spent, self.reserved, self.overrun = [0] * 4, [0] * 4, [0] * 4
-        self.overran = False
-        self.elapsed_s = 0.0
-
-    def left(self, resource: int) -> float:
-        """What can still be reserved: infinity without a limit, nothing after an overrun."""
-        limit = self.limits[resource]
-        if limit is None:
-            return math.inf
-        return 0 if self.overran else max(0, limit - self.spent[resource] - self.reserved[resource])
-
-    def set_elapsed(self, seconds: float) -> None:
-        """Set the seconds that have passed, which never fall and stay finite."""
-        self.elapsed_s = max(self.elapsed_s, min(seconds, sys.float_info.max))
-
-    @property
-    def out_of_time(self) -> bool:
-        return self.elapsed_s >= self.seconds
-
-    @property
-    def remaining_ratio(self) -> float:
-        """r = min over the limited resources of what is left / limit."""
-        if self.overran:
-            return 0.0
-        ratios = [1.0]
-        for limit, spent, reserved in zip(self.limits, self.spent, self.reserved, strict=True):
-            if limit is not None:
-                ratios.append(max(0, limit - spent - reserved) / limit)
-        if self.seconds < math.inf:
-            ratios.append(max(0.0, self.seconds - self.elapsed_s) / self.seconds)
-        return min(ratios)
-
-    def fits(self, asked: Sequence[int]) -> bool:
-        return not self.out_of_time and not self.overran and all(a <= self.left(i) for i, a in enumerate(asked))
-
-    def settle(self, claim: Sequence[int], actual: Sequence[int]) -> None:
-        """Give a claim back and charge what was taken; what was too much of a limited resource is the overrun."""
-        self.reserved = [r - c for r, c in zip(self.reserved, claim, strict=True)]
-        self.spent = _sum(self.spent, actual)
-        limited = [limit is not None for limit in self.limits]
-        excess = [max(0, a - c) * has for a, c, has in zip(actual, claim, limited, strict=True)]
-        self.overrun = _sum(self.overrun, excess)
-        self.overran = self.overran or any(excess)
-
-    def extend(self, more: Sequence[int], seconds: float) -> None:
-        self.limits = [None if limit is None else limit + m for limit, m in zip(self.limits, more, strict=True)]
-        self.seconds += seconds
-        self.overran = False
 
 
 @dataclass
@@ -240,7 +173,7 @@ class Question:
         o, left = self.options, self.account.left
         if left(TOKENS) < self.info[node].min_tokens:
             return None
-        least = _sum(self._step_claim(0), o.max_score)
+        least = plus(self._step_claim(0), o.max_score)
         if not self.account.fits(least):
             return None
         tokens = int(min(o.max_step_tokens, left(TOKENS) - least[TOKENS]))
@@ -248,15 +181,15 @@ class Question:
             tokens = min(tokens, (int(left(COST)) - least[COST]) * _PRICE_UNITS // o.token_price)
         if tokens < 1:
             return None
-        each = _sum(self._step_claim(tokens), o.max_score)
+        each = plus(self._step_claim(tokens), o.max_score)
         fitting = [int(left(i)) // each[i] for i in range(4) if each[i] > 0 and left(i) < math.inf]
         count = min([o.candidates, *fitting])
         return (count, tokens) if count >= 1 else None
 
     def _hand_out(self, node: int, count: int, limit: int) -> tuple[int, Ticket]:
         info = self.info[node]
-        claim = _times(self._step_claim(limit), count)
-        score_claim = _times(self.options.max_score, count)
+        claim = times(self._step_claim(limit), count)
+        score_claim = times(self.options.max_score, count)
         counted = self.tree.nodes[node].tries < MAX_TRIES
         ticket = Ticket(
             node, count, limit, _ask_seed(self.seed, node, info.asked), claim, score_claim, counted, info.told
@@ -264,7 +197,7 @@ class Question:
         number = self.next_ticket
         self.tickets[number] = ticket
         self.next_ticket += 1
-        self.account.reserved = _sum(self.account.reserved, _sum(claim, score_claim))
+        self.account.reserved = plus(self.account.reserved, plus(claim, score_claim))
         info.asked += 1
         info.in_flight += 1
         self.tree.penalize(node)
@@ -300,7 +233,7 @@ class Question:
                 self.duplicate += 1
         self.account.settle(ticket.claim, self._charge(costs))
         ticket.claim = [0] * 4
-        still = _times(self.options.max_score, len(ticket.keys))
+        still = times(self.options.max_score, len(ticket.keys))
         self.account.reserved = [
             r - c + s for r, c, s in zip(self.account.reserved, ticket.score_claim, still, strict=True)
         ]
@@ -330,7 +263,7 @@ class Question:
         for tokens, prompt_tokens, tool_calls, cost, step_seconds in costs:
             priced = self._price(tokens, o.token_price) + self._price(prompt_tokens, o.prompt_token_price)
             calls = o.step_tool_calls if tool_calls is None else tool_calls
-            spent = _sum(spent, [tokens, prompt_tokens, calls, priced if cost is None else cost])
+            spent = plus(spent, [tokens, prompt_tokens, calls, priced if cost is None else cost])
             seconds += step_seconds
         self.extra_s += seconds
         self.account.set_elapsed(self.account.elapsed_s + seconds)
@@ -375,7 +308,7 @@ class Question:
     def cancel(self, number: int, costs: Sequence[Sequence[Any]] = ()) -> None:
         ticket = self.tickets.pop(number)
         self.waiting = False
-        self.account.settle(_sum(ticket.claim, ticket.score_claim), self._charge(costs))
+        self.account.settle(plus(ticket.claim, ticket.score_claim), self._charge(costs))
         self.seen.difference_update(ticket.keys)
         self.info[ticket.node].in_flight -= 1
         self._undo_try(ticket)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("rich")
-testing = pytest.importorskip("typer.testing")
 
 import bavt_fast as bavt  # noqa: E402
-from bavt_fast import cli  # noqa: E402
-from bavt_fast.cli.train_critic import task_options  # noqa: E402
 from bavt_fast.critics.critic_file import load_critic, read_manifest  # noqa: E402
-from bavt_fast.model_folder import ModelFolder, embedded_folder, load_folder  # noqa: E402
+from bavt_fast.model_folder import ModelFolder, load_folder  # noqa: E402
 from bavt_fast.protocols import Description, Node, Step, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown import make_oracle  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
@@ -34,14 +29,15 @@ from bavt_fast.training.critic import (  # noqa: E402
     train_critic,
 )
 from bavt_fast.training.critic.fit import _figures  # noqa: E402
-from bavt_fast.training.critic.process_data import LabelledPath, label_states, read_process_data  # noqa: E402
+from bavt_fast.training.critic.process_data import LabelledPath, label_states  # noqa: E402
 
 COUNT = 20
 
 
 @pytest.fixture(scope="module")
 def folder() -> ModelFolder:
-    return load_folder(threads=1)
+    """At a temperature at which the model errs often enough for a critic to learn something."""
+    return load_folder(threads=1, temperature=1.0)
 
 
 def problems(count: int, k: int = 4) -> list[str]:
@@ -379,131 +375,3 @@ def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None
 def test_bad_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         CriticConfig(**change)
-
-
-# --- labelled steps, and the command
-
-
-def test_labelled_steps_are_read_as_trl_wrote_them(tmp_path: Path) -> None:
-    path = tmp_path / "steps.jsonl"
-    path.write_text(
-        '\ufeff{"prompt": "1 + 1?", "completions": ["It is é.", "2"], "labels": [true, false], "more": 1}\n\n'
-        '{"prompt": "p", "completions": ["s"], "labels": [0.25]}\n',
-        encoding="utf-8",
-    )
-    assert read_process_data(path) == [
-        LabelledPath("1 + 1?", ("It is é.", "2"), (1.0, 0.0)),
-        LabelledPath("p", ("s",), (0.25,)),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "match"),
-    [
-        ("[]", "expected an object"),
-        ('{"prompt": "", "completions": ["a"], "labels": [1]}', "prompt: expected"),
-        ('{"prompt": "p", "completions": [], "labels": []}', "completions: expected"),
-        ('{"prompt": "p", "completions": ["a", ""], "labels": [1, 1]}', "completions: expected"),
-        ('{"prompt": "p", "completions": ["a"], "labels": [1, 0]}', "labels: expected 1"),
-        ('{"prompt": "p", "completions": ["a"], "labels": [NaN]}', "labels: expected booleans"),
-        ('{"prompt": "p", "completions": ["a"], "labels": [2]}', "labels: expected booleans"),
-        ("not json", "Expecting value"),
-    ],
-)
-def test_lines_that_are_not_labelled_steps_are_named(tmp_path: Path, line: str, match: str) -> None:
-    path = tmp_path / "steps.jsonl"
-    path.write_text('{"prompt": "p", "completions": ["a"], "labels": [1]}\n' + line + "\n")
-    with pytest.raises(ValueError, match=rf"steps\.jsonl:2: .*{match}"):
-        read_process_data(path)
-    path.write_text("\n")
-    with pytest.raises(ValueError, match="expected labelled paths, got none"):
-        read_process_data(path)
-
-
-def run(*arguments: object) -> Any:
-    return testing.CliRunner().invoke(cli.app, ["train", "critic", *map(str, arguments)])
-
-
-def test_the_command_writes_a_critic(tmp_path: Path) -> None:
-    questions, out = tmp_path / "questions.txt", tmp_path / "new" / "critic.safetensors"
-    questions.write_text("\n".join(problems(20, k=5)) + "\n\n")  # not all of them are solved
-    result = run(
-        *("--model", embedded_folder(), "--problems", questions, "--out", out, "--limit", 16),
-        *("--budget-tokens", 250, "--rounds", 1, "--max-step-tokens", 24),
-    )
-    assert result.exit_code == 0, result.output
-    printed = json.loads(result.stdout.splitlines()[-1])
-    assert printed["out"] == str(out)
-    manifest = read_manifest(out)
-    areas = manifest.figures["auc_by_depth"]
-    assert printed["auc_by_depth"] == {depth: round(area, 4) for depth, area in areas.items()} != {}
-    assert printed["auc_within_depths"] == round(manifest.figures["auc_within_depths"], 4)
-    assert (manifest.task, manifest.predicts, manifest.figures["questions"]) == ("countdown", "logit", 16)
-    assert manifest.reads == "step"
-
-
-def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
-    steps, out = tmp_path / "steps.jsonl", tmp_path / "critic.safetensors"
-    lines = [
-        {"prompt": f"Target: {n} (left: 1 {n - 1})\n", "completions": ["1 + 2 = 3 (left: 3)"], "labels": [n % 2 == 0]}
-        for n in range(4, 24)
-    ]
-    steps.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = run("--model", embedded_folder(), "--steps", steps, "--out", out, "--predicts", "residual")
-    assert result.exit_code == 0, result.output
-    assert read_manifest(out).predicts == "residual"
-
-
-def test_the_command_takes_a_task_with_its_own_questions_and_arguments(tmp_path: Path) -> None:
-    pytest.importorskip("reasoning_gym")
-    out = tmp_path / "critic.safetensors"
-    options = ("name=countdown", "size=9", "seed=42", "inner=countdown")  # hard: some of its states are dead
-    words = [word for option in options for word in ("--task-option", option)]
-    result = run(
-        *("--model", embedded_folder(), "--task", "reasoning_gym", *words, "--out", out, "--limit", 8),
-        *("--budget-tokens", 60, "--rounds", 1, "--max-step-tokens", 20, "--completions", 2, "--reads", "context"),
-    )
-    assert result.exit_code == 0, result.output
-    manifest = read_manifest(out)
-    assert manifest.reads == "context"
-    assert (manifest.task, manifest.figures["questions"]) == ("reasoning_gym:countdown", 8)
-    assert manifest.figures["tokens"]["labelling"] == 0  # the inner task has an exact solver
-
-
-def test_arguments_of_a_task_are_read_as_they_are_meant() -> None:
-    words = ["size=200", "share=0.5", "name=n_queens", "flag=true", "nothing=null", "text=[1]", "more=a=b", "empty="]
-    assert task_options(words) == {
-        "size": 200,
-        "share": 0.5,
-        "name": "n_queens",
-        "flag": True,
-        "nothing": None,
-        "text": "[1]",
-        "more": "a=b",
-        "empty": "",
-    }
-    for word in ("size", "=3", "a b=3"):
-        with pytest.raises(ValueError, match="task-option: expected NAME=VALUE"):
-            task_options([word])
-    with pytest.raises(ValueError, match="each name once"):
-        task_options(["size=1", "size=2"])
-
-
-def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.txt"
-    empty.write_text("\n")
-    model = ("--model", embedded_folder(), "--out", tmp_path / "critic.safetensors")
-    for arguments, match in (
-        (model, "either --problems or --steps"),
-        ((*model, "--problems", empty, "--steps", empty), "either --problems or --steps"),
-        ((*model, "--steps", empty, "--reads", "context"), "reads: expected step with --steps"),
-        ((*model, "--problems", empty), "expected questions in"),
-        ((*model, "--problems", tmp_path / "none.txt"), "No such file"),
-        ((*model, "--problems", empty, "--task", "nowhere"), "expected the name of a module"),
-        ((*model, "--problems", empty, "--rounds", 0), "rounds: expected"),
-        ((*model, "--task-option", "size"), "task-option: expected NAME=VALUE"),
-    ):
-        result = run(*arguments)
-        assert result.exit_code == 2
-        assert match in result.stderr
-    assert not (tmp_path / "critic.safetensors").exists()

@@ -51,6 +51,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "discount 1": {"discount": 1.0},
     "discount 0.94": {"discount": 0.94},
     "temperature 0.35": {"temperature": 0.35},
+    "temperature 0.35, decay 0.8, tried exponent 0.5": {"temperature": 0.35, "decay": 0.8, "tried_exponent": 0.5},
     "temperature 0.7": {"temperature": 0.7},
 }
 """What is changed of the folder's settings."""

@@ -40,8 +40,9 @@ RUNNING, DELIMITER, END, LIMIT, EXHAUSTED, BROKEN = range(6)
 """Why a row stands: it goes on; a stop string; the end of the text; its limit on tokens; nothing new is left; its
 logits are not numbers."""
 
-NEW_MASS = 1e-4
-"""Where less than this share of the probability is left to steps not tried yet, nothing new is drawn."""
+NEW_MASS = 1e-6
+"""Where less than this share of the probability is left to steps not tried yet, nothing new is drawn: in float32 that
+may be rounding."""
 _SPENT_SHARE = 1e-6  # of a token's probability, below which what is left of it is rounding
 _BLOCK = 256
 _UINT64 = 2**64 - 1

@@ -26,11 +26,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bavt_fast.generators.sampling import NEW_MASS
 from bavt_fast.protocols import Critic, FinishReason, Node, Sampling, Step, StepGenerator, StepRequest
 
 MAX_STEP_TOKENS = 64
-NEW_MASS = 1e-4
-"""Below this share of the probability left to new steps the generator draws none (`bavt_fast.generators.sampling`)."""
 ROUNDS = (1, 1, 2, 4, 8, 16, 32)
 """How many steps of a prompt are drawn at once: first, then, ..."""
 MOST_REQUESTS = 1024

@@ -10,7 +10,7 @@
 namespace bavt::sampling {
 namespace {
 
-constexpr double kNewMass = 1e-4;     // of the probability: where less is left, nothing new is drawn
+constexpr double kNewMass = 1e-6;     // of the probability: where less is left, nothing new is drawn
 constexpr double kSpentShare = 1e-6;  // of a token's probability, below which what is left of it is rounding
 
 // The first place whose running sum is above a target, which is taken down by what lies before; the last one that has a

@@ -114,6 +114,20 @@ def test_how_a_row_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", [Sampler, HostSampler])
+@pytest.mark.parametrize(("left", "reason"), [(1e-2, LIMIT), (1e-5, LIMIT), (1e-7, EXHAUSTED), (0.0, EXHAUSTED)])
+def test_rare_steps_are_new_and_rounding_is_not(kind: type[Sampler], left: float, reason: int) -> None:
+    """What a low temperature makes rare is all that a search has once the rest was tried."""
+    sampler = kind(np.zeros((2, 50), dtype=np.int32), 1, [], np.ones(50, dtype=bool), torch.device("cpu"))
+    logits = torch.full((1, 50), -np.inf)
+    logits[0, 7], logits[0, 9] = 0.0, np.log(left) if left else -np.inf
+    numbers = sampler.open([SamplingRules(3, 0, 1, tried=[([7], [1.0])])], [-1])
+    sampler.draw(torch.tensor(numbers), np.asarray(numbers), logits, torch.zeros(1, 2))
+    [drawn] = sampler.drawn(numbers)
+    assert drawn.reason == reason
+    assert drawn.tokens == ((9,) if reason == LIMIT else ())
+
+
+@pytest.mark.parametrize("kind", [Sampler, HostSampler])
 def test_a_record_forgets_the_steps_that_its_last_row_was_not_to_repeat(kind: type[Sampler]) -> None:
     """Also where a row beside it has some of its own, so that they are looked at."""
     sampler = kind(np.zeros((2, 2), dtype=np.int32), 1, [], np.ones(2, dtype=bool), torch.device("cpu"))

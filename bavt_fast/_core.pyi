@@ -738,8 +738,8 @@ def wave_stream(
     Returns:
         One of these, the others None: what `wave_ask` gave, of which nothing was submitted (questions have stopped, or
         nothing is out), with what ``submit`` raised, where it did; what ``collect`` raised; what it gave, where that
-        was not told: it is not a list of tickets that are out and answers, or has something in it that is no step; what
-        `wave_tell` left.
+        was not told: it is empty, or not a list of tickets that are out and answers, or has something in it that is no
+        step; what `wave_tell` left.
     """
 
 def filled(cls: type[_Record], /, *values: Any) -> _Record:

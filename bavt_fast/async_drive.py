@@ -11,15 +11,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
-from bavt_fast.budget import Spent
-from bavt_fast.drive_base import Asked, Base, is_whole, named, not_whole
+from bavt_fast.drive_base import LATE_S, Asked, Base, is_whole, named, not_whole
 from bavt_fast.engine import Search
-from bavt_fast.waves import Pending, Settled, call_describe, cancel, describe, new_states, settle
+from bavt_fast.waves import Pending, Settled, call_describe, describe, new_states, settle
 
 __all__ = ["AsyncDrive"]
 
-LATE_S = 0.5
-"""After a deadline, for generators that know of it: they say themselves what they took by then."""
 _LONGEST_WAIT_S = 3600.0  # a timer that is set for the end of time never rings
 
 Answered = tuple[asyncio.Task[Any] | None, Asked, Any]
@@ -28,10 +25,6 @@ Answered = tuple[asyncio.Task[Any] | None, Asked, Any]
 
 class AsyncDrive(Base):
     """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.over: dict[int, float] = {}  # by slot, when a deadline was found to be past with asks out
 
     async def run(self, searches: Iterable[Search]) -> AsyncGenerator[tuple[int, Search], None]:
         """(place, search) of each search as it stops. Cancelling stops them all; so does SystemExit and its like."""
@@ -47,8 +40,7 @@ class AsyncDrive(Base):
         try:
             while True:
                 self.fill(waiting)
-                if self.timed:
-                    self.stop_late()
+                self.stop_late()
                 asked, stopped = self.ask(self.wave - len(out))
                 if self.host is not None:
                     self.host.before_wait()
@@ -60,8 +52,7 @@ class AsyncDrive(Base):
                         continue
                     for ticket in [ticket for ticket in out if ticket >> 32 == slot]:
                         out.pop(ticket).cancel()
-                    if self.over.pop(slot, None) is not None:
-                        self.charge_late(slot)
+                    self.charge_late(slot)
                     for place, search in self.hand_over(slot):
                         yield place, search
                 if stopped:
@@ -95,22 +86,6 @@ class AsyncDrive(Base):
         finally:
             bell.cancel()
 
-    def stop_late(self) -> None:
-        """Stops what has asks out that go on well after its deadline."""
-        now_s = self.clock()
-        for slot, search in self.searches.items():
-            if search.untimed or not search._native.in_flight:
-                continue
-            search._native.set_time(now_s)
-            if not search.seconds_left() and now_s - self.over.setdefault(slot, now_s) >= LATE_S:
-                self.engine.stop(slot, "deadline")
-
-    def charge_late(self, slot: int) -> None:
-        """Asks that were given up at a deadline: what they took is not known, so all that they may take is charged."""
-        search = self.searches[slot]
-        for number, _, count, limit, *_ in search._native.open_asks():
-            cancel(self.engine, search, slot << 32 | number, Spent(tokens=count * limit))
-
     def begin(
         self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[Answered], came: asyncio.Event
     ) -> None:
@@ -133,7 +108,8 @@ class AsyncDrive(Base):
         task = asyncio.current_task()
         try:
             if inspect.iscoroutinefunction(self.generator.propose):
-                answers = await self.generator.propose(asked.requests, asked.counts, asked.limits)
+                requests, counts, limits = asked.requests, asked.counts, asked.limits
+                answers = await self.generator.propose(list(requests), list(counts), list(limits))
             else:
                 loop = asyncio.get_running_loop()
                 answers = await loop.run_in_executor(None, self.propose, asked)

@@ -175,6 +175,7 @@ class Drive(Base):
                 left = [ticket for ticket in out if ticket >> 32 == slot]
                 if left:
                     self.give_up(left, out)
+                self.charge_late(slot)
                 yield from self.hand_over(slot)
             if stopped:
                 continue  # their places are free
@@ -274,6 +275,8 @@ class Drive(Base):
         if asks:
             slots, nodes, counts, tickets = zip(*asks, strict=True)
             self.tell(slots, nodes, counts, tickets, list(told.values()))
+        else:
+            self.stop_late()  # it need not know of deadlines, or be in time
 
     def collecting_failed(self, error: Exception, out: Out) -> None:
         """All asks that are out have failed."""

@@ -19,7 +19,10 @@ from bavt_fast.result import ManyProgress
 from bavt_fast.step_checks import MOST, checked_step
 from bavt_fast.waves import Pending, ask, cancel, fail, grow, requests_of
 
-__all__ = ["Asked", "Base", "Host", "is_whole", "named", "not_whole"]
+__all__ = ["LATE_S", "Asked", "Base", "Host", "is_whole", "named", "not_whole"]
+
+LATE_S = 0.5
+"""After a deadline, for generators that know of it: they say themselves what they took by then."""
 
 
 class Asked(NamedTuple):
@@ -71,6 +74,7 @@ class Base:
         self.more = True  # questions to take, as far as is known
         self.observed = False  # whether a question that came here has an observer
         self.timed = False  # or a deadline
+        self.over: dict[int, float] = {}  # by slot, when a deadline was found to be past with asks out
         self.taken = self.done = self.solved = 0
         self.residual = searcher.critic.predicts == "residual"
         self.warned = self.warned_of_overrun = False
@@ -139,6 +143,26 @@ class Base:
             search.observer.stopped(search)
         return self.indexes[slot], search
 
+    def stop_late(self) -> None:
+        """Stops what has asks out that go on well after its deadline."""
+        if not self.timed:
+            return
+        now_s = self.clock()
+        for slot, search in self.searches.items():
+            if search.untimed or not search._native.in_flight:
+                continue
+            search._native.set_time(now_s)
+            if not search.seconds_left() and now_s - self.over.setdefault(slot, now_s) >= LATE_S:
+                self.engine.stop(slot, "deadline")
+
+    def charge_late(self, slot: int) -> None:
+        """Asks that were given up at a deadline: what they took is not known, so all that they may take is charged."""
+        if self.over.pop(slot, None) is None:
+            return
+        search = self.searches[slot]
+        for number, _, count, limit, *_ in search._native.open_asks():
+            cancel(self.engine, search, slot << 32 | number, Spent(tokens=count * limit))
+
     def warn_of_overrun(self, search: Search) -> None:
         """Once: a search that stops early for this looks like a small budget."""
         self.warned_of_overrun = True
@@ -200,7 +224,8 @@ class Base:
     def propose(self, asked: Asked) -> Sequence[Any]:
         """The answers of a generator that blocks, one per ask."""
         try:
-            answers = self.generator.propose(asked.requests, asked.counts, asked.limits)
+            requests, counts, limits = asked.requests, asked.counts, asked.limits
+            answers = self.generator.propose(list(requests), list(counts), list(limits))  # it may change what it gets
         except Exception as error:
             answers = error
         return self.whole(asked, answers)

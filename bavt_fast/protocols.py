@@ -378,7 +378,10 @@ class StreamingStepGenerator(Protocol):
         ...
 
     def collect(self) -> Sequence[tuple[int, Sequence[Step] | Exception]]:
-        """Waits until at least one request is done; (ticket, its answer) of all that are, each once."""
+        """Waits until at least one request is done; (ticket, its answer) of all that are, each once.
+
+        It may also come back with nothing, so that a search is ended whose deadline is past.
+        """
         ...
 
     def discard(self, tickets: Sequence[int]) -> Mapping[int, Any] | None:

@@ -349,18 +349,16 @@ def stream(
             done = collect()
         except Exception as error:
             return None, error, None, None
-        if not _is_of(out, done):
+        if not (_is_of(out, done) and done):
             return None, None, done, None
         told = sorted(done, key=lambda pair: pair[0])
         asks = [out[ticket] for ticket, _ in told]
         tickets = [ticket for ticket, _ in told]
         wave_of = [slot for slot, _, _ in asks], [node for _, node, _ in asks], tickets, [steps for _, steps in told]
         try:
-            left = tell(engine, searches, *wave_of, score, clock, residual) if told else None
+            left = tell(engine, searches, *wave_of, score, clock, residual)
         except Exception:
             return None, None, done, None
-        if not told:
-            clock()
         for ticket in tickets:
             del out[ticket]
         if left is not None:

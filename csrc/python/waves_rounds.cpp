@@ -94,7 +94,8 @@ py::object rounds(Engine& engine, py::handle searches, PyObject* propose, size_t
             return py::make_tuple(asked(asks, requests, stopped), py::tuple(), py::none());
         }
         const py::object counts = counts_of(asks), limits = limits_of(asks);
-        const auto [given, error] = tried(propose, requests.ptr(), counts.ptr(), limits.ptr());
+        const py::object shown = stolen(PyList_GetSlice(requests.ptr(), 0, PY_SSIZE_T_MAX));  // it may change that
+        const auto [given, error] = tried(propose, shown.ptr(), counts.ptr(), limits.ptr());
         const py::object answers = error.is_none() ? given : error;
         py::object left = py::none();
         const bool told = is_list_of(answers, asks.size()) &&
@@ -212,11 +213,7 @@ py::object stream(Engine& engine, py::handle searches, py::handle given, PyObjec
         if (!error.is_none()) return py::make_tuple(py::none(), error, py::none(), py::none());
         Done done;
         py::object left = py::none();
-        const bool told = done.read(collected, out) && was_told([&] {
-                              if (done.size() == 0) {
-                                  now_s = read(by.clock);
-                                  return;
-                              }
+        const bool told = done.read(collected, out) && done.size() > 0 && was_told([&] {
                               const Asks questions(searches, done.slots, done.nodes, done.tickets);
                               next.limit = wave - std::min(wave, out.size() - done.size());
                               left = tell(engine, searches, questions, done.answers, by, &now_s, &next);

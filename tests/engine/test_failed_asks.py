@@ -83,6 +83,32 @@ def test_a_batch_that_fails_charges_what_was_returned(how: str) -> None:
             assert fingerprint(result) == alone(ENDLESS, f"q{i}")
 
 
+class Clearing(Flaky):
+    """Empties the lists that it is given, whatever becomes of the ask."""
+
+    def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+        try:
+            return super().propose(states, counts, limits)
+        finally:
+            for given in (states, counts, limits):
+                given.clear()
+
+
+@pytest.mark.parametrize("how", ["raises", "returns"])
+@pytest.mark.parametrize("wave", [1, 4])
+@pytest.mark.parametrize("observed", [False, True])
+def test_what_a_generator_is_given_is_its_own(how: str, wave: int, observed: bool) -> None:
+    def found(kind: type[Flaky]) -> list[Any]:
+        generator = kind(ENDLESS, 0.3, how, times=2)
+        on_event = (lambda event: None) if observed else None
+        searcher = Searcher(generator, TableCritic(ENDLESS), WorldTask(ENDLESS), wave=wave, on_event=on_event)
+        results = searcher.search_many([f"q{i}" for i in range(6)], budget=BUDGET)
+        assert generator.failed == 2
+        return [(result.stop_reason, str(result.error), fingerprint(result)) for result in results]
+
+    assert found(Clearing) == found(Flaky)
+
+
 def test_retries() -> None:
     """So many asks of one question may fail; the question goes on, and what failing took is charged."""
     for retries, reason in ((0, "error"), (2, "error"), (3, "budget")):

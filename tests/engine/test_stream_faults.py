@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,3 +146,28 @@ def test_ctrl_c_on_a_searchs_way_into_a_run_loses_none(kind: Any, monkeypatch: p
     monkeypatch.setattr(Search, "move_to", interrupted)
     assert len(list(searcher.run(searches))) == 4
     assert [search.stop_reason for search in searches] == ["interrupted"] * 4
+
+
+class Mute(StreamingGenerator):
+    """It never has anything to tell, and does not say what it took."""
+
+    def collect(self) -> Any:
+        time.sleep(0.005)
+        return []
+
+    def discard(self, tickets: Sequence[int]) -> None:
+        super().discard(tickets)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_a_deadline_ends_what_is_never_told(observed: bool) -> None:
+    """With all that it may have taken charged, as it is with a coroutine."""
+    generator = Mute(ENDLESS, 2)
+    searcher = searcher_of(generator, wave=3, on_event=(lambda event: None) if observed else None)
+    budgets = [bavt.Budget(tokens=500, seconds=seconds) for seconds in (0.05, 0.05, 600.0)]
+    searches = [searcher.start(f"q{i}", budget=budget) for i, budget in enumerate(budgets)]
+    for _, search in zip(range(2), searcher.run(searches), strict=False):
+        assert search.stop_reason == "deadline"
+        assert search.result().spent.tokens > 0
+        check_idle(search)
+    assert searches[2].stop_reason in (None, "interrupted")

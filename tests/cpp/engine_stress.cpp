@@ -18,6 +18,7 @@
 
 #include "engine/engine.h"
 #include "engine_model.h"
+#include "engine_refusals.h"
 
 namespace {
 
@@ -229,6 +230,15 @@ class Round {
         std::vector<Slot> stopped;
         engine_.ask(draws.below(6), now(draws), &asks, &stopped);
         for (Slot slot = 0; modelled() && slot < models_.size(); ++slot) read_clock(slot);
+        note(asks);
+        for (const Slot slot : stopped) {
+            engine_.with_question(slot, [&](const Question& q) {
+                require(!modelled() || q.stop_reason() != bavt::StopReason::kNone, "what is reported has stopped");
+            });
+        }
+    }
+
+    void note(const std::vector<bavt::WaveAsk>& asks) {
         this->asks += asks.size();
         for (const bavt::WaveAsk& out : asks) {
             require(out.ticket == (TicketId{out.slot} << 32 | out.ask.ticket), "a ticket names its question");
@@ -239,11 +249,6 @@ class Round {
             put({out.ticket, out.ask.count, 0, out.ask.limit, false});
         }
         for (const bavt::WaveAsk& out : asks) check(out.slot);
-        for (const Slot slot : stopped) {
-            engine_.with_question(slot, [&](const Question& q) {
-                require(!modelled() || q.stop_reason() != bavt::StopReason::kNone, "what is reported has stopped");
-            });
-        }
     }
 
     // A cost below, at or (rarely) above what was reserved.
@@ -340,10 +345,14 @@ class Round {
         const double now_s = now(draws);
         engine_.with_question(slot, [&](Question& q) { q.set_time(now_s); });
         if (modelled()) read_clock(slot);
+        const bavt::WaveGrowth growth{
+            &out->ticket, 1,        offsets,        outputs.data(), nullptr, terminal.data(), verified.data(),
+            least.data(), &scoring, draws.one_in(2)};
+        const bool asks_too = mode_ != Mode::kStarved && draws.one_in(3);  // it may have grown where memory runs out
+        std::vector<bavt::WaveAsk> asked;
         const bool failed = starved(draws, slot, false, [&] {
-            engine_.grow({&out->ticket, 1, offsets, outputs.data(), nullptr, terminal.data(), verified.data(),
-                          least.data(), &scoring, draws.one_in(2)},
-                         now_s, &first, values.data());
+            if (asks_too) return engine_.grow_and_ask(growth, now_s, &first, values.data(), draws.below(3), &asked);
+            engine_.grow(growth, now_s, &first, values.data());
         });
         if (failed) return put(*out);
         ++grows;
@@ -351,6 +360,10 @@ class Round {
         for (const double value : values) require(value >= bavt::kMinValue && value <= 1.0, "V is in (0, 1]");
         count(slot, sums_of(scoring));
         if (modelled()) models_[slot].grown(bavt::number_of(out->ticket), sums_of(scoring), least);
+        for (const bavt::WaveAsk& ask : asked) {
+            if (modelled()) read_clock(ask.slot);
+        }
+        note(asked);
         check(slot);
         used(out->ticket);
     }
@@ -389,22 +402,22 @@ class Round {
         const std::string before = modelled() ? look() : std::string();
         TicketId never = TicketId{slot} << 32 | 0xFFFFFFF0u;
         if (draws.one_in(4)) never = TicketId{static_cast<Slot>(models_.size() + draws.below(9))} << 32;
-        expect_ticket_error([&] { (void)admit_of(never, 0); });
-        expect_ticket_error([&] { grow_of(never, 0); });
-        expect_ticket_error([&] { engine_.cancel(never, nullptr, 0); });
+        refusals_.expect_ticket_error([&] { (void)refusals_.admit_of(never, 0); });
+        refusals_.expect_ticket_error([&] { refusals_.grow_of(never, 0); });
+        refusals_.expect_ticket_error([&] { engine_.cancel(never, nullptr, 0); });
         if (const auto old = some_used(draws)) {
-            expect_ticket_error([&] { (void)admit_of(*old, 0); });
-            expect_ticket_error([&] { grow_of(*old, 0); });
-            expect_ticket_error([&] { engine_.cancel(*old, nullptr, 0); });
+            refusals_.expect_ticket_error([&] { (void)refusals_.admit_of(*old, 0); });
+            refusals_.expect_ticket_error([&] { refusals_.grow_of(*old, 0); });
+            refusals_.expect_ticket_error([&] { engine_.cancel(*old, nullptr, 0); });
         }
         if (out && out->admitted) {
-            expect_ticket_error([&] { (void)admit_of(out->ticket, 0); });
-            expect_refusal([&] { grow_of(out->ticket, out->found + 1); });
-            expect_ticket_error([&] { grow_of(out->ticket, 0, true); });
+            refusals_.expect_ticket_error([&] { (void)refusals_.admit_of(out->ticket, 0); });
+            refusals_.expect_refusal([&] { refusals_.grow_of(out->ticket, out->found + 1); });
+            refusals_.expect_ticket_error([&] { refusals_.grow_of(out->ticket, 0, true); });
         } else if (out) {
-            expect_ticket_error([&] { grow_of(out->ticket, 0); });
-            expect_refusal([&] { (void)admit_of(out->ticket, out->count + 1); });
-            expect_ticket_error([&] { (void)admit_of(out->ticket, 0, true); });
+            refusals_.expect_ticket_error([&] { refusals_.grow_of(out->ticket, 0); });
+            refusals_.expect_refusal([&] { (void)refusals_.admit_of(out->ticket, out->count + 1); });
+            refusals_.expect_ticket_error([&] { (void)refusals_.admit_of(out->ticket, 0, true); });
         }
         if (modelled()) require(look() == before, "what is refused changes nothing");
         if (out) put(*out);
@@ -416,48 +429,6 @@ class Round {
         if (used_.empty()) return std::nullopt;
         return used_[draws.below(used_.size())];
     }
-    uint32_t admit_of(TicketId ticket, uint32_t steps, bool twice = false) {
-        const TicketId tickets[] = {ticket, ticket};
-        const uint32_t offsets[] = {0, steps, 2 * steps};
-        const std::vector<StepCost> costs(2 * steps, StepCost{1, 0, kNotGiven, kNotGiven, 0.0});
-        const std::vector<int64_t> keys(2 * steps, -1);
-        std::vector<uint8_t> is_new(2 * steps);
-        uint32_t found[2];
-        engine_.admit({tickets, twice ? 2u : 1u, offsets, costs.data(), keys.data()}, 0.0, is_new.data(), found);
-        return found[0];
-    }
-    void grow_of(TicketId ticket, uint32_t children, bool twice = false) {
-        const TicketId tickets[] = {ticket, ticket};
-        const uint32_t offsets[] = {0, children, 2 * children};
-        std::vector<double> numbers(2 * children, 0.5);
-        const std::vector<uint8_t> flags(2 * children);
-        const std::vector<int64_t> least(2 * children);
-        NodeId first[2];
-        engine_.grow({tickets, twice ? 2u : 1u, offsets, numbers.data(), nullptr, flags.data(), flags.data(),
-                      least.data(), nullptr, false},
-                     0.0, first, numbers.data());
-    }
-    template <typename Call>
-    void expect_ticket_error(Call call) {
-        try {
-            call();
-        } catch (const bavt::TicketError&) {
-            return;
-        }
-        require(false, "a ticket that is not open is refused");
-    }
-    template <typename Call>
-    void expect_refusal(Call call) {
-        try {
-            call();
-        } catch (const bavt::TicketError&) {
-            require(false, "the ticket is open");
-        } catch (const std::invalid_argument&) {
-            return;
-        }
-        require(false, "too many are refused");
-    }
-
     // ---- At the end
 
     void settle_up() {
@@ -478,13 +449,14 @@ class Round {
                 }
             });
             engine_.remove(slot);
-            expect_ticket_error([&] { engine_.cancel(TicketId{slot} << 32, nullptr, 0); });
+            refusals_.expect_ticket_error([&] { engine_.cancel(TicketId{slot} << 32, nullptr, 0); });
         }
     }
 
     Mode mode_;
     Draws draws_;
     Engine engine_;
+    Refusals refusals_{engine_};
     std::mutex turn_, pool_mutex_;
     std::vector<Model> models_;
     std::vector<std::unique_ptr<std::array<std::atomic<int64_t>, kResources>>> charged_;

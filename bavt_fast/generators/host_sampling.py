@@ -7,6 +7,7 @@ pass is one call. `Sampler` itself draws the same tokens from the same logits, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -100,4 +101,8 @@ def sampler_on(
 ) -> Sampler:
     """The sampler for logits on a device; see `Sampler` for the arguments."""
     kind = HostSampler if device.type == "cpu" else Sampler
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from bavt_fast.generators.device_sampling import DeviceSampler
+
+        kind = DeviceSampler
     return kind(next_state, found, ends, named, device)

@@ -43,7 +43,7 @@ logits are not numbers."""
 NEW_MASS = 1e-6
 """Where less than this share of the probability is left to steps not tried yet, nothing new is drawn: in float32 that
 may be rounding."""
-_SPENT_SHARE = 1e-6  # of a token's probability, below which what is left of it is rounding
+SPENT_SHARE = 1e-6  # of a token's probability, below which what is left of it is rounding
 _BLOCK = 256
 _UINT64 = 2**64 - 1
 _CACHED = 2**18  # logits that a CPU works on at once: they stay in its cache
@@ -338,7 +338,7 @@ class Sampler:
         at = tokens.clamp_min(0)
         before = probabilities.gather(1, at)
         probabilities.scatter_add_(1, at, -before * rest * follows)
-        is_spent = follows & (probabilities.gather(1, at) < _SPENT_SHARE * before)
+        is_spent = follows & (probabilities.gather(1, at) < SPENT_SHARE * before)
         probabilities.scatter_reduce_(1, at, torch.where(is_spent, 0.0, torch.inf), "amin")
         probabilities.scatter_reduce_(1, at, torch.where(follows, 0.0, -torch.inf), "amax")
         token, mass = _pick(probabilities, uniforms)

@@ -26,6 +26,7 @@ import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor  # noqa: E402
 from bavt_fast.generators.contexts import Drawing  # noqa: E402
 from bavt_fast.generators.decode_batch import DecodeBatch  # noqa: E402
+from bavt_fast.generators.device_sampling import DeviceSampler  # noqa: E402
 from bavt_fast.generators.forward import Forward  # noqa: E402
 from bavt_fast.generators.sampling import Sampler, SamplingRules  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
@@ -215,8 +216,10 @@ def test_a_full_context_ends_at_the_last_place() -> None:
 # --- drawing
 
 
-def test_drawing_is_the_same_on_the_cpu() -> None:
-    """The same logits, rules of all kinds: truncation, greedy rows, steps that were tried before."""
+@pytest.mark.parametrize("kernel", [False, True])
+def test_drawing_is_the_same_on_the_cpu(kernel: bool) -> None:
+    """The same logits, rules of all kinds: truncation, greedy rows, steps that were tried before. Without the first two
+    by the kernel."""
     random_ = np.random.default_rng(0)
     size, rows = 3000, 60
     table = random_.integers(0, 3, (3, size)).astype(np.int32)
@@ -236,7 +239,12 @@ def test_drawing_is_the_same_on_the_cpu() -> None:
         )
         for row in range(rows)
     ]
-    samplers = [Sampler(table, 1, [17], named, torch.device(device)) for device in ("cpu", DEVICE)]
+    if kernel:
+        rules = [replace(r, temperature=r.temperature or 0.4, top_p=1.0, top_k=0, min_p=0.0) for r in rules]
+    kinds = ((Sampler, "cpu"), (DeviceSampler if kernel else Sampler, DEVICE))
+    samplers = [kind(table, 1, [17], named, torch.device(device)) for kind, device in kinds]
+    if isinstance(samplers[1], DeviceSampler):
+        samplers[1]._checked = {False, True}  # its own draws from the first one on
     numbers = [sampler.open(rules, [-1] * rows) for sampler in samplers]
     for _ in range(6):
         logits = torch.from_numpy(random_.normal(0, 3, (rows, size)).astype(np.float32))
@@ -255,6 +263,15 @@ def test_drawing_is_the_same_on_the_cpu() -> None:
         assert other.probabilities == pytest.approx(one.probabilities, rel=1e-3), f"row {row}"
         assert torch.equal(one.hidden, other.hidden.cpu()), f"row {row}: another token's hidden state"
     assert apart <= 1, f"{apart} of {rows} rows drew other tokens"
+
+
+def test_the_kernel_draws_for_a_search() -> None:
+    generator = make(build_model("llama"), delimiter=("\n",), temperature=0.7)
+    generator.propose(requests(6), [1] * 6, [20] * 6)
+    sampler = generator._scheduler.sampler
+    assert isinstance(sampler, DeviceSampler)
+    assert sampler.is_on, "the kernel was turned off: the warning of this test says why"
+    assert sampler._checked
 
 
 def test_numbers_that_are_none_are_an_error_of_their_request_alone() -> None:

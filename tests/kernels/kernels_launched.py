@@ -1,4 +1,4 @@
-"""What the critic kernel's op launches, on CPU tensors with a driver that records instead of launching.
+"""What the critic kernel's op and the sampler launch, on CPU tensors with a driver that records instead of launching.
 
 `test_kernels_launches` runs this file in a process of its own: the driver is triton's for the whole process. All but
 the driver is real: the op, triton's just-in-time path, and kernels compiled for capability 9.0.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -16,6 +17,8 @@ from kernel_cases import critic_arguments
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from bavt_fast.generators.device_sampling import DeviceSampler
+from bavt_fast.generators.sampling import SamplingRules
 from bavt_fast.kernels import critic, critic_mlp, quantize_w1, warmup
 from tools.critic_kernel import host
 from tools.critic_kernel.host import LaunchRecord, pretend_gpu
@@ -171,6 +174,33 @@ def test_after_warmup_no_number_of_rows_of_the_entry_compiles_anything(monkeypat
     )
     for rows in range(2, 17):
         assert len(launches_of(*critic_arguments(rows, 96, torch.bfloat16))) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_draw_is_one_launch_and_compiles_once(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tried steps and without; however many rows there are, and also when the records have grown."""
+    named = np.ones(1000, dtype=bool)
+    named[3] = False
+    sampler = DeviceSampler(np.zeros((2, 1000), dtype=np.int16), 1, [], named, torch.device("cpu"))
+    sampler._checked = {False, True}
+
+    def draw(rows: int, limit: int, tried: bool) -> None:
+        steps = [([1] * min(limit, 5), [0.5] * min(limit, 5))] * (limit if tried else 0)
+        rules = [SamplingRules(row, 0, limit, temperature=0.7, tried=steps) for row in range(rows)]
+        numbers = np.asarray(sampler.open(rules, [-1] * rows))
+        logits, hidden = torch.randn(rows, 1000).to(dtype), torch.randn(rows, 16).to(dtype)
+        LAUNCHED.clear()
+        sampler.draw(torch.as_tensor(numbers), numbers, logits, hidden)
+        assert [(name, grid) for name, grid, _ in LAUNCHED] == [("draw_kernel", (rows, 1, 1))]
+
+    draw(2, 3, False)
+    draw(2, 3, True)
+    monkeypatch.setattr(
+        triton.runtime.jit.JITFunction, "_do_compile", lambda *_, **__: pytest.fail("a draw waited for the compiler")
+    )
+    for rows, limit in ((1, 1), (7, 17), (64, 64), (3, 2)):
+        draw(rows, limit, False)
+        draw(rows, limit, True)
 
 
 def test_the_host_time_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

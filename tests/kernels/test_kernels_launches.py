@@ -9,5 +9,5 @@ pytestmark = MARKS
 
 
 @pytest.mark.parametrize("triton_path", ["", *OTHER_TRITONS])
-def test_what_the_op_launches(triton_path: str) -> None:
+def test_what_is_launched(triton_path: str) -> None:
     assert " skipped" not in run_file("kernels_launched.py", triton_path, timeout_s=900)

@@ -6,21 +6,27 @@ question has stopped. `bavt_fast.async_drive` is for coroutines.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from operator import index
 from typing import Any
 
 from bavt_fast.budget import Spent
-from bavt_fast.drive_base import Asked, Base, named
+from bavt_fast.drive_base import Asked, Base
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError
-from bavt_fast.waves import Pending, ask, cancel, rounds, stream, tell
+from bavt_fast.waves import Pending, ask, cancel, named, rounds, stream, tell
 
 __all__ = ["Drive"]
 
 Out = dict[int, tuple[int, int, int]]
 """Slot, node and count of the asks that a generator has, by ticket."""
+
+
+_STREAMING: set[int] = set()
+"""The ids of the generators that stream to a run. Another run beside it has its answers in whole waves."""
+_LOCK = threading.Lock()
 
 
 class Drive(Base):
@@ -35,9 +41,9 @@ class Drive(Base):
     def run(self, searches: Iterable[Search]) -> Iterator[tuple[int, Search]]:
         """(place, search) of each search as it stops. Ctrl-C stops all that have begun, and all of a list."""
         waiting = iter(searches)
-        loop = self.stream if hasattr(self.generator, "submit") else self.batches
+        streams = self.begin_streaming()
         try:
-            yield from loop(waiting)
+            yield from self.stream(waiting) if streams else self.batches(waiting)
         except KeyboardInterrupt:
             yield from self.break_off()
             # One that Ctrl-C met between the list and us is there still; those of an iterator may be endless.
@@ -46,7 +52,11 @@ class Drive(Base):
                 yield self.taken, search
                 self.taken += 1
         finally:
-            self.break_off()
+            try:
+                self.break_off()
+            finally:
+                if streams:
+                    _STREAMING.discard(id(self.generator))
 
     def batches(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """A wave at a time. Where nobody looks on between waves, `rounds` makes one after the other by itself."""
@@ -148,13 +158,32 @@ class Drive(Base):
             except Exception as bad:
                 self.scoring_failed(part, bad)
 
+    def begin_streaming(self) -> bool:
+        """Whether the generator streams, and to nobody else: each run numbers its tickets by itself.
+
+        Raises:
+            ValueError: another run has it, and it does nothing but stream.
+        """
+        if not hasattr(self.generator, "submit"):
+            return False
+        with _LOCK:
+            if id(self.generator) not in _STREAMING:
+                _STREAMING.add(id(self.generator))
+                return True
+        if hasattr(self.generator, "propose"):
+            return False
+        raise ValueError(
+            f"generator: expected one that no other run has, got {self.generator!r:.80}, which can only stream; wait "
+            "for the end of that run, or close its iterator"
+        )
+
     def stream(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """Refills one by one: no question waits for the slowest step of a wave."""
         out: Out = {}
         try:
             yield from self.refill(waiting, out)
         finally:
-            if out:  # broken off: another run numbers its tickets anew
+            if out:  # broken off
                 self.give_up(list(out), out)
 
     def refill(self, waiting: Iterator[Search], out: Out) -> Iterator[tuple[int, Search]]:

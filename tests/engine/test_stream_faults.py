@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, WorldTa
 from search_checks import BUDGET, ENDLESS, check_consistent, check_idle, fingerprint
 
 import bavt_fast as bavt
+from bavt_fast.drive import _STREAMING
 from bavt_fast.engine import Search
 from bavt_fast.searcher import Searcher
 
@@ -171,3 +173,42 @@ def test_a_deadline_ends_what_is_never_told(observed: bool) -> None:
         assert search.result().spent.tokens > 0
         check_idle(search)
     assert searches[2].stop_reason in (None, "interrupted")
+
+
+# --- several runs at once
+
+
+class Both(StreamingGenerator):
+    """It streams, and answers whole waves as well."""
+
+    def propose(self, *asked: Any) -> Any:
+        return ScriptedGenerator(ENDLESS).propose(*asked)
+
+
+def test_runs_beside_each_other_find_what_each_finds_alone() -> None:
+    """One has the stream, the others whole waves: also where none has ended when the next one begins."""
+    searcher = searcher_of(Both(ENDLESS, 2), wave=3)
+    questions = [f"q{i}" for i in range(12)]
+    wanted = [fingerprint(result) for result in searcher.search_many(questions, budget=BUDGET)]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda question: searcher.search_many([question], budget=BUDGET)[0], questions)
+        assert [fingerprint(result) for result in found] == wanted
+    one, other = (searcher.search_iter(questions, budget=BUDGET) for _ in range(2))
+    pairs = list(zip(one, other, strict=True))
+    for side in zip(*pairs, strict=True):
+        assert [fingerprint(result) for _, result in sorted(side, key=lambda item: item[0])] == wanted
+    broken_off = searcher.search_iter(questions, budget=BUDGET)
+    next(broken_off)
+    assert fingerprint(searcher.search_many(questions[:1], budget=BUDGET)[0]) == wanted[0]
+    broken_off.close()  # type: ignore[attr-defined]
+    assert not _STREAMING
+
+
+def test_a_generator_that_only_streams_has_one_run_at_a_time() -> None:
+    searcher = searcher_of(StreamingGenerator(ENDLESS, 2), wave=3)
+    first = searcher.search_iter(["q0", "q1", "q2"], budget=BUDGET)
+    next(first)
+    with pytest.raises(ValueError, match="generator: expected one that no other run has"):
+        searcher.search("q", budget=BUDGET)
+    assert len(list(first)) == 2
+    assert searcher.search("q", budget=BUDGET).stop_reason == "budget"

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,22 +74,41 @@ class AppendedFile:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Any]:
-    """A file to write bytes into, which takes the place of `path` at the end, whole and on the disk."""
-    handle, temporary = tempfile.mkstemp(prefix=".bavt-", suffix=".tmp", dir=path.parent)
+    """A file to write bytes into, which takes the place of `path` at the end, whole and on the disk.
+
+    Of a link it is the file that it leads to. A file that is there keeps its permissions.
+
+    Raises:
+        OSError: naming `path`.
+    """
+    temporary = None
     try:
+        target = Path(os.path.realpath(path))
+        handle, temporary = tempfile.mkstemp(prefix=".bavt-", suffix=".tmp", dir=target.parent)
         with open(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, _mode_of(target))
+        os.replace(temporary, target)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError) and ".bavt-" in str(error.filename or ".bavt-"):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    _sync_folder(target.parent)
+
+
+def _mode_of(path: Path) -> int:
+    """The permissions of a file; of one that is not there those of any new one."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
+        return 0o666 & ~umask
 
 
 def _sync_folder(folder: Path) -> None:

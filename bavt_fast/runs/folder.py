@@ -10,9 +10,11 @@ lock             held by the process that works here
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,15 +72,26 @@ class RunFolder:
             if foreign:
                 raise RunError(f"{self.path}: expected the folder of a run, or an empty one, got one with {foreign[0]}")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = -1
-        try:
-            self._lock = locked(self.path / "lock")
-        except BlockingIOError:
-            process = (self.path / "lock").read_text().strip()
-            raise RunError(
-                f"{self.path}: another run works in it" + (f" (process {process}); wait for it" if process else "")
-            ) from None
+        self._lock = weakref.finalize(self, os.close, self._locked())
         self._results: AppendedFile | None = None
+
+    def _locked(self) -> int:
+        for again in (True, False):
+            try:
+                return locked(self.path / "lock")
+            except BlockingIOError:
+                process = (self.path / "lock").read_text().strip()
+                is_ours = process == str(os.getpid())
+                if is_ours and again:
+                    gc.collect()  # one that nobody has any more
+                    continue
+                who = " (one of this process); close() it" if is_ours else f" (process {process}); wait for it"
+                raise RunError(f"{self.path}: another run works in it" + who * bool(process)) from None
+        raise AssertionError("the last attempt returns or raises")
+
+    def _has(self, name: str) -> bool:
+        path = self.path / name
+        return path.exists() and path.stat().st_size > 0
 
     # ---- what is searched
 
@@ -90,6 +103,9 @@ class RunFolder:
         """
         if is_run(self.path):
             return self._same(about, rows)
+        left = [name for name in ("results.jsonl", "journal") if self._has(name)]
+        if left:
+            raise RunError(f"{self.path}: expected run.json beside {left[0]}, got none; use another folder")
         count = 0
         with replaced(self.path / "questions.jsonl") as file:
             for row in rows:
@@ -192,15 +208,13 @@ class RunFolder:
 
     @property
     def is_closed(self) -> bool:
-        return self._lock < 0
+        return not self._lock.alive
 
     def close(self) -> None:
         """Lets the folder go; may be called again."""
         if self._results is not None:
             self._results.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock()
 
 
 class _Line(NamedTuple):

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 from bavt_fast._checks import as_count, as_seed
@@ -107,7 +108,7 @@ def problems_of(parse: Callable[[str], Any], questions: Sequence[str]) -> list[s
 
 def _read(number: int, line: bytes | Mapping[str, Any]) -> Row | BrokenLine:
     try:
-        return _row(number, json.loads(line) if isinstance(line, bytes) else line)
+        return _row(number, json.loads(line.decode()) if isinstance(line, bytes) else line)
     except (ValueError, TypeError, RecursionError) as error:
         return BrokenLine(number, _about(error))
 
@@ -132,6 +133,8 @@ def _row(number: int, fields: Any) -> Row:
     if missing:
         raise ValueError(f"expected id and question, got none for {' and '.join(missing)}")
     name, question, answer = fields["id"], fields["question"], fields.get("answer")
+    if not isinstance(name, (str, int, bool)) and hasattr(name, "__index__"):
+        name = index(name)  # numpy's, say
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise TypeError(f"id: expected a str or an int, got {name!r:.60}")
     if not isinstance(question, str) or not question.strip():
@@ -155,5 +158,6 @@ def _about(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"expected a JSON object, got {error.doc.strip()!r:.60} ({error.msg} at character {error.pos})"
     if isinstance(error, UnicodeDecodeError):
-        return f"expected UTF-8, got {error.object[error.start : error.start + 1]!r} at byte {error.start}"
+        wide = " of what may be UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        return f"expected UTF-8, got {error.object[error.start : error.start + 1]!r} at byte {error.start}{wide}"
     return str(error)

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -139,7 +139,7 @@ class Run:
         self.searching = Searching(searcher, budget, self.seed, verify, outcome)
         self.flush_s = as_amount("flush_s", flush_s, allow_zero=True)
         self._limits = _checked_total(total, searcher.settings)
-        self._most = most_of_an_ask(searcher.settings)
+        self._most_tokens = budget.tokens  # that a question has
         self._settled = [0, 0, 0, 0]  # by what is finished; amounts as of the engine's account
         self._finished = self._solved = self._errors = 0
         self._open: dict[int, Any] = {}  # a Recorder for each question under way, by its number
@@ -151,6 +151,7 @@ class Run:
         self.folder = RunFolder(folder)
         try:
             self._count = self.folder.begin(self._about(about), self._checked(questions, strict))
+            self._most = most_of_an_ask(searcher.settings, replace(budget, tokens=self._most_tokens))
             self._is_done = bytearray(self._count)
             retried = set()
             for number, line in self.folder.open_results(self._count, drop_errors=retry_errors):
@@ -182,6 +183,9 @@ class Run:
 
     def _checked(self, questions: Rows, strict: bool) -> Iterator[Row]:
         for row in checked_rows(questions, self._problems):
+            own = getattr(row, "budget_tokens", None)
+            if own is not None and self._most_tokens is not None:
+                self._most_tokens = max(self._most_tokens, own)
             if not isinstance(row, BrokenLine):
                 yield row
             elif strict:
@@ -392,15 +396,17 @@ def _checked_about(about: Mapping[str, Any] | None) -> dict[str, Any]:
         raise TypeError(f"about: expected a dictionary that JSON can hold, got {about!r:.80} ({error})") from error
 
 
-def most_of_an_ask(settings: Settings) -> tuple[int, ...]:
-    """The most that one ask may take of each resource, as the engine reserves it at first."""
+def most_of_an_ask(settings: Settings, budget: Budget) -> tuple[int, ...]:
+    """The most that one ask may take of each resource, as the engine reserves it: no more than its question has."""
     prices = (settings.max_step_tokens, settings.token_cost), (settings.max_prompt_tokens, settings.prompt_token_cost)
     # Rounded as the engine rounds: a token's price to 1e-18, then each sum to 1e-12, always up.
     costs = [-(-count * cost_units(price, digits=18) // 10**6) for count, price in prices]
     step = settings.max_step_tokens, settings.max_prompt_tokens, settings.step_tool_calls
     score = settings.max_score.amounts()
     each = (*step, sum(costs) + cost_units(settings.max_step_cost))
-    return tuple([settings.candidates * (own + scored) for own, scored in zip(each, score, strict=True)])
+    most = [settings.candidates * (own + scored) for own, scored in zip(each, score, strict=True)]
+    limits = zip(most, budget.limits(), strict=True)
+    return tuple([amount if limit is None else min(amount, limit) for amount, limit in limits])
 
 
 def _checked_total(total: Budget | None, settings: Settings) -> tuple[int | None, ...] | None:

@@ -64,6 +64,15 @@ def test_an_outcome_that_no_line_can_hold_is_an_error_of_its_question(tmp_path: 
     assert (again.end, again.errors, again.spent) == ("done", 1, summary.spent)
 
 
+def test_ids_of_numpy_are_numbers(tmp_path: Path) -> None:
+    np = pytest.importorskip("numpy")
+    rows = [{"id": np.int64(7), "question": "q"}, {"id": np.bool_(True), "question": "q"}]
+    with Run(tmp_path, bavt.Searcher(lambda text, count: ["x"]), rows, budget=bavt.Budget(tokens=5)) as run:
+        assert run.progress().questions == 1
+        assert "id: expected a str or an int" in str(run.broken[0])
+        assert [line["id"] for line in run] == [7]
+
+
 def test_half_a_character_in_an_id_is_kept(tmp_path: Path) -> None:
     rows = [{"id": name, "question": "Which number?"} for name in ("\ud800", "\udc00", "../x\ud800", "a\0b")]
     assert Run(tmp_path, answering(), rows, budget=BUDGET, keep=True).complete().finished == 4

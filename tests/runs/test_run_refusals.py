@@ -44,6 +44,10 @@ def test_a_line_that_is_not_utf8_and_a_mark_before_the_first(tmp_path: Path) -> 
     with Run(tmp_path / "out", searcher(), path, budget=BUDGET) as run:
         assert [str(line) for line in run.broken] == ["line 2: expected UTF-8, got b'\\xff' at byte 23"]
         assert run.progress().questions == 1
+    path.write_text('{"id": 1, "question": "q"}\n{"id": 2, "question": "q"}\n', encoding="utf-16")
+    with Run(tmp_path / "wide", searcher(), path, budget=BUDGET) as run:
+        assert "line 1: expected UTF-8, got b'\\xff' at byte 0 of what may be UTF-16" in str(run.broken[0])
+        assert run.progress().questions == 0
 
 
 def test_a_question_that_the_task_cannot_read_is_a_broken_line(tmp_path: Path) -> None:
@@ -58,8 +62,29 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     held = Run(tmp_path, searcher(), questions(2), budget=BUDGET)
     with pytest.raises(RunError, match="another run works in it"):
         Run(tmp_path, searcher(), questions(2), budget=BUDGET)
+    with pytest.raises(RunError, match=r"one of this process\); close\(\) it"):
+        Run(tmp_path, searcher(), questions(2), budget=BUDGET)
     held.close()
     completed(tmp_path, questions(2))
+
+
+def test_a_run_that_nobody_has_any_more_is_no_other_one(tmp_path: Path) -> None:
+    """As where a cell of a notebook is run twice."""
+    for _ in range(2):
+        for _ in Run(tmp_path, searcher(), questions(5), budget=BUDGET):
+            break
+    assert completed(tmp_path, questions(5)).finished == 5
+
+
+@pytest.mark.parametrize("left", ["results.jsonl", "journal"])
+def test_a_folder_that_lost_what_was_searched_is_refused(left: str, tmp_path: Path) -> None:
+    one_life(tmp_path, questions(6), 8)
+    (tmp_path / "run.json").unlink()
+    for name in {"results.jsonl", "journal"} - {left}:
+        (tmp_path / name).unlink()
+    (tmp_path / left).write_bytes(b"{}\n")
+    with pytest.raises(RunError, match=f"expected run.json beside {left}, got none"):
+        completed(tmp_path, questions(6))
 
 
 DIFFERENT: list[tuple[dict[str, Any], dict[str, Any], str]] = [

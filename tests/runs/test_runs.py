@@ -282,6 +282,17 @@ def test_the_total_is_hard_over_all_questions_and_lives(kind: str, tmp_path: Pat
     assert results(tmp_path) == results(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("own", "spent"), [(None, 30), (30, 10)])
+def test_a_total_reserves_no_more_than_a_question_has(own: int | None, spent: int, tmp_path: Path) -> None:
+    """Though a step may take 64 tokens: 33 hold three asks of questions with ten tokens, and one where one has 30."""
+    rows = [{"id": i, "question": "q", "budget_tokens": own if i == 0 else None} for i in range(10)]
+    made = bavt.Searcher(lambda text, count, limit: [bavt.Step("x", min(limit, 10))], wave=1)
+    total = bavt.Budget(tokens=33)
+    with Run(tmp_path, made, rows, budget=bavt.Budget(tokens=10), total=total) as run:
+        summary = run.complete()
+    assert (summary.end, summary.spent.tokens) == ("total", spent)
+
+
 def test_a_total_that_nothing_is_charged_to_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing has a price"):
         completed(tmp_path / "a", questions(1), total=bavt.Budget(cost=1.0))

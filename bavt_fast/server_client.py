@@ -32,7 +32,7 @@ Read = TypeVar("Read")
 
 
 class OutOfTime(Exception):
-    """The deadline came before the answer. What the server did by then is not known."""
+    """The deadline came before an answer, or a failure. What the server did by then is not known."""
 
 
 class ServerClient:
@@ -111,20 +111,21 @@ class ServerClient:
 
         Raises:
             GenerationError: what remained wrong, with the server's address.
-            OutOfTime: `deadline` has come.
+            OutOfTime: `deadline` has come while the server was at it.
         """
         here = self._last
         if here is None or here.loop is not asyncio.get_running_loop():
             here = self._connected()
         try:
-            content = _encoded(body).encode()
+            content = _encoded(body).encode(errors="replace")  # half a character, as texts of models may have
         except (ValueError, TypeError, RecursionError) as error:
             raise self._error(f"request: expected what JSON can say, got another: {error}", here) from None
+        problem = ""
         async with here.free:
             for attempt in range(self.retries + 1):
                 left_s = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
                 if left_s <= 0:
-                    raise OutOfTime
+                    raise self._late(problem, here)
                 answer: Answer | None = None
                 try:
                     answer = await here.send(path, content, left_s)
@@ -150,7 +151,7 @@ class ServerClient:
                 if wait_s is None:
                     raise self._error(problem, here)
                 if deadline is not None and time.monotonic() + wait_s >= deadline:
-                    raise OutOfTime
+                    raise self._late(problem, here)
                 self.retried += 1
                 await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
@@ -204,6 +205,10 @@ class ServerClient:
             except ValueError:  # a date
                 pass
         return min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+
+    def _late(self, problem: str, here: Connections) -> Exception:
+        """Where there is no time to ask again: what went wrong, if anything did."""
+        return self._error(f"{problem}; no time is left to ask again", here) if problem else OutOfTime()
 
     def _error(self, problem: str, here: Connections | None = None) -> GenerationError:
         self.failed += 1

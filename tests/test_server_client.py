@@ -269,7 +269,6 @@ def test_a_large_request_is_sent_whole() -> None:
         (float("inf"), "Out of range float"),
         (object(), "not JSON serializable"),
         ({(1, 2): 3}, "keys must be"),
-        ("half of a pair: \ud83d", "surrogates not allowed"),
     ],
 )
 def test_what_json_cannot_say_is_not_sent(value: Any, words: str) -> None:
@@ -279,6 +278,24 @@ def test_what_json_cannot_say_is_not_sent(value: Any, words: str) -> None:
             asyncio.run(client.post("/ask", {"value": value}, lambda answer: answer))
     assert server.requests == []
     assert (client.retried, client.failed) == (0, 1)
+
+
+def test_half_a_character_is_sent_as_a_question_mark() -> None:
+    """A model may write one, and the search goes on from there."""
+    with FakeServer(lambda body: YES) as server:
+        asyncio.run(ServerClient(server.url).post("/ask", {"value": "half of a pair: \ud83d"}, lambda answer: answer))
+    assert [body["value"] for body in server.requests] == ["half of a pair: ?"]
+
+
+@pytest.mark.parametrize("reply", [Reply({"error": "no"}, 503), Reply(b"<html>", 200), Reply({"answer": None})])
+def test_a_failure_with_no_time_to_ask_again_is_an_error(reply: Reply) -> None:
+    """Not the end of the time: the server is at fault, and what it did not do costs nothing."""
+    with FakeServer(lambda body: reply) as server:
+        client = ServerClient(server.url, retries=9)
+        with pytest.raises(GenerationError, match="no time is left to ask again"):
+            asyncio.run(client.post("/ask", {}, lambda answer: answer["answer"] + 1, deadline=time.monotonic() + 0.6))
+    assert (client.requests, client.failed) == (0, 1)
+    assert server.requests
 
 
 @pytest.mark.parametrize("key", ["two\nlines", "not-äscii", "\x00"])

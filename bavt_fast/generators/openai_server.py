@@ -34,6 +34,7 @@ from bavt_fast.server_client import OutOfTime, ServerClient, shown
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+_MOST = 2**60  # of what a server says that it took
 _NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
 """What servers say of a context that leaves no room for a token."""
 _KEPT_PROMPTS = 4096
@@ -254,10 +255,12 @@ class OpenAIGenerator:
         """One answer of the server."""
         hidden = {} if self._hidden is None else self._hidden.fields()
         body = self._body(request, candidate, limit, hidden)
+        # A context that has grown too long is closed; a prompt that never fitted is an error.
+        none_if = _NO_ROOM if request.node.prompt is None else ()
         path = self._generate_address or ("/chat/completions" if self.chat else "/completions")
         try:
             found = await self._server.post(
-                path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=_NO_ROOM
+                path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=none_if
             )
         except OutOfTime:
             return Step("", limit, "deadline")  # what the server did by now is not known: never too little
@@ -334,7 +337,10 @@ class OpenAIGenerator:
             raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
         choice: dict[str, Any] = answer["choices"][0]
         text = (choice["message"] if self.chat else choice).get("content" if self.chat else "text")
-        if text is None and choice.get("finish_reason") != "stop":
+        reason = choice.get("finish_reason")
+        # Up to its limit, and has said nothing.
+        has_thought = reason == "length" and _count(answer.get("usage"), "completion_tokens")
+        if text is None and reason != "stop" and not has_thought:
             raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
         text, reason = self._ending(text or "", choice)
         log_probabilities = _log_probabilities(choice)
@@ -408,7 +414,7 @@ def _fields(name: str, body: Any) -> dict[str, Any]:
 def _count(holder: Any, name: str) -> int | None:
     """A count that the server gave; None where it gave none that can be one."""
     value = holder.get(name) if isinstance(holder, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
 
 
 def _said(choice: Mapping[str, Any]) -> Any:

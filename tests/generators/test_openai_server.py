@@ -285,7 +285,14 @@ def test_what_is_of_no_use_to_repeat_is_not_repeated() -> None:
     ],
 )
 def test_a_context_without_room_has_no_next_step(message: str) -> None:
-    assert one_step(Reply({"error": {"message": message}}, 400)) == []
+    """But a prompt that never fitted is an error."""
+    reply = Reply({"error": {"message": message}}, 400)
+    error = one_step(reply)
+    assert isinstance(error, bavt.GenerationError)
+    assert message in str(error)
+    with FakeServer(lambda body: reply) as server:
+        behind = StepRequest(Node(None, None, Node(None, "Q"), bavt.Step("a", 1)))
+        assert ask(OpenAIGenerator("m", base_url=server.url), behind) == [[]]
 
 
 def test_nobody_there() -> None:
@@ -458,3 +465,23 @@ def test_the_embedded_model_solves_a_puzzle_through_a_server() -> None:
     assert all(result.spent.tokens <= 250 for result in results)
     assert generator.server_statistics().generated_tokens >= sum(result.spent.tokens for result in results)
     assert results[-1].generation.generated_tokens > 0
+
+
+def test_a_model_that_has_only_thought_is_charged_for_it() -> None:
+    body = {
+        "choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}],
+        "usage": {"completion_tokens": 3, "prompt_tokens": 2},
+    }
+    with FakeServer(lambda _: Reply(body)) as server:
+        ((step,),) = ask(OpenAIGenerator("m", base_url=server.url, chat=True), StepRequest("Q"))
+    assert (step.text, step.tokens, step.prompt_tokens, step.finish_reason) == ("", 3, 2, "limit")
+    assert len(server.requests) == 1
+
+
+def test_a_dead_server_is_an_error_however_little_time_there_is() -> None:
+    with FakeServer(lambda body: completion("a")) as server:
+        url = server.url
+    searcher = bavt.Searcher(OpenAIGenerator("m", base_url=url))
+    [result] = searcher.search_many(["Q"], budget=bavt.Budget(tokens=500, seconds=1.0))
+    assert (result.stop_reason, result.spent.tokens) == ("error", 0)
+    assert "Cannot connect to host" in str(result.error)

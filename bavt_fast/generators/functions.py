@@ -80,9 +80,10 @@ def as_generator(generator: Any) -> Any:
         return AsyncFunctionGenerator(generator)
     if callable(generator):
         return FunctionGenerator(generator)
+    hint = "; call its method generator()" if callable(getattr(generator, "generator", None)) else ""
     raise TypeError(
         "generator: expected an object with propose(states, counts, limits) or a function (text, count) -> texts, "
-        f"got {type(generator).__name__}"
+        f"got {type(generator).__name__}{hint}"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bavt_fast.generators.vocabulary import control_tokens
 
-__all__ = ["ChatPrompts", "PlainPrompts"]
+__all__ = ["ChatPrompts", "PlainPrompts", "too_long"]
 
 _OWN_OPTIONS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict")
 
@@ -174,13 +174,23 @@ def _template(tokenizer: Any, options: Mapping[str, Any]) -> str:
     return source
 
 
+def too_long(tokens: int, most: int) -> str:
+    """What is wrong with a prompt that leaves no room for a token in a model's context."""
+    return f"prompt: expected fewer than {most:,} tokens, which is all that the model's context holds, got {tokens:,}"
+
+
 # --- what a tokenizer puts around a text
 
 
 def _bare_ids(tokenizer: Any, text: str, *, as_text: bool = False) -> list[int]:
     """The ids of a text, with nothing put around it, whole; control words as control tokens or `as_text`."""
     bare = {"add_special_tokens": False, "truncation": False, "padding": False, "verbose": False}
-    return list(tokenizer(text, split_special_tokens=as_text, **bare)["input_ids"])
+    return list(tokenizer(_whole(text), split_special_tokens=as_text, **bare)["input_ids"])
+
+
+def _whole(text: str) -> str:
+    """The text; a question mark for half a character, which no tokenizer takes."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _prefix(tokenizer: Any) -> list[int]:
@@ -276,7 +286,7 @@ class _TextEncoder:
         backend, controls = self._backend
         text = "".join(self._names[part] if isinstance(part, int) else part for part in parts)
         ids = []
-        for token_id in backend.encode(text, add_special_tokens=False).ids:
+        for token_id in backend.encode(_whole(text), add_special_tokens=False).ids:
             ids += [controls[token_id]] if token_id in controls else self._as_text([token_id])
         return ids
 

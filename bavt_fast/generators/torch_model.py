@@ -28,7 +28,7 @@ from bavt_fast.generators.model_checks import check_model
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
-from bavt_fast.generators.prompts import PlainPrompts
+from bavt_fast.generators.prompts import PlainPrompts, too_long
 from bavt_fast.generators.sampling import BROKEN, DELIMITER, END, RUNNING, Drawn, Sampler, SamplingRules
 from bavt_fast.generators.scheduler import Scheduler
 from bavt_fast.generators.static_decode import StaticDecoder
@@ -320,6 +320,8 @@ class TorchGenerator:
         if self._most_tokens is not None and len(ids) + limit > self._most_tokens:
             limit = self._most_tokens - len(ids)
             self._too_long += limit <= 0
+            if limit <= 0 and request.node.prompt is not None:
+                return GenerationError(too_long(len(ids), self._most_tokens))
         if count <= 0 or limit <= 0:
             return []
         node, left_s = request.node, request.seconds_left

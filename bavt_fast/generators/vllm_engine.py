@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import FileStates, source_of, vllm_arguments
-from bavt_fast.generators.prompts import PlainPrompts
+from bavt_fast.generators.prompts import PlainPrompts, too_long
 from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Sampling, Step, StepRequest
 
@@ -242,6 +242,8 @@ class VLLMGenerator:
         room = min(limit, self._most_tokens - len(ids))
         if room <= 0:
             self._counts["too_long"] += limit > 0
+            if limit > 0 and request.node.prompt is not None:
+                raise ValueError(too_long(len(ids), self._most_tokens))
             return None
         step = await self._ask_engine(ask, ids, request, candidate, room, deadline)
         while goes_on(step, room, self.delimiters):  # a step has to say something

@@ -132,7 +132,10 @@ def test_the_end_of_a_text_and_of_its_limit() -> None:
 
 
 def test_a_context_that_leaves_no_room_is_no_step() -> None:
-    assert Asked(Reply(SCHEMA["too_long"], 400)).steps == []
+    """Where it is a prompt, that is an error."""
+    error = Asked(Reply(SCHEMA["too_long"], 400)).steps
+    assert isinstance(error, GenerationError)
+    assert "longer than the model's context length" in str(error)
 
 
 def test_a_request_that_the_server_gives_up_is_sent_again() -> None:

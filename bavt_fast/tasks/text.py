@@ -16,7 +16,22 @@ from bavt_fast.tasks.values import compare, read
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["TextState", "TextTask", "make_task"]
+__all__ = ["ENDS", "TextState", "TextTask", "make_task"]
+
+ENDS = (
+    "Answer:",
+    "answer:",
+    "Final answer:",
+    "Final Answer:",
+    "The answer is",
+    "the answer is",
+    "The final answer is",
+    "the final answer is",
+    "####",
+)
+"""How texts announce an answer: models of many kinds, and GSM8K's solutions."""
+_LEAD = r"(?:(?:So|Thus|Hence|Therefore),?[ \t]+)?"  # before one of `ENDS`
+_SIGNS = ("nswer", "####")  # one of them stands in whatever one of `ENDS` stands in
 
 _OPEN = Description(min_tokens=1)
 _new = tuple.__new__
@@ -44,13 +59,13 @@ class TextState(NamedTuple):
 class TextTask:
     r"""The task for a search without one.
 
-    A path ends with an answer: a line that begins with ``end``, such as ``Answer: 42`` or ``**Answer:** 42``, and has
-    one behind it or on the next line; or ``\boxed{42}`` anywhere in a step. Of several answers in a step the last one
-    counts, and an empty one is none. A path also ends where the model ends its text, or at ``max_depth``: its last line
-    is the answer of last resort, unless it announces one and does not say it.
+    A path ends with an answer: a line that begins with ``end``, such as ``Answer: 42``, ``**Answer:** 42`` or ``So the
+    answer is 42.``, and has one behind it or on the next line; or ``\boxed{42}`` anywhere in a step. Of several answers
+    in a step the last one counts, and an empty one is none. A path also ends where the model ends its text, or at
+    ``max_depth``: its last line is the answer of last resort, unless it announces one and does not say it.
 
     Args:
-        end: what announces the answer; one text or several.
+        end: what announces the answer; one text or several, as they are written. `ENDS` unless it is given.
         max_depth: a step at this depth ends its path.
         answers: the right answer of every question, or of each by its question. Where there is one, the task verifies:
             an answer is right where `same_answer` says so. Without one, paths are compared by value or by a vote
@@ -60,7 +75,7 @@ class TextTask:
 
     def __init__(
         self,
-        end: str | Sequence[str] = "Answer:",
+        end: str | Sequence[str] = ENDS,
         max_depth: int = 10,
         answers: str | Mapping[str, str] | None = None,
         prompt: Callable[[str], str] | None = None,
@@ -71,9 +86,11 @@ class TextTask:
         self.answers = _checked_answers(answers)
         self.prompt = prompt
         words = "|".join(map(_with_marks, ends))
-        self._announcement = re.compile(rf"^[ \t>#*_`-]*(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
+        lead = _LEAD if ends == ENDS else ""
+        self._announcement = re.compile(rf"^[ \t>#*_`-]*{lead}(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
         # What a step that announces an answer has in it.
-        self._signs = (*[word.rstrip(" :") or word for word in ends], "box")
+        signs = _SIGNS if ends == ENDS else [word.rstrip(" :") or word for word in ends]
+        self._signs = (*signs, "box")
 
     def initial_state(self, question: str) -> TextState:
         if not isinstance(question, str) or not question.strip():
@@ -128,9 +145,11 @@ make_task = TextTask
 
 
 def _with_marks(word: str) -> str:
-    """A pattern for a text that announces an answer: markdown may end before its colon."""
+    """A pattern for a text that announces an answer. Markdown may end before its colon, and a colon may follow."""
     bare = word.rstrip()
-    return re.escape(bare[:-1]) + "[*_`]*:" + re.escape(word[len(bare) :]) if bare.endswith(":") else re.escape(word)
+    if bare.endswith(":"):
+        return re.escape(bare[:-1]) + "[*_`]*:" + re.escape(word[len(bare) :])
+    return re.escape(word) + "[*_`]*:?"
 
 
 def _checked_ends(end: str | Sequence[str]) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
-from bavt_fast.drive_base import LATE_S, Asked, Base, is_whole, named, not_whole
+from bavt_fast.drive_base import LATE_S, Asked, Base, is_whole, not_whole
 from bavt_fast.engine import Search
-from bavt_fast.waves import Pending, Settled, call_describe, describe, new_states, settle
+from bavt_fast.waves import Pending, Settled, call_describe, describe, named, new_states, settle
 
 __all__ = ["AsyncDrive"]
 

@@ -17,9 +17,9 @@ from bavt_fast.events import note_asks
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.step_checks import MOST, checked_step
-from bavt_fast.waves import Pending, ask, cancel, fail, grow, requests_of
+from bavt_fast.waves import Pending, ask, cancel, fail, grow, named, requests_of
 
-__all__ = ["LATE_S", "Asked", "Base", "Host", "is_whole", "named", "not_whole"]
+__all__ = ["LATE_S", "Asked", "Base", "Host", "is_whole", "not_whole"]
 
 LATE_S = 0.5
 """After a deadline, for generators that know of it: they say themselves what they took by then."""
@@ -207,7 +207,7 @@ class Base:
             self.show()
         except Exception as error:
             for slot in self.searches:
-                fail(self.engine, self.searches, slot, error)
+                fail(self.engine, self.searches, slot, named(error, "callback on_progress"))
 
     def show(self) -> None:
         assert self.on_progress is not None
@@ -263,6 +263,7 @@ class Base:
     def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
         """What the ask took is charged; the question is tried again, or ends with the error."""
         spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps)
+        named(error, "generator")
         cancel(self.engine, self.searches[slot], ticket, spent, error)
         self.failures[slot] = self.failures.get(slot, 0) + 1
         if self.failures[slot] > self.retries:
@@ -315,7 +316,7 @@ class Base:
             )
         except Warning as error:
             for slot in pending.slots:
-                fail(self.engine, self.searches, slot, error)
+                fail(self.engine, self.searches, slot, named(error, "critic"))
 
     def state_failed(self, pending: Pending, error: Exception, charged: Sequence[Any] | None = None) -> None:
         """Ends the questions of these asks. What the critic took for them is charged."""
@@ -405,10 +406,3 @@ def _per_ask(pending: Pending, costs: Sequence[Any]) -> list[Any]:
         amounts.append(tuple(map(sum, zip(*rows, strict=True))))
         at += count
     return amounts
-
-
-def named(error: Exception, who: str) -> Exception:
-    """The error, with a note on who raised it, where Python keeps notes."""
-    if hasattr(error, "add_note"):
-        error.add_note(f"raised by the {who}")
-    return error

@@ -23,7 +23,7 @@ from bavt_fast.events import Listener, note_asks, observer_of
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
-from bavt_fast.step_checks import checked_description, checked_steps
+from bavt_fast.step_checks import checked_description, checked_steps, checked_task
 from bavt_fast.waves import Beside, Pending, Rules, admit, ask, cancel, grow, requests_of
 
 __all__ = ["Ask", "Search"]
@@ -102,6 +102,7 @@ class Search(Beside):
             raise TypeError(f"settings: expected either settings or its fields, got both ({', '.join(fields)})")
         self.settings = Settings(**fields) if settings is None else settings
         self.settings.check_budget(budget)
+        self.rules = Rules(checked_task(task), self.settings) if rules is None else rules
         self.question, self.task, self.budget, self.seed = question, task, budget, as_seed("seed", seed)
         about = checked_description(task.describe(state := task.initial_state(question)))
         if about.prompt is None:
@@ -122,7 +123,6 @@ class Search(Beside):
         )
         self._id: str | None = None
         self.refused, self.events = untracked([]), [] if self.settings.record else None
-        self.rules = Rules(task, self.settings) if rules is None else rules
         self._begin(native, [root], {}, clock, on_event)
         self.keys[task.key(state)] = 0
         native.see_key(0)

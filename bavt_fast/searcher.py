@@ -26,8 +26,9 @@ from bavt_fast.events import Listener, checked_listener
 from bavt_fast.generators.functions import as_generator
 from bavt_fast.result import SearchError, SearchResult
 from bavt_fast.settings import Settings
+from bavt_fast.step_checks import checked_task
 from bavt_fast.tasks.text import TextTask
-from bavt_fast.waves import Rules
+from bavt_fast.waves import Rules, whose
 
 __all__ = ["Searcher", "search"]
 
@@ -75,7 +76,7 @@ class Searcher:
     ) -> None:
         self.generator = as_generator(generator)
         self.critic = as_critic(critic)
-        self.task = TextTask() if task is None else _checked_task(task)
+        self.task = TextTask() if task is None else checked_task(task)
         self.wave = None if wave is None else as_count("wave", wave, minimum=1)
         self.leaves = None if leaves is None else as_count("leaves", leaves, minimum=1)
         self.retries = as_count("retries", retries)
@@ -292,15 +293,6 @@ def search(
     return Searcher(generator, critic, task, policy=policy, **options).search(question, budget=budget, seed=seed)
 
 
-def _checked_task(task: Any) -> Any:
-    names = ("initial_state", "apply", "key", "describe")
-    missing = [name for name in names if not callable(getattr(task, name, None))]
-    if missing or inspect.isclass(task):
-        lacks = f"without {' and '.join(missing)}()" if missing else "that was not called"
-        raise TypeError(f"task: expected an object with the methods of bavt_fast.Task, got {task!r:.80}, {lacks}")
-    return task
-
-
 def _questions(questions: Iterable[str]) -> Iterable[str]:
     if isinstance(questions, (str, bytes)):
         raise TypeError("questions: expected a list of str, got a str; use search() for one question")
@@ -318,6 +310,8 @@ def _one_each(name: str, values: Any, count: int) -> list[Any]:
 def _result_or_error(search: Search) -> SearchResult:
     result = search.result()
     if search.error is not None:
-        message = f"{type(search.error).__name__} during the search: {search.error}"
+        who = whose(search.error)
+        raised = "" if who is None else f", raised by the {who}"
+        message = f"{type(search.error).__name__} during the search{raised}: {search.error}"
         raise SearchError(message, [result]) from search.error
     return result

@@ -1,7 +1,8 @@
-"""What callers hand over, checked before anything changes: steps, their probabilities, and descriptions of states."""
+"""What callers hand over, checked before anything changes: tasks, steps and their probabilities, descriptions."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "checked_description",
     "checked_step",
     "checked_steps",
+    "checked_task",
     "probability_of",
 ]
 
@@ -35,6 +37,16 @@ class BadAnswer(Exception):
         super().__init__(place, problem)
         self.place = place
         self.problem = problem
+
+
+def checked_task(task: Any) -> Any:
+    """An object with the methods of a task. Raises TypeError for anything else."""
+    names = ("initial_state", "apply", "key", "describe")
+    missing = [name for name in names if not callable(getattr(task, name, None))]
+    if missing or inspect.isclass(task):
+        lacks = f"without {' and '.join(missing)}()" if missing else "that was not called"
+        raise TypeError(f"task: expected an object with the methods of bavt_fast.Task, got {task!r:.80}, {lacks}")
+    return task
 
 
 def checked_steps(steps: Any, counts_tried: bool = False) -> list[Step]:

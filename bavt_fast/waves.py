@@ -53,6 +53,7 @@ __all__ = [
     "settle",
     "stream",
     "tell",
+    "whose",
 ]
 
 
@@ -139,6 +140,8 @@ class Pending:
         return parts
 
 
+_RAISED_BY = "raised by the "
+
 Settled = tuple[list[int], list[Any], list[bool]]
 """Of steps whose cost is settled: the numbers of their states' keys, the states, and whether each is new."""
 
@@ -203,11 +206,24 @@ def _call_many(task: Any, new: Sequence[tuple[int, Any]]) -> dict[int, Any]:
     return {at: about for (at, _), about in zip(new, abouts, strict=True)}
 
 
-def _about_keys(error: Exception) -> Exception:
-    """Says whose fault a key is that no dictionary takes."""
-    if isinstance(error, TypeError) and str(error).startswith("unhashable type"):
-        return TypeError(f"key: expected something that can be hashed, got an {error}")
+def named(error: Exception, who: str) -> Exception:
+    """The error, with a note on who raised it, where Python keeps notes."""
+    if hasattr(error, "add_note") and not whose(error):
+        error.add_note(_RAISED_BY + who)
     return error
+
+
+def whose(error: Exception) -> str | None:
+    """Who raised it, as far as it was `named`."""
+    notes = [note for note in getattr(error, "__notes__", ()) if str(note).startswith(_RAISED_BY)]
+    return notes[0].removeprefix(_RAISED_BY) if notes else None
+
+
+def _of_task(error: Exception) -> Exception:
+    """What a task raised; says whose fault a key is that no dictionary takes."""
+    if isinstance(error, TypeError) and str(error).startswith("unhashable type"):
+        error = TypeError(f"key: expected something that can be hashed, got an {error}")
+    return named(error, "task")
 
 
 def call_describe(task: Any, state: Any) -> Any:
@@ -255,5 +271,5 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
 
 
 _MET = (Beside, Description, Engine, Node, Pending, Rules, Step, StepRequest)
-_CALLED = (_about_keys, _check, _other_costs, checked_description, described_many, fail, note_growth, probability_of)
+_CALLED = (_of_task, _check, _other_costs, checked_description, described_many, fail, note_growth, probability_of)
 read_wave_objects({met.__name__: met for met in (*_MET, *_CALLED, without_hidden)})  # what the loops know of Python

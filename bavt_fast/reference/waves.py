@@ -13,7 +13,7 @@ from bavt_fast._core import Engine
 from bavt_fast.events import note_growth
 from bavt_fast.protocols import Description, Node, Step, StepRequest, without_hidden
 from bavt_fast.step_checks import FINISH_REASONS, MOST, checked_description, probability_of
-from bavt_fast.waves import Pending, Settled, _about_keys, _check, _other_costs, described_many, fail
+from bavt_fast.waves import Pending, Settled, _check, _of_task, _other_costs, described_many, fail
 
 __all__ = ["admit", "ask", "describe", "grow", "requests_of", "rounds", "settle", "stream", "tell"]
 
@@ -90,7 +90,7 @@ def settle(
         try:
             after = [_after(searches[slot], number, step) for step in steps]
         except Exception as error:  # its steps are charged all the same, and lead nowhere
-            failed.append((slot, _about_keys(error)))
+            failed.append((slot, _of_task(error)))
             after = [(-1, None)] * len(steps)
         keys += [key for key, _ in after]
         states += [state for _, state in after]
@@ -162,7 +162,7 @@ def describe(
         except Exception as error:
             del made[first:]
             engine.cancel(ticket)
-            fail(engine, searches, slot, error)
+            fail(engine, searches, slot, _of_task(error))
             continue
         if search.observer is not None:
             search.observer.admitted(search, number, ticket, steps, len(made) - first, abouts)

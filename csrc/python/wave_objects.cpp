@@ -74,7 +74,7 @@ void read_objects(const py::dict& names) {
     o.check = function_in(names, "_check"), o.other_costs = function_in(names, "_other_costs");
     o.probability_of = function_in(names, "probability_of");
     o.checked_description = function_in(names, "checked_description");
-    o.without_hidden = function_in(names, "without_hidden"), o.about_keys = function_in(names, "_about_keys");
+    o.without_hidden = function_in(names, "without_hidden"), o.of_task = function_in(names, "_of_task");
     o.fail = function_in(names, "fail"), o.described_many = function_in(names, "described_many");
     o.note_growth = function_in(names, "note_growth");
     objects = o;

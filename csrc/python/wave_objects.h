@@ -75,7 +75,7 @@ struct Objects {
     PyObject *duplicate, *invalid, *refuted, *nothing;
     PyObject *settings, *seconds_left, *mend, *admitted, *strip;  // names
     PyObject* line_break;
-    PyObject *check, *other_costs, *probability_of, *checked_description, *without_hidden, *about_keys, *fail,
+    PyObject *check, *other_costs, *probability_of, *checked_description, *without_hidden, *of_task, *fail,
         *described_many, *note_growth;
 };
 

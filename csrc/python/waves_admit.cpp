@@ -259,7 +259,7 @@ Settled settle(Engine& engine, py::handle searches, const Asks& asks, const Answ
                 if (!settled.states[at].is_none()) settled.keys[at] = number_of_key(search, settled.states[at].ptr());
             }
         } catch (py::error_already_set& error) {  // its steps are charged all the same, and lead nowhere
-            failed.push_back({i, call(objects.about_keys, exception_in(error).ptr())});
+            failed.push_back({i, call(objects.of_task, exception_in(error).ptr())});
             for (size_t at = answers.begin(i); at < answers.end(i); ++at) {
                 settled.keys[at] = -1;
                 settled.states[at] = py::none();
@@ -341,7 +341,7 @@ class Describing {
                 found |= describe_step(i, at, search, parent.ptr(), abouts.ptr());
             }
         } catch (py::error_already_set& raised) {
-            const py::object error = exception_in(raised);
+            const py::object error = call(objects.of_task, exception_in(raised).ptr());
             num_states_ = first;
             engine_.cancel(asks_.ticket(i), nullptr, 0);
             call(objects.fail, py::cast(&engine_).ptr(), searches_.ptr(), int_of(asks_.slot(i)).ptr(), error.ptr());

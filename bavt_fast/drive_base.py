@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import warnings
 from collections import deque
@@ -23,6 +24,9 @@ __all__ = ["LATE_S", "Asked", "Base", "Host", "is_whole", "not_whole"]
 
 LATE_S = 0.5
 """After a deadline, for generators that know of it: they say themselves what they took by then."""
+
+
+_log = logging.getLogger("bavt_fast")
 
 
 class Asked(NamedTuple):
@@ -77,7 +81,7 @@ class Base:
         self.over: dict[int, float] = {}  # by slot, when a deadline was found to be past with asks out
         self.taken = self.done = self.solved = 0
         self.residual = searcher.critic.predicts == "residual"
-        self.warned = self.warned_of_overrun = False
+        self.warned = self.warned_of_overrun = self.said_apart = False
         self.statistics = getattr(searcher.generator, "statistics", None)
         # What is stored is told as it is, and all else as what came in this run.
         self.at_first = None if self.statistics is None else self.statistics()._replace(store_bytes=0)
@@ -169,8 +173,9 @@ class Base:
         with contextlib.suppress(Warning):  # where warnings are errors; the result shows the overrun
             warnings.warn(
                 f"generator or critic: took {Spent.of(search._native.account.overrun)} above what was reserved, and "
-                f"nothing more is asked of that budget; keep to the limits that are given, or raise max_step_tokens "
-                f"({search.settings.max_step_tokens}), max_step_cost or max_score",
+                f"nothing more is asked of that budget; keep to the limits that are given (a function gets one as a "
+                f"third parameter, `limit`), or raise max_step_tokens ({search.settings.max_step_tokens}), "
+                "max_prompt_tokens, step_tool_calls, max_step_cost or max_score",
                 stacklevel=2,
             )
 
@@ -242,6 +247,16 @@ class Base:
     def propose_apart(self, asked: Asked, failure: Any) -> Sequence[Any]:
         """Answers to a batch that failed: asked again one by one, to find whose fault it is."""
         size = len(asked.tickets)
+        if size > 1 and not self.said_apart:
+            self.said_apart = True
+            problem = failure if isinstance(failure, Exception) else not_whole(failure, size)
+            _log.warning(
+                "generator: %d asks at once failed (%s: %.200s); they are asked again one by one, and what was taken "
+                "for them at first is not charged",
+                size,
+                type(problem).__name__,
+                problem,
+            )
         if size > 1:
             return [self.propose(asked.take([i]))[0] for i in range(size)]
         if isinstance(failure, Exception):

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from bavt_fast._checks import as_amount, as_count
 from bavt_fast.protocols import GenerationError
@@ -80,7 +81,8 @@ class ServerClient:
                 f"{user}: a server needs aiohttp; install it with: pip install 'bavt_fast[server]'", name=error.name
             ) from error
         if base_url is not None and not _is_url(base_url):
-            raise ValueError(f"base_url: expected an address such as 'http://127.0.0.1:8000/v1', got {base_url!r:.80}")
+            got = shown(base_url) if isinstance(base_url, str) else base_url
+            raise ValueError(f"base_url: expected an address such as 'http://127.0.0.1:8000/v1', got {got!r:.80}")
         self._failures, self._connect = FAILURES, Connections
         self._api_key = api_key
         self.base_url = base_url
@@ -141,6 +143,8 @@ class ServerClient:
                     if left_s < self.timeout_s:
                         raise OutOfTime from None
                     problem = f"no answer within {left_s:.3g} s"
+                except json.JSONDecodeError as error:
+                    problem = f"expected an answer in JSON, got {error.doc!r:.80}"
                 except (*self._failures, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
                     problem = f"{type(error).__name__}: {error}"
                 except RuntimeError as error:
@@ -221,7 +225,14 @@ def shown(address: str | None) -> str | None:
 
 
 def _is_url(address: Any) -> bool:
-    return isinstance(address, str) and address.startswith(("http://", "https://"))
+    """Whether something can stand behind it: a scheme, a host, perhaps a port and a path, and nothing else."""
+    if not isinstance(address, str) or not address.startswith(("http://", "https://")) or not address.isprintable():
+        return False
+    try:
+        parts = urlsplit(re.sub("//.*@", "//", address))  # a password may hold anything
+        return bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment or " " in address)
+    except ValueError:  # of the port
+        return False
 
 
 def _words_of(said: str) -> str:

@@ -194,7 +194,8 @@ def test_a_reader_that_goes_away_ends_it_without_a_word() -> None:
 )
 def test_what_is_not_installed_is_named(missing: str, arguments: list[str], tmp_path: Path) -> None:
     words = [argument.format(tmp=tmp_path) for argument in arguments]
-    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['x', *{words!r}]; import bavt_fast.__main__"
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['x', *{words!r}]; "
+    code += "import bavt_fast.__main__ as command; command.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"needs {missing}; install it with: pip install 'bavt_fast[all]'" in done.stderr

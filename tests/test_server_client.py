@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import re
 import sys
 import time
 import warnings
@@ -280,6 +281,32 @@ def test_what_json_cannot_say_is_not_sent(value: Any, words: str) -> None:
     assert (client.retried, client.failed) == (0, 1)
 
 
+@pytest.mark.parametrize("body", [b"<html>gate</html>", b"", b"{"])
+def test_what_is_not_json_is_shown(body: bytes) -> None:
+    words = f"expected an answer in JSON, got {body.decode()!r}"
+    with FakeServer(lambda _: Reply(body, 200)) as server, pytest.raises(GenerationError, match=re.escape(words)):
+        asyncio.run(ServerClient(server.url, retries=0).post("/ask", {}, lambda answer: answer))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "http://:80/v1",
+        "http://[::1/v1",
+        "https:///v1",
+        "http://h:99999/v1",
+        "http://h:0",
+        "http://h/v1?x=1",
+        "http://h/v1#x",
+        "http://h/v1\n",
+    ],
+)
+def test_an_address_that_cannot_be_one_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ValueError, match="base_url: expected an address"):
+        ServerClient(address)
+
+
 def test_half_a_character_is_sent_as_a_question_mark() -> None:
     """A model may write one, and the search goes on from there."""
     with FakeServer(lambda body: YES) as server:
@@ -312,14 +339,6 @@ def test_a_line_break_behind_the_key_is_no_part_of_it() -> None:
     with FakeServer(lambda body: refusal) as server, pytest.raises(GenerationError, match=r"not with \[key\]"):
         asyncio.run(ask(ServerClient(server.url, api_key="a-key\n")))
     assert server.keys == ["a-key"]
-
-
-@pytest.mark.parametrize("address", ["http://", "http://:80/v1", "http://[::1/v1"])
-def test_no_address(address: str) -> None:
-    client = ServerClient(address)
-    with pytest.raises(GenerationError, match="base_url: expected an address such as"):
-        asyncio.run(ask(client))
-    assert client.retried == 0
 
 
 def test_an_address_with_a_user_and_a_password() -> None:

@@ -24,13 +24,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
         raise
-    print(
-        f"bavt-fast: the command line needs {error.name}; install it with: pip install 'bavt_fast[all]'",
-        file=sys.stderr,
-    )
-    sys.exit(2)
-except KeyboardInterrupt:
-    sys.exit(130)
+    raise ModuleNotFoundError(
+        f"the command line needs {error.name}; install it with: pip install 'bavt_fast[all]'", name=error.name
+    ) from None
 
 import bavt_fast.cli.process as process
 from bavt_fast._version import __version__

@@ -43,7 +43,7 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
         solved += line.get("solved") is True
         errors += "error" in line
         tokens += line["spent"]["tokens"]
-        stopped[str(line["stop_reason"])] += 1
+        stopped[str(line.get("stop_reason"))] += 1
         if len(shown) < most:
             shown.append(_cells(line))
     reasons = ", ".join(f"{count} {reason}" for reason, count in stopped.most_common())
@@ -63,8 +63,8 @@ def _cells(line: Mapping[str, Any]) -> tuple[str, ...]:
         str(line["id"]),
         "yes" if line.get("solved") else "no",
         f"{line['spent']['tokens']:,}",
-        "" if value is None else f"{value:.3f}",
-        str(line["stop_reason"]),
+        "" if value is None else f"{value:.3f}" if isinstance(value, (int, float)) else str(value)[:40],
+        str(line.get("stop_reason")),
         " ".join(str(answer)[:2000].split()),
     )
 

@@ -99,8 +99,8 @@ class Run:
         flush_s: seconds after which what was answered is on the disk, and outlives the machine. What was answered
             outlives this process at once.
         keep: whether to save every search that is finished in ``searches``.
-        outcome: (question, result) -> fields of its line, in the place of ours (but ``id`` and ``spent``) or more; what
-            JSON cannot hold is an error of that question.
+        outcome: (question, result) -> fields of its line, in the place of ours (but ``id``, ``spent`` and ``error``) or
+            more; what JSON cannot hold is an error of that question.
         about: more that has to be the same when the run goes on, such as the model's name. JSON.
 
     Raises:

@@ -96,7 +96,7 @@ def _checked_fields(fields: Any) -> Mapping[str, Any]:
     """What `outcome` gave. Raises TypeError or ValueError for what cannot stand in a line of a run."""
     if not isinstance(fields, Mapping):
         raise TypeError(f"outcome: expected a dictionary of fields, got {fields!r:.80}")
-    ours = next((name for name in ("id", "spent") if name in fields), None)
+    ours = next((name for name in ("id", "spent", "error") if name in fields), None)
     if ours is not None:
         raise ValueError(
             f"outcome: expected other fields than {ours!r}, by which the run goes on; give it another name"

@@ -83,6 +83,17 @@ def test_a_batch_that_fails_charges_what_was_returned(how: str) -> None:
             assert fingerprint(result) == alone(ENDLESS, f"q{i}")
 
 
+@pytest.mark.parametrize("wave", [1, 4])
+def test_a_batch_that_is_asked_again_is_told_once(wave: int, caplog: pytest.LogCaptureFixture) -> None:
+    flaky = Flaky(ENDLESS, 0.3, "raises", times=3)
+    searcher = Searcher(flaky, TableCritic(ENDLESS), WorldTask(ENDLESS), wave=wave)
+    searcher.search_many([f"q{i}" for i in range(6)], budget=BUDGET)
+    assert flaky.failed == 3
+    said = [record.getMessage() for record in caplog.records if record.name == "bavt_fast"]
+    assert len(said) == (wave > 1)
+    assert all("asks at once failed (GenerationError: 429); they are asked again one by one" in text for text in said)
+
+
 class Clearing(Flaky):
     """Empties the lists that it is given, whatever becomes of the ask."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import bavt_fast as bavt
+from bavt_fast.cli.run_table import run_table
 from bavt_fast.runs import Run, read_run
 from bavt_fast.tasks.text import TextTask
 
@@ -62,6 +63,13 @@ def test_an_outcome_that_no_line_can_hold_is_an_error_of_its_question(tmp_path: 
         assert line.get("error", "").startswith(said) == (line["id"] == 1)
     again = Run(tmp_path, answering(), ROWS, budget=BUDGET).complete()
     assert (again.end, again.errors, again.spent) == ("done", 1, summary.spent)
+
+
+def test_what_an_outcome_says_of_a_value_can_be_shown(tmp_path: Path) -> None:
+    options = {"budget": bavt.Budget(tokens=5), "outcome": lambda row, result: {"value": "high"}}
+    with Run(tmp_path, bavt.Searcher(lambda text, count: ["x"]), [{"id": 1, "question": "q"}], **options) as run:
+        run.complete()
+    assert "high" in run_table(tmp_path, width=100)
 
 
 def test_ids_of_numpy_are_numbers(tmp_path: Path) -> None:

@@ -336,7 +336,10 @@ class OpenAIGenerator:
         if not isinstance(answer, dict) or not answer.get("choices"):
             raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
         choice: dict[str, Any] = answer["choices"][0]
-        text = (choice["message"] if self.chat else choice).get("content" if self.chat else "text")
+        said = choice.get("message") if self.chat else choice
+        if not isinstance(said, dict):
+            raise ValueError(f"expected an answer to a chat, got {answer!r:.80}")
+        text = said.get("content" if self.chat else "text")
         reason = choice.get("finish_reason")
         # Up to its limit, and has said nothing.
         has_thought = reason == "length" and _count(answer.get("usage"), "completion_tokens")

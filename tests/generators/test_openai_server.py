@@ -467,6 +467,13 @@ def test_the_embedded_model_solves_a_puzzle_through_a_server() -> None:
     assert results[-1].generation.generated_tokens > 0
 
 
+def test_an_answer_of_the_other_endpoint_is_shown() -> None:
+    """Such as of a server that completes texts where it is asked to chat."""
+    with FakeServer(lambda _: completion("a")) as server:
+        (error,) = ask(OpenAIGenerator("m", base_url=server.url, chat=True, retries=0), StepRequest("Q"))
+    assert "expected an answer to a chat, got {" in str(error)
+
+
 def test_a_model_that_has_only_thought_is_charged_for_it() -> None:
     body = {
         "choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}],

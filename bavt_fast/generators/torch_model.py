@@ -53,8 +53,8 @@ _KEPT_PROMPTS = 4096
 class TorchGenerator:
     """Samples steps from a causal language model.
 
-    It is a `StepGenerator` and a `StreamingStepGenerator`; calls from several threads take turns. After the model's
-    weights change call `clear`.
+    It is a `StepGenerator` and a `StreamingStepGenerator`; calls from several threads take turns. Of several runs at
+    once one has the stream, and the others are answered in whole waves. After the model's weights change call `clear`.
 
     Args:
         model: a transformers causal LM; its device and dtype are used as they are, and it is put into eval mode.

@@ -154,9 +154,6 @@ class TorchModel:
         answer: Any = self._plain.propose([StepRequest(text, seed, sampling=sampling)], [1], [limit])[0]
         if isinstance(answer, Exception):
             raise answer
-        if not answer:
-            most = self.facts.max_positions
-            raise ValueError(f"text: expected fewer than the {most} tokens of the model's context, got {text!r:.80}")
         return answer[0]
 
     def _prompts(

@@ -121,7 +121,7 @@ def test_the_recipe_runs_on_a_real_model(tokenizer: Any) -> None:
         (lambda m: m.encode(3), TypeError, r"text: expected a str, got 3"),
         (lambda m: m.generate("4", 0), ValueError, r"max_tokens: expected an integer of at least 1, got 0"),
         (lambda m: m.generate("4", 5, -1.0), ValueError, r"temperature: expected a finite number of zero or above"),
-        (lambda m: m.encode("4 " * 100), ValueError, r"text: expected fewer than the 64 tokens of the model's context"),
+        (lambda m: m.encode("4 " * 100), ValueError, r"prompt: expected fewer than 64 tokens, which is all"),
     ],
 )
 def test_what_cannot_be_continued(

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bavt_fast.generators.vocabulary import control_tokens
+from bavt_fast.protocols import GenerationError
 
-__all__ = ["ChatPrompts", "PlainPrompts", "too_long"]
+__all__ = ["ChatPrompts", "PlainPrompts", "PromptTooLong", "too_long"]
 
 _OWN_OPTIONS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict")
 
@@ -174,9 +175,15 @@ def _template(tokenizer: Any, options: Mapping[str, Any]) -> str:
     return source
 
 
-def too_long(tokens: int, most: int) -> str:
-    """What is wrong with a prompt that leaves no room for a token in a model's context."""
-    return f"prompt: expected fewer than {most:,} tokens, which is all that the model's context holds, got {tokens:,}"
+class PromptTooLong(GenerationError, ValueError):
+    """A prompt leaves no room for a token in a model's context."""
+
+
+def too_long(tokens: int, most: int) -> PromptTooLong:
+    """The error that says both lengths."""
+    return PromptTooLong(
+        f"prompt: expected fewer than {most:,} tokens, which is all that the model's context holds, got {tokens:,}"
+    )
 
 
 # --- what a tokenizer puts around a text

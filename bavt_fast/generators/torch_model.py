@@ -321,7 +321,7 @@ class TorchGenerator:
             limit = self._most_tokens - len(ids)
             self._too_long += limit <= 0
             if limit <= 0 and request.node.prompt is not None:
-                return GenerationError(too_long(len(ids), self._most_tokens))
+                return too_long(len(ids), self._most_tokens)
         if count <= 0 or limit <= 0:
             return []
         node, left_s = request.node, request.seconds_left

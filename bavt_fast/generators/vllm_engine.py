@@ -243,7 +243,7 @@ class VLLMGenerator:
         if room <= 0:
             self._counts["too_long"] += limit > 0
             if limit > 0 and request.node.prompt is not None:
-                raise ValueError(too_long(len(ids), self._most_tokens))
+                raise too_long(len(ids), self._most_tokens)
             return None
         step = await self._ask_engine(ask, ids, request, candidate, room, deadline)
         while goes_on(step, room, self.delimiters):  # a step has to say something

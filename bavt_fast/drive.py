@@ -7,7 +7,8 @@ question has stopped. `bavt_fast.async_drive` is for coroutines.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from operator import index
 from typing import Any
 
@@ -24,9 +25,16 @@ Out = dict[int, tuple[int, int, int]]
 """Slot, node and count of the asks that a generator has, by ticket."""
 
 
-_STREAMING: set[int] = set()
-"""The ids of the generators that stream to a run. Another run beside it has its answers in whole waves."""
+_STREAMING: dict[int, Callable[[], Any]] = {}
+"""The generators that stream to a run, by id. Another run beside it has its answers in whole waves."""
 _LOCK = threading.Lock()
+
+
+def _held(generator: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(generator)
+    except TypeError:  # of a class with __slots__
+        return lambda: generator
 
 
 class Drive(Base):
@@ -56,7 +64,7 @@ class Drive(Base):
                 self.break_off()
             finally:
                 if streams:
-                    _STREAMING.discard(id(self.generator))
+                    _STREAMING.pop(id(self.generator), None)
 
     def batches(self, waiting: Iterator[Search]) -> Iterator[tuple[int, Search]]:
         """A wave at a time. Where nobody looks on between waves, `rounds` makes one after the other by itself."""
@@ -167,8 +175,9 @@ class Drive(Base):
         if not hasattr(self.generator, "submit"):
             return False
         with _LOCK:
-            if id(self.generator) not in _STREAMING:
-                _STREAMING.add(id(self.generator))
+            held = _STREAMING.get(id(self.generator))
+            if held is None or held() is not self.generator:  # else another one that is gone
+                _STREAMING[id(self.generator)] = _held(self.generator)
                 return True
         if hasattr(self.generator, "propose"):
             return False

@@ -182,7 +182,7 @@ def test_ctrl_c_while_it_starts_ends_it_without_a_word() -> None:
         "        if name == {name!r}: raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Key())\n"
         "sys.argv = ['bavt-fast', 'solve', '4 5 6 10']\n"
-        "import bavt_fast.__main__"
+        "import bavt_fast.__main__ as command; command.main()"
     )
     for name in ("typer", "bavt_fast.cli.train", "torch.nn", "bavt_fast.model_folder"):
         command = [sys.executable, "-c", code.format(name=name)]
@@ -260,7 +260,8 @@ found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == {missing!r} else found(name, *rest)
 sys.modules[{missing!r}] = None
 sys.argv = ['bavt-fast', *{arguments!r}]
-import bavt_fast.__main__
+import bavt_fast.__main__ as command
+command.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert (done.returncode, done.stdout) == (2, "")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bavt_fast.device_queue import PendingRead
-from bavt_fast.generators.sampling import NEW_MASS, SPENT_SHARE, Sampler
+from bavt_fast.generators.sampling import NEW_MASS, SPENT_SHARE, Sampler, SamplingRules
 from bavt_fast.kernels.draw_triton import draw_kernel
 
 __all__ = ["DeviceSampler"]
@@ -42,7 +42,13 @@ class DeviceSampler(Sampler):
         self.is_on = True
         self.block = _BLOCK
         self._checked: set[bool] = set()  # of draws with tried steps, and without
+        self._num_tried: dict[int, int] = {}  # of each record
         self._standing: tuple[Tensor, Tensor] | None = None  # the records of the last draw, and why they stand
+
+    def open(self, rules: Sequence[SamplingRules], next_tokens: Sequence[int]) -> list[int]:
+        numbers = super().open(rules, next_tokens)
+        self._num_tried.update(zip(numbers, [len(rule.tried) for rule in rules], strict=True))
+        return numbers
 
     def draw(self, records: Tensor, numbers: np.ndarray, logits: Tensor | Sequence[Tensor], hidden: Tensor) -> None:
         self._standing = None
@@ -52,18 +58,18 @@ class DeviceSampler(Sampler):
         logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
         if self._hidden is None:
             self._hidden = hidden.new_zeros(self._tokens.shape[0], hidden.shape[1])
-        has_tried = bool(self._has_tried[numbers].any())
-        if has_tried in self._checked:
-            self._launch(records, logits, hidden, has_tried)
+        most_tried = max(map(self._num_tried.__getitem__, numbers.tolist()))
+        if (most_tried > 0) in self._checked:
+            self._launch(records, logits, hidden, most_tried)
         else:
-            self._check(records, numbers, logits, hidden, has_tried)
+            self._check(records, numbers, logits, hidden, most_tried)
 
     def standing(self, records: Tensor) -> PendingRead:
         if self._standing is not None and self._standing[0] is records:
             return PendingRead(self._standing[1])
         return super().standing(records)
 
-    def _launch(self, records: Tensor, logits: Tensor, hidden: Tensor, has_tried: bool) -> None:
+    def _launch(self, records: Tensor, logits: Tensor, hidden: Tensor, most_tried: int) -> None:
         logits = logits if logits.stride(1) == 1 else logits.contiguous()
         hidden = hidden.to(self._kept.dtype).contiguous()
         standing = torch.empty_like(records)
@@ -95,13 +101,14 @@ class DeviceSampler(Sampler):
                 hidden.stride(0),
                 self._tokens.shape[1],
                 self._tried.shape[1],
+                most_tried,
                 NEW_MASS,
                 SPENT_SHARE,
                 FOUND=self._found,
                 VOCAB=logits.shape[1],
                 HIDDEN=hidden.shape[1],
                 BLOCK=self.block,
-                HAS_TRIED=has_tried,
+                HAS_TRIED=most_tried > 0,
                 num_warps=_WARPS,
                 enable_fp_fusion=True,
             )
@@ -114,12 +121,12 @@ class DeviceSampler(Sampler):
 
     # ---- the first draws
 
-    def _check(self, records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor, has_tried: bool) -> None:
+    def _check(self, records: Tensor, numbers: np.ndarray, logits: Tensor, hidden: Tensor, most_tried: int) -> None:
         """Draws with the kernel and with torch, which is the result."""
         before = self._columns()
         problem = None
         try:
-            self._launch(records, logits, hidden, has_tried)
+            self._launch(records, logits, hidden, most_tried)
         except Exception as error:  # whatever a compiler raises
             problem = f"does not run ({type(error).__name__}: {error})"
         found = self._columns()
@@ -130,7 +137,7 @@ class DeviceSampler(Sampler):
         if problem is None and not _are_alike(records, before, found, self._columns()):
             problem = "drew other tokens than torch"
         if problem is None:
-            self._checked.add(has_tried)
+            self._checked.add(most_tried > 0)
             return
         self.is_on = False
         warnings.warn(f"model: the kernel that draws tokens {problem:.300}; drawing with torch", stacklevel=2)

@@ -42,28 +42,31 @@ def _left(weight, token, tried, rest, alive, place, width, tries, spent_share, H
     if HAS_TRIED:
         share = weight * 0.0  # of each weight, that is tried; NaN stays NaN
         runs_through = token < 0
-        for attempt in range(tries):
+        attempt = tries * 0
+        while attempt < tries:  # triton 3.6 has no range of a number like this in its interpreter
             at = attempt * width + place
             follows = (token == tl.load(tried + at)) & (tl.load(alive + attempt) != 0)
             share += tl.where(follows, tl.load(rest + at), 0.0)
             runs_through = runs_through | follows
+            attempt += 1
         kept = weight - weight * share
         weight = tl.where(runs_through & (kept < spent_share * weight), 0.0, kept)
     return weight
 
 
-@triton.jit(do_not_specialize=["logits_stride", "hidden_stride", "width", "tries"])
+@triton.jit(do_not_specialize=["logits_stride", "hidden_stride", "width", "tries", "most_tried"])
 def draw_kernel(
     logits, hidden, records, standing,
     count, limit, state, reason, next_token, settings, log_probability,
     tokens, uniforms, probabilities, tried, rest, alive, kept_hidden,
     next_state, ends, nameless,
-    logits_stride, hidden_stride, width, tries, new_mass, spent_share,
+    logits_stride, hidden_stride, width, tries, most_tried, new_mass, spent_share,
     FOUND: tl.constexpr, VOCAB: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_TRIED: tl.constexpr,
 ):  # fmt: skip
     """The next token of row i, whose record is ``records[i]``; ``standing[i]`` is its reason then. Grid (rows,).
 
-    Columns are those of `Sampler`; `width` and `tries` are the tokens and the tried steps that a record has room for.
+    Columns are those of `Sampler`; `width` and `tries` are the tokens and the tried steps that a record has room for,
+    and no row has more than `most_tried` of these.
     """
     row = tl.program_id(0).to(tl.int64)
     record = tl.load(records + row)
@@ -75,10 +78,6 @@ def draw_kernel(
         offset = tl.arange(0, BLOCK)
         own_tried, own_rest = tried + record * tries * width, rest + record * tries * width
         own_alive = alive + record * tries
-        followed = tries * 0  # no step behind this one is followed
-        if HAS_TRIED:
-            for attempt in range(tries):
-                followed = tl.where(tl.load(own_alive + attempt) != 0, attempt + 1, followed)
 
         largest = tl.full((BLOCK,), float("-inf"), tl.float32)
         for start in range(0, VOCAB, BLOCK):
@@ -95,7 +94,7 @@ def draw_kernel(
             weights += weight
             at_1 += tl.exp(below)
             mass += _left(
-                weight, token, own_tried, own_rest, own_alive, place, width, followed, spent_share, HAS_TRIED
+                weight, token, own_tried, own_rest, own_alive, place, width, most_tried, spent_share, HAS_TRIED
             ).to(tl.float64)
         whole = tl.sum(weights.to(tl.float64), 0)
         whole = tl.where(tl.abs(top / temperature) < float("inf"), whole, float("nan"))
@@ -109,7 +108,7 @@ def draw_kernel(
             token = start + offset
             weight = tl.exp((_logits(row_logits, nameless, token, VOCAB) - top) / temperature)
             weight = _left(
-                weight, token, own_tried, own_rest, own_alive, place, width, followed, spent_share, HAS_TRIED
+                weight, token, own_tried, own_rest, own_alive, place, width, most_tried, spent_share, HAS_TRIED
             )
             here = tl.sum(weight.to(tl.float64), 0)
             takes = (is_found == 0) & (here > 0.0)  # until it is found, the last block that has any
@@ -119,7 +118,7 @@ def draw_kernel(
 
         token = begin + offset
         weight = tl.exp((_logits(row_logits, nameless, token, VOCAB) - top) / temperature)
-        weight = _left(weight, token, own_tried, own_rest, own_alive, place, width, followed, spent_share, HAS_TRIED)
+        weight = _left(weight, token, own_tried, own_rest, own_alive, place, width, most_tried, spent_share, HAS_TRIED)
         is_above = (tl.cumsum(weight.to(tl.float64), 0) > within) & (weight > 0.0)
         first = tl.min(tl.where(is_above, offset, BLOCK), 0)
         last = tl.max(tl.where(weight > 0.0, offset, 0), 0)  # where rounding leads past it
@@ -144,10 +143,12 @@ def draw_kernel(
         why = tl.where(is_new, why, _EXHAUSTED)
         why = tl.where(share_left == share_left, why, _BROKEN)
         tl.store(reason + record, why)
-        for attempt in range(followed):
+        attempt = most_tried * 0
+        while attempt < most_tried:
             drawn = tl.load(own_tried + attempt * width + place)
             goes_on = (tl.load(own_alive + attempt) != 0) & (drawn == chosen)
             tl.store(own_alive + attempt, goes_on)
+            attempt += 1
         for start in range(0, HIDDEN, BLOCK):
             unit = start + offset
             values = tl.load(hidden + row * hidden_stride + unit, mask=unit < HIDDEN)

@@ -29,8 +29,10 @@ ENDS = (
     "the final answer is",
     "####",
 )
-"""How texts announce an answer: models of many kinds, and GSM8K's solutions."""
+"""How texts announce an answer: models of many kinds, and GSM8K's solutions (``#### 42``; a line that goes on with
+something else than a number is a heading)."""
 _LEAD = r"(?:(?:So|Thus|Hence|Therefore),?[ \t]+)?"  # before one of `ENDS`
+_BEFORE_A_NUMBER = r"(?=[ \t*]*[-+$€£]*[ \t]*\.?\d)"  # what has to follow the last of them
 _SIGNS = ("nswer", "####")  # one of them stands in whatever one of `ENDS` stands in
 
 _OPEN = Description(min_tokens=1)
@@ -85,8 +87,9 @@ class TextTask:
         self.max_depth = as_count("max_depth", max_depth, minimum=1)
         self.answers = _checked_answers(answers)
         self.prompt = prompt
-        words = "|".join(map(_with_marks, ends))
-        lead = _LEAD if ends == ENDS else ""
+        words, lead = "|".join(map(_with_marks, ends)), ""
+        if ends == ENDS:
+            words, lead = f"{words}{_BEFORE_A_NUMBER}", _LEAD
         self._announcement = re.compile(rf"^[ \t>#*_`-]*{lead}(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
         # What a step that announces an answer has in it.
         signs = _SIGNS if ends == ENDS else [word.rstrip(" :") or word for word in ends]

@@ -11,21 +11,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sampling_pairs import CPU, HIDDEN, Pair, assert_alike, check_draws, one_row, random_rules
+from sampling_pairs import (
+    CPU,
+    ENDS,
+    HIDDEN,
+    INF,
+    NAN,
+    Pair,
+    assert_alike,
+    check_draws,
+    check_end,
+    check_ended_row,
+    check_rounding,
+    check_texts_end,
+    random_rules,
+)
 
 from bavt_fast.generators.device_sampling import DeviceSampler
 from bavt_fast.generators.sampling import (
     BROKEN,
-    DELIMITER,
-    END,
     EXHAUSTED,
     LIMIT,
-    RUNNING,
     Sampler,
     SamplingRules,
 )
-
-INF, NAN = float("inf"), float("nan")
 
 
 class Small(DeviceSampler):
@@ -58,63 +67,30 @@ def test_rows_of_every_kind_side_by_side(seed: int) -> None:
 
 
 def test_rounding_seldom_tells_them_apart() -> None:
-    random = np.random.default_rng(0)
-    apart = 0
-    for size in (7, 1016, 20_000):
-        pair = Pair(Small, size, [], np.ones(size, dtype=bool))
-        numbers = pair.open([SamplingRules(seed, 0, 9, temperature=0.7) for seed in range(30)])
-        pair.draw(numbers, torch.from_numpy(random.normal(0, 3, (30, size)).astype(np.float32)))
-        apart += sum(a.tokens != b.tokens for a, b in zip(*pair.drawn(numbers), strict=True))
-    assert apart <= 1
+    check_rounding(Small, 30)
 
 
 @pytest.mark.parametrize(
     ("logits", "rule", "reason"),
     [
-        ([NAN, 0.0], {}, BROKEN),
+        *ENDS,
         ([0.0] * 700 + [NAN], {}, BROKEN),
-        ([0.0, INF], {}, BROKEN),
-        ([-INF, -INF], {}, BROKEN),
-        ([3e38, 1.0], {"temperature": 0.1}, BROKEN),
         ([1.0, 0.0], {"temperature": 1e-40}, BROKEN),
-        ([-INF, 5.0], {}, LIMIT),
-        ([0.0], {}, LIMIT),
         ([-INF] * 600 + [0.0], {}, LIMIT),
-        ([0.0], {"tried": [([0], [1.0])]}, EXHAUSTED),
-        ([0.0, 0.0], {"tried": [([0], [0.5]), ([1], [0.5])]}, EXHAUSTED),
-        ([0.0, 0.0], {"tried": [([0], [0.5]), ([0, 1], [0.5, 0.5])]}, LIMIT),
         ([0.0, np.log(1e-5)], {"tried": [([0], [1.0])]}, LIMIT),
         ([0.0, np.log(1e-7)], {"tried": [([0], [1.0])]}, EXHAUSTED),
     ],
 )
 def test_how_a_row_ends(logits: list[float], rule: dict[str, Any], reason: int) -> None:
-    found = one_row(Small, logits, SamplingRules(3, 0, 1, **rule))
-    assert found.reason == reason
-    assert len(found.tokens) == (reason == LIMIT)
+    check_end(Small, logits, rule, reason)
 
 
 def test_ends_of_the_text_and_stop_strings() -> None:
-    table = np.array([[0, 1, 1]] * 2, dtype=np.int32)
-    reasons = []
-    for token in range(3):
-        sampler = Small(table, 1, [2], np.ones(3, dtype=bool), CPU)
-        numbers = np.asarray(sampler.open([SamplingRules(0, 0, 9)], [-1]))
-        logits = torch.full((1, 3), -INF)
-        logits[0, token] = 0.0
-        sampler.draw(torch.as_tensor(numbers), numbers, logits, torch.zeros(1, HIDDEN))
-        reasons += sampler.standing(torch.as_tensor(numbers)).read()
-    assert reasons == [RUNNING, DELIMITER, END]
+    check_texts_end(Small)
 
 
 def test_a_row_that_has_ended_stays_as_it_is() -> None:
-    sampler = Small(np.zeros((2, 5), dtype=np.int32), 1, [], np.ones(5, dtype=bool), CPU)
-    numbers = np.asarray(sampler.open([SamplingRules(0, 0, 1)], [-1]))
-    records = torch.as_tensor(numbers)
-    for pass_ in range(3):
-        sampler.draw(records, numbers, torch.zeros(1, 5), torch.full((1, HIDDEN), float(pass_)))
-        assert sampler.standing(records).read() == [LIMIT]
-    (row,) = sampler.drawn(numbers.tolist())
-    assert (len(row.tokens), row.reason, row.hidden.tolist()) == (1, LIMIT, [0.0] * HIDDEN)
+    check_ended_row(Small)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

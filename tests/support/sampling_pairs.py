@@ -8,10 +8,33 @@ import numpy as np
 import pytest
 import torch
 
-from bavt_fast.generators.sampling import RUNNING, Drawn, Sampler, SamplingRules
+from bavt_fast.generators.sampling import (
+    BROKEN,
+    DELIMITER,
+    END,
+    EXHAUSTED,
+    LIMIT,
+    RUNNING,
+    Drawn,
+    Sampler,
+    SamplingRules,
+)
 
 CPU = torch.device("cpu")
 HIDDEN = 3
+INF, NAN = float("inf"), float("nan")
+ENDS: list[tuple[list[float], dict[str, Any], int]] = [
+    ([NAN, 0.0], {}, BROKEN),
+    ([0.0, INF], {}, BROKEN),
+    ([-INF, -INF], {}, BROKEN),
+    ([3e38, 1.0], {"temperature": 0.1}, BROKEN),  # infinite once it is divided
+    ([-INF, 5.0], {}, LIMIT),
+    ([0.0], {}, LIMIT),
+    ([0.0], {"tried": [([0], [1.0])]}, EXHAUSTED),
+    ([0.0, 0.0], {"tried": [([0], [0.5]), ([1], [0.5])]}, EXHAUSTED),
+    ([0.0, 0.0], {"tried": [([0], [0.5]), ([0, 1], [0.5, 0.5])]}, LIMIT),
+]
+"""Logits of a row, its rules, and how it ends."""
 
 
 class Pair:
@@ -119,3 +142,47 @@ def one_row(other: type[Sampler], logits: list[float], rule: SamplingRules, name
 
 
 INF, NAN = float("inf"), float("nan")
+
+
+def check_end(other: type[Sampler], logits: list[float], rule: dict[str, Any], reason: int) -> None:
+    found = one_row(other, logits, SamplingRules(3, 0, 1, **rule))
+    assert found.reason == reason
+    assert len(found.tokens) == (reason == LIMIT)
+
+
+def check_texts_end(other: type[Sampler]) -> None:
+    """At the end of the text, and at stop strings."""
+    table = np.array([[0, 1, 1]] * 2, dtype=np.int32)
+    reasons = []
+    for token in range(3):
+        sampler = other(table, 1, [2], np.ones(3, dtype=bool), CPU)
+        numbers = np.asarray(sampler.open([SamplingRules(0, 0, 9)], [-1]))
+        logits = torch.full((1, 3), -INF)
+        logits[0, token] = 0.0
+        sampler.draw(torch.as_tensor(numbers), numbers, logits, torch.zeros(1, HIDDEN))
+        reasons += sampler.standing(torch.as_tensor(numbers)).read()
+    assert reasons == [RUNNING, DELIMITER, END]
+
+
+def check_rounding(other: type[Sampler], rows: int) -> None:
+    """Plain rows differ only where a number falls within rounding of a border: next to never."""
+    random = np.random.default_rng(0)
+    apart = 0
+    for size in (7, 1016, 20_000):
+        pair = Pair(other, size, [], np.ones(size, dtype=bool))
+        numbers = pair.open([SamplingRules(seed, 0, 9, temperature=0.7) for seed in range(rows)])
+        pair.draw(numbers, torch.from_numpy(random.normal(0, 3, (rows, size)).astype(np.float32)))
+        apart += sum(a.tokens != b.tokens for a, b in zip(*pair.drawn(numbers), strict=True))
+    assert apart <= 1
+
+
+def check_ended_row(other: type[Sampler]) -> None:
+    """It stays as it is."""
+    sampler = other(np.zeros((2, 5), dtype=np.int32), 1, [], np.ones(5, dtype=bool), CPU)
+    numbers = np.asarray(sampler.open([SamplingRules(0, 0, 1)], [-1]))
+    records = torch.as_tensor(numbers)
+    for _ in range(3):
+        sampler.draw(records, numbers, torch.zeros(1, 5), torch.zeros(1, HIDDEN))
+        assert sampler.standing(records).read() == [LIMIT]
+    (row,) = sampler.drawn(numbers.tolist())
+    assert (len(row.tokens), row.reason) == (1, LIMIT)

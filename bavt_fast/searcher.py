@@ -166,7 +166,7 @@ class Searcher:
             drive.together = len(searches)
             for _ in drive.run(searches):
                 pass
-        return [search.result() for search in searches]
+        return _results(searches)
 
     def search_iter(
         self, questions: Iterable[str], *, budget: Budget, seed: int = 0
@@ -266,7 +266,7 @@ class Searcher:
     async def _acollect(self, searches: list[Search]) -> list[SearchResult]:
         async for _ in self.arun(searches):
             pass
-        return [search.result() for search in searches]
+        return _results(searches)
 
     def _start_many(
         self, questions: Sequence[str], budget: Budget | Sequence[Budget], seed: int | Sequence[int]
@@ -305,6 +305,12 @@ def _one_each(name: str, values: Any, count: int) -> list[Any]:
     if len(values) != count:
         raise ValueError(f"{name}: expected {count}, one for each question, got {len(values)}")
     return list(values)
+
+
+def _results(searches: list[Search]) -> list[SearchResult]:
+    """Their results in order. Empties the list: each search is freed while what it holds is in the cache."""
+    searches.reverse()
+    return [searches.pop().result() for _ in range(len(searches))]
 
 
 def _result_or_error(search: Search) -> SearchResult:

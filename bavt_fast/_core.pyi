@@ -241,32 +241,34 @@ class Tree:
 class RecipeTree:
     """The tree behind `bavt_fast.BudgetAwareValueTreeSearch`: nodes with texts, on the native tree.
 
-    It computes what Python would, to the last bit, and declines the rest; then nothing has changed.
+    It computes what Python would, to the last bit, and leaves the rest to Python; then nothing has changed.
 
     Args:
         question: the root's text.
         max_depth: where a selection ends.
         score: `BudgetAwareUCB.compute_ucb_score`,
         best_child: and `BudgetAwareUCB.select_best_child`, the functions that the native rule stands in for.
+        as_tuple: makes a tuple of steps that are no list, or raises what is wrong with them.
     """
 
-    def __init__(self, question: str, max_depth: int, score: object, best_child: object) -> None: ...
-    def select(self, rule: object, remaining: int, total: int) -> Any:
-        """Descend by the recipe's rule; the text of the node to expand, or None at the depth limit.
+    def __init__(
+        self,
+        question: str,
+        max_depth: int,
+        score: object,
+        best_child: object,
+        as_tuple: Callable[[Any], tuple[str, ...]],
+    ) -> None: ...
+    def search(self, search: object, count: int, candidates: int) -> tuple[int, str | None, Any]:
+        """Iterations of a `BudgetAwareValueTreeSearch`, from its whole budget on, until something is unusual.
 
-        NotImplemented where a method of `rule` is not the stock one, or a number is not plain.
-        """
+        Returns:
+            The number of the last iteration; what of it is left to Python, None where the search has ended; and what
+            the model or the critic gave there:
 
-    def expand(self, steps: Sequence[str]) -> str | None:
-        """Append a child per step to the selected node; the first child's text.
-
-        None, and no children, where `steps` is not a list or a tuple of at least one plain str.
-        """
-
-    def backup(self, value: object) -> bool:
-        """Add `value` and a visit to the newest first child and all its ancestors.
-
-        False where `value` is not an int or a float64, or so large that a sum may overflow.
+            - "select": a method of the rule is not the stock one, or a number is not plain.
+            - "steps": some step is not a plain str.
+            - "value": not an int or a float64, or so large that a sum may overflow.
         """
 
     def best_texts(self) -> list[str]:

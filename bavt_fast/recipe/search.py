@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -188,32 +189,20 @@ class BudgetAwareValueTreeSearch:
         return self._search_nodes(TreeNode(question), iterations, max_depth)
 
     def _search_native(self, question: str, iterations: range, max_depth: float) -> str:
-        """The search on the native tree; on objects from where that declines what only Python computes exactly."""
-        tree = RecipeTree(question, _depth_limit(max_depth), _STOCK_SCORE, _STOCK_BEST_CHILD)
-        for t in iterations:
-            self.remaining_budget = self.total_budget - t
-            text = tree.select(self.ucb, self.remaining_budget, self.total_budget)
-            if text is None:
-                break
-            if text is NotImplemented:
-                return self._search_nodes(_as_nodes(tree)[0], iterations[t:], max_depth)
-            steps = self.model.generate_next_steps(text, num_candidates=NUM_CANDIDATES)
-            if type(steps) is not list:
-                steps = _as_tuple(steps)
-            leaf_text = tree.expand(steps)
-            if leaf_text is None:
-                if not steps:
-                    break
-                nodes = _as_nodes(tree)
-                _append_children(nodes[tree.leaf], steps)
-                self._score_leaf(nodes[tree.leaf].children[0])
-                return self._search_nodes(nodes[0], iterations[t + 1 :], max_depth)
-            value = self.critic_head.estimate_residual_value(leaf_text)
-            if not tree.backup(value):
-                nodes = _as_nodes(tree)
-                self._learn(nodes[tree.leaf].children[0], value)
-                return self._search_nodes(nodes[0], iterations[t + 1 :], max_depth)
-        return "\n".join(tree.best_texts())
+        """The search on the native tree; on objects from where that leaves to Python what only it computes exactly."""
+        tree = RecipeTree(question, _depth_limit(max_depth), _STOCK_SCORE, _STOCK_BEST_CHILD, _as_tuple)
+        t, left, given = tree.search(self, min(iterations.stop, sys.maxsize), NUM_CANDIDATES)
+        if left is None:
+            return "\n".join(tree.best_texts())
+        nodes = _as_nodes(tree)
+        if left == "select":
+            return self._search_nodes(nodes[0], iterations[t:], max_depth)
+        if left == "steps":
+            _append_children(nodes[tree.leaf], given)
+            self._score_leaf(nodes[tree.leaf].children[0])
+        else:
+            self._learn(nodes[tree.leaf].children[0], given)
+        return self._search_nodes(nodes[0], iterations[t + 1 :], max_depth)
 
     def _search_nodes(self, root: TreeNode, iterations: range, max_depth: float) -> str:
         """The search on objects, step by step as the recipe has it."""

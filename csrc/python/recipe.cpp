@@ -3,11 +3,11 @@
 // The recipe joins the whole text of every child when it makes the child. Most children are never looked at again, so here
 // an expansion keeps the parent's text and the steps, and a child's text is joined when it is asked for.
 //
-// A search has some fifty iterations of a microsecond, so that the tree is compact, as those of a forest are, and a call
-// that is made in every iteration takes and returns nothing but Python's own objects.
+// A search has some fifty iterations of a microsecond, so that the tree is compact, as those of a forest are, and the
+// iterations turn here.
 //
-// What Python would compute otherwise than the core is declined, and nothing has changed: rules that are overridden, texts
-// that are not plain strings, numbers that are not plain or may overflow. Python goes on from there with objects.
+// What Python would compute otherwise than the core is left to it, and nothing has changed: rules that are overridden,
+// texts that are not plain strings, numbers that are not plain or may overflow. Python goes on from there with objects.
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -90,67 +90,64 @@ bool has_method(py::handle object, PyObject* name, py::handle function) {
     return same;
 }
 
+py::object attribute(py::handle object, PyObject* name) { return checked(PyObject_GetAttr(object.ptr(), name)); }
+
+// Names that are looked up in every iteration.
+struct Names {
+    PyObject* const best_child = PyUnicode_InternFromString("select_best_child");
+    PyObject* const score = PyUnicode_InternFromString("compute_ucb_score");
+    PyObject* const exploration = PyUnicode_InternFromString("exploration_constant");
+    PyObject* const total = PyUnicode_InternFromString("total_budget");
+    PyObject* const remaining = PyUnicode_InternFromString("remaining_budget");
+    PyObject* const rule = PyUnicode_InternFromString("ucb");
+    PyObject* const model = PyUnicode_InternFromString("model");
+    PyObject* const critic = PyUnicode_InternFromString("critic_head");
+    PyObject* const propose = PyUnicode_InternFromString("generate_next_steps");
+    PyObject* const estimate = PyUnicode_InternFromString("estimate_residual_value");
+    PyObject* const keywords = Py_BuildValue("(s)", "num_candidates");
+
+    static const Names& all() {
+        static const Names names;
+        return names;
+    }
+};
+
 class RecipeTree {
    public:
-    RecipeTree(py::handle question, py::handle max_depth, py::object score, py::object best_child)
+    RecipeTree(py::handle question, py::handle max_depth, py::object score, py::object best_child, py::object as_tuple)
         : tree_(options()),
           max_depth_(depth_limit(max_depth)),
           score_(std::move(score)),
-          best_child_(std::move(best_child)) {
+          best_child_(std::move(best_child)),
+          as_tuple_(std::move(as_tuple)) {
         if (!PyUnicode_CheckExact(question.ptr())) checks::bad_type("question", "a str", question);
         leaf_text_ = question_ = py::reinterpret_borrow<py::object>(question);
         expansions_.push_back({bavt::kNone, bavt::kRoot, 0, 0.0, py::none(), py::none()});
         expansion_of_.push_back(0);
     }
 
-    // The text of the node to expand; None at the depth limit; NotImplemented where it is Python that must select.
-    py::object select(py::handle rule, py::handle remaining, py::handle total) {
-        bavt::SelectArgs args;
-        args.max_depth = max_depth_;
-        if (tree_.num_nodes() > 1) {  // the recipe asks no rule for the root
-            static PyObject* const best_child_name = PyUnicode_InternFromString("select_best_child");
-            static PyObject* const score_name = PyUnicode_InternFromString("compute_ucb_score");
-            static PyObject* const exploration_name = PyUnicode_InternFromString("exploration_constant");
-            if (!has_method(rule, best_child_name, best_child_) || !has_method(rule, score_name, score_))
-                return declined();
-            const auto exploration = plain_number(checked(PyObject_GetAttr(rule.ptr(), exploration_name)));
-            const auto left = plain_count(remaining), all = plain_count(total);
-            if (!exploration || !left || !all || *all < 0.0) return declined();
-            args.exploration = *exploration, args.remaining = *left, args.total = *all;
+    // Iterations of a BudgetAwareValueTreeSearch, with `count` units of budget from the first on. Returns the number of
+    // the last one, what of it is left to Python ("select", "steps", "value"; None where the search has ended), and what
+    // model or critic gave.
+    py::tuple search(py::handle search, long count, py::handle candidates) {
+        const Names& names = Names::all();
+        for (long t = 0; t < count; ++t) {
+            if (PyErr_CheckSignals() < 0) throw py::error_already_set();
+            const py::object remaining =
+                checked(PyNumber_Subtract(attribute(search, names.total).ptr(), py::int_(t).ptr()));
+            if (PyObject_SetAttr(search.ptr(), names.remaining, remaining.ptr()) < 0) throw py::error_already_set();
+            if (!select(search)) return left(t, "select", py::none());
+            if (depth_of(leaf_) >= max_depth_) return left(t, nullptr, py::none());
+            py::object steps = proposed(attribute(search, names.model), candidates);
+            if (!PyList_CheckExact(steps.ptr())) steps = checked(PyObject_CallOneArg(as_tuple_.ptr(), steps.ptr()));
+            py::object kept = checked(PySequence_Tuple(steps.ptr()));  // models may use their list again
+            if (PyTuple_GET_SIZE(kept.ptr()) == 0) return left(t, nullptr, py::none());
+            if (!are_plain(kept)) return left(t, "steps", steps);
+            const py::object text = expand(std::move(kept));
+            const py::object value = estimated(attribute(search, names.critic), text);
+            if (!backup(value)) return left(t, "value", value);
         }
-        leaf_ = tree_.select(bavt::Policy::kUcb, args);
-        if (depth_of(leaf_) >= max_depth_) return py::none();
-        leaf_text_ = text_of(leaf_);
-        return leaf_text_;
-    }
-
-    // A child per step below what was selected. The first one's text; None, and no children, where `steps` is not a list
-    // or a tuple of at least one plain str.
-    py::object expand(py::handle steps) {
-        if (!PyList_CheckExact(steps.ptr()) && !PyTuple_CheckExact(steps.ptr())) return py::none();
-        py::object kept = checked(PySequence_Tuple(steps.ptr()));  // models may use their list again
-        const Py_ssize_t count = PyTuple_GET_SIZE(kept.ptr());
-        for (Py_ssize_t i = 0; i < count; ++i) {
-            if (!PyUnicode_CheckExact(PyTuple_GET_ITEM(kept.ptr(), i))) return py::none();
-        }
-        if (count == 0) return py::none();
-        py::object text = joined(leaf_text_, PyTuple_GET_ITEM(kept.ptr(), 0));
-        if (values_.size() < static_cast<size_t>(count)) values_.resize(static_cast<size_t>(count));
-        const auto children = static_cast<uint32_t>(std::min<Py_ssize_t>(count, bavt::kNone));
-        const NodeId first = tree_.expand(leaf_, values_.data(), nullptr, nullptr, children);
-        expansion_of_.insert(expansion_of_.end(), children, static_cast<uint32_t>(expansions_.size()));
-        expansions_.push_back({leaf_, first, depth_of(leaf_) + 1, 0.0, leaf_text_, std::move(kept)});
-        return text;
-    }
-
-    // Adds a value and a visit to the newest first child and all its ancestors; false, and nothing has changed, where Python
-    // must add it.
-    bool backup(py::handle value) {
-        const auto number = plain_number(value);
-        if (!number) return false;
-        tree_.backup(expansions_.back().first, *number, bavt::Backup::kMean);
-        expansions_.back().residual = *number;
-        return true;
+        return left(count, nullptr, py::none());
     }
 
     // Along the descent from the root by the highest mean value, the first child on ties.
@@ -201,7 +198,71 @@ class RecipeTree {
     static uint32_t depth_limit(py::handle object) {
         return static_cast<uint32_t>(checks::integer("max_depth", object, 0, UINT32_MAX, "an int from 0 to 2**32 - 1"));
     }
-    static py::object declined() { return py::reinterpret_borrow<py::object>(Py_NotImplemented); }
+    static py::tuple left(long iteration, const char* stage, const py::object& given) {
+        return py::make_tuple(iteration, stage, given);
+    }
+
+    // Descends to the node to expand; false where it is Python that must.
+    bool select(py::handle search) {
+        const Names& names = Names::all();
+        bavt::SelectArgs args;
+        args.max_depth = max_depth_;
+        if (tree_.num_nodes() > 1) {  // the recipe asks no rule for the root
+            const py::object rule = attribute(search, names.rule);
+            if (!has_method(rule, names.best_child, best_child_) || !has_method(rule, names.score, score_))
+                return false;
+            const auto exploration = plain_number(attribute(rule, names.exploration));
+            const auto remaining = plain_count(attribute(search, names.remaining));
+            const auto total = plain_count(attribute(search, names.total));
+            if (!exploration || !remaining || !total || *total < 0.0) return false;
+            args.exploration = *exploration, args.remaining = *remaining, args.total = *total;
+        }
+        leaf_ = tree_.select(bavt::Policy::kUcb, args);
+        if (depth_of(leaf_) < max_depth_) leaf_text_ = text_of(leaf_);
+        return true;
+    }
+
+    // model.generate_next_steps(text, num_candidates=candidates)
+    py::object proposed(const py::object& model, py::handle candidates) const {
+        PyObject* const given[] = {model.ptr(), leaf_text_.ptr(), candidates.ptr()};
+        const Names& names = Names::all();
+        return checked(PyObject_VectorcallMethod(names.propose, given, 2, names.keywords));
+    }
+
+    // critic_head.estimate_residual_value(text)
+    static py::object estimated(const py::object& critic, const py::object& text) {
+        PyObject* const given[] = {critic.ptr(), text.ptr()};
+        return checked(PyObject_VectorcallMethod(Names::all().estimate, given, 2, nullptr));
+    }
+
+    static bool are_plain(py::handle texts) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(texts.ptr()); ++i) {
+            if (!PyUnicode_CheckExact(PyTuple_GET_ITEM(texts.ptr(), i))) return false;
+        }
+        return true;
+    }
+
+    // A child per step below what was selected. The first one's text.
+    py::object expand(py::object steps) {
+        py::object text = joined(leaf_text_, PyTuple_GET_ITEM(steps.ptr(), 0));
+        const auto count = static_cast<size_t>(PyTuple_GET_SIZE(steps.ptr()));
+        if (values_.size() < count) values_.resize(count);
+        const auto children = static_cast<uint32_t>(std::min<size_t>(count, bavt::kNone));
+        const NodeId first = tree_.expand(leaf_, values_.data(), nullptr, nullptr, children);
+        expansion_of_.insert(expansion_of_.end(), children, static_cast<uint32_t>(expansions_.size()));
+        expansions_.push_back({leaf_, first, depth_of(leaf_) + 1, 0.0, leaf_text_, std::move(steps)});
+        return text;
+    }
+
+    // Adds a value and a visit to the newest first child and all its ancestors; false, and nothing has changed, where Python
+    // must add it.
+    bool backup(py::handle value) {
+        const auto number = plain_number(value);
+        if (!number) return false;
+        tree_.backup(expansions_.back().first, *number, bavt::Backup::kMean);
+        expansions_.back().residual = *number;
+        return true;
+    }
 
     uint32_t depth_of(NodeId node) const { return expansions_[expansion_of_[node]].depth; }
     double mean_of(NodeId node) const {
@@ -215,7 +276,7 @@ class RecipeTree {
 
     bavt::Tree tree_;
     uint32_t max_depth_;
-    py::object score_, best_child_;
+    py::object score_, best_child_, as_tuple_;
     py::object question_;
     NodeId leaf_ = bavt::kRoot;
     py::object leaf_text_;
@@ -228,11 +289,9 @@ class RecipeTree {
 
 void bind_recipe(py::module_& m) {
     py::class_<RecipeTree>(m, "RecipeTree")
-        .def(py::init<py::handle, py::handle, py::object, py::object>(), "question"_a, "max_depth"_a, "score"_a,
-             "best_child"_a)
-        .def("select", &RecipeTree::select, "rule"_a, "remaining"_a, "total"_a)
-        .def("expand", &RecipeTree::expand, "steps"_a)
-        .def("backup", &RecipeTree::backup, "value"_a)
+        .def(py::init<py::handle, py::handle, py::object, py::object, py::object>(), "question"_a, "max_depth"_a,
+             "score"_a, "best_child"_a, "as_tuple"_a)
+        .def("search", &RecipeTree::search, "search"_a, "count"_a, "candidates"_a)
         .def("best_texts", &RecipeTree::best_texts)
         .def("nodes", &RecipeTree::nodes)
         .def_property_readonly("leaf", &RecipeTree::leaf);

@@ -35,6 +35,7 @@ from bavt_fast.generators.openai_server import OpenAIGenerator
 from bavt_fast.generators.vllm_engine import VLLMGenerator
 from bavt_fast.protocols import (
     Critic,
+    DeadlinePassed,
     Description,
     GenerationError,
     Node,
@@ -73,6 +74,7 @@ __all__ = [
     "BudgetExceeded",
     "CapacityError",
     "Critic",
+    "DeadlinePassed",
     "Description",
     "Event",
     "Forest",

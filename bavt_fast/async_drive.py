@@ -1,6 +1,8 @@
 """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one.
 
-What came together is handled together, in the order of the tickets.
+What came together is handled together, in the order of the tickets. Where the critic is a coroutine, or a task
+describes its states by one, each answer goes on in a task of its own: no question waits for another one's verdict or
+value.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from bavt_fast.drive_base import LATE_S, Asked, Base, is_whole, not_whole
@@ -24,54 +26,72 @@ Answered = tuple[asyncio.Task[Any] | None, Asked, Any]
 
 
 class AsyncDrive(Base):
-    """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one."""
+    """The loop for generators and critics that may be coroutines: a task for every ask, refilled one by one.
+
+    Attributes:
+        out: the task that works on each ticket: on its answer, and then perhaps on verdicts and values.
+        brought: answers that have come.
+        came: whether something has.
+        is_coroutine: whether the generator's `propose` is one.
+    """
 
     async def run(self, searches: Iterable[Search]) -> AsyncGenerator[tuple[int, Search], None]:
         """(place, search) of each search as it stops. Cancelling stops them all; so does SystemExit and its like."""
         if not hasattr(self.generator, "propose"):
             raise TypeError("generator: expected one with propose() for asyncio, got one that streams; use search()")
         waiting = iter(searches)
-        out: dict[int, asyncio.Task[None]] = {}
-        done: deque[Answered] = deque()
-        came = asyncio.Event()
+        self.out: dict[int, asyncio.Task[None]] = {}
+        self.brought: deque[Answered] = deque()
+        self.came = asyncio.Event()
+        self.is_coroutine = inspect.iscoroutinefunction(self.generator.propose)
         if self.host is not None:
             loop = asyncio.get_running_loop()
-            self.host.driven(lambda: loop.call_soon_threadsafe(came.set))
+            self.host.driven(lambda: loop.call_soon_threadsafe(self.came.set))
         try:
             while True:
                 self.fill(waiting)
                 self.stop_late()
-                asked, stopped = self.ask(self.wave - len(out))
+                asked, stopped = self.ask(self.room)
                 if self.host is not None:
                     self.host.before_wait()
                 for again in (*self.reopened, asked):
-                    self.begin(again, out, done, came)
+                    self.begin(again)
                 self.reopened.clear()
                 for slot in stopped:
                     if self.searches[slot].stop_reason is None:
                         continue
-                    for ticket in [ticket for ticket in out if ticket >> 32 == slot]:
-                        out.pop(ticket).cancel()
+                    self.give_up([ticket for ticket in self.out if ticket >> 32 == slot])
                     self.charge_late(slot)
                     for place, search in self.hand_over(slot):
                         yield place, search
                 if stopped:
                     continue  # their places are free
-                if not out:
+                if not self.out:
                     return
-                await self.wait(came)
-                came.clear()
-                await self.tell(out, done)
+                await self.wait(self.came)
+                self.came.clear()
+                self.tell()
                 self.progress()
         finally:
             if self.host is not None:
                 self.host.driven(None)
-            left = set(out.values())
-            out.clear()
+            left = set(self.out.values())
+            self.out.clear()
             for task in left:
                 task.cancel()
             self.break_off()
             await asyncio.gather(*left, return_exceptions=True)
+
+    @property
+    def room(self) -> int:
+        """For so many more asks. A generator that blocks is asked by the wave, and by one thread at a time."""
+        return 0 if self.out and not self.is_coroutine else self.wave - len(self.out)
+
+    def give_up(self, tickets: Sequence[int]) -> None:
+        """Nobody waits for these any more. A task goes on while somebody waits for another ticket of it."""
+        tasks = {self.out.pop(ticket) for ticket in tickets}
+        for task in tasks.difference(self.out.values()) if tasks else ():
+            task.cancel()
 
     async def wait(self, came: asyncio.Event) -> None:
         """Until something comes, or a deadline is past: a coroutine may know nothing of it."""
@@ -86,28 +106,28 @@ class AsyncDrive(Base):
         finally:
             bell.cancel()
 
-    def begin(
-        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[Answered], came: asyncio.Event
-    ) -> None:
+    def begin(self, asked: Asked) -> None:
         """Asks that block go to a thread together; each coroutine is a task of its own."""
         if not asked.tickets:
             return
-        if inspect.iscoroutinefunction(getattr(self.generator, "propose", None)):
-            alone = [asked.take([i]) for i in range(len(asked.tickets))]
-        else:
-            alone = [asked]
-        for part in alone:
-            task = asyncio.ensure_future(self.answer(part, out, done, came))
-            for ticket in part.tickets:
-                out[ticket] = task
+        for part in [asked.take([i]) for i in range(len(asked.tickets))] if self.is_coroutine else [asked]:
+            self.work(part.tickets, self.answer(part))
 
-    async def answer(
-        self, asked: Asked, out: dict[int, asyncio.Task[None]], done: deque[Answered], came: asyncio.Event
-    ) -> None:
+    def work(self, tickets: Sequence[int], on: Coroutine[Any, Any, None]) -> None:
+        """A task for tickets, which are out while it works."""
+        task = asyncio.ensure_future(on)
+        for ticket in tickets:
+            self.out[ticket] = task
+
+    def is_wanted(self, ticket: int) -> bool:
+        """Whether the task that asks works on a ticket still."""
+        return self.out.get(ticket) is asyncio.current_task()
+
+    async def answer(self, asked: Asked) -> None:
         answers: Any
         task = asyncio.current_task()
         try:
-            if inspect.iscoroutinefunction(self.generator.propose):
+            if self.is_coroutine:
                 requests, counts, limits = asked.requests, asked.counts, asked.limits
                 answers = await self.generator.propose(list(requests), list(counts), list(limits))
             else:
@@ -118,41 +138,83 @@ class AsyncDrive(Base):
         except Exception as error:
             answers = [named(error, "generator")] * len(asked.tickets)
         except BaseException as error:
-            if task not in out.values():
+            if task not in self.out.values():
                 raise  # nobody waits for it: it was cancelled
             answers = error
-        done.append((task, asked, answers))
-        came.set()
+            if isinstance(error, asyncio.CancelledError):
+                answers = [named(_cancelled_within(error), "generator")] * len(asked.tickets)
+        self.brought.append((task, asked, answers))
+        self.came.set()
 
-    async def tell(self, out: dict[int, asyncio.Task[None]], done: deque[Answered]) -> None:
+    def tell(self) -> None:
         """What has come by now, in the order of its tickets. Raises what ends the whole search, after the others."""
         rows = []
         ended: BaseException | None = None
-        while done:
-            task, asked, answers = done.popleft()
+        while self.brought:
+            task, asked, answers = self.brought.popleft()
             if isinstance(answers, BaseException):
                 ended = answers
                 continue
             for row in zip(asked.tickets, asked.slots, asked.nodes, asked.counts, answers, strict=True):
-                if out.get(row[0]) is task:
-                    del out[row[0]]
+                if self.out.get(row[0]) is task:
+                    del self.out[row[0]]
                     rows.append(row)
         if rows:
             rows.sort(key=lambda row: row[0])
-            await self.tell_rows(rows)
+            self.tell_rows(rows)
         if ended is not None:
             raise ended
 
-    async def tell_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def tell_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """(ticket, slot, node, count, answer) into the trees."""
         tickets, slots, nodes, counts, answers = zip(*rows, strict=True)
         asked, told = self.good(Asked(slots, nodes, counts, tickets), answers)
-        wave = asked.slots, asked.nodes, asked.tickets, told
-        settled = settle(self.engine, self.searches, *wave, self.clock())
+        slow = [hasattr(self.searches[slot].task, "adescribe") for slot in asked.slots]
+        if any(slow):
+            for i in [i for i, is_slow in enumerate(slow) if is_slow]:
+                self.tell_slowly(asked.take([i]), [told[i]])
+            rest = [i for i, is_slow in enumerate(slow) if not is_slow]
+            asked, told = asked.take(rest), [told[i] for i in rest]
+        if asked.tickets:
+            wave = asked.slots, asked.nodes, asked.tickets, told
+            settled = settle(self.engine, self.searches, *wave, self.clock())
+            self.score(describe(self.engine, self.searches, *wave, settled, None))
+
+    def tell_slowly(self, asked: Asked, told: Sequence[Any]) -> None:
+        """One answer, to a question whose task describes states by a coroutine."""
+        settled = settle(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, self.clock())
+        if any(settled[2]):
+            self.work(asked.tickets, self.guarded(asked, self.described, asked, told, settled))
+        else:
+            describe(self.engine, self.searches, asked.slots, asked.nodes, asked.tickets, told, settled, None)
+
+    async def guarded(self, asked: Asked | Pending, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """What ends neither its ask nor its question by itself ends the search, or was cancelled somewhere within."""
+        task = asyncio.current_task()
+        [ticket] = asked.tickets
+        try:
+            await work(*arguments)
+        except BaseException as error:
+            if not self.is_wanted(ticket):
+                raise
+            if isinstance(error, (asyncio.CancelledError, Exception)):
+                failure = error if isinstance(error, Exception) else _cancelled_within(error)
+                self.state_failed(Pending(asked.slots, asked.tickets, ()), failure)
+            else:
+                self.brought.append((task, Asked([], [], [], []), error))
+        finally:
+            if self.is_wanted(ticket):
+                del self.out[ticket]
+            self.came.set()
+
+    async def described(self, asked: Asked, told: Sequence[Any], settled: Settled) -> None:
         described = await self.describe_all(asked, told, settled)
+        if not self.is_wanted(asked.tickets[0]):
+            return
+        wave = asked.slots, asked.nodes, asked.tickets, told
         pending = describe(self.engine, self.searches, *wave, settled, described)
         if pending.tickets:
-            await self.score(pending)
+            await self.scored(pending)
 
     async def describe_all(self, asked: Asked, answers: Sequence[Any], settled: Settled) -> Mapping[int, Any] | None:
         """Descriptions from tasks that give them as coroutines, all at once, and of the others beside them."""
@@ -170,16 +232,42 @@ class AsyncDrive(Base):
                 described |= {at: call_describe(self.searches[slot].task, state) for at, state in new}
         return described
 
-    async def score(self, pending: Pending) -> None:
+    def score(self, pending: Pending) -> None:
+        """Values of new states. A critic that is a coroutine is asked for each ask by itself."""
+        if not pending.tickets:
+            return
+        if inspect.iscoroutinefunction(self.critic.score):
+            for part in pending.by_ask():
+                if part.nodes:
+                    self.work(part.tickets, self.guarded(part, self.scored, part))
+                else:
+                    self.grow(part, [])
+            return
         try:
-            outputs = self.critic.score(pending.nodes) if pending.nodes else []
-            self.grow(pending, await outputs if inspect.isawaitable(outputs) else outputs)
+            self.grow(pending, self.critic.score(pending.nodes) if pending.nodes else [])
         except Exception as error:
             if len(pending.tickets) == 1:
                 self.state_failed(pending, named(error, "critic"))
                 return
             for part in pending.by_ask():
-                await self.score(part)
+                self.score(part)
+
+    async def scored(self, pending: Pending) -> None:
+        """The same for one ask, by a task of its own."""
+        try:
+            outputs = self.critic.score(pending.nodes) if pending.nodes else []
+            values = await outputs if inspect.isawaitable(outputs) else outputs
+            if self.is_wanted(pending.tickets[0]):
+                self.grow(pending, values)
+        except Exception as error:
+            if self.is_wanted(pending.tickets[0]):
+                self.state_failed(pending, named(error, "critic"))
+
+
+def _cancelled_within(error: BaseException) -> Exception:
+    failure = RuntimeError("something that it waited for was cancelled")
+    failure.__cause__ = error
+    return failure
 
 
 async def adescribe(task: Any, state: Any) -> Any:

@@ -192,8 +192,9 @@ class Drive(Base):
         try:
             yield from self.refill(waiting, out)
         finally:
-            if out:  # broken off
-                self.give_up(list(out), out)
+            for search in self.searches.values() if out else ():  # broken off
+                search.stop("interrupted")
+            self.give_up(list(out), out)
 
     def refill(self, waiting: Iterator[Search], out: Out) -> Iterator[tuple[int, Search]]:
         """Where nobody looks on meanwhile, `stream` in native code asks and tells by itself."""

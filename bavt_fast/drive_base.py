@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import sub
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from bavt_fast._core import Engine, TicketError
-from bavt_fast.budget import Spent
+from bavt_fast.budget import MAX_COST, Spent
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
-from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
+from bavt_fast.protocols import DeadlinePassed, GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
+from bavt_fast.settings import Settings
 from bavt_fast.step_checks import MOST, checked_step
 from bavt_fast.waves import Pending, ask, cancel, fail, grow, named, requests_of
 
@@ -130,6 +133,9 @@ class Base:
         """Takes a question that has stopped out of the engine. Where Ctrl-C breaks in, it can be called again."""
         search = self.searches[slot]
         if search.is_in(self.engine):
+            if search.observer is not None:  # it hears of each
+                for number, _ in search._native.claims():
+                    cancel(self.engine, search, slot << 32 | number, None, search.error)
             self.engine.cancel_all(slot)
             self.reopened = [asked for asked in self.reopened if asked.slots[0] != slot]
             if not self.warned_of_overrun and search._native.has_overrun:
@@ -164,8 +170,8 @@ class Base:
         if self.over.pop(slot, None) is None:
             return
         search = self.searches[slot]
-        for number, _, count, limit, *_ in search._native.open_asks():
-            cancel(self.engine, search, slot << 32 | number, Spent(tokens=count * limit))
+        for number, amounts in search._native.claims():
+            cancel(self.engine, search, slot << 32 | number, amounts=amounts)
 
     def warn_of_overrun(self, search: Search) -> None:
         """Once: a search that stops early for this looks like a small budget."""
@@ -277,9 +283,14 @@ class Base:
 
     def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
         """What the ask took is charged; the question is tried again, or ends with the error."""
-        spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps)
-        named(error, "generator")
-        cancel(self.engine, self.searches[slot], ticket, spent, error)
+        search = self.searches[slot]
+        is_late = isinstance(error, DeadlinePassed) and not search.untimed
+        spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps, search.settings)
+        search._native.set_time(self.clock())
+        cancel(self.engine, search, ticket, spent, None if is_late else named(error, "generator"))
+        if is_late:
+            self.engine.stop(slot, "deadline")
+            return
         self.failures[slot] = self.failures.get(slot, 0) + 1
         if self.failures[slot] > self.retries:
             fail(self.engine, self.searches, slot, error)
@@ -336,12 +347,10 @@ class Base:
     def state_failed(self, pending: Pending, error: Exception, charged: Sequence[Any] | None = None) -> None:
         """Ends the questions of these asks. What the critic took for them is charged."""
         for i, (slot, ticket) in enumerate(zip(pending.slots, pending.tickets, strict=True)):
-            costs: list[Any] = []
-            if charged is not None:
-                tokens, *others = charged[i]
-                costs = [[tokens], [(*others, 0.0)]]
+            search = self.searches[slot]
+            search._native.set_time(self.clock())
             with contextlib.suppress(TicketError):  # it may have grown before the error came
-                self.engine.cancel(ticket, *costs)
+                cancel(self.engine, search, ticket, None, error, None if charged is None else charged[i])
             fail(self.engine, self.searches, slot, error)
 
 
@@ -375,15 +384,27 @@ def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
     return None
 
 
-def _spent_on(steps: Any) -> Spent | None:
+def _spent_on(answer: Any, settings: Settings) -> Spent | None:
     """What an answer that cannot be used took, as far as it says."""
     try:
-        is_list = isinstance(steps, (list, tuple))
-        tokens = [getattr(step, "tokens", None) for step in steps if isinstance(step, Step)] if is_list else []
+        steps = [step for step in answer if isinstance(step, Step)] if isinstance(answer, (list, tuple)) else []
+        calls = [settings.step_tool_calls if step.tool_calls is None else step.tool_calls for step in steps]
+        tokens, read = [step.tokens for step in steps], [step.prompt_tokens for step in steps]
+        seconds, costs = [step.seconds for step in steps], [step.cost for step in steps]
     except Exception:  # of a class of the user's
         return None
-    good = [count for count in tokens if isinstance(count, int) and 0 < count <= MOST]
-    return Spent(sum(good)) if good else None
+    return Spent(_whole(tokens), _whole(calls), _amount(seconds, MOST), _amount(costs, MAX_COST), _whole(read))
+
+
+def _whole(counts: Sequence[Any]) -> int:
+    """The sum of those that are counts."""
+    return sum([int(count) for count in counts if isinstance(count, (int, np.integer)) and 0 < count <= MOST])
+
+
+def _amount(numbers: Sequence[Any], most: float) -> float:
+    """The sum of those that are amounts, `most` at most."""
+    good = [float(number) for number in numbers if isinstance(number, (int, float, np.number)) and 0 < number <= most]
+    return min(sum(good), most)
 
 
 def _flat(outputs: Any) -> list[Any]:

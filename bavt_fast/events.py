@@ -29,7 +29,7 @@ class Event:
     Attributes:
         kind: "ask" (handed out), "refusal" (a step was paid for and dropped; before the tell that brought it), "tell"
             (an answer came and is paid for), "node" (a state was scored and is in the tree), "cancel" (nobody answers
-            the ask) or "stop" (the search has stopped; it may go on if it is given more budget).
+            the ask, or its states got no value) or "stop" (the search has stopped; it may go on with more budget).
         search: the id of the search (`Search.id`).
         question: the question.
         at_s: seconds since the first ask, by the search's clock.

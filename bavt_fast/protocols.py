@@ -315,6 +315,13 @@ class GenerationError(RuntimeError):
         return str(self.args[0])
 
 
+class DeadlinePassed(GenerationError):
+    """One ask was not answered, for its question's deadline is past, or would be before anything can come.
+
+    Nothing failed: the question stops for its deadline. Arguments as of `GenerationError`.
+    """
+
+
 class Task(Protocol[State]):
     """What a state, a step, validity and an answer are. States are immutable, and `apply` and `key` are pure.
 

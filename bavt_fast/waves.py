@@ -234,9 +234,24 @@ def call_describe(task: Any, state: Any) -> Any:
         return error
 
 
-def cancel(engine: Engine, search: Any, ticket: int, spent: Spent | None = None, error: Any = None) -> None:
-    """An ask that nobody answers, what it took all the same, and what failed, where something did."""
-    if spent is None:
+def cancel(
+    engine: Engine,
+    search: Any,
+    ticket: int,
+    spent: Spent | None = None,
+    error: Any = None,
+    amounts: tuple[int, int, int, int] | None = None,
+) -> None:
+    """An ask that nobody answers, what it took all the same, and what failed, where something did.
+
+    Args:
+        amounts: what it took as the account counts it, in the place of `spent`. Nothing of it is priced.
+    """
+    if amounts is not None:
+        tokens, prompt_tokens, tool_calls, units = amounts
+        engine.cancel(ticket, [tokens], [(prompt_tokens, tool_calls, units, 0.0)])
+        spent = Spent.of(amounts)
+    elif spent is None:
         engine.cancel(ticket)
     else:
         tokens, prompt_tokens, tool_calls, units = spent.amounts()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bavt_fast._checks import require_parameters
-from bavt_fast.protocols import Step, StepRequest, as_step
+from bavt_fast.protocols import DeadlinePassed, Step, StepRequest, as_step
 
 __all__ = ["AsyncFunctionGenerator", "FunctionGenerator", "as_generator"]
 
@@ -35,10 +36,11 @@ class FunctionGenerator:
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
         """See `StepGenerator.propose`. A call that raises fails its own ask; what the others returned is kept."""
-        answers: list[list[Step] | Exception] = []
-        for call in zip(states, counts, limits, strict=True):
+        begin_s, answers = time.monotonic(), list[list[Step] | Exception]()
+        for request, count, limit in zip(states, counts, limits, strict=True):
             try:
-                answers.append(self._steps(self._function(*self._arguments(*call))))
+                _require_time(request, begin_s)
+                answers.append(self._steps(self._function(*self._arguments(request, count, limit))))
             except Exception as error:
                 answers.append(error)
         return answers
@@ -58,10 +60,12 @@ class AsyncFunctionGenerator(FunctionGenerator):
     async def propose(  # type: ignore[override]
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
-        answers: list[list[Step] | Exception] = []
-        for call in zip(states, counts, limits, strict=True):
+        begin_s, answers = time.monotonic(), list[list[Step] | Exception]()
+        for request, count, limit in zip(states, counts, limits, strict=True):
             try:
-                answers.append(self._steps(await self._function(*self._arguments(*call))))  # type: ignore[misc]
+                _require_time(request, begin_s)
+                found = await self._function(*self._arguments(request, count, limit))  # type: ignore[misc]
+                answers.append(self._steps(found))
             except Exception as error:
                 answers.append(error)
         return answers
@@ -85,6 +89,13 @@ def as_generator(generator: Any) -> Any:
         "generator: expected an object with propose(states, counts, limits) or a function (text, count) -> texts, "
         f"got {type(generator).__name__}{hint}"
     )
+
+
+def _require_time(request: StepRequest, begin_s: float) -> None:
+    """Raises DeadlinePassed where a question's time is over, `begin_s` being when its wave was asked."""
+    left_s = request.seconds_left
+    if left_s is not None and time.monotonic() - begin_s >= left_s:
+        raise DeadlinePassed("the deadline passed before the function was called")
 
 
 def _takes_limit(function: Callable[..., Any]) -> bool:

@@ -162,6 +162,8 @@ def describe(
         except Exception as error:
             del made[first:]
             engine.cancel(ticket)
+            if search.observer is not None:
+                search.observer.cancelled(search, ticket, error)
             fail(engine, searches, slot, _of_task(error))
             continue
         if search.observer is not None:

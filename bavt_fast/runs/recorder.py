@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import sub
 from typing import Any
 
 from bavt_fast.budget import Spent
@@ -28,6 +29,7 @@ class Recorder(Observer):
     __slots__ = (
         "_abouts",
         "_asked_s",
+        "_before",
         "_journal",
         "_observer",
         "_steps",
@@ -42,6 +44,7 @@ class Recorder(Observer):
         self.number, self.row, self.search = number, row, search
         self._observer: Observer | None = search.observer
         self._asked_s: float | None = None
+        self._before = (0, 0, 0, 0)  # what the search had spent when its ask was handed out
         self._steps: Sequence[Step] = ()
         self._abouts: Sequence[Description] = ()
         self.is_asked = False
@@ -51,6 +54,7 @@ class Recorder(Observer):
     def asked(self, search: Search, node: int, ticket: int, count: int, limit: int, seed: int) -> None:
         if not search.untimed:
             self._asked_s = search._native.account.elapsed_s
+        self._before = search._native.account.spent
         self.is_asked = True
         if self._observer is not None:
             self._observer.asked(search, node, ticket, count, limit, seed)
@@ -77,12 +81,21 @@ class Recorder(Observer):
     def cancelled(
         self, search: Search, ticket: int, error: Exception | None = None, spent: Spent | None = None
     ) -> None:
-        self.is_asked = False
-        took = (
-            None if spent is None else [spent.tokens, spent.tool_calls, spent.seconds, spent.cost, spent.prompt_tokens]
-        )
-        told_s = search._native.account.elapsed_s
-        self._journal.failed(self.number, Failure(self._asked_s, told_s, took))
+        """Also of an answer that had come, and was paid for, and whose states have no verdicts or no values.
+
+        What was broken off is asked again when the run goes on, as after a kill: it is no failure.
+        """
+        if search.stop_reason != "interrupted":
+            self.is_asked = False
+            account = search._native.account
+            seconds = sum(step.seconds for step in self._steps) + (0.0 if spent is None else spent.seconds)
+            paid = Spent.of(_difference(account.spent, self._before), seconds)
+            all_of_it = [paid.tokens, paid.tool_calls, paid.seconds, paid.cost, paid.prompt_tokens]
+            took = None if paid == Spent() else all_of_it
+            self._journal.failed(
+                self.number, Failure(self._asked_s, account.elapsed_s, took if paid != Spent() else None)
+            )
+        self._steps = self._abouts = ()
         if self._observer is not None:
             self._observer.cancelled(search, ticket, error, spent)
 
@@ -100,3 +113,8 @@ class Recorder(Observer):
     ) -> None:
         told_s = search._native.account.elapsed_s
         self._journal.answered(self.number, Answer(self._asked_s, told_s, steps, abouts, values, cost))
+
+
+def _difference(now: Sequence[int], before: Sequence[int]) -> tuple[int, int, int, int]:
+    tokens, prompt_tokens, tool_calls, units = map(sub, now, before)
+    return tokens, prompt_tokens, tool_calls, units

@@ -475,6 +475,14 @@ std::vector<Ask> Question::open_asks() const {
     return asks;
 }
 
+std::vector<Question::Claim> Question::claims() const {
+    std::vector<Claim> claims;
+    tickets_.for_each(
+        [&](uint32_t number, const Ticket& ticket) { claims.push_back({number, ticket.claim + ticket.score_claim}); });
+    std::sort(claims.begin(), claims.end(), [](const Claim& a, const Claim& b) { return a.ticket < b.ticket; });
+    return claims;
+}
+
 void Question::prefetch_parts() const {
     tree_->prefetch();
     __builtin_prefetch(seen_.data());

@@ -176,6 +176,13 @@ class Question {
     // The open asks, oldest first, as they were handed out. What is admitted and not grown is not among them.
     std::vector<Ask> open_asks() const;
 
+    // What each ask that is out still reserves, its states' scores with it, oldest first: also those that are admitted.
+    struct Claim {
+        uint32_t ticket;
+        Amounts amounts;
+    };
+    std::vector<Claim> claims() const;
+
     // Snapshots (question_snapshot.cpp), with the errors of Tree's. A ticket that is admitted cannot be saved.
     std::string to_bytes() const;
     static std::unique_ptr<Question> from_bytes(const char* data, size_t size);

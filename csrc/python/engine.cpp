@@ -178,6 +178,14 @@ py::list open_asks(const Question& question) {
     return asks;
 }
 
+py::list claims(const Question& question) {
+    py::list claims;
+    for (const auto& [ticket, of] : question.claims()) {
+        claims.append(py::make_tuple(ticket, py::make_tuple(of[0], of[1], of[2], of[3])));
+    }
+    return claims;
+}
+
 void bind_options(py::module_& m) {
     py::class_<SearchOptions, std::shared_ptr<SearchOptions>>(m, "SearchOptions")
         .def(py::init(&make_options), py::kw_only(), "policy"_a, "exploration"_a, "decay"_a, "discount"_a,
@@ -241,6 +249,7 @@ void bind_question(py::module_& m) {
         .def(
             "knows_key", [](const Question& q, py::handle key) { return q.knows_key(key_of("key", key, 0)); }, "key"_a)
         .def("open_asks", &open_asks)
+        .def("claims", &claims)
         .def("to_bytes", &question_bytes)
         .def_static("from_bytes", &question_from, "data"_a);
 }

@@ -69,7 +69,7 @@ void read_objects(const py::dict& names) {
     o.duplicate = text_of("duplicate"), o.invalid = text_of("invalid"), o.refuted = text_of("refuted");
     o.nothing = PyTuple_New(0);
     o.settings = text_of("settings"), o.seconds_left = text_of("seconds_left"), o.mend = text_of("mend");
-    o.admitted = text_of("admitted"), o.strip = text_of("strip");
+    o.admitted = text_of("admitted"), o.cancelled = text_of("cancelled"), o.strip = text_of("strip");
     o.line_break = text_of("\n");
     o.check = function_in(names, "_check"), o.other_costs = function_in(names, "_other_costs");
     o.probability_of = function_in(names, "probability_of");

@@ -73,7 +73,7 @@ struct Objects {
     } of_pending;
     PyObject *whole[2], *cut[2];  // finish reasons
     PyObject *duplicate, *invalid, *refuted, *nothing;
-    PyObject *settings, *seconds_left, *mend, *admitted, *strip;  // names
+    PyObject *settings, *seconds_left, *mend, *admitted, *cancelled, *strip;  // names
     PyObject* line_break;
     PyObject *check, *other_costs, *probability_of, *checked_description, *without_hidden, *of_task, *fail,
         *described_many, *note_growth;

@@ -344,6 +344,10 @@ class Describing {
             const py::object error = call(objects.of_task, exception_in(raised).ptr());
             num_states_ = first;
             engine_.cancel(asks_.ticket(i), nullptr, 0);
+            if (abouts) {
+                call(attribute(observer.ptr(), objects.cancelled).ptr(), search, int_of(asks_.ticket(i)).ptr(),
+                     error.ptr());
+            }
             call(objects.fail, py::cast(&engine_).ptr(), searches_.ptr(), int_of(asks_.slot(i)).ptr(), error.ptr());
             return;
         }

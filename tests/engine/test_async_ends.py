@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ class Halt(BaseException):
     """One of the caller's own."""
 
 
-ENDS = [SystemExit, GeneratorExit, Halt, asyncio.CancelledError, KeyboardInterrupt]
+ENDS = [SystemExit, GeneratorExit, Halt, KeyboardInterrupt]
 STAGES = ["generator", "generator at once", "thread", "critic", "describe"]
 
 
@@ -143,6 +144,16 @@ def test_an_end_of_iteration_is_a_failure(stage: str) -> None:
     assert sorted(result.stop_reason or "" for result in results) == ["budget"] * (4 - failed) + ["error"] * failed
 
 
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "thread"])
+def test_something_cancelled_within_a_coroutine_is_a_failure(stage: str) -> None:
+    """Such as a task of the caller's that it waits for. Nobody has cancelled the search."""
+    searcher = searcher_of(Breaking(stage, asyncio.CancelledError))
+    results = searcher.search_many([f"q{i}" for i in range(4)], budget=bavt.Budget(tokens=200))
+    assert sorted(result.stop_reason or "" for result in results) == ["budget"] * 3 + ["error"]
+    [error] = [result.error for result in results if result.error is not None]
+    assert str(error) == "something that it waited for was cancelled"
+
+
 def test_a_batch_that_fails_in_its_thread_is_asked_again_one_by_one() -> None:
     class Generator(ScriptedGenerator):
         def propose(self, states: Sequence[StepRequest], *columns: Any) -> Any:
@@ -239,3 +250,112 @@ def test_a_coroutine_that_goes_on_after_the_deadline_is_given_up(leaves: int) ->
     assert cancelled == ["slow\n"] * len(cancelled)
     assert [result.spent.tokens for result in results] == [16 * len(cancelled), 40, 40]
     assert len(cancelled) == leaves
+
+
+@pytest.mark.parametrize("stage", ["critic", "describe"])
+def test_no_question_waits_for_another_ones_value_or_verdict(stage: str) -> None:
+    gate = asyncio.Event()
+    order: list[str] = []
+
+    class Critic(TableCritic):
+        async def score(self, candidates: Sequence[Node]) -> list[float]:  # type: ignore[override]
+            if stage == "critic" and candidates[0].text.startswith("slow\n"):
+                await gate.wait()
+            return super().score(candidates)
+
+    class Task(WorldTask):
+        async def adescribe(self, state: Any) -> Description:
+            if stage == "describe" and state[0].startswith("slow"):
+                await gate.wait()
+            return super().describe(state)
+
+    searcher = Searcher(AsyncGenerator(ENDLESS), Critic(ENDLESS), Task(ENDLESS), wave=3)
+
+    async def main() -> None:
+        async for search in searcher.arun(
+            [searcher.start(q, budget=bavt.Budget(tokens=40)) for q in ("slow", "a", "b")]
+        ):
+            order.append(search.question)
+            if len(order) == 2:
+                gate.set()
+            check_consistent(search.result(), WorldTask(ENDLESS), search.question)
+
+    asyncio.run(main())
+    assert order[2:] == ["slow"]
+
+
+@pytest.mark.parametrize("stage", ["critic", "describe"])
+def test_a_value_or_a_verdict_that_does_not_come_by_the_deadline_is_given_up(stage: str) -> None:
+    """The step is paid for, and as what scoring took is not known, the most that it may take is charged."""
+    cancelled = []
+
+    async def hang() -> None:
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            cancelled.append(stage)
+
+    class Critic(TableCritic):
+        async def score(self, candidates: Sequence[Node]) -> list[float]:  # type: ignore[override]
+            if stage == "critic":
+                await hang()
+            return super().score(candidates)
+
+    class Task(WorldTask):
+        async def adescribe(self, state: Any) -> Description:
+            if stage == "describe":
+                await hang()
+            return super().describe(state)
+
+    searcher = Searcher(
+        AsyncGenerator(ENDLESS), Critic(ENDLESS), Task(ENDLESS), max_score=bavt.Spent(tokens=50, tool_calls=1, cost=0.5)
+    )
+    started_s = time.monotonic()
+    result = searcher.search("q", budget=bavt.Budget(tokens=1000, seconds=0.2))
+    assert time.monotonic() - started_s < PATIENCE_S / 4
+    assert (result.stop_reason, cancelled) == ("deadline", [stage])
+    assert result.spent.tokens > 50
+    assert (result.spent.tool_calls, result.spent.cost, result.overrun) == (1, 0.5, bavt.Spent())
+
+
+def test_a_deadline_ends_no_other_question_of_a_batch_that_blocks() -> None:
+    """They are in one call, in one thread. The others wait for it, and go on."""
+    release = threading.Event()
+
+    def generator(text: str, count: int) -> list[str]:
+        if text == "slow\n":
+            release.wait(PATIENCE_S)
+        return [f"so {len(text)}"]
+
+    searcher = Searcher(generator, wave=3, max_step_tokens=16)
+    budgets = [bavt.Budget(tokens=100, seconds=0.2), bavt.Budget(tokens=40), bavt.Budget(tokens=40)]
+    searches = [searcher.start(q, budget=budget) for q, budget in zip(("slow", "a", "b"), budgets, strict=True)]
+
+    async def main() -> None:
+        async for search in searcher.arun(searches):
+            if search is searches[0]:
+                release.set()
+
+    asyncio.run(main())
+    assert [search.stop_reason for search in searches] == ["deadline", "budget", "budget"]
+    assert [search.spent.tokens for search in searches] == [16, 40, 40]
+
+
+def test_what_an_ask_may_take_is_charged_whole_where_it_is_given_up() -> None:
+    async def generator(text: str, count: int) -> list[str]:
+        await asyncio.sleep(PATIENCE_S)
+        return []
+
+    searcher = Searcher(
+        generator,
+        max_step_tokens=16,
+        max_prompt_tokens=50,
+        step_tool_calls=2,
+        max_step_cost=0.25,
+        token_cost=0.001,
+        prompt_token_cost=0.0001,
+    )
+    result = searcher.search("q", budget=bavt.Budget(tokens=100, seconds=0.1, cost=1.0, tool_calls=9, prompt_tokens=99))
+    assert result.stop_reason == "deadline"
+    spent = result.spent
+    assert (spent.tokens, spent.prompt_tokens, spent.tool_calls, spent.cost) == (16, 50, 2, 0.271)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,6 +119,66 @@ def test_what_a_generator_is_given_is_its_own(how: str, wave: int, observed: boo
         return [(result.stop_reason, str(result.error), fingerprint(result)) for result in results]
 
     assert found(Clearing) == found(Flaky)
+
+
+@pytest.mark.parametrize("change", [{"finish_reason": "tired"}, {"text": None}, {"log_probability": "likely"}, None])
+def test_an_answer_that_cannot_be_used_is_charged_what_its_steps_say(change: dict[str, Any] | None) -> None:
+    """None: there is one more than was asked for."""
+
+    class Generator:
+        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+            step = bavt.Step("so\n", 5, prompt_tokens=30, tool_calls=2, cost=0.5, seconds=3.0)
+            for name, value in (change or {}).items():
+                setattr(step, name, value)
+            clock[0] += 1.0
+            return [[step] if change else [step, step]]
+
+    clock = [100.0]
+    searcher = Searcher(Generator(), clock=lambda: clock[0], tried_exponent=1.0)
+    with pytest.raises(SearchError) as caught:
+        searcher.search("q", budget=bavt.Budget(tokens=1000))
+    times = 1 if change else 2
+    expected = bavt.Spent(tokens=5, prompt_tokens=30, tool_calls=2, cost=0.5, seconds=3.0)
+    spent = caught.value.result.spent
+    assert spent == sum([expected] * (times - 1), expected) + bavt.Spent(seconds=1.0)
+
+
+@pytest.mark.parametrize(("fails", "seconds"), [("generator", 2.0 + 0.25 + 2.0), ("critic", 2 * (2.0 + 0.25))])
+def test_the_time_of_what_failed_counts(fails: str, seconds: float) -> None:
+    clock, calls = [0.0], {"generator": 0, "critic": 0}
+
+    def called(who: str, takes_s: float) -> None:
+        clock[0] += takes_s
+        calls[who] += 1
+        if who == fails and calls[who] == 2:
+            raise OSError("down")
+
+    def generator(text: str, count: int) -> list[str]:
+        called("generator", 2.0)
+        return [f"so {calls}"]
+
+    def critic(text: str) -> float:
+        called("critic", 0.25)
+        return 0.5
+
+    searcher = Searcher(generator, critic, clock=lambda: clock[0])
+    [search] = searcher.run([searcher.start("q", budget=bavt.Budget(tokens=100, seconds=100.0))])
+    assert search.stop_reason == "error"
+    assert search.spent.seconds == seconds
+
+
+def test_a_function_is_not_called_after_the_deadline() -> None:
+    calls = []
+
+    def generator(text: str, count: int) -> list[str]:
+        calls.append(text)
+        time.sleep(0.15)
+        return ["on"]
+
+    results = Searcher(generator, wave=8).search_many([f"q{i}" for i in range(8)], budget=bavt.Budget(seconds=0.1))
+    assert len(calls) == 1
+    assert [result.stop_reason for result in results] == ["deadline"] * 8
+    assert [result.spent.tokens for result in results[1:]] == [0] * 7
 
 
 def test_retries() -> None:

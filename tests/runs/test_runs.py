@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
@@ -137,6 +138,9 @@ def test_other_generators_give_the_same(kind: str, tmp_path: Path) -> None:
             return await inner(*arguments)
 
         setattr(generator, method, propose if kind == "coroutine" else collect)
+        if kind == "stream":  # it says what broken off asks took, which are asked again all the same
+            discard = generator.discard
+            generator.discard = lambda tickets: discard(tickets) or {ticket: Spent(tokens=1) for ticket in tickets}
         return searcher(generator)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -188,6 +192,43 @@ def test_questions_that_failed_go_on_where_they_were(tmp_path: Path) -> None:
     answered = broken.asked[: -down.errors]
     assert len(answered) > 10
     assert not {*answered} & {*again.asked}, "what was answered before is not asked again"
+
+
+@pytest.mark.parametrize("stage", ["critic", "coroutine critic", "describe"])
+def test_what_was_paid_before_a_score_or_a_verdict_failed_is_not_forgotten(stage: str, tmp_path: Path) -> None:
+    broken = [True]
+
+    class Task(TextTask):
+        def describe(self, state: Any) -> Any:
+            if broken[0] and stage == "describe" and state.depth == 3:
+                raise OSError("no verifier")
+            return super().describe(state)
+
+    def critic(text: str) -> float:
+        if broken[0] and stage != "describe" and text.count("\n") == 4:
+            raise OSError("no critic")
+        return 0.5
+
+    async def coroutine(text: str) -> float:
+        return critic(text)
+
+    def made() -> bavt.Searcher:
+        numbers = itertools.count()
+        scores: Any = coroutine if stage == "coroutine critic" else critic
+        return bavt.Searcher(lambda text, count: [f"{next(numbers)} and so on"], scores, Task(), policy="best_first")
+
+    rows = [{"id": 1, "question": "why"}]
+    down = completed(tmp_path / "out", rows, made())
+    [line] = read_run(tmp_path / "out")
+    assert line["error"] == f"OSError: no {'verifier' if stage == 'describe' else 'critic'}"
+    assert down.errors == 1
+    spent = down.spent.tokens
+    assert spent >= 4 * 3
+    broken[0] = False
+    with Run(tmp_path / "out", made(), rows, budget=BUDGET, retry_errors=True) as run:
+        assert run.progress().spent.tokens == spent
+        list(run)
+        assert run.summary().errors == 0
 
 
 def test_asks_that_failed_are_charged_again_when_the_run_goes_on(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from bavt_fast import _core, reference
+from bavt_fast.reference.account import plus
 
 POLICIES = ("power", "best_first", "uct", "puct", "ucb")
 
@@ -192,6 +194,8 @@ def check_equal(native: Any, twin: reference.Question) -> None:
     assert native.counts == (twin.invalid, twin.duplicate, twin.refuted)
     assert native.stop_reason == twin.stop_reason
     assert native.in_flight == len(twin.tickets)
+    claims = [(n, tuple(plus(t.claim, t.score_claim))) for n, t in sorted(twin.tickets.items(), key=itemgetter(0))]
+    assert native.claims() == claims
     tickets = sorted(item for item in twin.tickets.items() if not item[1].admitted)
     open_asks = [(n, t.node, t.count, t.limit, t.seed, t.tried) for n, t in tickets]
     assert native.open_asks() == open_asks

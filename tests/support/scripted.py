@@ -175,9 +175,11 @@ class AsyncGenerator:
         self.out.update(questions)
         self.most = max(self.most, self.out.total())
         self.most_of_one = max(self.most_of_one, *self.out.values())
-        for _ in range(random.Random(states[0].seed + 1).randint(0, self.gives_way)):
-            await asyncio.sleep(0)
-        self.out.subtract(questions)
+        try:
+            for _ in range(random.Random(states[0].seed + 1).randint(0, self.gives_way)):
+                await asyncio.sleep(0)
+        finally:  # it may be given up
+            self.out.subtract(questions)
         return self.inner.propose(states, counts, limits)
 
 

@@ -29,6 +29,8 @@ LATE_S = 0.5
 """After a deadline, for generators that know of it: they say themselves what they took by then."""
 
 
+_NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
+
 _log = logging.getLogger("bavt_fast")
 
 
@@ -284,13 +286,14 @@ class Base:
     def ask_failed(self, slot: int, ticket: int, error: Exception, steps: Any = ()) -> None:
         """What the ask took is charged; the question is tried again, or ends with the error."""
         search = self.searches[slot]
-        is_late = isinstance(error, DeadlinePassed) and not search.untimed
-        spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps, search.settings)
         search._native.set_time(self.clock())
-        cancel(self.engine, search, ticket, spent, None if is_late else named(error, "generator"))
-        if is_late:
+        spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps, search.settings)
+        if isinstance(error, DeadlinePassed) and not search.untimed:
+            claim = None if error.is_known else dict(search._native.claims())[ticket & _NUMBER]
+            cancel(self.engine, search, ticket, spent, amounts=claim)
             self.engine.stop(slot, "deadline")
             return
+        cancel(self.engine, search, ticket, spent, named(error, "generator"))
         self.failures[slot] = self.failures.get(slot, 0) + 1
         if self.failures[slot] > self.retries:
             fail(self.engine, self.searches, slot, error)

@@ -318,8 +318,16 @@ class GenerationError(RuntimeError):
 class DeadlinePassed(GenerationError):
     """One ask was not answered, for its question's deadline is past, or would be before anything can come.
 
-    Nothing failed: the question stops for its deadline. Arguments as of `GenerationError`.
+    Nothing failed: the question stops for its deadline.
+
+    Args:
+        message, spent: as of `GenerationError`.
+        is_known: whether `spent` is known. If not, all that the ask had reserved is charged.
     """
+
+    def __init__(self, message: str, spent: Any = None, *, is_known: bool = True) -> None:
+        super().__init__(message, spent)
+        self.is_known = is_known
 
 
 class Task(Protocol[State]):

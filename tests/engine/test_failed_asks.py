@@ -24,7 +24,7 @@ from search_checks import (
 )
 
 import bavt_fast as bavt
-from bavt_fast.protocols import GenerationError, StepRequest
+from bavt_fast.protocols import DeadlinePassed, GenerationError, StepRequest
 from bavt_fast.result import SearchError
 from bavt_fast.searcher import Searcher
 
@@ -179,6 +179,35 @@ def test_a_function_is_not_called_after_the_deadline() -> None:
     assert len(calls) == 1
     assert [result.stop_reason for result in results] == ["deadline"] * 8
     assert [result.spent.tokens for result in results[1:]] == [0] * 7
+
+
+@pytest.mark.parametrize(
+    ("spent", "is_known", "tokens"), [(None, True, 0), (bavt.Spent(tokens=3), True, 3), (None, False, 16)]
+)
+@pytest.mark.parametrize("how", ["raises", "returns", "coroutine"])
+def test_an_ask_that_its_deadline_comes_before_is_no_failure(
+    how: str, spent: bavt.Spent | None, is_known: bool, tokens: int
+) -> None:
+    class Late(ScriptedGenerator):
+        def propose(self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]) -> list[Any]:
+            error = DeadlinePassed("no time is left to ask", spent, is_known=is_known)
+            late = [state.text.startswith("late\n") for state in states]
+            if how == "raises" and all(late):
+                raise error
+            answers = super().propose(states, counts, limits)
+            return [error if is_late else answer for is_late, answer in zip(late, answers, strict=True)]
+
+    class Coroutine(Late):
+        async def propose(self, *columns: Any) -> Any:  # type: ignore[override]
+            return super().propose(*columns)
+
+    made = (Coroutine if how == "coroutine" else Late)(ENDLESS)
+    searcher = Searcher(made, None, WorldTask(ENDLESS), wave=1 if how == "raises" else 2, max_step_tokens=16)
+    late, other = searcher.search_many(["late", "q"], budget=bavt.Budget(tokens=40, seconds=1e6))
+    assert (late.stop_reason, late.error, late.spent.tokens) == ("deadline", None, tokens)
+    assert (other.stop_reason, other.spent.tokens) == ("budget", 40)
+    untimed = searcher.search_many(["late"], budget=bavt.Budget(tokens=40))[0]
+    assert (untimed.stop_reason, type(untimed.error)) == ("error", DeadlinePassed)
 
 
 def test_retries() -> None:

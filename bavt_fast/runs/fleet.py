@@ -322,8 +322,8 @@ class FleetRun(Run):
                     break
                 (number, row), events = fresh, ()
                 permits += 0 if is_covered else leases.grant(place, 1)
-                self._journal.begun(number)
                 self._open[number] = row
+            self._journal.begun(number)
             worker.questions[number] = row
             questions.append((number, row, events))
         # Where they do not do for all at once, those get them who use them now.

@@ -3,7 +3,8 @@
 Blocks of lines, each closed by its checksum; a block without one, or with another, was cut by a kill, and what follows
 is dropped with it:
 
-    12 b                  question 12 (its place among the good lines) has begun
+    - s                   a life of the run begins
+    12 b                  question 12 (its place among the good lines) is asked for the first time in this life
     12 a [...]            an ask of it was answered, see `Answer`
     12 f [...]            an ask of it failed, see `Failure`
     - l 3                 3 asks were in flight when a life of the run was killed
@@ -12,6 +13,9 @@ is dropped with it:
 
 A question has one ask out at a time, so its lines, in their order, are the whole search: `bavt_fast.runs.replay` makes
 it again from them. What is finished stands in the results, and its lines are left out when the journal is compacted.
+
+A life writes its first lines before its first ask, and the line of a question before that question's first ask. So of a
+life that was killed those questions may have had an ask in flight that have a line in it.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from json.encoder import encode_basestring as _quoted
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +120,7 @@ class JournalLines:
 
 
 class Journal(JournalLines):
-    """Appends events to a run's journal. Nothing is written before `flush`; after an error nothing is any more.
+    """Appends events of a life to a run's journal. Nothing is written before `flush`; after an error nothing any more.
 
     Args:
         end: where the last whole block ends, in bytes.
@@ -127,8 +131,7 @@ class Journal(JournalLines):
         super().__init__()
         self.path = path
         self._file = AppendedFile(path, end)
-        if lost_asks:
-            self.lost(lost_asks)
+        self.goes_on(lost_asks)
         self._compact_at = max(COMPACT_BYTES, 4 * end)
         self._failed = False
 
@@ -136,6 +139,12 @@ class Journal(JournalLines):
         """Lines that were made elsewhere, and how many answers they tell of."""
         self._lines += lines
         self.answers += answers
+
+    def goes_on(self, lost_asks: int) -> None:
+        """A life begins; so many asks were lost with the last one."""
+        if lost_asks:
+            self.lost(lost_asks)
+        self._lines.append("- s\n")
 
     def lost(self, asks: int) -> None:
         self._lines.append(f"- l {asks}\n")
@@ -169,20 +178,24 @@ class Journal(JournalLines):
     def compact(self, open_numbers: Container[int]) -> None:
         """Leaves out the events of questions that are not open. To be flushed before."""
         lost = 0
+        life = b""  # the last line that says how a life stands: of two with nothing between them the second one holds
         with replaced(self.path) as file:
             for block in _blocks(self.path):
                 kept = []
                 for line in block.lines:
                     name, kind, rest = _split(line)
-                    if name != "-":
-                        if int(name) in open_numbers:
-                            kept.append(line + b"\n")
-                    elif kind == "l":
+                    if kind == "l":
                         lost += int(rest)
+                    elif name == "-":
+                        life = line + b"\n"
+                    elif int(name) in open_numbers:
+                        kept += [life, line + b"\n"]
+                        life = b""
                 if kept:
                     file.write(_closed(b"".join(kept)))
-            if lost:
-                file.write(_closed(b"- l %d\n" % lost))
+            told = (b"- l %d\n" % lost if lost else b"") + life
+            if told:
+                file.write(_closed(told))
         self._file.close()
         self._file = AppendedFile(self.path)
         self._compact_at = max(COMPACT_BYTES, 4 * self._file.end)
@@ -201,28 +214,43 @@ def read_journal(path: Path, is_open: Callable[[int], bool]) -> History:
     """
     events: dict[int, list[Answer | Failure]] = {}
     lost, end = 0, 0
-    told: list[int] | None = None  # which asks were in flight, at the end of a life
+    asked = _Asked()
     for block in _blocks(path):
         end = block.end
         for line in block.lines:
             name, kind, rest = _split(line)
+            asked.note(name, kind, rest)
             if kind == "l":
                 lost += int(rest)
-            elif kind == "o":
-                told = json.loads(rest)
-                continue
             elif kind in ("b", "a", "f"):
-                number = int(name)
-                if is_open(number):
+                if is_open(number := int(name)):
                     own = events.setdefault(number, [])
                     if kind != "b":
                         own.append(_answer(rest) if kind == "a" else Failure(*_loaded(rest)))
-            else:
+            elif kind not in ("s", "o"):
                 raise ValueError(f"{path}: expected a line of a journal, got {line!r:.60}")
-            told = None
-    in_flight = set(events) if told is None else events.keys() & set(told)
     size = os.path.getsize(path) if path.exists() else 0
-    return History(events, lost, in_flight, end, size - end)
+    return History(events, lost, asked.of(events), end, size - end)
+
+
+class _Asked:
+    """Whose ask may have been in flight when the last life ended, by the lines so far."""
+
+    def __init__(self) -> None:
+        self._numbers: set[int] | None = None  # None for all: lives did not say once that they begin, and with what
+        self._is_over = False
+
+    def note(self, name: str, kind: str, rest: bytes) -> None:
+        if kind in ("s", "o"):
+            self._numbers = set(json.loads(rest)) if kind == "o" else set()
+        elif self._is_over:  # a life that did not say that it begins
+            self._numbers = None
+        elif self._numbers is not None and name != "-":
+            self._numbers.add(int(name))
+        self._is_over = kind == "o"
+
+    def of(self, numbers: Collection[int]) -> set[int]:
+        return {*numbers} if self._numbers is None else self._numbers.intersection(numbers)
 
 
 class _Block(NamedTuple):

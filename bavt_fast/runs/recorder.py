@@ -30,6 +30,7 @@ class Recorder(Observer):
         "_abouts",
         "_asked_s",
         "_before",
+        "_has_begun",
         "_journal",
         "_observer",
         "_steps",
@@ -47,7 +48,7 @@ class Recorder(Observer):
         self._before = (0, 0, 0, 0)  # what the search had spent when its ask was handed out
         self._steps: Sequence[Step] = ()
         self._abouts: Sequence[Description] = ()
-        self.is_asked = False
+        self._has_begun = self.is_asked = False
 
     # ---- as an Observer
 
@@ -56,6 +57,9 @@ class Recorder(Observer):
             self._asked_s = search._native.account.elapsed_s
         self._before = search._native.account.spent
         self.is_asked = True
+        if not self._has_begun:
+            self._has_begun = True
+            self._journal.begun(self.number)
         if self._observer is not None:
             self._observer.asked(search, node, ticket, count, limit, seed)
 

@@ -289,7 +289,6 @@ class Run:
             if not self._is_done[number] and number not in self._open:
                 search = self._started(number, row, ())
                 if search is not None:
-                    self._journal.begun(number)
                     yield search
 
     def _replayed(self, events: Mapping[int, list[Answer | Failure]]) -> list[Search]:

@@ -115,6 +115,9 @@ class _Sink(JournalLines):
 
     settled = 0
 
+    def begun(self, number: int) -> None:
+        """Nothing: the run says so before a worker has the question."""
+
     def answered(self, number: int, answer: Answer) -> None:
         self.settled += 1
         super().answered(number, answer)

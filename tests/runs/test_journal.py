@@ -123,7 +123,8 @@ def test_lost_asks_are_those_in_flight_when_a_life_ended(tmp_path: Path) -> None
         ([0, 1, 2], None, 3, 0),  # begun, in flight at the end (None: it was killed), lost then, lost before
         ([3], [0, 3], 2, 3),
         ([], [], 0, 5),
-        ([], None, 4, 5),
+        ([1, 2], None, 2, 5),  # it went on with these before it was killed
+        ([], None, 0, 7),  # and the next one with none
     ]
     for begun, in_flight, now, before in lives:
         before_now = nothing(path)
@@ -132,12 +133,42 @@ def test_lost_asks_are_those_in_flight_when_a_life_ended(tmp_path: Path) -> None
             journal.begun(number)
         if in_flight is not None:
             journal.ended(in_flight)
-        elif not begun:
-            journal.answered(0, Answer(None, 0.0, [], [], []))
         journal.flush()
         journal.close()
         history = nothing(path)
         assert (len(history.in_flight), history.lost_asks) == (now, before)
+
+
+def test_lives_that_did_not_say_that_they_begin_may_have_asked_for_all(tmp_path: Path) -> None:
+    """Journals of before. A life that went on with what had begun wrote nothing before its first answer."""
+    path = tmp_path / "journal"
+    blocks = [b"0 b\n1 b\n2 b\n", b"- o [1]\n", b"- l 1\n", b"1 a [null,0,[],[],[]]\n", b"- o []\n"]
+    for count, in_flight in enumerate([set(), {0, 1, 2}, {1}, {0, 1, 2}, {0, 1, 2}, set()]):
+        path.write_bytes(b"".join(map(journals._closed, blocks[:count])))
+        assert nothing(path).in_flight == in_flight
+    journal = Journal(path, nothing(path).end)
+    journal.begun(2)
+    journal.flush()
+    journal.close()
+    assert nothing(path).in_flight == {2}
+
+
+@pytest.mark.parametrize("end", [None, [4]])
+def test_compacting_keeps_how_the_last_life_stands(end: list[int] | None, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    for number in (1, 4, 7):
+        journal = Journal(path, nothing(path).end)
+        journal.begun(number)
+        journal.begun(4)
+        journal.flush()
+    if end is not None:
+        journal.ended(end)
+        journal.flush()
+    journal.compact({1, 4})
+    assert nothing(path).in_flight == {4}
+    journal.compact(set())
+    journal.close()
+    assert path.stat().st_size < 30
 
 
 def test_compacting_leaves_out_what_is_finished_alone(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,44 @@ def test_the_total_is_hard_over_all_questions_and_lives(kind: str, tmp_path: Pat
     assert more.end == "done"
     completed(tmp_path / "whole", rows, searcher(**settings))
     assert results(tmp_path) == results(tmp_path / "whole")
+
+
+def test_asks_of_lives_that_were_killed_in_their_first_wave_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind a life that ended in order, and where they went on with questions that had begun alone."""
+
+    class Talks:
+        asked = 0
+        is_mortal = False
+
+        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+            self.asked += len(states)
+            if self.is_mortal:
+                raise Killed
+            return [[Step("and so on", 3)] for _ in states]
+
+    talks = Talks()
+
+    def life(total: int) -> Any:
+        made = bavt.Searcher(talks, max_step_tokens=8, wave=4)
+        with Run(tmp_path, made, questions(4), budget=bavt.Budget(tokens=60), total=bavt.Budget(tokens=total)) as run:
+            with suppress(Killed):
+                list(run)
+            return run.summary()
+
+    first = life(100)
+    assert (first.end, first.finished, first.lost_asks) == ("total", 0, 0)
+    talks.asked, talks.is_mortal = 0, True
+    with monkeypatch.context() as killed:
+        killed.setattr(Run, "_end", lambda self: None)  # nothing is written any more
+        for _ in range(4):
+            life(140)
+    asked, talks.is_mortal = talks.asked, False
+    assert asked > 4
+    last = life(140)
+    assert (last.end, last.lost_asks, last.lost.tokens) == ("total", asked, 8 * asked)
+    assert last.spent.tokens + last.lost.tokens <= 140
 
 
 @pytest.mark.parametrize(("own", "spent"), [(None, 30), (30, 10)])

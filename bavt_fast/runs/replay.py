@@ -1,7 +1,7 @@
 """Searches made again from their journals: the same asks, answers and values, without generator, verifier and critic.
 
-What is drawn depends on the question's seed and on what was told before, so the search goes on as it would have. The
-engine's clock is set to what it showed, where time is limited.
+What is drawn depends on the question's seed and on what was told before, so the search goes on as it would have. Its
+clock shows what it showed, and runs again from its next ask: until then it waits for its turn.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ def replay(search: Search, events: Sequence[Answer | Failure]) -> None:
                 raise ValueError(f"expected one more ask, got a search that has stopped ({search.stop_reason})")
             if search.observer is not None:
                 note_asks(searches, slots, nodes, counts, tickets, limits, seeds)
+            extra_s += _seconds_elsewhere(event)  # it is in the time at which it was told
             if isinstance(event, Failure):
-                spent = None if event.spent is None else Spent(*event.spent)
-                cancel(engine, search, tickets[0], spent)
-                extra_s += 0.0 if spent is None else spent.seconds
+                search._native.set_time(event.told_s - extra_s)
+                cancel(engine, search, tickets[0], None if event.spent is None else Spent(*event.spent))
             else:
                 _tell(engine, searches, slots, nodes, tickets, event, event.told_s - extra_s)
-                extra_s += sum(step.seconds for step in event.steps)
             now_s = event.told_s
             if search.error is not None:
                 raise search.error
@@ -56,8 +55,12 @@ def replay(search: Search, events: Sequence[Answer | Failure]) -> None:
             ) from error
     search.leave()
     search._native = Question.from_bytes(search._native.to_bytes())  # time passes from the next reading on
-    if search._native.asks and search._native.stop_reason is None:
-        search._native.set_time(search._clock())
+
+
+def _seconds_elsewhere(event: Answer | Failure) -> float:
+    if isinstance(event, Answer):
+        return sum(step.seconds for step in event.steps)
+    return 0.0 if event.spent is None else Spent(*event.spent).seconds
 
 
 def _tell(

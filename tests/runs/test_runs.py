@@ -115,6 +115,63 @@ def test_time_is_counted_over_all_lives(tmp_path: Path) -> None:
             assert 30.0 <= line["spent"]["seconds"] < 34.0
 
 
+def test_time_that_steps_say_they_took_elsewhere_is_counted_once(tmp_path: Path) -> None:
+    class Elsewhere:
+        calls, now_s = 0, 0.0
+
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            self.calls += 1
+            self.now_s += 1.0
+            if self.calls % 5 == 0:
+                raise Killed
+            if self.calls % 5 == 3:
+                return [GenerationError("busy", Spent(tokens=1, seconds=0.25)) for _ in states]
+            return [[Step(f"s{state.seed}", 2, seconds=0.5)] for state in states]
+
+    work = Elsewhere()
+    made = bavt.Searcher(work, wave=1, max_step_tokens=4, retries=9, clock=lambda: work.now_s)
+    before_s: list[float] = []
+    for _ in range(4):
+        with Run(tmp_path, made, questions(1), budget=bavt.Budget(tokens=90, seconds=1000.0)) as run:
+            ((_, search),) = run.searches() or [(None, None)]
+            assert before_s == ([] if search is None else [search.spent.seconds])
+            with pytest.raises(Killed):
+                list(run)
+            ((_, search),) = run.searches()
+            before_s = [search.spent.seconds]
+    assert before_s[0] > 12 * 0.25
+
+
+@pytest.mark.parametrize("wave", [1, 8])
+def test_no_time_passes_for_questions_that_wait_to_go_on(wave: int, tmp_path: Path) -> None:
+    """A call takes a second; each question has ten calls, and five seconds more."""
+    now_s = 0.0
+
+    class Slow(Mortal):
+        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+            nonlocal now_s
+            now_s += len(states) / wave_now
+            return super().propose(states, counts, limits)
+
+    Slow.__qualname__ = "Mortal"
+
+    def life(folder: str, calls: int | None, wave: int, wait_s: float = 0.0) -> None:
+        nonlocal now_s, wave_now
+        wave_now = wave
+        made = searcher(Slow(calls=calls), wave=wave, clock=lambda: now_s, max_step_tokens=4)
+        with Run(tmp_path / folder, made, questions(8), budget=bavt.Budget(tokens=40, seconds=15.0)) as run:
+            now_s += wait_s
+            with suppress(Killed):
+                list(run)
+
+    wave_now = 8
+    life("whole", None, 8)
+    life("out", 3, 8)
+    life("out", None, wave, wait_s=100.0)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert {line["stop_reason"] for line in results(tmp_path / "out").values()} <= {"solved", "budget", "exhausted"}
+
+
 @pytest.mark.parametrize("kind", ["coroutine", "stream"])
 def test_other_generators_give_the_same(kind: str, tmp_path: Path) -> None:
     rows = questions(10)

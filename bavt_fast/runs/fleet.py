@@ -118,7 +118,6 @@ class FleetRun(Run):
         self._answers: deque[tuple[int, Any]] = deque()  # that came while another was waited for
         self._waiting_begun: deque[tuple[int, Row, Events]] = deque()
         self._weighed: tuple[int, ...] = (0, 0, 0, 0)
-        self._is_broken = False
         try:
             self._first, self._described = self._first_described()
             described = self._described
@@ -212,6 +211,11 @@ class FleetRun(Run):
     def searches(self) -> list[tuple[Row, Search]]:
         """None: they are elsewhere."""
         return []
+
+    def _go_on(self) -> None:
+        if self._finished < self._count:
+            path = self.folder.path
+            raise ValueError(f"{path}: expected one loop, whose workers end with it; make it again to go on")
 
     def _lines(self) -> Generator[dict[str, Any]]:
         try:

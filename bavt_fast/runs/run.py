@@ -146,6 +146,7 @@ class Run:
         self._failed: set[int] = set()  # those with an error: what they were answered is kept
         self._refused: list[dict[str, Any]] = []
         self._is_starved = self._is_interrupted = False
+        self._is_iterated = self._has_ended = self._is_broken = False
         self._synced_s = time.monotonic()
         self.broken: list[BrokenLine] = []
         self.folder = RunFolder(folder)
@@ -199,13 +200,21 @@ class Run:
     # ---- running
 
     def __iter__(self) -> Generator[dict[str, Any]]:
-        """The lines of the questions that are finished in this life, as they come. Ctrl-C ends it; so does the total.
+        """The lines of the questions that are finished from here on, as they come. Ctrl-C ends it; so does the total.
+
+        A loop that was left may be begun again: it goes on with what was under way.
 
         Raises:
             RunError: the disk is full, or fails. Nothing is lost: the same run goes on later.
+            ValueError: the run is closed, or broken, or another loop over it has not ended.
         """
-        if self.folder.is_closed:
+        if self.folder.is_closed or self._is_broken:
             raise ValueError(f"{self.folder.path}: expected a run that is open; make it again to go on")
+        if self._is_iterated:
+            raise ValueError(f"{self.folder.path}: expected one loop over a run at a time; end the first one")
+        if self._has_ended:
+            self._go_on()
+        self._is_iterated = True
         try:
             try:
                 with closing(self._lines()) as lines:
@@ -213,12 +222,23 @@ class Run:
             except KeyboardInterrupt:
                 self._is_interrupted = True
             finally:
+                self._is_iterated, self._has_ended = False, True
                 self._end()
         except OSError as error:
+            self._is_broken = True
             raise RunError(
                 f"{error.filename or self.folder.path}: {error.strerror or error}; what was answered before is kept: "
                 "mend that, and start the same run again"
             ) from error
+
+    def _go_on(self) -> None:
+        """After a loop that has ended: what it broke off is made again from the journal, as in a life of its own."""
+        history = read_journal(self._journal.path, self._open.__contains__)
+        self._is_starved = self._is_interrupted = False
+        self.lost_asks += len(history.in_flight)
+        self._journal.goes_on(len(history.in_flight))
+        self._open.clear()
+        self._begun = self._replayed(history.events)
 
     def complete(self) -> RunSummary:
         """Runs to the end, and closes."""

@@ -103,6 +103,16 @@ def test_a_run_goes_on_with_workers_and_without(tmp_path: Path) -> None:
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
+def test_a_second_loop_is_refused_unless_all_is_done(tmp_path: Path) -> None:
+    with fleet_run(tmp_path, questions(6), made()) as run:
+        assert next(iter(run))
+        with pytest.raises(ValueError, match="expected one loop, whose workers end with it; make it again to go on"):
+            list(run)
+    with fleet_run(tmp_path, questions(6), made()) as run:
+        list(run)
+        assert (list(run), run.summary().end) == ([], "done")
+
+
 # ---- The total
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -510,6 +511,8 @@ def test_a_full_disk_ends_with_one_error_and_goes_on_later(
             patched.setattr("bavt_fast._files.os.write", FullDisk(room, os.write))
             with pytest.raises(RunError, match="No space left on device; what was answered before is kept") as failed:
                 list(run)
+        with pytest.raises(ValueError, match="make it again to go on"):
+            list(run)
         assert str(tmp_path / "out") in str(failed.value)
         assert run.summary().end == "interrupted"
     completed(tmp_path / "out", rows)
@@ -575,3 +578,44 @@ def test_a_caller_may_stop_early(tmp_path: Path) -> None:
     assert len(seen) == 1
     completed(tmp_path / "out", rows)
     assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine", "stream"])
+def test_a_loop_that_was_left_goes_on_with_what_was_under_way(kind: str, tmp_path: Path) -> None:
+    rows = questions(9)
+    make: Any = {"plain": Mortal, "coroutine": AsyncGenerator, "stream": StreamingGenerator}[kind]
+    completed(tmp_path / "whole", rows, searcher(make(WORLD), wave=4))
+    got = []
+    with Run(tmp_path / "out", searcher(make(WORLD), wave=4), rows, budget=BUDGET) as run:
+        for count in (1, 0, 2):
+            got += [line["id"] for line in islice(run, count)]
+            assert run.summary().end == "interrupted"
+        assert run.progress().under_way > 0
+        got += [line["id"] for line in run]
+        assert list(run) == []
+        assert (run.summary().end, run.progress().under_way) == ("done", 0)
+    assert sorted(got) == [row["id"] for row in rows]
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_a_total_is_hard_over_loops_of_one_run(tmp_path: Path) -> None:
+    total = bavt.Budget(tokens=300)
+    made = searcher(StreamingGenerator(WORLD), max_step_tokens=6)
+    with Run(tmp_path, made, questions(20), budget=BUDGET, total=total) as run:
+        while run.summary().end != "total":
+            list(islice(run, 1))
+        now = run.summary()
+        assert 300 - 6 < now.spent.tokens + now.lost.tokens <= 300
+        assert list(run) == []
+    with Run(tmp_path, made, questions(20), budget=BUDGET, total=total) as again:
+        assert (again.summary().spent.tokens, again.summary().lost) == (now.spent.tokens, now.lost)
+
+
+def test_two_loops_over_a_run_at_a_time_are_refused(tmp_path: Path) -> None:
+    with Run(tmp_path, searcher(wave=2), questions(6), budget=BUDGET) as run:
+        first = iter(run)
+        got = [next(first)["id"]]
+        with pytest.raises(ValueError, match="expected one loop over a run at a time"):
+            next(iter(run))
+        got += [line["id"] for line in first]
+    assert len(got) == 6

@@ -139,14 +139,15 @@ def locked(path: Path) -> int:
     return descriptor
 
 
-def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(end in bytes, line) of the lines of a file that have an end; none where there is no file."""
-    end = 0
+def whole_lines(path: Path, begin: int = 0) -> Iterator[tuple[int, bytes]]:
+    """(end in bytes, line) of the lines of a file that have an end, from a byte on; none where there is no file."""
+    end = begin
     try:
         file = open(path, "rb")  # noqa: SIM115 (see below)
     except FileNotFoundError:
         return
     with file:
+        file.seek(begin)
         for line in file:
             end += len(line)
             if line.endswith(b"\n"):

@@ -1,7 +1,7 @@
 """The journal of a run: what was answered to each ask, appended as it comes, so that a kill loses no answer.
 
-Blocks of lines, each closed by its checksum; a block without one, or with another, was cut by a kill, and what follows
-is dropped with it:
+Blocks of lines, each closed by its checksum. A kill may leave one without at the end, which is dropped. One with
+another checksum was damaged: it is dropped with all that follows, whose answers are counted as lost:
 
     - s                   a life of the run begins
     12 b                  question 12 (its place among the good lines) is asked for the first time in this life
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from json.encoder import encode_basestring as _quoted
@@ -75,6 +76,8 @@ class History(NamedTuple):
         in_flight: of these questions those whose ask may have been in flight when the last life ended.
         end: where the last whole block ends, in bytes.
         dropped: bytes behind it.
+        is_damaged: whether these are more than a kill leaves.
+        cut_asks: asks whose answers are in what was damaged, or behind it, of questions that are not done.
     """
 
     events: dict[int, list[Answer | Failure]]
@@ -82,6 +85,8 @@ class History(NamedTuple):
     in_flight: set[int]
     end: int
     dropped: int
+    is_damaged: bool
+    cut_asks: int
 
 
 class JournalLines:
@@ -230,7 +235,33 @@ def read_journal(path: Path, is_open: Callable[[int], bool]) -> History:
             elif kind not in ("s", "o"):
                 raise ValueError(f"{path}: expected a line of a journal, got {line!r:.60}")
     size = os.path.getsize(path) if path.exists() else 0
-    return History(events, lost, asked.of(events), end, size - end)
+    is_damaged, cut_asks, seen = _behind(path, end, asked, is_open)
+    return History(events, lost, asked.of({*events, *seen}), end, size - end, is_damaged, cut_asks)
+
+
+def _behind(path: Path, end: int, asked: _Asked, is_open: Callable[[int], bool]) -> tuple[bool, int, set[int]]:
+    """What can be read behind the last good block: whether it was damaged, the asks that it tells of, and whose."""
+    lines = [line for _, line in whole_lines(path, end)]
+    if not any(line.startswith(b"= ") for line in lines):
+        return False, 0, set()
+    asks = 0
+    numbers = set()
+    for line in lines:
+        read = _READABLE.match(line)
+        if read is None:
+            continue
+        name, kind, rest = _split(read[0])
+        asked.note(name, kind, rest)
+        if kind == "l":
+            asks += int(rest)
+        elif name != "-" and is_open(number := int(name)):
+            numbers.add(number)
+            asks += kind != "b"
+    return True, asks, numbers
+
+
+_READABLE = re.compile(rb"[0-9]{1,9} (?:b$|[af] )|- (?:s$|l [0-9]{1,9}$|o \[[0-9,]*\]$)")
+"""A line of a journal, as far as is to be read of one that may be damaged."""
 
 
 class _Asked:

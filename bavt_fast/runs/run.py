@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from bavt_fast._checks import as_amount, as_seed
 from bavt_fast.budget import Budget, Spent, cost_units
 from bavt_fast.engine import Search
 from bavt_fast.runs.folder import RunError, RunFolder
-from bavt_fast.runs.journal import Answer, Failure, Journal, read_journal
+from bavt_fast.runs.journal import Answer, Failure, History, Journal, read_journal
 from bavt_fast.runs.questions import BrokenLine, Row, Rows, checked_rows, problems_of
 from bavt_fast.runs.recorder import Recorder
 from bavt_fast.runs.replay import replay
@@ -160,11 +161,10 @@ class Run:
                     retried.add(number)
                 else:
                     self._tally(number, line)
-            path = self.folder.path / "journal"
-            history = read_journal(path, lambda number: not self._is_done[number])
-            lost_asks = len(history.in_flight - retried)
+            history = self._history()
+            lost_asks = len(history.in_flight - retried) + history.cut_asks
             self.lost_asks = history.lost_asks + lost_asks
-            self._journal = Journal(path, history.end, lost_asks)
+            self._journal = Journal(self.folder.path / "journal", history.end, lost_asks)
             self._begun = self._replayed(history.events)
         except BaseException:
             self.close()
@@ -193,6 +193,18 @@ class Run:
                 raise ValueError(f"questions: {row}")
             else:
                 self.broken.append(row)
+
+    def _history(self) -> History:
+        path = self.folder.path / "journal"
+        history = read_journal(path, lambda number: number < self._count and not self._is_done[number])
+        if history.is_damaged:
+            warnings.warn(
+                f"{path}: damaged at byte {history.end}; what is there and behind it is cut off: {history.dropped} "
+                f"bytes, with {history.cut_asks} answers to questions that are not finished, which are asked again and "
+                "counted as lost",
+                stacklevel=3,
+            )
+        return history
 
     def _problems(self, questions: Sequence[str]) -> Sequence[str | None]:
         return problems_of(self.searcher.task.initial_state, questions)

@@ -110,6 +110,26 @@ def test_a_block_that_was_damaged_ends_the_journal(tmp_path: Path) -> None:
         assert (history.end, listed(history.events)) == (before[0], listed(before[1]))
 
 
+def test_what_is_behind_damage_is_counted_and_a_block_that_a_kill_cut_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    answer = b" a [null,0,[],[],[]]\n"
+    blocks = [b"- s\n1 b\n2 b\n9 b\n", b"1" + answer + b"2" + answer, b"9" + answer + b"3 b\n", b"3 f [null,0,null]\n"]
+    whole = [*map(journals._closed, blocks)]
+
+    def read(*parts: bytes) -> tuple[bool, int, set[int]]:
+        path.write_bytes(b"".join(parts))
+        history = read_journal(path, lambda number: number < 9)
+        return history.is_damaged, history.cut_asks, history.in_flight
+
+    assert read(*whole) == (False, 0, {1, 2, 3})
+    assert read(*whole[:3], whole[3][:-3]) == (False, 0, {1, 2, 3})
+    assert read(whole[0], whole[1].replace(b"null", b"nulk"), *whole[2:]) == (True, 3, {1, 2, 3})
+    assert read(whole[0], whole[1].replace(b"1 a", b"1 q"), whole[2]) == (True, 1, {1, 2, 3})
+    lives = [*map(journals._closed, [b"- l 2\n- s\n", b"2 b\n"])]
+    assert read(*whole[:2], b"\xff" + whole[2], *whole[3:], *lives) == (True, 3, {2})
+    assert read(*whole[:2], b"\xff" + whole[2], *lives, journals._closed(b"- o []\n")) == (True, 2, set())
+
+
 def test_a_whole_block_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_bytes(journals._closed(b"12 z what\n"))

@@ -458,6 +458,35 @@ def test_a_result_that_a_kill_cut_is_written_again(tmp_path: Path) -> None:
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
+def test_what_damage_cuts_off_a_journal_is_said_and_counted(tmp_path: Path) -> None:
+    rows, tokens = questions(6), 0
+
+    class Counts(Mortal):
+        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+            nonlocal tokens
+            answers = super().propose(states, counts, limits)
+            tokens += sum(step.tokens for steps in answers for step in steps)
+            return answers
+
+    Counts.__qualname__ = "Mortal"
+
+    def life(total: int) -> Any:
+        made = searcher(Counts(), max_step_tokens=6, wave=4)
+        return completed(tmp_path, rows, made, total=bavt.Budget(tokens=total))
+
+    first = life(400)
+    assert (first.end, first.lost_asks, tokens > 380) == ("total", 0, True)
+    path = tmp_path / "journal"
+    text = bytearray(path.read_bytes())
+    text[text.index(b"\n= ", len(text) // 3) - 1] ^= 1
+    path.write_bytes(text)
+    with pytest.warns(UserWarning, match=rf"{path}: damaged at byte \d+; .*: \d+ bytes, with \d+ answers") as said:
+        second = life(400)
+    assert f"with {second.lost_asks} answers" in str(said[0].message)
+    assert (second.end, second.lost_asks > 10, tokens <= 400) == ("total", True, True)
+    assert life(10**6).lost_asks == second.lost_asks
+
+
 def test_a_journal_that_is_compacted_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bavt_fast.runs import journal
 

@@ -8,7 +8,8 @@ either a search has no `Observer`, and all that its loops do is to see that.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -127,6 +128,16 @@ class Observer:
         self._keep(search, "stop", reason)
         if self._listener is not None:
             self._tell(search, "stop", reason=reason, error=search.error)
+
+    @contextmanager
+    def unheard(self, search: Any) -> Iterator[None]:
+        """What happens meanwhile is kept in the record, where there is one; the listener has heard it before."""
+        listener, self._listener = self._listener, None
+        try:
+            yield
+        finally:
+            self._listener = listener
+            self._refusals = len(search.refused)
 
     def _keep(self, search: Any, kind: str, *about: Any) -> None:
         if self._record is not None:

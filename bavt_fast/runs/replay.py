@@ -7,6 +7,7 @@ clock shows what it showed, and runs again from its next ask: until then it wait
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from bavt_fast._core import Engine, Question
@@ -21,11 +22,17 @@ __all__ = ["replay"]
 
 
 def replay(search: Search, events: Sequence[Answer | Failure]) -> None:
-    """Brings a search that has not begun to where its journal ends.
+    """Brings a search that has not begun to where its journal ends. Its listener hears nothing of it.
 
     Raises:
         ValueError: the journal is of another search, such as of another version of the task.
     """
+    with nullcontext() if search.observer is None else search.observer.unheard(search):
+        _made_again(search, events)
+    search._native = Question.from_bytes(search._native.to_bytes())  # time passes from the next reading on
+
+
+def _made_again(search: Search, events: Sequence[Answer | Failure]) -> None:
     engine = Engine(1)
     slot = search.move_to(engine)
     searches = {slot: search}
@@ -54,7 +61,6 @@ def replay(search: Search, events: Sequence[Answer | Failure]) -> None:
                 "was it begun with another version of the task? begin a new run"
             ) from error
     search.leave()
-    search._native = Question.from_bytes(search._native.to_bytes())  # time passes from the next reading on
 
 
 def _seconds_elsewhere(event: Answer | Failure) -> float:

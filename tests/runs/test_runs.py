@@ -359,6 +359,28 @@ def test_an_outcome_says_more_of_a_result(tmp_path: Path) -> None:
     assert found["id-1"]["error"] == "ArithmeticError: not this one"
 
 
+def test_a_listener_hears_what_happens_once_over_all_lives(tmp_path: Path) -> None:
+    """Also of refused steps; the record that a search keeps is whole, so that its page shows all."""
+    rows = questions(6)
+
+    def life(folder: Path, calls: int | None) -> list[Any]:
+        heard: list[bavt.Event] = []
+        made = searcher(Mortal(calls=calls), on_event=heard.append, record=True)
+        with suppress(Killed), Run(folder, made, rows, budget=BUDGET) as run:
+            list(run)
+        told = [event for event in heard if event.kind != "ask" and event.reason != "interrupted"]
+        return [(event.question, event.kind, event.node, event.tokens, event.reason) for event in told]
+
+    whole = life(tmp_path / "whole", None)
+    lives = [told for calls in (3, 4, 5, 60) for told in life(tmp_path / "out", calls)]
+    assert {kind for _, kind, *_ in whole} == {"refusal", "tell", "node", "stop"}
+    assert Counter(lives) == Counter(whole)
+    life(tmp_path / "kept", 4)
+    with Run(tmp_path / "kept", searcher(record=True), rows, budget=BUDGET) as run:
+        records = [search.events or () for _, search in run.searches()]
+    assert {sum(event[0] == "admit" for event in record) for record in records} == {4}
+
+
 # ---- The total
 
 

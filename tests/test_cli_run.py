@@ -124,6 +124,7 @@ def test_a_total_ends_the_run_and_a_larger_one_goes_on(desk: Path) -> None:
         (["q.jsonl", "--out", "out", "--server", "http://127.0.0.1:1/v1"], "expected the model's name"),
         (["q.jsonl", "--out", ".", "--searcher", "adder:make"], "expected the folder of a run, or an empty one"),
         (["q.jsonl", "--out", "out", "--searcher", "adder:make", "--total-cost", "1"], "nothing has a price"),
+        (["q.jsonl", "--out", "out", "--searcher", "adder:make", "--live"], "--live: expected a --searcher that keeps"),
     ],
 )
 def test_what_is_refused(desk: Path, arguments: list[str], said: str) -> None:

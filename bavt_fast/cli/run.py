@@ -152,6 +152,11 @@ def run(
         with Console(stderr=True, quiet=json_alone or quiet).status("loading the model", spinner="line"):
             if ray is None:
                 made = make()
+                if live and not made.searcher.settings.record:
+                    raise ValueError(
+                        f"--live: expected a --searcher that keeps its events, got {searcher} without; make it with "
+                        "bavt.Searcher(..., record=True)"
+                    )
                 begun = Run(out, made.searcher, questions, outcome=made.outcome, about=made.about, **settings)
             else:
                 if live:

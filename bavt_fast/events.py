@@ -46,6 +46,7 @@ class Event:
         value: of a node, its V.
         reason: of a refusal, see `Refusal`; of a stop, see `SearchResult.stop_reason`.
         error: of a cancel or a stop, what failed.
+        after_stop: whether it tells of an ask that was out when the search stopped, and was told or cancelled later.
     """
 
     kind: Literal["ask", "refusal", "tell", "node", "cancel", "stop"]
@@ -64,6 +65,7 @@ class Event:
     value: float | None = None
     reason: str | None = None
     error: Exception | None = None
+    after_stop: bool = False
 
 
 Listener = Callable[[Event], Any]
@@ -148,8 +150,9 @@ class Observer:
         assert self._listener is not None
         account = search._native.account
         now = account.elapsed_s, account.spent[0], account.remaining_ratio
+        after_stop = kind != "stop" and self._told_stop is not None
         try:
-            self._listener(Event(kind, search.id, search.question, *now, **about))
+            self._listener(Event(kind, search.id, search.question, *now, **about, after_stop=after_stop))
         except Exception:
             if not self._failed:
                 self._failed = True

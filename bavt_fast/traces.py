@@ -50,7 +50,8 @@ def spans(
 ) -> Spans:
     """A listener that makes OpenTelemetry spans by the GenAI semantic conventions.
 
-    There is one for each search (``invoke_agent``), and in it one for each ask (``text_completion``), until its tell.
+    There is one for each search (``invoke_agent``), and in it one for each ask (``text_completion``), until its tell;
+    those that are out when the search stops end with it, and what is told of them later is in no span.
     Scores and refusals are events of the search's span. A search's span is a child of the span that was current when it
     began. Needs opentelemetry-api: ``pip install 'bavt_fast[otel]'``.
 
@@ -86,7 +87,7 @@ class JsonLines:
 
     def _record(self, event: Event) -> dict[str, Any]:
         record: dict[str, Any] = {"time": time.time(), "kind": event.kind, "search": event.search}
-        if event.search not in self._named:
+        if event.search not in self._named and not event.after_stop:
             self._named.add(event.search)
             record["question"] = event.question
         if event.kind == "stop":
@@ -165,6 +166,8 @@ class Spans:
         with self._lock:
             search = self._searches.get(event.search)
             if search is None:
+                if event.after_stop:
+                    return
                 search = self._searches[event.search] = self._begun(event)
             getattr(self, f"_{event.kind}")(search, event)
 

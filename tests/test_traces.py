@@ -208,6 +208,39 @@ def test_spans_of_searches_side_by_side_and_of_one_that_was_left(exported: Any) 
     assert all(span.attributes["bavt.cancelled"] for span in left[:2])
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_is_told_after_the_stop_begins_no_search_again(goes_on: bool, exported: Any) -> None:
+    tracer, finished = exported
+    listener, stream = traces.spans(tracer), io.StringIO()
+    trace = traces.jsonl(stream)
+    late = []
+
+    def all_of_them(event: Event) -> None:
+        late.append(event.after_stop)
+        listener(event)
+        trace(event)
+
+    search = bavt.Search("q", task=WorldTask(EASY), budget=bavt.Budget(tokens=200), on_event=all_of_them)
+    first, second, third = search.ask(3)
+    search.tell(first, ["a"])
+    search.stop()
+    assert not any(late)
+    search.tell(second, ["b"])
+    search.cancel(third)
+    assert late[-4:] == [False, True, True, True]
+    assert [span.name.split()[0] for span in finished()] == ["text_completion"] * 3 + ["invoke_agent"]
+    assert not listener._searches
+    assert not trace._named
+    if goes_on:
+        search.extend(bavt.Budget(tokens=100))
+        search.ask(1)
+        search.stop()
+        assert late[-2:] == [False, False]
+        assert [span.name.split()[0] for span in finished()[4:]] == ["text_completion", "invoke_agent"]
+    lines = lines_of(stream.getvalue())
+    assert [line["kind"] for line in lines if "question" in line] == ["ask"] * (1 + goes_on)
+
+
 def test_the_global_tracer_does_nothing_until_it_is_set_up() -> None:
     pytest.importorskip("opentelemetry")
     result = bavt.Searcher(ScriptedGenerator(EASY), TableCritic(EASY), WorldTask(EASY), on_event=traces.spans()).search(

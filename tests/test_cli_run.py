@@ -33,6 +33,12 @@ def count(text, wanted):
 def make():
     return bavt.Searcher(count)
 
+def stubborn():
+    return bavt.Searcher(count, retries=0)
+
+def frugal():
+    return bavt.Searcher(count, wave=1, max_step_tokens=3)
+
 def not_one():
     return 7
 
@@ -93,7 +99,7 @@ def test_broken_lines_and_errors_are_told_and_counted(desk: Path) -> None:
     strict = ours("--strict")
     assert (strict.exit_code, (desk / "out" / "run.json").exists()) == (2, False)
     assert "questions: line 3: expected a JSON object" in strict.stderr
-    done = ours("--retries", 0)
+    done = ours("--searcher", "adder:stubborn")
     assert done.exit_code == 1
     assert "q.jsonl: line 3: expected a JSON object" in done.stderr
     assert "3 of 3 questions finished: 0 solved, 1 errors, 1 lines passed over" in done.stdout
@@ -102,10 +108,10 @@ def test_broken_lines_and_errors_are_told_and_counted(desk: Path) -> None:
 
 
 def test_a_total_ends_the_run_and_a_larger_one_goes_on(desk: Path) -> None:
-    first = ours("--total-tokens", 9, "--wave", 1, "--max-step-tokens", 3)
+    first = ours("--total-tokens", 9, "--searcher", "adder:frugal")
     assert first.exit_code == 1
     assert "the total budget is spent: start again with a larger one to go on" in first.stdout
-    more = ours("--total-tokens", 900, "--wave", 1, "--max-step-tokens", 3)
+    more = ours("--total-tokens", 900, "--searcher", "adder:frugal")
     assert (more.exit_code, len(lines(desk / "out"))) == (0, 5)
 
 
@@ -133,6 +139,64 @@ def test_what_is_refused(desk: Path, arguments: list[str], said: str) -> None:
     assert said in done.stderr.replace("\n", " ")
     assert done.stdout == ""
     assert not (desk / "out" / "run.json").exists()
+
+
+WITHOUT_SEARCHER = "expected without --searcher, which brings its own"
+NO_WORDS = "expected beside --server or the --model of a language model, got it with the embedded model"
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "said"),
+    [
+        *[
+            (["--searcher", "adder:make", *given], given[0], WITHOUT_SEARCHER)
+            for given in (
+                ["--token-cost", "0.1"],
+                ["--prompt-token-cost", "0.1"],
+                ["--max-prompt-tokens", "9"],
+                ["--wave", "64"],
+                ["--policy", "nonsense"],
+                ["--temperature", "1"],
+                ["--max-step-tokens", "9"],
+                ["--retries", "2"],
+                ["--task", "text"],
+                ["--vote", "value"],
+                ["--critic", "nonsense"],
+                ["--system", "x"],
+                ["--no-chat"],
+                ["--device", "nowhere"],
+                ["--threads", "1"],
+                ["--trust-remote-code"],
+            )
+        ],
+        *[
+            (given, given[0], NO_WORDS)
+            for given in (
+                ["--critic", "none"],
+                ["--vote", "none"],
+                ["--task", "mathematics"],
+                ["--system", ""],
+                ["--chat"],
+            )
+        ],
+        (
+            ["--dtype", "float32"],
+            "--dtype",
+            "expected beside the --model of a language model, got it with the embedded",
+        ),
+        (["--model", "folder", "--chat"], "--chat", "got it with --model folder, a model folder"),
+        (["--server", "http://x", "--model", "m", "--device", "cpu"], "--device", "expected without --server"),
+        (["--server", "http://x", "--model", "m", "--ray-gpus", "1"], "--ray-gpus", "expected beside --ray, got it"),
+    ],
+)
+def test_what_has_no_effect_is_refused(desk: Path, options: list[str], name: str, said: str) -> None:
+    (desk / "folder" / "bavt_fast").mkdir(parents=True)
+    (desk / "folder" / "bavt_fast" / "settings.json").write_text("{}")
+    done = run("q.jsonl", "--out", "out", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {name}: ")
+    assert said in done.stderr
+    assert not (desk / "out").exists()
 
 
 def test_a_folder_in_use_and_other_settings_are_refused(desk: Path) -> None:

@@ -20,6 +20,7 @@ from bavt_fast.cli.options import TaskName, VoteRule
 from bavt_fast.cli.output import errors, refuse
 from bavt_fast.cli.progress import Reporter
 from bavt_fast.cli.prompts import EXAMPLES, SYSTEM, plain_prompt
+from bavt_fast.cli.run_options import check_options
 from bavt_fast.cli.searchers import ENDS, MAX_DEPTH, check_critic, folder_searcher, model_searcher, voted
 from bavt_fast.folder_settings import SETTINGS_FILE, embedded_folder, read_settings
 from bavt_fast.runs import Run, RunError
@@ -39,6 +40,7 @@ FOLDER_TOKENS, WORDS_TOKENS = 500, 1000
 
 
 def run(
+    context: typer.Context,
     questions: Annotated[
         Path, typer.Argument(help="JSON lines: id, question and, where wanted, answer, budget_tokens, seed.")
     ],
@@ -60,7 +62,8 @@ def run(
     budget_seconds: given.BudgetSeconds = None,
     total_tokens: Annotated[int | None, typer.Option(help="Generated tokens of all questions together.")] = None,
     total_cost: Annotated[
-        float | None, typer.Option(help="Money of all questions together; needs --token-cost.")
+        float | None,
+        typer.Option(help="Money of all questions together; needs --token-cost, or prices of the --searcher."),
     ] = None,
     token_cost: Annotated[float, typer.Option(help="Price of a generated token.")] = 0.0,
     prompt_token_cost: Annotated[float, typer.Option(help="Price of a token that is read.")] = 0.0,
@@ -136,6 +139,7 @@ def run(
     try:
         if not questions.is_file():
             raise FileNotFoundError(f"questions: expected a file of JSON lines, got {questions}, which is no file")
+        check_options(context, is_folder=_is_folder(words))
         usual = FOLDER_TOKENS if searcher is not None or _is_folder(words) else WORDS_TOKENS
         limits = {"tokens": total_tokens, "cost": total_cost}
         settings: dict[str, Any] = {
@@ -208,7 +212,8 @@ def _made(named: str | None, words: _Words, loads: Mapping[str, Any], options: d
     if _is_folder(words):
         folder = embedded_folder() if words.model is None else Path(words.model)
         task = read_settings(folder).make_task()
-        made = folder_searcher(folder, task, words.temperature, bool(loads["trust_remote_code"]), **options)
+        loaded = {name: loads[name] for name in ("threads", "trust_remote_code")}
+        made = folder_searcher(folder, task, words.temperature, **loaded, **options)
         return Made(made, None, {"model": words.model or "embedded", "temperature": words.temperature})
     check_critic(words.critic)
     options = {

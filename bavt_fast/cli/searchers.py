@@ -27,13 +27,18 @@ MAX_DEPTH = 16
 
 
 def folder_searcher(
-    folder: Path, task: Task[Any], temperature: float | None, trust_remote_code: bool, **options: Any
+    folder: Path,
+    task: Task[Any],
+    temperature: float | None,
+    trust_remote_code: bool,
+    threads: int | None = None,
+    **options: Any,
 ) -> Searcher:
     """A search by a model folder; `options` win over the folder's own."""
     with loading():
         from bavt_fast.model_folder import load_folder
 
-        loaded = load_folder(folder, temperature=temperature, trust_remote_code=trust_remote_code)
+        loaded = load_folder(folder, temperature=temperature, threads=threads, trust_remote_code=trust_remote_code)
     return Searcher(loaded.generator, loaded.critic, task, **{**loaded.settings.search, **options})
 
 

@@ -200,11 +200,15 @@ class RunFolder:
             self._results.sync()
 
     def search_file(self, row: Row) -> Path:
-        """Where the search of a question is kept; the folder is made."""
+        """Where the search of a question is kept, each in a file of its own; the folder is made."""
         folder = self.path / "searches"
         folder.mkdir(exist_ok=True)
-        name = quote(str(row.id), safe=" ,;=@+()[]{}", errors="backslashreplace")
-        return folder / f"{name if len(name) <= 200 and not name.startswith('.') else f'line {row.line}'}.bavt"
+        name = quote(str(row.id), safe=" ,;=@+()[]{}", errors="surrogatepass")
+        if not name or len(name) > 200 or name.startswith("."):
+            name = f"line {row.line}"
+        elif name.startswith("line "):  # as a question is called whose id is no name
+            name = name.replace(" ", "%20")
+        return folder / f"{name}.bavt"
 
     @property
     def is_closed(self) -> bool:

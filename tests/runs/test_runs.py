@@ -535,6 +535,13 @@ def test_searches_are_kept_where_they_are_wanted(tmp_path: Path) -> None:
     assert {picture.question for picture in pictures} == {"q"}
 
 
+def test_no_two_searches_are_kept_in_one_file(tmp_path: Path) -> None:
+    names = ["line 2", "x" * 300, "line%202", "line 5", "", "\ud800", "\\ud800", ".hidden", "y" * 201, "%2Ehidden"]
+    completed(tmp_path, [{"id": name, "question": f"q{i}"} for i, name in enumerate(names)], keep=True)
+    kept = {bavt.view.picture(path).question for path in (tmp_path / "searches").iterdir()}
+    assert kept == {f"q{i}" for i in range(len(names))}
+
+
 class FullDisk:
     """Stands for ``os.write``: takes so many bytes, then says that there is no room."""
 

@@ -199,6 +199,24 @@ def test_what_has_no_effect_is_refused(desk: Path, options: list[str], name: str
     assert not (desk / "out").exists()
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line(desk: Path) -> None:
+    (desk / "plain.py").write_text(
+        "import bavt_fast as bavt\n"
+        "class Plain:\n"
+        "    initial_state = staticmethod(lambda question: question)\n"
+        "    apply = staticmethod(lambda state, step: state + step.text)\n"
+        "    key = staticmethod(lambda state: state)\n"
+        "    describe = staticmethod(lambda state: bavt.Description(prompt=state))\n"
+        "make = bavt.Searcher(lambda text, count: ['x'], None, Plain())\n"
+    )
+    written(desk, [{**row, "answer": 1} for row in ROWS], "q.jsonl")
+    done = run("q.jsonl", "--out", "out", "--searcher", "plain:make", "--budget-tokens", 3)
+    assert done.exit_code == 0
+    assert done.stderr.startswith("warning: questions: 5 have an answer, and the task takes none")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_folder_in_use_and_other_settings_are_refused(desk: Path) -> None:
     import bavt_fast as bavt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,6 +34,7 @@ __all__ = [
     "as_question",
     "errors",
     "opened_trace",
+    "plain_warnings",
     "refuse",
     "searched",
     "show_path",
@@ -55,6 +57,20 @@ def refuse(error: Exception) -> NoReturn:
         text = f"this command needs {error.name}; install it with: pip install 'bavt_fast[all]'"
     errors.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(BAD_INPUT) from error
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings are lines for people, without the place in the program that they come from."""
+
+    def show(
+        message: Warning | str, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        errors.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def as_question(words: Sequence[str]) -> str:

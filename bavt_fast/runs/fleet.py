@@ -185,6 +185,9 @@ class FleetRun(Run):
     def _parts(self) -> dict[str, Any]:
         return self._described.parts
 
+    def _uses_answers(self) -> bool:
+        return self._described.uses_answers
+
     def _problems(self, questions: Sequence[str]) -> Sequence[str | None]:
         found: Sequence[str | None] = self._asked("problems", questions)
         return found

@@ -149,10 +149,12 @@ class Run:
         self._is_starved = self._is_interrupted = False
         self._is_iterated = self._has_ended = self._is_broken = False
         self._synced_s = time.monotonic()
+        self._unused_answers = 0  # right ones that nothing is done with
         self.broken: list[BrokenLine] = []
         self.folder = RunFolder(folder)
         try:
             self._count = self.folder.begin(self._about(about), self._checked(questions, strict))
+            self._warn_of_answers()
             self._most = most_of_an_ask(searcher.settings, replace(budget, tokens=self._most_tokens))
             self._is_done = bytearray(self._count)
             retried = set()
@@ -182,12 +184,24 @@ class Run:
     def _parts(self) -> dict[str, Any]:
         return parts_of(self.searcher)
 
+    def _uses_answers(self) -> bool:
+        return self.searching.uses_answers
+
+    def _warn_of_answers(self) -> None:
+        if self._unused_answers:
+            warnings.warn(
+                f"questions: {self._unused_answers} have an answer, and the task takes none (it has no with_answer): "
+                "they are neither searched for nor compared; verify=False (--no-verify) compares them afterwards",
+                stacklevel=3,
+            )
+
     def _checked(self, questions: Rows, strict: bool) -> Iterator[Row]:
         for row in checked_rows(questions, self._problems):
             own = getattr(row, "budget_tokens", None)
             if own is not None and self._most_tokens is not None:
                 self._most_tokens = max(self._most_tokens, own)
             if not isinstance(row, BrokenLine):
+                self._unused_answers += row.answer is not None and not self._uses_answers()
                 yield row
             elif strict:
                 raise ValueError(f"questions: {row}")

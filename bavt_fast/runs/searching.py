@@ -55,6 +55,11 @@ class Searching(NamedTuple):
             on_event=searcher.on_event,
         )
 
+    @property
+    def uses_answers(self) -> bool:
+        """Whether something is done with the right answer of a question, where it is known."""
+        return not self.verify or self.outcome is not None or hasattr(self.searcher.task, "with_answer")
+
     def drive(self, searches: Iterable[Search], host: Host) -> Generator[Search]:
         """The searches as they stop."""
         searcher = self.searcher

@@ -53,6 +53,7 @@ class Described(NamedTuple):
     Attributes:
         parts: as `parts_of` has it. about: as of `Made`.
         wave: questions that it searches side by side.
+        uses_answers: whether something is done with the right answer of a question while it is searched.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class Described(NamedTuple):
     about: dict[str, Any]
     wave: int
     leaves: int | None
+    uses_answers: bool
 
 
 class Given(NamedTuple):
@@ -179,7 +181,8 @@ class Worker:
         searcher = made.searcher
         self._searching = Searching(searcher, *self._options, made.outcome)
         wave, _ = searcher._widths(one=False)
-        return Described(searcher.settings, parts_of(searcher), dict(made.about), wave, searcher.leaves)
+        parts, uses_answers = parts_of(searcher), self._searching.uses_answers
+        return Described(searcher.settings, parts, dict(made.about), wave, searcher.leaves, uses_answers)
 
     def problems(self, questions: Sequence[str]) -> list[str | None]:
         """What is wrong with each question; None for nothing."""

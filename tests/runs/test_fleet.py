@@ -113,6 +113,13 @@ def test_a_second_loop_is_refused_unless_all_is_done(tmp_path: Path) -> None:
         assert (list(run), run.summary().end) == ([], "done")
 
 
+def test_answers_that_the_task_does_not_take_are_said_once(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="questions: 3 have an answer") as said:
+        fleet_run(tmp_path / "verified", questions(3, answer="x"), made()).complete()
+    assert len(said) == 1
+    fleet_run(tmp_path / "compared", questions(3, answer="x"), made(), verify=False).complete()
+
+
 # ---- The total
 
 

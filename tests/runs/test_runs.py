@@ -346,6 +346,16 @@ def test_known_answers_are_searched_for_or_compared_afterwards(verify: bool, tmp
         assert found[2]["answer"] == "1/2"
 
 
+def test_answers_that_the_task_does_not_take_are_said_once(tmp_path: Path) -> None:
+    rows = [{"id": i, "question": f"q{i}", "answer": "x" if i else None} for i in range(4)]
+    with pytest.warns(UserWarning, match=r"questions: 3 have an answer, .* no with_answer.*--no-verify") as said:
+        completed(tmp_path / "verified", rows)
+    assert len(said) == 1
+    for name, options in (("compared", {"verify": False}), ("ours", {"outcome": lambda row, result: {}})):
+        completed(tmp_path / name, rows, **options)  # without a warning, which would be an error
+    completed(tmp_path / "none", questions(2))
+
+
 def test_an_outcome_says_more_of_a_result(tmp_path: Path) -> None:
     def outcome(row: Any, result: Any) -> dict[str, Any]:
         if row.id == "id-1":

@@ -79,6 +79,35 @@ def test_texts_that_no_file_can_hold(tmp_path: Path) -> None:
     assert run("view", source).exit_code == 0
 
 
+@pytest.mark.filterwarnings("default")
+def test_one_damaged_search_of_many_is_a_line(saved: Path) -> None:
+    (saved.parent / "cut.bavt").write_bytes(saved.read_bytes()[:-20])
+    done = run("view", saved.parent, "-o", saved.parent / "page.html")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr.startswith(f"warning: {saved.parent}/cut.bavt: checkpoint: ")
+    assert done.stderr.endswith("; left out\n")
+    alone = run("view", saved.parent / "cut.bavt")
+    assert (alone.exit_code, alone.stderr.startswith(f"error: {saved.parent}/cut.bavt: ")) == (2, True)
+
+
+def a_run(folder: Path, *lines: str) -> Path:
+    folder.mkdir()
+    (folder / "run.json").write_text('{"format": 1, "questions": 3}')
+    (folder / "results.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def test_the_table_of_a_run_and_a_tree_beside_it(saved: Path, tmp_path: Path) -> None:
+    done = run("view", a_run(tmp_path / "run", '{"id": 1, "spent": {"tokens": 5}}'), saved)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 of 3 questions finished: 0 solved, 0 errors, 5 tokens\n")
+    assert "Where to?" in done.stdout
+    (tmp_path / "kept" / "searches").mkdir(parents=True)
+    (tmp_path / "kept" / "run.json").write_text("{}")
+    page = run("view", tmp_path / "kept", tmp_path / "run", "-o", tmp_path / "page.html")
+    assert (page.exit_code, f"{tmp_path}/run: expected a run that kept its searches" in page.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

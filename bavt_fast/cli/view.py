@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bavt_fast.cli.output import refuse
+from bavt_fast.cli.output import plain_warnings, refuse
 from bavt_fast.cli.run_table import run_table
 from bavt_fast.runs.folder import is_run
 
@@ -22,6 +22,7 @@ ENDINGS = ".html, .svg, .png, .dot, .mmd, .json"
 
 
 def view(
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -52,17 +53,19 @@ def view(
     from bavt_fast.view.sources import pictures
     from bavt_fast.view.terminal import text
 
+    context.with_resource(plain_warnings())
     try:
         runs = [path for path in files if is_run(path)]
         console = Console()
         if out is None and runs:
             for run in runs:
                 typer.echo(run_table(run, width=console.width, lines=nodes))
-            files = [path for path in files if path not in runs]
+            files, runs = [path for path in files if path not in runs], []
             if not files:
                 return
-        if any(not (run / "searches").is_dir() for run in runs):
-            raise ValueError(f"{runs[0]}: expected a run that kept its searches; `bavt-fast run --save` does")
+        for run in runs:
+            if not (run / "searches").is_dir():
+                raise ValueError(f"{run}: expected a run that kept its searches; `bavt-fast run --save` does")
         shown = pictures(files)
         if out is None:
             color = console.is_terminal and not console.no_color

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bavt_fast._core import Question, Tree
+from bavt_fast._core import Question, SnapshotError, Tree
 from bavt_fast.budget import Spent
 from bavt_fast.checkpoint import checked, is_checkpoint, load_step, read
 from bavt_fast.protocols import Step
@@ -54,7 +55,8 @@ def picture(source: Any, *, name: str | None = None) -> Picture:
 def pictures(sources: Any) -> list[Picture]:
     """The pictures of one source, of several in a list or by name in a dictionary, or of all files of a folder.
 
-    Of a folder, and those below it, the files that hold a search are taken, in the order of their names.
+    Of a folder, and those below it, the files that hold a search are taken, in the order of their names. One that is
+    damaged or cannot be read is left out, with a warning.
 
     Raises:
         ValueError: nothing to show; or as `picture`.
@@ -79,7 +81,10 @@ def pictures(sources: Any) -> list[Picture]:
 
 def _of_file(path: Path) -> Picture:
     if is_checkpoint(path):
-        return replace(_of_checkpoint(path), name=path.stem)
+        try:
+            return replace(_of_checkpoint(path), name=path.stem)
+        except SnapshotError as error:
+            raise SnapshotError(f"{path}: {error}") from error
     text = path.read_bytes()
     if text.lstrip()[:1] != b"{":
         raise ValueError(f"{path}: expected a file that Search.save or result.to_json() wrote, got something else")
@@ -95,8 +100,15 @@ def _of_folder(folder: Path) -> Iterable[Picture]:
         folders.sort()
         for name in sorted(files):
             path = Path(place, name)
-            if path.is_file() and (is_checkpoint(path) or _begins_as_picture(path)):
-                yield replace(_of_file(path), name=path.relative_to(folder).with_suffix("").as_posix())
+            try:
+                if not path.is_file() or not (is_checkpoint(path) or _begins_as_picture(path)):
+                    continue
+                made = _of_file(path)
+            except (ValueError, OSError) as error:
+                text = str(error) if str(path) in str(error) else f"{path}: {error}"
+                warnings.warn(f"{text}; left out", stacklevel=3)
+                continue
+            yield replace(made, name=path.relative_to(folder).with_suffix("").as_posix())
 
 
 def _begins_as_picture(path: Path) -> bool:

@@ -96,8 +96,20 @@ def test_what_is_no_search_is_refused(tmp_path: Any) -> None:
     search.save(tmp_path / "s.bavt")
     whole = (tmp_path / "s.bavt").read_bytes()
     (tmp_path / "s.bavt").write_bytes(whole[:-20])
-    with pytest.raises(bavt.SnapshotError):
+    with pytest.raises(bavt.SnapshotError, match=r"/s\.bavt: checkpoint: "):
         picture(tmp_path / "s.bavt")
+
+
+def test_of_a_folder_what_is_damaged_is_named_and_left_out(tmp_path: Any) -> None:
+    recorded().save(tmp_path / "good.bavt")
+    (tmp_path / "cut.bavt").write_bytes((tmp_path / "good.bavt").read_bytes()[:-20])
+    (tmp_path / "half.json").write_text(picture(tmp_path / "good.bavt").to_json()[:-20])
+    with pytest.warns(UserWarning, match="left out") as said:
+        assert [made.name for made in pictures(tmp_path)] == ["good"]
+    assert [str(one.message).split(": ")[0] for one in said[:2]] == [f"{tmp_path}/cut.bavt", f"{tmp_path}/half.json"]
+    (tmp_path / "good.bavt").unlink()
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="found none"):
+        pictures(tmp_path)
 
 
 @pytest.mark.parametrize("made", [evil(), chain(5_000), fan(100), picture_of([-1])])

@@ -108,6 +108,12 @@ def test_the_table_of_a_run_and_a_tree_beside_it(saved: Path, tmp_path: Path) ->
     assert (page.exit_code, f"{tmp_path}/run: expected a run that kept its searches" in page.stderr) == (2, True)
 
 
+def test_a_result_that_says_little_has_its_row(tmp_path: Path) -> None:
+    done = run("view", a_run(tmp_path / "run", '{"id": "a", "spent": {}}', '{"id": "b", "spent": {"cost": 1}}'))
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert [line.split()[:3] for line in done.stdout.splitlines()[-2:]] == [["a", "no", "0"], ["b", "no", "0"]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

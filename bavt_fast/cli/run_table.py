@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bavt_fast.budget import Spent
 from bavt_fast.runs import read_run
 
 __all__ = ["run_table"]
@@ -42,7 +43,7 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
         finished += 1
         solved += line.get("solved") is True
         errors += "error" in line
-        tokens += line["spent"]["tokens"]
+        tokens += _tokens(line)
         stopped[str(line.get("stop_reason"))] += 1
         if len(shown) < most:
             shown.append(_cells(line))
@@ -56,13 +57,17 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
     return "\n".join(text)
 
 
+def _tokens(line: Mapping[str, Any]) -> int:
+    return Spent(**line["spent"]).tokens  # which need not name all that it has
+
+
 def _cells(line: Mapping[str, Any]) -> tuple[str, ...]:
     answer = line.get("error") or line.get("answer") or ""
     value = line.get("value")
     return (
         str(line["id"]),
         "yes" if line.get("solved") else "no",
-        f"{line['spent']['tokens']:,}",
+        f"{_tokens(line):,}",
         "" if value is None else f"{value:.3f}" if isinstance(value, (int, float)) else str(value)[:40],
         str(line.get("stop_reason")),
         " ".join(str(answer)[:2000].split()),

@@ -44,6 +44,7 @@ __all__ = [
     "cost_units",
     "exact",
     "iterations_needed",
+    "sum_of",
 ]
 
 COST_UNIT = 1e-12
@@ -147,6 +148,21 @@ class Spent:
         tokens, prompt_tokens, tool_calls, units = amounts
         fields = tokens, tool_calls, seconds, units / _UNITS_PER_COST, prompt_tokens
         return filled(cls, *fields) if cls is Spent else cls(*fields)  # the account's amounts need no check
+
+
+def sum_of(own: Budget, more: Budget) -> Budget:
+    """Both together; costs are added as the decimal numbers they are written as. Raises what `Search.extend` does."""
+    sums = {}
+    for name in ("tokens", "tool_calls", "seconds", "cost", "prompt_tokens"):
+        limit, added = getattr(own, name), getattr(more, name)
+        if added is not None and limit is None:
+            raise ValueError(f"more: {name} is not limited in this search; leave it out")
+        sums[name] = limit if added is None else limit + added
+    if own.cost is not None and more.cost is not None:
+        sums["cost"] = (Spent(cost=own.cost) + Spent(cost=more.cost)).cost
+        if sums["cost"] > MAX_COST:
+            raise ValueError(f"more: expected a cost of at most {MAX_COST} in all, got {sums['cost']}")
+    return Budget(**sums)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from bavt_fast._checks import as_amount, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
-from bavt_fast.budget import MAX_COST, Budget, Spent
+from bavt_fast.budget import Budget, Spent, sum_of
 from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
 from bavt_fast.events import Listener, note_asks, observer_of
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
@@ -274,24 +274,16 @@ class Search(Beside):
         """Adds to the limits that the budget has. A search that stopped for want of it, or was cancelled, goes on.
 
         Raises:
-            ValueError: `more` has a resource that is not limited.
+            ValueError: `more` has a resource that is not limited, or they are too much together. Nothing has changed.
         """
         if not isinstance(more, Budget):
             raise TypeError(f"more: expected a Budget such as Budget(tokens=500), got {more!r:.80}")
-        names = ("tokens", "tool_calls", "seconds", "cost", "prompt_tokens")
-        sums = {}
-        for name in names:
-            own, added = getattr(self.budget, name), getattr(more, name)
-            if added is not None and own is None:
-                raise ValueError(f"more: {name} is not limited in this search; leave it out")
-            sums[name] = own if added is None else own + added
-        if sums["cost"] is not None and sums["cost"] > MAX_COST:
-            raise ValueError(f"more: expected a cost of at most {MAX_COST} in all, got {sums['cost']}")
         with self._lock:
+            budget = sum_of(self.budget, more)
             engine, slot = self._at_home()
-            self.error = None
-            engine.extend(slot, [amount or 0 for amount in more.limits()], more.seconds or 0.0)
-            self.budget = Budget(**sums)
+            added = [(new or 0) - (own or 0) for new, own in zip(budget.limits(), self.budget.limits(), strict=True)]
+            engine.extend(slot, added, more.seconds or 0.0)
+            self.budget, self.error = budget, None
             self._note_stop()
 
     # ---- reading

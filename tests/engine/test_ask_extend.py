@@ -50,6 +50,25 @@ def finish(search: Search, world: World) -> Search:
     return search
 
 
+@pytest.mark.parametrize(("own", "more", "both"), [(0.1, 0.7, 0.8), (0.7, 0.1, 0.8), (0.1, 0.2, 0.3), (1.1, 2.2, 3.3)])
+def test_costs_are_added_as_they_are_written(own: float, more: float, both: float) -> None:
+    search = bavt.Search("q", task=WorldTask(EASY), budget=bavt.Budget(cost=own), max_step_cost=0.1)
+    search.extend(bavt.Budget(cost=more))
+    assert search.budget.cost == both
+    for number in range(round(both / 0.1)):
+        (ask,) = search.ask()
+        search.tell(ask, [Step(f"s{number}\n", 1, cost=0.1)])
+    assert (search.ask(), search.stop_reason) == ([], "budget")
+    assert search.spent.cost == both
+
+
+@pytest.mark.parametrize("own", [bavt.Budget(seconds=1e308), bavt.Budget(cost=9e6)])
+def test_an_extension_that_is_too_much_changes_nothing(own: bavt.Budget) -> None:
+    search = bavt.Search("q", task=WorldTask(EASY), budget=own, max_step_cost=0.1)
+    unchanged(search, lambda: search.extend(own), ValueError, "seconds|cost")
+    assert search.budget == own
+
+
 def test_extend_a_search_that_ran_out_of_budget() -> None:
     """It goes on as one that had the whole budget, where selection does not look at what is left."""
     small, large = (start(EASY, tokens, policy="best_first", max_step_tokens=6) for tokens in (100, 300))

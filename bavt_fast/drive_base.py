@@ -290,8 +290,8 @@ class Base:
         spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps, search.settings)
         if isinstance(error, DeadlinePassed) and not search.untimed:
             claim = None if error.is_known else dict(search._native.claims())[ticket & _NUMBER]
-            cancel(self.engine, search, ticket, spent, amounts=claim)
             self.engine.stop(slot, "deadline")
+            cancel(self.engine, search, ticket, spent, amounts=claim)
             return
         cancel(self.engine, search, ticket, spent, named(error, "generator"))
         self.failures[slot] = self.failures.get(slot, 0) + 1

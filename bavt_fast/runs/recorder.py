@@ -85,20 +85,10 @@ class Recorder(Observer):
     def cancelled(
         self, search: Search, ticket: int, error: Exception | None = None, spent: Spent | None = None
     ) -> None:
-        """Also of an answer that had come, and was paid for, and whose states have no verdicts or no values.
-
-        What was broken off is asked again when the run goes on, as after a kill: it is no failure.
-        """
-        if search.stop_reason != "interrupted":
-            self.is_asked = False
-            account = search._native.account
-            seconds = sum(step.seconds for step in self._steps) + (0.0 if spent is None else spent.seconds)
-            paid = Spent.of(_difference(account.spent, self._before), seconds)
-            all_of_it = [paid.tokens, paid.tool_calls, paid.seconds, paid.cost, paid.prompt_tokens]
-            took = None if paid == Spent() else all_of_it
-            self._journal.failed(
-                self.number, Failure(self._asked_s, account.elapsed_s, took if paid != Spent() else None)
-            )
+        # What nobody waits for as the life ends is asked again in the next one, and counts as lost: it has not failed.
+        is_given_up = error is None and search.stop_reason in (None, "interrupted")
+        if not is_given_up:
+            self._not_answered(search, spent)
         self._steps = self._abouts = ()
         if self._observer is not None:
             self._observer.cancelled(search, ticket, error, spent)
@@ -106,6 +96,15 @@ class Recorder(Observer):
     def stopped(self, search: Search) -> None:
         if self._observer is not None:
             self._observer.stopped(search)
+
+    def _not_answered(self, search: Search, spent: Spent | None) -> None:
+        """Also where an answer has come, and is paid for, and its states got no verdicts or no values."""
+        self.is_asked = False
+        account = search._native.account
+        seconds = sum(step.seconds for step in self._steps) + (0.0 if spent is None else spent.seconds)
+        paid = Spent.of(_difference(account.spent, self._before), seconds)
+        took = [paid.tokens, paid.tool_calls, paid.seconds, paid.cost, paid.prompt_tokens]
+        self._journal.failed(self.number, Failure(self._asked_s, account.elapsed_s, took if any(took) else None))
 
     def _answered(
         self,

@@ -212,6 +212,35 @@ def test_other_generators_give_the_same(kind: str, tmp_path: Path) -> None:
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
+def test_what_a_stream_gives_up_at_ctrl_c_is_asked_again(tmp_path: Path) -> None:
+    """Though it says what it had taken by then: the results are those of a run that nobody broke off."""
+
+    class Says(StreamingGenerator):
+        is_pressed = False
+        calls = 0
+
+        def collect(self) -> Any:
+            self.calls += 1
+            if self.is_pressed and self.calls % 10 == 0:
+                raise KeyboardInterrupt
+            return super().collect()
+
+        def discard(self, tickets: Sequence[int]) -> Any:
+            super().discard(tickets)
+            return {ticket: Spent(tokens=1) for ticket in tickets}
+
+    rows, lost = questions(10), 0
+    completed(tmp_path / "whole", rows, searcher(Says(WORLD), max_step_tokens=6))
+    for is_pressed in (True, True, True, False):
+        generator = Says(WORLD)
+        generator.is_pressed = is_pressed
+        summary = completed(tmp_path / "out", rows, searcher(generator, max_step_tokens=6))
+        assert (summary.end, summary.lost_asks) == ("interrupted" if is_pressed else "done", lost)
+        lost += len(generator.discarded)
+    assert lost > 10
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
 def test_a_question_that_fails_carries_its_error_and_the_others_finish(tmp_path: Path) -> None:
     def breaks(text: str, count: int) -> list[str]:
         if text.startswith("bad"):

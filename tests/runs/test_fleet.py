@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fleet_pool import ThreadPool
-from run_worlds import BUDGET, Mortal, completed, one_life, questions, results, searcher, written
+from run_worlds import BUDGET, Killed, Mortal, completed, one_life, questions, results, searcher, written
 from scripted import AsyncGenerator, StreamingGenerator, World
 
 import bavt_fast as bavt
@@ -145,6 +145,29 @@ def test_the_total_is_hard_over_all_workers_and_lives(kind: str, tmp_path: Path)
     assert more.end == "done"
     completed(tmp_path / "whole", rows, searcher(Mortal(SMALL), SMALL, wave=4, **settings))
     assert results(tmp_path) == results(tmp_path / "whole")
+
+
+def test_what_workers_had_when_a_life_was_killed_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a life that ended in order, and where they went on with questions that had begun."""
+    rows, make = questions(8), made(max_step_tokens=6)
+    assert fleet_run(tmp_path, rows, make, total=bavt.Budget(tokens=200)).complete().end == "total"
+    run = fleet_run(tmp_path, rows, make, total=bavt.Budget(tokens=400))
+    pool: Any = run._pool
+    before, wait = run.lost_asks, pool.wait
+
+    def killed(timeout_s: float) -> Any:
+        if any(place.questions for place in run._places):
+            raise Killed
+        return wait(timeout_s)
+
+    monkeypatch.setattr(run, "_end", pool.close)  # nothing is written any more
+    pool.wait = killed
+    with run, pytest.raises(Killed):
+        list(run)
+    given = sum(len(place.questions) for place in run._places)
+    assert given > 0
+    with fleet_run(tmp_path, rows, make, total=bavt.Budget(tokens=400)) as again:
+        assert again.lost_asks == before + given
 
 
 # ---- What ends a run

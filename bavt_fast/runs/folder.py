@@ -14,6 +14,7 @@ import gc
 import itertools
 import json
 import os
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -157,14 +158,17 @@ class RunFolder:
     def open_results(self, count: int, drop_errors: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number of the question, its line) of each result that is there. What a kill has cut is taken out.
 
+        So are whole lines that are no results, with a warning: no kill leaves them.
+
         Args:
             drop_errors: take those of questions that failed out of the file, too.
         """
         path = self.path / "results.jsonl"
         numbers = {row.id: number for number, row in enumerate(self.rows())} if path.exists() else {}
         seen = bytearray(count)
-        end, is_whole = 0, True
+        end, is_whole, damaged = 0, True, 0
         for line in _lines(path):
+            damaged += line.result is None
             number = None if line.result is None else numbers.get(line.result["id"])
             if line.result is None or number is None or seen[number]:
                 is_whole = False
@@ -173,6 +177,12 @@ class RunFolder:
             end = line.end
             is_whole = is_whole and not (drop_errors and "error" in line.result)
             yield number, line.result
+        if damaged:
+            warnings.warn(
+                f"{path}: damaged; {damaged} of its lines are no results and are left out. Their questions are "
+                "searched again; what they had spent and the journal does not have is not known",
+                stacklevel=3,
+            )
         if not is_whole:
             self._rewrite_results(path, numbers, drop_errors)
             end = path.stat().st_size

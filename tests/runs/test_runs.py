@@ -8,7 +8,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -512,7 +512,9 @@ def test_a_result_that_a_kill_cut_is_written_again(tmp_path: Path) -> None:
     assert len(lines) >= 2
     for tail in (lines[-1][:-1], lines[-1][:20], b"{", b"\0" * 30 + b"\n", b'{"id": "id-5"}\n' + lines[0]):
         path.write_bytes(b"".join(lines[:-1]) + tail)
-        with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
+        is_damaged = b"\n" in tail  # no kill leaves such a line
+        said = pytest.warns(UserWarning, match=rf"{path}: damaged; 1 of its lines") if is_damaged else nullcontext()
+        with said, Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
             assert run.progress().finished == len(lines) - 1
         assert path.read_bytes() == b"".join(lines[:-1])
     completed(tmp_path / "out", rows)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from bavt_fast._checks import as_amount
 from bavt_fast.protocols import Description
 from bavt_fast.tasks import algebra
+from bavt_fast.tasks.sentences import only_number
 from bavt_fast.tasks.text import TextState, TextTask
-from bavt_fast.tasks.values import Value, bare_answer, compare, only_number, read
+from bavt_fast.tasks.values import Value, bare_answer, compare, read
 
 __all__ = ["Mathematics", "make_task"]
 
@@ -21,7 +22,8 @@ class Mathematics(TextTask):
     ``x^2 + 2x + 1``, ``2, 3`` and ``\{3, 2\}``, but not ``(0, 1]`` and ``[0, 1]``.
 
     A sentence is taken for its number, where it has one alone or one behind an equals sign ("So she makes 18 dollars a
-    day."), when it is compared with a formula or a number. Mathematical answers come without ``$`` and full stop.
+    day."), when it is compared with a formula or a number; not where it denies that number, limits or changes it ("It
+    is not 5.", "less than 5"). Mathematical answers come without ``$`` and full stop.
 
     Needs math-verify: ``pip install 'bavt_fast[mathematics]'``.
 

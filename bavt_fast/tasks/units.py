@@ -1,12 +1,24 @@
-"""The unit behind a number, far enough to tell dollars from cents; nothing is ever converted."""
+"""The words behind a number: a unit, far enough to tell dollars from cents, or words that make it another number.
+
+Nothing is ever converted from one unit to another. "5 million" and "2 thirds" are multiplied out; what else would
+change the number, as in "5 squared", "2 pi" or "6 or more", is no unit.
+"""
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
+from typing import NamedTuple
 
-__all__ = ["PERCENT", "unit_of"]
+__all__ = ["CHANGING", "PERCENT", "Unit", "is_name", "unit_of", "vocabulary"]
 
 PERCENT = "%"
+
+
+def vocabulary(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
 
 _NAMES = {
     "centimeter": "cm centimetre",
@@ -25,55 +37,176 @@ _NAMES = {
     "second": "s sec secs",
     "minute": "min mins",
     "hour": "h hr hrs",
+    "day": "",
+    "week": "wk wks",
+    "month": "",
+    "year": "yr yrs",
     "liter": "l litre",
     "milliliter": "ml millilitre",
+    "mph": "",
+    "kph": "kmh",
+    "rpm": "",
+    "unit": "",
     "dollar": "$ usd",
     "cent": "¢",
     "euro": "€ eur",
     "yen": "¥ jpy",
     "rupee": "₹ inr",
     "degree": "deg \\circ",
+    "am": "",
+    "pm": "",
     PERCENT: "percent pct percentage",
 }
 _CANONICAL = {name: unit for unit, names in _NAMES.items() for name in (unit, *names.split())}
+# As capitals they are millions, and variables.
+_SMALL = frozenset(["m", "g", "s", "h", "mm"])
 # What may follow a number without being its unit: "18 in all", "18 left".
-_NO_UNITS = frozenset(["in", "is", "are", "of", "per", "each", "left", "more", "total", "altogether", "remaining"])
-# Right behind a number they are units, and not a product of variables as in 2xy.
-_SHORT = frozenset(name for name in _CANONICAL if len(name) <= 2 and name.isalpha())
-_FIRST = re.compile(r"([^\W\d_]+)(?:\^\{?(\d))?")
-_WORD = r"[^\W\d_]+(?:['-][^\W\d_]+)*\.?(?:\^\{?\d\}?)?"
-_UNIT = re.compile(
-    rf"(?P<space>[\s-]?)(?:(?P<sign>%|¢|[$€£¥₹]|\^?\{{?\\circ\}}?)(?P<rest>.*)|(?P<words>{_WORD}(?:(?:\s?/\s?|\s){_WORD}){{0,5}}))"
+_NO_UNITS = vocabulary(
+    """
+    in is are was were of per each left more less fewer than total altogether remaining a an at by for from on so to as
+    every extra additional
+    """
 )
+_POWERS = {"squared": "2", "cubed": "3"}
+_POWERS_BEFORE = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+
+# ---- Words that make a number another one
+
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_PARTS = {
+    "half": 2,
+    "third": 3,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "seventh": 7,
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
+    "twelfth": 12,
+    "sixteenth": 16,
+    "twentieth": 20,
+    "hundredth": 100,
+    "thousandth": 1000,
+    "millionth": 10**6,
+}
+_SCALED: dict[str, Fraction] = {
+    **{name + ending: Fraction(scale) for name, scale in _SCALES.items() for ending in ("", "s")},
+    **{"halves" if name == "half" else name + "s": Fraction(1, part) for name, part in _PARTS.items()},
+}
+CHANGING = frozenset([*_SCALED, *_PARTS]) | vocabulary(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+    quarter quarters score scores gross grand mil kilo mega giga lakh lakhs crore crores myriad quadrillion quintillion
+    googol double twice triple thrice quadruple fold
+    pi tau theta phi infinity sqrt cbrt sin cos tan cot csc arcsin arccos arctan log ln exp
+    mod modulo gcd lcm det squared cubed square cubic power powers factorial
+    plus minus divided multiplied added subtracted over abc xyz
+    or least most up above below under beyond nearly almost minimum maximum upwards between
+    not no never nor neither cannot wrong incorrect false impossible too
+    tausend millionen milliarde milliarden dutzend mille milliard milliards douzaine douzaines demi
+    millones millón docena docenas mitad milhões milhão mila milioni
+    тысяч тысячи миллион миллиона миллионов миллиард миллиардов
+    """
+)
+"""Words that change the number beside them, or what is said of it."""
+_NOT_BEHIND = frozenset([*CHANGING, "and", "times"])
+_SCALE_SIGN = re.compile("[十百千万億亿兆萬半倍]")
+# "5 times", and "5 times as many", are numbers; "5 times two" and "5 times x" are not.
+_AFTER_TIMES = frozenset(["as", "more", "per", "a", "each", "every", "in"])
+
+_WORD = r"[^\W\d_]+(?:['-][^\W\d_]+)*\.?(?:\^\{?\d\}?)?"
+_WORDS = rf"{_WORD}(?:(?:\s?/\s?|\s){_WORD}){{0,5}}"
+_UNIT = re.compile(
+    rf"(?P<space>[\s-]?)(?:(?P<sign>%|¢|[$€£¥₹]|\^?\{{?\\circ\}}?)\s?(?P<rest>{_WORDS})?|(?P<words>{_WORDS}))"
+)
+_PART = re.compile(r"(?P<name>[^\W\d_]+(?:['-][^\W\d_]+)*)\.?(?:\^\{?(?P<power>\d)\}?)?")
+_SPOKEN = re.compile(r"[^b-df-hj-np-tv-xz]")
 
 
-def unit_of(text: str, currency: str = "") -> str | None:
-    """The unit that stands behind a number, or before it as a currency: its first word in the singular.
+class Unit(NamedTuple):
+    """What stands behind a number.
+
+    Attributes:
+        name: the unit in the singular; "" for none.
+        scale: what the words multiply the number with: "5 million" is 5, times a million.
+    """
+
+    name: str = ""
+    scale: Fraction = Fraction(1)
+
+
+def unit_of(text: str, currency: str = "") -> Unit | None:
+    """The unit that stands behind a number, or before it as a currency.
+
+    Known units are told by their names, and any other word behind a space is taken for a noun, such as "apples".
 
     Returns:
-        "" for none; None where the text is not a unit, and so what stands before it not a mere number.
+        None where the text is not a unit, and so what stands before it not a mere number.
     """
-    text = text.rstrip()
+    text, before = text.rstrip(), _CANONICAL.get(currency.strip(), "")
     if not text:
-        return _CANONICAL.get(currency.strip(), "")
+        return Unit(before)
     match = _UNIT.fullmatch(text)
     if match is None:
         return None
     if match["sign"]:
-        rest = match["rest"].strip()
-        if rest and not re.fullmatch(rf"{_WORD}(?:\s{_WORD}){{0,5}}", rest):
-            return None
-        return _CANONICAL[match["sign"].strip("^{}")]
-    first = _FIRST.match(match["words"])
-    assert first is not None, "a word begins with a letter"
-    word, whole = first[1].casefold(), len(match["words"]) == len(first[1])
-    if len(word) == 1 and not (match["space"] == " " and (word in _SHORT or not whole)):
+        unit = _CANONICAL[match["sign"].strip("^{}")]
+        words = [(part["name"], part["power"] or "") for part in _PART.finditer(match["rest"] or "")]
+        if unit == "degree" and words[:1] in ([("C", "")], [("F", "")]):
+            del words[0]
+        return Unit(unit) if _leave_it(words) else None
+    words = [(part["name"], part["power"] or "") for part in _PART.finditer(match["words"])]
+    scale = Fraction(1)
+    while words and not words[0][1] and words[0][0].casefold() in _SCALED:
+        scale *= _SCALED[words.pop(0)[0].casefold()]
+    if not words:
+        return Unit(before, scale)
+    if before:  # $5 m are millions
+        is_short = len(words[0][0]) <= 2 and words[0][0] != "in" and is_name(words[0][0])
+        return Unit(before, scale) if _leave_it(words) and not is_short else None
+    name = _name(words, is_apart=match["space"] == " " or scale != 1)
+    return None if name is None else Unit(name, scale)
+
+
+def is_name(word: str) -> bool:
+    """Whether a word is the name of a unit, such as "km" or "dollars"."""
+    return _known(word) is not None
+
+
+def _name(words: list[tuple[str, str]], is_apart: bool) -> str | None:
+    """The unit that words begin with; "" for none; None where they are something else.
+
+    Args:
+        is_apart: a space stands before them. "5km" is an amount, and "2xy" a product.
+    """
+    (first, power), *rest = words
+    word, second = first.casefold(), rest[0][0].casefold() if rest else ""
+    if word in _POWERS_BEFORE and second and not power:  # square feet, and square tiles
+        unit = _known(rest[0][0])
+        if unit is None or rest[0][1]:
+            return word if is_apart and _leave_it(rest) else None
+        return unit + _POWERS_BEFORE[word] if is_apart and _leave_it(rest[1:]) else None
+    if word == "per" and second == "cent":
+        return PERCENT if _leave_it(rest[1:]) else None
+    unit = _known(first) if is_apart or len(first) > 1 else None
+    if unit is not None and second in _POWERS and not power:
+        return unit + _POWERS[second] if _leave_it(rest[1:]) else None
+    if unit is not None and not (word == "in" and rest and not power):
+        return unit + power if _leave_it(rest) else None
+    if not is_apart or not _leave_it(words):
         return None
-    if len(word) == 2 and match["space"] != " " and word not in _SHORT:
+    if word in _NO_UNITS:
+        return ""
+    return _singular(word) if len(word) > 2 else None
+
+
+def _known(word: str) -> str | None:
+    """A known unit by one of its names."""
+    if word.casefold() in _SMALL and word not in _SMALL:
         return None
-    if currency.strip():
-        return _CANONICAL[currency.strip()]
-    return "" if word in _NO_UNITS and not (whole and word in _SHORT) else _singular(word) + (first[2] or "")
+    return _CANONICAL.get(_singular(word.casefold()))
 
 
 def _singular(word: str) -> str:
@@ -81,3 +214,21 @@ def _singular(word: str) -> str:
         return _CANONICAL[word]
     cut = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
     return _CANONICAL.get(cut, cut)
+
+
+def _leave_it(words: list[tuple[str, str]]) -> bool:
+    """Whether words behind a number leave it as it is.
+
+    They do not where one of them changes it, nor where one is a variable, or several, such as x, xyz or r^2.
+    """
+    for place, (word, power) in enumerate(words):
+        known, parts = is_name(word), re.split("['-]", word.casefold())
+        if known or (word == "a" and not power):
+            continue
+        if power or len(word) == 1 or _SCALE_SIGN.search(word) or not _SPOKEN.search(word.casefold()):
+            return False
+        if parts == ["times"] and (place + 1 == len(words) or words[place + 1][0].casefold() in _AFTER_TIMES):
+            continue
+        if _NOT_BEHIND.intersection(parts) or word.casefold().endswith("n't"):
+            return False
+    return True

@@ -1,6 +1,7 @@
 r"""What an answer stands for: a number with its unit, LaTeX for other mathematics, normalised text for the rest.
 
     "$18", "18.00 dollars", "\text{18 dollars}"     the number 18, in dollars
+    "5 million", "$5 million", "2 and a half"       the numbers 5000000, the same in dollars, and 5/2
     "1/2", "\frac12", "0.5", "½", "50%"             the number 1/2
     "x^2 - 1", "(0, 1]", "√2", "\pm 3"              LaTeX, which a computer algebra system can compare
     "Paris.", "**paris**", "\text{Paris}"           the text "paris"
@@ -18,7 +19,7 @@ from typing import NamedTuple
 from bavt_fast.tasks.announced import plain
 from bavt_fast.tasks.units import PERCENT, unit_of
 
-__all__ = ["Value", "bare_answer", "compare", "only_number", "read"]
+__all__ = ["DIGITS", "MAX_LENGTH", "Value", "bare_answer", "compare", "read", "undressed"]
 
 MAX_LENGTH = 400
 """Characters of an answer above which it is compared as text alone."""
@@ -83,7 +84,7 @@ def read(answer: str) -> Value:
     """What an answer stands for."""
     if len(answer) > MAX_LENGTH:
         return Value(" ".join(answer.split()).casefold())
-    bare = _bare(answer)
+    bare = undressed(answer)
     text = _normalised(bare)
     number = _number(bare)
     if number is not None:
@@ -100,19 +101,6 @@ def bare_answer(answer: str) -> str:
     while (match := _DELIMITED.fullmatch(bare)) and (inner := match[1] or match[2] or match[3]):
         bare = inner.strip()
     return bare or answer
-
-
-def only_number(sentence: str) -> str | None:
-    """The number in a sentence that has one alone, or the one behind its last equals sign; else None.
-
-    "She makes 18 dollars a day." has 18, and "So 3 + 4 = 7" has 7.
-    """
-    bare = _bare(sentence[-4 * MAX_LENGTH :])
-    before, _, behind = bare.rpartition("=")
-    if before:
-        return behind.strip() if _number(behind.strip()) is not None else None
-    found = [match[0] for match in _IN_SENTENCE.finditer(bare)]
-    return found[0].strip() if len(found) == 1 else None
 
 
 # ---- Signs and dressing
@@ -159,7 +147,7 @@ _DELIMITED = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTAL
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
 
-def _bare(answer: str) -> str:
+def undressed(answer: str) -> str:
     """In ASCII signs as far as there are some, without markdown and the dressing that LaTeX gives a formula."""
     text = answer.translate(_SIGNS)
     if not text.isascii():
@@ -207,7 +195,7 @@ def _normalised(bare: str) -> str:
 
 # ---- Numbers
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})|\s?(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?(?P<ten>[-+]?\d{1,3})\}?)?"
 _RATIO = (
     r"(?:\\frac\s?\{\s?(?P<n>\d+)\s?\}\s?\{\s?(?P<d>\d+)\s?\}|\\frac\s?(?P<n1>\d)\s?(?P<d1>\d)"
@@ -215,13 +203,14 @@ _RATIO = (
 )
 _AMOUNT = re.compile(
     rf"(?P<sign>[-+])?\s?(?P<currency>[$€£¥₹]\s?)?(?P<sign2>[-+])?"
-    rf"(?:(?P<whole>\d+)??\s?{_RATIO}(?!\s?/)|(?P<digits>{_DIGITS}){_POWER})(?P<unit>(?![\d,.]).*)?"
+    rf"(?:(?P<whole>\d+)??\s?{_RATIO}(?!\s?/)|(?P<digits>{DIGITS}){_POWER})(?P<unit>(?![\d,.]).*)?"
 )
-_IN_SENTENCE = re.compile(rf"(?<![\w.,/^])[-+]?(?:\d+\s?/\s?\d+|{_DIGITS})(?:\s?%)?(?![\w^*/]|[.,]\d)")
+_PART_WORDS = {"half": 2, "third": 3, "quarter": 4}
+_AND_A_PART = re.compile(r"(?<=\d) and an? (half|third|quarter)(?![\w'-])")
 
 
 def _number(bare: str) -> Value | None:
-    match = _AMOUNT.fullmatch(bare)
+    match = _AMOUNT.fullmatch(_AND_A_PART.sub(_part, bare))
     if match is None or (match["sign"] and match["sign2"]):
         return None
     unit = unit_of(match["unit"] or "", match["currency"] or "")
@@ -236,13 +225,17 @@ def _number(bare: str) -> Value | None:
         if not denominator:
             return None
         value = int(match["whole"] or 0) + Fraction(int(numerator), denominator)
-    value = -value if "-" in (match["sign"], match["sign2"]) else value
+    value = (-value if "-" in (match["sign"], match["sign2"]) else value) * unit.scale
     decimal = numerator is None and "." in match["digits"]
     if numerator is None and value.denominator > 1:
         latex = _decimal_latex(value)
     else:
         latex = str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-    return Value("", value, decimal, unit, latex + r"\%" * (unit == PERCENT))
+    return Value("", value, decimal, unit.name, latex + r"\%" * (unit.name == PERCENT))
+
+
+def _part(match: re.Match[str]) -> str:
+    return f" 1/{_PART_WORDS[match[1]]}"
 
 
 def _decimal_latex(value: Fraction) -> str:
@@ -266,6 +259,7 @@ _NOT_VALUES = re.compile(r"\d\s?_|:|\$|(?<!\d)\d+([-/])\d+\1\d")  # 17_8, 3:4, $
 _FUNCTION = re.compile(
     r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|theta|infty|pm|cup)(?![A-Za-z])"
 )
+_RAISED = re.compile(r"(?<=[\w)}]) (squared|cubed)(?![A-Za-z])")
 _AND = re.compile(r",?\s(?:and|or)\s")
 _REPLACED = (("**", "^"), ("*", r"\cdot "), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("infinity", r"\infty "))
 
@@ -276,7 +270,8 @@ def _latex(bare: str) -> str | None:
     A product of letters would be equal to any other word of the same letters, so what has words in it is text. A number
     to another base (``17_8``), a ratio or a time (``3:4``) and a date are text too.
     """
-    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", bare)
+    text = _RAISED.sub(lambda match: "^2" if match[1] == "squared" else "^3", bare)
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
     for sign, command in _REPLACED:
         text = text.replace(sign, command)
     text = _AND.sub(", ", _FUNCTION.sub(r"\\\1 ", text))

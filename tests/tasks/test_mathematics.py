@@ -64,6 +64,12 @@ def after(text: str, answers: str | None = None, ended: bool = False) -> Descrip
         ("12", "It is 12."),
         ("12", "So there are 12 apples left"),
         ("0.5", r"50\%"),
+        (r"2\pi", "2 pi"),
+        (r"4\pi r^2", "4 pi r^2"),
+        (r"3\sin x", "3 sin x"),
+        ("25", "5 squared"),
+        ("60", "5 dozen"),
+        ("5,000,000", "The population is 5 million."),
     ],
 )
 def test_equal(reference: str, answer: str) -> None:
@@ -87,6 +93,17 @@ def test_equal(reference: str, answer: str) -> None:
         (r"\frac{1}{", "1"),
         ("((", "("),
         ("5", "!!!"),
+        ("2", "2 pi"),
+        ("3", "3 sin x"),
+        ("5", "5 e^2"),
+        ("4", "4 pi r^2"),
+        (r"\frac{1}{2}", "1/2 pi"),
+        ("5", "5 million"),
+        ("5", "The population is 5 million."),
+        ("5", "It is not 5."),
+        ("5", "less than 5"),
+        ("6", "6 or more"),
+        ("18 cents", "She makes 18 dollars."),
     ],
 )
 def test_different(reference: str, answer: str) -> None:

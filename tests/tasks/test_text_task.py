@@ -276,6 +276,15 @@ def test_a_search_ends_with_the_right_answer_and_drops_the_others() -> None:
     assert (result.solved, result.answer, result.refuted_steps) == (True, "7.0 apples", 2)
 
 
+@pytest.mark.parametrize(("reference", "solved"), [("5", False), ("5,000,000", True)])
+def test_a_number_counts_with_the_words_that_change_it(reference: str, solved: bool) -> None:
+    task = TextTask(answers=reference)
+    result = bavt.search(
+        "q", generator=lambda text, n: ["Answer: 5 million people"] * n, task=task, budget=bavt.Budget(tokens=20)
+    )
+    assert result.solved is solved
+
+
 def test_the_right_answer_is_known_after_a_checkpoint_too(tmp_path: Any) -> None:
     task = TextTask(answers={"q": "7"})
     search = bavt.Search("q", task=task, budget=bavt.Budget(tokens=60))

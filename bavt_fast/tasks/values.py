@@ -134,7 +134,6 @@ _SIGNS = str.maketrans(
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
-_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|\w))")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(])")
 _THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!)(?=\d{3}(?!\d))")
@@ -259,6 +258,8 @@ _NOT_VALUES = re.compile(r"\d\s?_|:|\$|(?<!\d)\d+([-/])\d+\1\d")  # 17_8, 3:4, $
 _FUNCTION = re.compile(
     r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|theta|infty|pm|cup)(?![A-Za-z])"
 )
+_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt(?![A-Za-z])|\\sqrt(?=\s*\())\s*")
+_UNDER_ROOT = re.compile(r"\d+(?:\.\d+)?|\w")
 _RAISED = re.compile(r"(?<=[\w)}]) (squared|cubed)(?![A-Za-z])")
 _AND = re.compile(r",?\s(?:and|or)\s")
 _REPLACED = (("**", "^"), ("*", r"\cdot "), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("infinity", r"\infty "))
@@ -271,15 +272,36 @@ def _latex(bare: str) -> str | None:
     to another base (``17_8``), a ratio or a time (``3:4``) and a date are text too.
     """
     text = _RAISED.sub(lambda match: "^2" if match[1] == "squared" else "^3", bare)
-    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
+    text = _with_roots(text)
     for sign, command in _REPLACED:
         text = text.replace(sign, command)
     text = _AND.sub(", ", _FUNCTION.sub(r"\\\1 ", text))
-    text = text.replace(r"\sqrt (", "sqrt(")
-    without = _COMMAND.sub(" ", text.replace("sqrt(", "("))
+    without = _COMMAND.sub(" ", text)
     if not text.isascii() or _NOT_VALUES.search(text) or _WORD.search(without):
         return None
     is_formula = _COMMAND.search(text) or re.search(r"\d|[-+=<>|^/]", text)
     if not re.search(r"[A-Za-z\d]", text) or (not is_formula and _LETTERS.search(text)):
         return None
     return text
+
+
+def _with_roots(text: str) -> str:
+    """With "√2", "sqrt 2" and "sqrt(1 + sqrt(5))" as LaTeX has them."""
+    for match in reversed(list(_ROOT.finditer(text))):
+        start, behind = match.span()
+        end = _closing(text, behind) if text.startswith("(", behind) else None
+        if end is not None:
+            text = f"{text[:start]}\\sqrt{{{text[behind + 1 : end]}}}{text[end + 1 :]}"
+        elif operand := _UNDER_ROOT.match(text, behind):
+            text = f"{text[:start]}\\sqrt{{{operand[0]}}}{text[operand.end() :]}"
+    return text
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the bracket that opens at `start` closes; None where it does not."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] == "(") - (text[place] == ")")
+        if not depth:
+            return place
+    return None

@@ -32,5 +32,14 @@ def test_the_files_it_names_are_there(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", NAMED)
+def test_a_critic_is_used_with_the_task_that_it_is_trained_for(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        lines = [line for line in block.splitlines() if "train critic" in line or "--critic critic." in line]
+        tasks = [re.findall(r"--task (\S+)", line) for line in lines]
+        assert all(task == tasks[0] for task in tasks), block
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

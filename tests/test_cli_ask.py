@@ -210,10 +210,21 @@ def test_a_model_that_fails_leaves_what_was_found(monkeypatch: pytest.MonkeyPatc
 
 def test_mathematics(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("math_verify")
-    loaded(monkeypatch, ScriptedModel(lines={0: ["So."], 1: [r"\boxed{(x+1)^2}", "Answer: x^2 + 2x + 1", "#### x"]}))
+    loaded(monkeypatch, ScriptedModel(lines={0: ["So."], 1: [r"\boxed{(x+1)^2}", "Answer: x^2 + 2x + 1", "#### 2x"]}))
     found = json.loads(invoke("--task", "mathematics", "--json").stdout)
     assert len(found["votes"]) == 2
     assert len(json.loads(invoke("--json").stdout)["votes"]) == 3
+
+
+@pytest.mark.parametrize("task", ["text", "mathematics"])
+def test_answers_are_announced_as_the_tasks_read_them(monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    if task == "mathematics":
+        pytest.importorskip("math_verify")
+    said = ["So the answer is 36.", "Final answer: 36", "answer: 36", "#### 36"]
+    loaded(monkeypatch, ScriptedModel(lines={0: ["#### Solution"], 1: said}))
+    found = json.loads(invoke("--task", task, "--json").stdout)
+    assert (found["answer"].rstrip("."), found["path"][0]) == ("36", "#### Solution")
+    assert list(found["votes"]) == [found["answer"]]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import generator_and_prompts
 from bavt_fast.searcher import Searcher
 from bavt_fast.tasks import task_module
+from bavt_fast.tasks.text import ENDS
 from bavt_fast.votes import Vote, vote
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ENDS", "MAX_DEPTH", "check_critic", "folder_searcher", "model_searcher", "voted"]
 
-ENDS = ("Answer:", "Final Answer:", "The answer is:", "The answer is", "####")
-"""What announces an answer: what is asked for, and what models write all the same."""
 MAX_DEPTH = 16
 
 

@@ -1,4 +1,4 @@
-r"""Mathematical questions: steps in text, an answer in ``Answer:`` or ``\boxed{}``, compared as mathematics."""
+r"""Mathematical questions: steps in text, answers announced as `TextTask` reads them, compared as mathematics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bavt_fast._checks import as_amount
 from bavt_fast.protocols import Description
 from bavt_fast.tasks import algebra
 from bavt_fast.tasks.sentences import only_number
-from bavt_fast.tasks.text import TextState, TextTask
+from bavt_fast.tasks.text import ENDS, TextState, TextTask
 from bavt_fast.tasks.values import Value, bare_answer, compare, read
 
 __all__ = ["Mathematics", "make_task"]
@@ -38,7 +38,7 @@ class Mathematics(TextTask):
 
     def __init__(
         self,
-        end: str | Sequence[str] = ("Answer:", "Final Answer:", "Final answer:"),
+        end: str | Sequence[str] = ENDS,
         max_depth: int = 10,
         answers: str | Mapping[str, str] | None = None,
         limit_s: float = 2.0,

@@ -244,6 +244,9 @@ def test_it_is_a_task_that_a_folder_may_name() -> None:
         (r"Answer: $\frac{1}{2}$.", r"\frac{1}{2}"),
         ("**Final Answer:** 42.", "42"),
         ("Final answer: 42", "42"),
+        ("so 6 * 7 = 42\n#### 42", "42"),
+        ("So the answer is 42.", "42"),
+        ("The final answer is $42$.", "42"),
         (r"So \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         ("Answer: Washington D.C.", "Washington D.C."),
         ("Answer: $18", "$18"),
@@ -251,6 +254,13 @@ def test_it_is_a_task_that_a_folder_may_name() -> None:
 )
 def test_answers(text: str, answer: str) -> None:
     assert after(text) == Description(True, None, answer)
+
+
+@pytest.mark.parametrize(
+    "text", ["#### Step 1: add the numbers", "#### Solution", "What the answer is depends on you."]
+)
+def test_what_announces_no_answer(text: str) -> None:
+    assert not after(text).terminal
 
 
 def test_an_answer_is_verified_where_the_right_one_is_known() -> None:

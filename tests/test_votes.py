@@ -75,6 +75,28 @@ def test_the_wording_is_that_of_most_states() -> None:
     assert bavt.vote(result, TextTask()) == ("7", 1.0, {"7": 1.5})
 
 
+def test_formulas_are_not_each_compared_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("math_verify")
+    from bavt_fast.tasks import algebra
+    from bavt_fast.tasks.mathematics import Mathematics
+
+    asked: list[tuple[Any, ...]] = []
+    ask = algebra._process.ask
+
+    def counted(*request: Any) -> Any:
+        asked.append(request)
+        return ask(*request)
+
+    monkeypatch.setattr(algebra._process, "ask", counted)
+    answers = [f"x^2 + {i}x + 5" for i in range(30)] + ["x(x + 7) + 5", "(x + 1)^2 + 27x + 4"]
+    task = Mathematics()
+    result = searched(*((f"Answer: {answer}", 0.5) for answer in answers), task=task).result()
+    counts = bavt.vote(result, task, "majority").counts
+    assert (len(counts), counts["x^2 + 7x + 5"], counts["x^2 + 29x + 5"]) == (30, 2, 2)
+    assert len(asked) <= 2 * len(answers)
+    algebra._process.close()
+
+
 def test_nothing_to_vote_on() -> None:
     assert bavt.vote(searched(("think", 0.5)).result()) == (None, 0.0, {})
     assert bavt.vote(bavt.Search("q", task=TextTask(), budget=BUDGET).result()) == (None, 0.0, {})

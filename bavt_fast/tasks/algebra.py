@@ -9,6 +9,7 @@ starts another. It takes about a second to start, and a millisecond or more for 
 from __future__ import annotations
 
 import atexit
+import cmath
 import functools
 import importlib.util
 import json
@@ -17,6 +18,7 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 __all__ = ["require", "same_formula"]
 
@@ -34,9 +36,11 @@ def require() -> None:
         )
 
 
-@functools.lru_cache(maxsize=65536)
 def same_formula(reference: str, answer: str, limit_s: float) -> bool:
     """Whether two formulas in LaTeX are equal; what cannot be read, or takes longer, is not. From any thread.
+
+    Formulas whose values differ are not compared any further, so that many can be told apart without asking of each
+    pair.
 
     Args:
         reference: what `answer` is compared with. math-verify takes ``5`` for ``x = 5``, and the other way round.
@@ -45,10 +49,34 @@ def same_formula(reference: str, answer: str, limit_s: float) -> bool:
     Raises:
         RuntimeError: the process does not start.
     """
-    verdict = _process.ask(reference, answer, limit_s)
+    values, others = _values(reference, limit_s), _values(answer, limit_s)
+    if values is None or others is None or any(map(_differ, values, others)):
+        return False
+    return _compared(reference, answer, limit_s)
+
+
+@functools.lru_cache(maxsize=65536)
+def _compared(reference: str, answer: str, limit_s: float) -> bool:
+    verdict = _process.ask(limit_s, reference, answer)
     if verdict is None:
         _log.info("no verdict within %s s or %s bytes: %r and %r", limit_s, MEMORY_BYTES, reference, answer)
     return verdict is True
+
+
+@functools.lru_cache(maxsize=65536)
+def _values(formula: str, limit_s: float) -> tuple[complex, ...] | None:
+    """A formula's values at some points, () where it has none; None where it cannot be read, or takes too long."""
+    values = _process.ask(limit_s, formula)
+    if values is None:
+        _log.info("no value within %s s or %s bytes: %r", limit_s, MEMORY_BYTES, formula)
+    return tuple(complex(*value) for value in values) if isinstance(values, list) else None
+
+
+def _differ(value: complex, other: complex) -> bool:
+    """Whether values are further apart than rounding takes them; math-verify rounds decimals to six places."""
+    if not (cmath.isfinite(value) and cmath.isfinite(other)):
+        return False
+    return abs(value - other) > 1e-5 * max(1.0, abs(value), abs(other))
 
 
 class _Process:
@@ -58,9 +86,9 @@ class _Process:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def ask(self, reference: str, answer: str, limit_s: float) -> bool | None:
-        """The child's verdict; None where it gave none."""
-        request = json.dumps([reference, answer, limit_s]).encode() + b"\n"
+    def ask(self, limit_s: float, *formulas: str) -> Any:
+        """The child's reply (`bavt_fast.tasks.algebra_worker`); None where it gave none."""
+        request = json.dumps([limit_s, *formulas]).encode() + b"\n"
         with self._lock:
             child = self._running()
             assert child.stdin is not None, "it is a pipe"

@@ -1,4 +1,11 @@
-"""The process behind `bavt_fast.tasks.algebra`: ``[reference, answer, limit_s]`` a line in, a verdict a line out."""
+"""The process behind `bavt_fast.tasks.algebra`: a request a line in, its reply a line out.
+
+    [limit_s, reference, answer]    whether they are equal
+    [limit_s, formula]              its values at two points, as [real, imaginary]; [] where it has none; false where it
+                                    cannot be read
+
+Where it takes longer than the limit, the process ends.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,8 @@ import os
 import resource
 import signal
 import sys
+import zlib
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["main"]
@@ -23,21 +32,21 @@ def main() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         most = memory_bytes if most == resource.RLIM_INFINITY else min(most, memory_bytes)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        compare = _comparison()
-        compare(r"\frac{x}{2}", "0.5x")  # the first one is slow
+        answers = _answers()
+        answers(r"\frac{x}{2}", "0.5x")  # the first one is slow
     except Exception as error:
         _reply(replies, f"{type(error).__name__}: {error}".replace("\n", " "))
         return
     _reply(replies, "ready")
     for request in requests:
-        reference, answer, limit_s = json.loads(request)
+        limit_s, *formulas = json.loads(request)
         signal.setitimer(signal.ITIMER_PROF, limit_s)
         try:
-            verdict = compare(reference, answer)
+            answer = answers(*formulas)
         except MemoryError:  # what else failed on the way is not known
             return
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        _reply(replies, json.dumps(verdict))
+        _reply(replies, json.dumps(answer))
 
 
 def _reply(replies: Any, text: str) -> None:
@@ -45,19 +54,22 @@ def _reply(replies: Any, text: str) -> None:
     replies.flush()
 
 
-def _comparison() -> Any:
-    """(reference, answer) -> whether they are equal."""
+def _answers() -> Any:
+    """(reference, answer) -> whether they are equal; (formula) -> its values."""
     logging.disable()
     from math_verify import LatexExtractionConfig, parse, verify
 
     settings = [LatexExtractionConfig()]
 
+    @lru_cache(maxsize=4096)  # to read one takes longer than to compare it
     def formulas(text: str) -> Any:
         return parse(f"${text}$", settings, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True)
 
-    def compare(reference: str, answer: str) -> bool:
+    def answers(formula: str, other: str | None = None) -> Any:
         try:
-            gold, target = formulas(reference), formulas(answer)
+            if other is None:
+                return _values(formulas(formula))
+            gold, target = formulas(formula), formulas(other)
             return bool(gold and target) and verify(
                 gold, target, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
             )
@@ -66,4 +78,33 @@ def _comparison() -> Any:
         except Exception:  # the libraries below raise what they like of text that is no formula
             return False
 
-    return compare
+    return answers
+
+
+def _values(parsed: Any) -> Any:
+    """A formula's values at two points, where it is a number or a function of real variables; else [].
+
+    Equal formulas have equal values. A percentage has none here, for it is equal to several numbers; nor has a single
+    letter, which may be a text.
+    """
+    import sympy  # type: ignore[import-untyped]
+    from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
+
+    if not parsed:
+        return False
+    formula = parsed[0]
+    hard = (sympy.UnevaluatedExpr, sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, AppliedUndef)
+    is_function = isinstance(formula, sympy.Expr) and not isinstance(formula, sympy.MatrixExpr)
+    if len(parsed) > 1 or not is_function or formula.is_Symbol or formula.has(*hard):
+        return []
+    values = []
+    for point in (b"first ", b"second "):
+        where = {x: sympy.Rational(1 + zlib.crc32(point + x.name.encode()) % 997, 499) for x in formula.free_symbols}
+        try:
+            value = complex(formula.evalf(15, subs=where))
+        except MemoryError:
+            raise
+        except Exception:  # as above
+            return []
+        values.append([value.real, value.imag])
+    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from bavt_fast.tasks.units import CHANGING, unit_of, vocabulary
@@ -38,6 +39,7 @@ _CHANGING_BEFORE = CHANGING | vocabulary(
 _BETWEEN = vocabulary("of by to from the these those her his its their a")
 
 
+@functools.lru_cache(maxsize=4096)
 def only_number(sentence: str) -> str | None:
     """The number in a sentence that has one alone, or the one behind its last equals sign, with its unit; else None.
 

@@ -11,6 +11,7 @@ Numbers are compared here, exactly. Nothing is ever evaluated, so an answer such
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from fractions import Fraction
@@ -80,6 +81,7 @@ def _compare_numbers(reference: Value, answer: Value) -> bool | None:
     return None if reference.decimal != answer.decimal and exact.denominator > 1 else False
 
 
+@functools.lru_cache(maxsize=4096)  # a vote compares each answer with many
 def read(answer: str) -> Value:
     """What an answer stands for."""
     if len(answer) > MAX_LENGTH:

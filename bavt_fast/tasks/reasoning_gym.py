@@ -4,12 +4,14 @@
     results = searcher.search_many(task.questions, budget=...)  # a Searcher over this task
 
 An answer is right where the family's own verifier gives it full marks. How a search goes about it is another task's
-business (`inner`): in words, line by line, unless told otherwise. Some verifiers, such as that of "n_queens", run an
-answer as Python: give those families an inner task that writes the answer itself.
+business (`inner`): in words, line by line, unless told otherwise. An answer in words is one line, so families whose
+answers have several, such as "sudoku" and "binary_matrix", need an inner task that writes the whole answer. So do those
+whose verifiers run an answer as Python, such as "n_queens".
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from bavt_fast.tasks.text import TextTask
 __all__ = ["GymState", "ReasoningGymTask", "make_task"]
 
 MAX_ANSWER = 2000
-"""Characters of an answer; a longer one is wrong. What a verifier makes of it may take long."""
+"""Characters of an answer, or twice as many as the family's own has; a longer one is wrong. What a verifier makes of it
+may take long."""
 
 
 QuestionOf = Callable[[Mapping[str, Any]], str]
@@ -42,7 +45,8 @@ class ReasoningGymTask:
         name: of the family, such as "chain_sum".
         size, seed: how many problems, and which: the same seed gives the same problems.
         inner: what a step and an answer are: a task, or the name of one that has `gym_question`, such as "n_queens";
-            `TextTask` without one.
+            `TextTask` without one. A warning says where that cannot find the family's answers, which have several
+            lines.
         question_of: the inner task's question of a problem, which is a mapping with "question", "answer" and
             "metadata"; the named inner task's `gym_question`, else its "question", without one.
         **config: of the family.
@@ -88,6 +92,17 @@ class ReasoningGymTask:
         self.inner: Task[Any] = TextTask() if inner is None else inner
         self.problems: list[Mapping[str, Any]] = [self._dataset[place] for place in range(size)]
         self._question_of = question_of or (lambda problem: problem["question"])
+        if isinstance(self.inner, TextTask):
+            self._warn_of_lines()
+
+    def _warn_of_lines(self) -> None:
+        of_lines = sum("\n" in str(problem["answer"] or "").strip() for problem in self.problems)
+        if of_lines:
+            warnings.warn(
+                f"inner: {of_lines} of {len(self.problems)} answers of {self.name!r} have several lines, and an answer "
+                "in words is one line: searches cannot find them without an inner task that writes the whole answer",
+                stacklevel=3,
+            )
 
     @cached_property
     def questions(self) -> list[str]:
@@ -138,10 +153,11 @@ class ReasoningGymTask:
         return self._is_right(self.initial_state(question).problem, answer)
 
     def _is_right(self, problem: int, answer: str | None) -> bool:
-        if not answer or len(answer) > MAX_ANSWER:
+        entry = self.problems[problem]
+        if not answer or len(answer) > max(MAX_ANSWER, 2 * len(str(entry["answer"]))):
             return False
         try:
-            score = self._dataset.score_answer(answer=answer, entry=self.problems[problem])
+            score = self._dataset.score_answer(answer=answer, entry=entry)
         except Exception:  # what a verifier cannot read is no answer, whatever it raises
             return False
         return isinstance(score, (int, float)) and score >= 1.0

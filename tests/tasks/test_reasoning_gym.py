@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -36,6 +37,22 @@ def test_the_familys_own_answers_are_right_and_others_are_not(name: str) -> None
             about = task.describe(ended)
             assert (about.terminal, about.verdict, about.answer) == (True, verdict, answer)
         assert task.check_answer(question, problem["answer"])
+
+
+@pytest.mark.parametrize("name", ["binary_matrix", "sudoku", "tower_of_hanoi"])
+def test_answers_of_several_lines_are_warned_of_once(name: str) -> None:
+    with pytest.warns(UserWarning, match=rf"inner: 5 of 5 answers of '{name}' have several lines") as heard:
+        task = in_words(name)
+    assert len(heard) == 1
+    assert heard[0].filename == __file__
+    assert all(task.check_answer(problem["question"], problem["answer"]) for problem in task.problems)
+
+
+def test_an_inner_task_that_writes_whole_answers_is_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        in_words("n_queens", inner="n_queens")
+        in_words("chain_sum")
 
 
 def test_the_seed_gives_the_problems() -> None:

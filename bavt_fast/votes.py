@@ -3,7 +3,8 @@
 One sample's answer may be wrong where that of most is right (Wang et al. 2023, "Self-Consistency Improves Chain of
 Thought Reasoning in Language Models"). Here the states that end a path vote: each with one vote, or with its value V,
 so that a critic's doubt counts. They are not independent samples as they are there: a search goes on where values are
-high, and paths share their beginnings.
+high, paths share their beginnings, and texts that are equal are one state, which votes once however often it was
+sampled.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def vote(result: SearchResult, task: Any = None, by: str = "value") -> Vote:
     Args:
         result: of a search.
         task: the search's task; None compares texts.
-        by: "value" weighs each state's vote by its V, "majority" gives each one vote.
+        by: "value" weighs each state's vote by its V, "majority" gives each one vote. A state is a text: one that was
+            sampled again is no second state.
 
     Raises:
         ValueError: there is no such rule.

@@ -97,6 +97,13 @@ def test_formulas_are_not_each_compared_with_each(monkeypatch: pytest.MonkeyPatc
     algebra._process.close()
 
 
+def test_a_text_votes_once_however_often_it_was_sampled() -> None:
+    replies = iter(["Answer: 1", "Answer: 2", "Answer: 2", "Answer: 2", "So\nAnswer: 2"])
+    result = bavt.search("q", generator=lambda text, n: [r for r in [next(replies, None)] if r], budget=BUDGET)
+    assert result.duplicate_steps == 2
+    assert bavt.vote(result, TextTask(), by="majority") == ("2", 2 / 3, {"2": 2, "1": 1})
+
+
 def test_nothing_to_vote_on() -> None:
     assert bavt.vote(searched(("think", 0.5)).result()) == (None, 0.0, {})
     assert bavt.vote(bavt.Search("q", task=TextTask(), budget=BUDGET).result()) == (None, 0.0, {})

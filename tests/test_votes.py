@@ -97,6 +97,13 @@ def test_formulas_are_not_each_compared_with_each(monkeypatch: pytest.MonkeyPatc
     algebra._process.close()
 
 
+def test_a_list_is_no_number_whose_groups_it_looks_like() -> None:
+    result = searched(("Answer: 1, 234", 0.5), ("Answer: 1,234", 0.5), ("Answer: 1234", 0.5)).result()
+    assert bavt.vote(result, TextTask(), by="majority").counts == {"1,234": 2, "1, 234": 1}
+    halves = searched((r"Answer: \frac{-1}{2}", 0.5), ("Answer: -1/2", 0.5), ("Answer: -0.5", 0.5)).result()
+    assert list(bavt.vote(halves, TextTask(), by="majority").counts.values()) == [3]
+
+
 def test_a_text_votes_once_however_often_it_was_sampled() -> None:
     replies = iter(["Answer: 1", "Answer: 2", "Answer: 2", "Answer: 2", "So\nAnswer: 2"])
     result = bavt.search("q", generator=lambda text, n: [r for r in [next(replies, None)] if r], budget=BUDGET)

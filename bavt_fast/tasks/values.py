@@ -182,6 +182,7 @@ def _superscripts(match: re.Match[str]) -> str:
 # ---- Text
 
 _CHOICE = re.compile(r"\(?([a-z])\)?")
+_LIST = re.compile(r"[-+]?\d{1,3}(?:,\d{3})*, \d{3}(?:, ?\d{3})*")  # 1, 234 is not 1,234
 _ONE_IN_BRACES = re.compile(r"\{(\w)\}")
 _SPACE = re.compile(r"(?<!\d) | (?!\d)")  # 3 1/2 is not 31/2
 
@@ -190,6 +191,8 @@ def _normalised(bare: str) -> str:
     text = bare.casefold().strip(" \"'")
     if choice := _CHOICE.fullmatch(text):  # (B)
         return choice[1]
+    if _LIST.fullmatch(text):
+        return text
     text = _ONE_IN_BRACES.sub(r"\1", text).removeprefix("the ")
     return text.rstrip("!? ") if _WORD.search(text) else _SPACE.sub("", text)
 
@@ -199,7 +202,7 @@ def _normalised(bare: str) -> str:
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})|\s?(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?(?P<ten>[-+]?\d{1,3})\}?)?"
 _RATIO = (
-    r"(?:\\frac\s?\{\s?(?P<n>\d+)\s?\}\s?\{\s?(?P<d>\d+)\s?\}|\\frac\s?(?P<n1>\d)\s?(?P<d1>\d)"
+    r"(?:\\frac\s?(?:\{\s?(?P<n>[-+]?\s?\d+)\s?\}|(?P<n1>\d))\s?(?:\{\s?(?P<d>[-+]?\s?\d+)\s?\}|(?P<d1>\d))"
     r"|(?<!\d)(?P<n2>\d+)\s?/\s?(?P<d2>\d+))"
 )
 _AMOUNT = re.compile(
@@ -222,10 +225,10 @@ def _number(bare: str) -> Value | None:
         digits = match["digits"].replace(",", "")
         value = Fraction(digits) * Fraction(10) ** int(match["e"] or match["ten"] or 0)
     else:
-        denominator = int(match["d"] or match["d1"] or match["d2"])
-        if not denominator:
+        part = _fraction(numerator, match["d"] or match["d1"] or match["d2"])
+        if part is None or (match["whole"] and part < 0):  # 2\frac{-1}{2} is a product
             return None
-        value = int(match["whole"] or 0) + Fraction(int(numerator), denominator)
+        value = int(match["whole"] or 0) + part
     value = (-value if "-" in (match["sign"], match["sign2"]) else value) * unit.scale
     decimal = numerator is None and "." in match["digits"]
     if numerator is None and value.denominator > 1:
@@ -233,6 +236,11 @@ def _number(bare: str) -> Value | None:
     else:
         latex = str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
     return Value("", value, decimal, unit.name, latex + r"\%" * (unit.name == PERCENT))
+
+
+def _fraction(numerator: str, denominator: str) -> Fraction | None:
+    above, below = int(numerator.replace(" ", "")), int(denominator.replace(" ", ""))
+    return Fraction(above, below) if below else None
 
 
 def _part(match: re.Match[str]) -> str:

@@ -25,7 +25,8 @@ class Settings:
             ``widening_scale * visits ** widening_exponent`` children.
         exploration: of the policies that walk down.
         candidates: steps proposed per ask. A node stays expandable, so 1 lets going deeper and trying a sibling compete
-            for each token.
+            for each token. Those of one ask do not know of each other and may be equal, surely so at temperature 0:
+            their tokens are spent all the same.
         decay: a node's weight is multiplied by this with every try, in (0, 1].
         discount: the weight is V times this for every token that an answer still takes at the least
             (`Description.min_tokens`), in (0, 1]: below 1, of two states equally likely to lead to an answer the one

@@ -66,7 +66,9 @@ class TorchGenerator:
         min_p: tokens at least this share as likely as the most likely one.
         without_replacement: never sample a step again from the same node: the probability of the steps in
             ``StepRequest.tried`` is taken out of the distribution token by token (Shi et al. 2020, "Incremental
-            Sampling Without Replacement for Sequence Models"). Tokens that would only repeat are not spent.
+            Sampling Without Replacement for Sequence Models"). So no ask repeats what an earlier one brought. The
+            steps of one ask are drawn side by side, independently of each other, and may be equal; at temperature 0
+            they all are.
         prompts: ``text -> token ids`` of the text that a context begins with; None for the tokenizer's plain encoding.
         processors: change the logits before they are drawn from, such as transformers' ``LogitsProcessorList`` for
             repetition penalties or biases: ``(ids, logits) -> logits`` of all rows. A row's ids are filled up at their

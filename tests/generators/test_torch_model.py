@@ -393,6 +393,17 @@ def test_tried_steps_never_come_again_and_all_are_found(small: TorchGenerator) -
     assert small.propose([StepRequest("a b", 1, tried)], [3], [2]) == [[]]
 
 
+def test_the_steps_of_one_ask_may_repeat_each_other_but_not_those_of_earlier_ones(small: TorchGenerator) -> None:
+    sampling = Sampling(temperature=0.0)
+    first = small.propose([StepRequest("a b", 9, sampling=sampling)], [3], [2])[0]
+    assert len({step.token_ids for step in first}) == 1
+    assert len(first) == 3
+    tried = (first[0],)  # all that there is at temperature 0
+    assert small.propose([StepRequest("a b", 9, tried=tried, sampling=sampling)], [3], [2]) == [[]]
+    again = small.propose([StepRequest("a b", 9, tried=tried)], [200], [2])[0]
+    assert first[0].token_ids not in {step.token_ids for step in again}
+
+
 def test_with_replacement_what_was_tried_does_not_matter(small: TorchGenerator) -> None:
     generator = TorchGenerator(small.model, small.tokenizer, delimiter=".", without_replacement=False)
     tried = tuple(draw_steps(generator, (), 50, limit=2))

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import zlib
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -59,7 +60,9 @@ def _answers() -> Any:
     logging.disable()
     from math_verify import LatexExtractionConfig, parse, verify
 
-    settings = [LatexExtractionConfig()]
+    # It would take letters behind a formula for units: 5c and x + 5d for 5 and x + 5.
+    own = LatexExtractionConfig()
+    settings = [replace(own, normalization_config=replace(own.normalization_config, units=False))]
 
     @lru_cache(maxsize=4096)  # to read one takes longer than to compare it
     def formulas(text: str) -> Any:

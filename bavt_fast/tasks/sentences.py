@@ -6,7 +6,7 @@ import functools
 import re
 
 from bavt_fast.tasks.units import CHANGING, unit_of, vocabulary
-from bavt_fast.tasks.values import DIGITS, MAX_LENGTH, read, undressed
+from bavt_fast.tasks.values import DIGITS, MAX_LENGTH, UNENDING, read, undressed
 
 __all__ = ["only_number"]
 
@@ -15,12 +15,14 @@ _IN_SENTENCE = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 # What stands around a number in a sentence; in a formula there are other signs.
-_PLAIN = re.compile(r"[^\\^{}\[\]+*/<>|=~#@&√_]*")
-_BEHIND = re.compile(r"(?:-|\s)[^\W\d_]+(?:'[^\W\d_]+)?(?:\s[^\W\d_]+(?:'[^\W\d_]+)?){0,2}")
+_PLAIN = re.compile(r"[^\\^{}\[\]+*/<>|=~#@&√‰_]*")
+_BEHIND = re.compile(r"(?:-|\s)[^\W\d_]+(?:'[^\W\d_]+)?(?:\s[^\W\d_]+(?:'[^\W\d_]+)?){0,5}")
 _COMPARED = re.compile(r"[<>!~]|\\(?:[lgn]eq?|lt|gt|neq|not|approx|sim|geqslant|leqslant)(?![A-Za-z])")
-# A variable beside a number or an operation: "2x = 10" does not say what x is.
+# A variable beside a number or a minus, or within brackets: "2x = 10" does not say what x is, and "a + b = 10" may.
 _UNSOLVED = re.compile(
-    r"(?:[\d)]\s?|[-+*/^]\s*)(?!x\s?\d)[A-Za-z](?![A-Za-z])|(?<![A-Za-z\d])[A-Za-z]\s*[-+*/^]", re.ASCII
+    r"\d\s?[-+*/]?\s?(?!x\s?\d)[A-Za-z](?![A-Za-z])|(?<![A-Za-z])[A-Za-z]\s?[-+*/^]\s?[\d{(]"
+    r"|(?<![\w)}])\s?-\s?[A-Za-z](?![A-Za-z])|[({|]\s?[A-Za-z](?![A-Za-z])",
+    re.ASCII,
 )
 
 _DOUBTS = vocabulary(
@@ -33,10 +35,26 @@ _DOUBTS = vocabulary(
 _CHANGING_BEFORE = CHANGING | vocabulary(
     """
     than times and negative root cube base multiple factor divisor out some any percent function
-    step case part question problem example equation figure page option choice
+    step case part question problem example equation figure page option choice add subtract multiply divide round
+    chapter room first last next but
     """
 )
-_BETWEEN = vocabulary("of by to from the these those her his its their a")
+_BETWEEN = vocabulary("to for the these those her his its their a")
+_PREPOSITIONS = vocabulary("of by from")
+# "A total of 5" is 5, and "the inverse of 5" is not.
+_BEFORE_PREPOSITIONS = vocabulary(
+    """
+    total sum amount cost price rate profit distance length height width area volume speed age average mean result
+    answer increase decrease increased decreased changed grew
+    """
+)
+# Of one word before a number; another one may name something, such as Apollo 11, or ask for it, as does "Round 5".
+_ALONE = vocabulary(
+    """
+    about approximately roughly around exactly only just so thus therefore hence total totally altogether answer result
+    is are it that there get gets equals yes finally i in at on
+    """
+)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -48,7 +66,7 @@ def only_number(sentence: str) -> str | None:
     """
     bare = undressed(sentence[-4 * MAX_LENGTH :])
     words = _WORD.findall(bare.casefold())
-    if _DOUBTS.intersection(words) or any(word.endswith("n't") for word in words):
+    if UNENDING.search(sentence) or _DOUBTS.intersection(words) or any(word.endswith("n't") for word in words):
         return None
     before, _, behind = bare.rpartition("=")
     if before:
@@ -81,6 +99,11 @@ def _is_changed(before: str) -> bool:
     if re.search(r"\w\($|-\s*$", before):  # f(5), x - 5
         return True
     words = _WORD.findall(re.split(r"[.,;:?!\"]", before.casefold())[-1])
+    number_of_words = len(words)
     while words and words[-1] in _BETWEEN:
         words.pop()
+    if words and words[-1] in _PREPOSITIONS:
+        return len(words) == 1 or words[-2] not in _BEFORE_PREPOSITIONS
+    if number_of_words == 1 and words and words[0] not in _ALONE:
+        return True
     return bool(words) and (words[-1] in _CHANGING_BEFORE or (len(words[-1]) == 1 and words[-1] != "i"))

@@ -53,6 +53,7 @@ _NAMES = {
     "yen": "¥ jpy",
     "rupee": "₹ inr",
     "degree": "deg \\circ",
+    "radian": "rad rads",
     "am": "",
     "pm": "",
     PERCENT: "percent pct percentage",
@@ -99,7 +100,8 @@ CHANGING = frozenset([*_SCALED, *_PARTS]) | vocabulary(
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
     quarter quarters score scores gross grand mil kilo mega giga lakh lakhs crore crores myriad quadrillion quintillion
-    googol double twice triple thrice quadruple fold
+    googol zillion thou bil tril tens double twice triple thrice quadruple fold doubled tripled halved inverse
+    repeating recurring nothing raised
     pi tau theta phi infinity sqrt cbrt sin cos tan cot csc arcsin arccos arctan log ln exp
     mod modulo gcd lcm det squared cubed square cubic power powers factorial
     plus minus divided multiplied added subtracted over abc xyz
@@ -225,8 +227,12 @@ def _leave_it(words: list[tuple[str, str]]) -> bool:
         known, parts = is_name(word), re.split("['-]", word.casefold())
         if known or (word == "a" and not power):
             continue
-        if power or len(word) == 1 or _SCALE_SIGN.search(word) or not _SPOKEN.search(word.casefold()):
+        if power or len(word) == 1 or _SCALE_SIGN.search(word):
             return False
+        if not _SPOKEN.search(word.casefold()) and not re.fullmatch("[A-Z]{2,}s", word):  # TVs
+            return False
+        if word == "over" and place and words[place - 1][0] == "left":
+            continue
         if parts == ["times"] and (place + 1 == len(words) or words[place + 1][0].casefold() in _AFTER_TIMES):
             continue
         if _NOT_BEHIND.intersection(parts) or word.casefold().endswith("n't"):

@@ -18,9 +18,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from bavt_fast.tasks.announced import plain
-from bavt_fast.tasks.units import PERCENT, unit_of
+from bavt_fast.tasks.units import PERCENT, is_name, unit_of
 
-__all__ = ["DIGITS", "MAX_LENGTH", "Value", "bare_answer", "compare", "read", "undressed"]
+__all__ = ["DIGITS", "MAX_LENGTH", "UNENDING", "Value", "bare_answer", "compare", "read", "undressed"]
 
 MAX_LENGTH = 400
 """Characters of an answer above which it is compared as text alone."""
@@ -35,7 +35,7 @@ class Value(NamedTuple):
         text: the answer normalised: without markdown, LaTeX's dressing, capitals and punctuation around it.
         number: what it is as a number; None where it is none.
         decimal: whether the number is written as a decimal, so that it may be rounded.
-        unit: the number's unit in the singular; "%" for a percentage; "" for none.
+        unit: its unit in the singular; "%" for a percentage; "" for none.
         latex: what it is as mathematics; None where it is none.
     """
 
@@ -57,9 +57,13 @@ def compare(reference: Value, answer: Value) -> bool | None:
         return _compare_numbers(reference, answer)
     if reference.text == answer.text and reference.text:
         return True
-    if reference.latex is None or answer.latex is None:
+    if reference.latex is None or answer.latex is None or _units_differ(reference, answer):
         return False
     return None
+
+
+def _units_differ(reference: Value, answer: Value) -> bool:
+    return bool(reference.unit and answer.unit) and reference.unit != answer.unit
 
 
 def _compare_numbers(reference: Value, answer: Value) -> bool | None:
@@ -70,7 +74,7 @@ def _compare_numbers(reference: Value, answer: Value) -> bool | None:
         if PERCENT in (reference.unit, answer.unit):
             percentage, other = (a, b) if reference.unit == PERCENT else (b, a)
             return other in (percentage, percentage / 100)
-        if reference.unit and answer.unit:
+        if _units_differ(reference, answer):
             return False
     if a == b or not (reference.decimal or answer.decimal):
         return a == b
@@ -88,10 +92,14 @@ def read(answer: str) -> Value:
         return Value(" ".join(answer.split()).casefold())
     bare = undressed(answer)
     text = _normalised(bare)
+    if UNENDING.search(answer):  # 0.3... is not 0.3
+        return Value(text + "...")
     number = _number(bare)
     if number is not None:
         return number._replace(text=text)
-    return Value(text, latex=_latex(bare))
+    formula, unit = _without_unit(bare)
+    latex = _latex(formula)
+    return Value(text, latex=latex, unit=unit if latex is not None else "")
 
 
 def bare_answer(answer: str) -> str:
@@ -159,9 +167,16 @@ def undressed(answer: str) -> str:
     text = _THIN.sub(",", text).replace("\\$", "$").replace("\\%", "%")
     text = _BOLD.sub(r"\1", _FRACTION_COMMAND.sub(r"\\frac", _SPACES.sub(" ", text)))
     for _ in range(2):  # \text{ \mathrm{} }
-        text = _WORDS_COMMAND.sub(r" \1 ", text)
+        text = _WORDS_COMMAND.sub(_words, text)
     text = plain(plain(" ".join(text.split()).replace(" ^", "^")).rstrip(".,;: "))
     return _GROUPS.sub(lambda match: match[0].replace(" ", ""), text)
+
+
+def _words(match: re.Match[str]) -> str:
+    """What LaTeX sets as words; a unit of one letter, which would be a variable without it, by its name."""
+    word = match[1].strip()
+    unit = unit_of(" " + word) if len(word) == 1 and match.start() else None
+    return f" {unit.name} " if unit is not None else f" {match[1]} "
 
 
 def _as_ascii(match: re.Match[str]) -> str:
@@ -258,6 +273,12 @@ def _decimal_latex(value: Fraction) -> str:
 
 # ---- Other mathematics
 
+UNENDING = re.compile(r"\.\d+\s?(?:\.\.|…)|\\[lcv]?dots(?![A-Za-z])")
+"""An answer that goes on: a decimal, or a list or sum, with dots."""
+_UNIT_BEHIND = re.compile(
+    r"(?<=[\w)}\]])(?P<unit> (?:(?:square|sq|cubic|cu)\.? )?(?P<name>[A-Za-z]{2,})\.?(?:\^\{?\d\}?)?)$", re.IGNORECASE
+)
+
 _COMMAND = re.compile(r"\\(?:begin|end)\s?\{\w+\}|\\[A-Za-z]+")
 _WORD = re.compile(
     r"(?<![\\A-Za-z])(?:[^\W\d_]{3,}|(?:is|it|of|to|in|at|or|so|no|an|as|he|we|if|by|on|be|do)(?![A-Za-z]))",
@@ -273,6 +294,18 @@ _UNDER_ROOT = re.compile(r"\d+(?:\.\d+)?|\w")
 _RAISED = re.compile(r"(?<=[\w)}]) (squared|cubed)(?![A-Za-z])")
 _AND = re.compile(r",?\s(?:and|or)\s")
 _REPLACED = (("**", "^"), ("*", r"\cdot "), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("infinity", r"\infty "))
+
+
+def _without_unit(bare: str) -> tuple[str, str]:
+    """A formula without the known unit behind it, such as "12\\pi cm", and that unit; "" for none.
+
+    Degrees stay: they are part of what a formula says.
+    """
+    match = _UNIT_BEHIND.search(bare)
+    if match is None or not is_name(match["name"]) or not re.search(r"\d|\\", bare[: match.start()]):
+        return bare, ""
+    unit = unit_of(match["unit"])
+    return (bare, "") if unit is None or unit.name in ("degree", PERCENT) else (bare[: match.start()], unit.name)
 
 
 def _latex(bare: str) -> str | None:

@@ -200,12 +200,19 @@ class Node:
 
 
 class Sampling(NamedTuple):
-    """How to sample; None leaves a setting to the generator."""
+    """How to sample, and how much may be read for it; None leaves a setting to the generator.
+
+    Attributes:
+        temperature, top_p, top_k, min_p: what tokens are drawn from.
+        max_prompt_tokens: the most that the model may read for one candidate, with all requests that this takes
+            together; None where nothing is reserved for it.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
+    max_prompt_tokens: int | None = None
 
 
 class _RequestFields(NamedTuple):
@@ -224,7 +231,7 @@ class StepRequest(_RequestFields):
         seed: 63 bits that seed everything random about this request, so that a result does not depend on the batch
             around it.
         tried: the steps proposed before from the same node.
-        sampling: temperature, top-p, top-k, min-p.
+        sampling: temperature, top-p, top-k, min-p, and the most that may be read.
         seconds_left: time to the deadline; None without one.
     """
 

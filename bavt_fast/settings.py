@@ -44,7 +44,8 @@ class Settings:
             None for the same.
         step_tool_calls: tool calls of a step: the most that it may make, and what it is charged if it does not say.
         max_step_cost: the most that a step may cost beside its tokens.
-        max_prompt_tokens: the most tokens that the model may read for one step, where that is limited or priced.
+        max_prompt_tokens: the most tokens that the model may read for one step, where that is limited or priced. A
+            server reads the context again for each request that a step takes (`docs/servers.md`).
         max_score: the most that the critic may take for one node.
         temperature, top_p, top_k, min_p: how to sample; None leaves it to the generator.
         record: keep the order of events too (`Search.events`).
@@ -140,7 +141,7 @@ class Settings:
     @cached_property
     def sampling(self) -> Sampling:
         """What requests carry."""
-        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p, self.max_prompt_tokens or None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("native", "sampling")}

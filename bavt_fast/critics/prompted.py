@@ -109,6 +109,7 @@ class PromptedCritic:
         )
         most_read = as_count("max_prompt_tokens", max_prompt_tokens)
         self.max_score = Spent(self.max_tokens, cost=self._price(self.max_tokens, most_read), prompt_tokens=most_read)
+        self._sampling = _GREEDY._replace(max_prompt_tokens=most_read or None)
         self.asked = self.unread = 0
 
     def score(self, candidates: Sequence[Node]) -> Scores:
@@ -133,7 +134,7 @@ class PromptedCritic:
         )
 
     def _columns(self, candidates: Sequence[Node]) -> tuple[list[StepRequest], list[int], list[int]]:
-        requests = [StepRequest(self._asked(node), sampling=_GREEDY) for node in candidates]
+        requests = [StepRequest(self._asked(node), sampling=self._sampling) for node in candidates]
         return requests, [1] * len(requests), [self.max_tokens] * len(requests)
 
     def _asked(self, node: Node) -> Node:

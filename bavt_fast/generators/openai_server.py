@@ -236,19 +236,22 @@ class OpenAIGenerator:
     async def _step(self, request: StepRequest, candidate: int, limit: int) -> Step | None:
         """One candidate; None where the context leaves no room for a step.
 
-        A step has to say something: behind a delimiter with nothing but white space before it the model goes on.
+        A step has to say something: behind a delimiter with nothing but white space before it the model goes on, as
+        long as what may be generated and read for it is enough for another request.
         """
         deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
-        step = await self._ask(request, candidate, limit, deadline)
-        while step is not None and goes_on(step, limit, self.delimiters):
+        step = last = await self._ask(request, candidate, limit, deadline)
+        while step is not None and last is not None:
+            reads = last.prompt_tokens and last.prompt_tokens + last.tokens
+            if not goes_on(step, limit, self.delimiters, reads, request.sampling.max_prompt_tokens):
+                break
             behind = request._replace(node=Node(None, None, request.node, step))
             try:
-                more = await self._ask(behind, candidate, limit - step.tokens, deadline)
+                last = await self._ask(behind, candidate, limit - step.tokens, deadline)
             except GenerationError:
-                return step  # it is paid for, and the next ask will meet the error
-            if more is None:
-                return step
-            step = joined(step, more)
+                break  # it is paid for, and the next ask will meet the error
+            if last is not None:
+                step = joined(step, last)
         return step
 
     async def _ask(self, request: StepRequest, candidate: int, limit: int, deadline: float | None) -> Step | None:

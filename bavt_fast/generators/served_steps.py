@@ -44,9 +44,16 @@ def candidate_seed(seed: int, candidate: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def goes_on(step: Step, limit: int, delimiters: Sequence[str]) -> bool:
-    """Whether a step that ended at a delimiter has said nothing yet, and the model may go on behind it."""
+def goes_on(step: Step, limit: int, delimiters: Sequence[str], reads: int, most_read: int | None) -> bool:
+    """Whether a step that ended at a delimiter has said nothing yet, and the model may go on behind it.
+
+    Args:
+        reads: tokens that the next request reads; 0 where nobody knows.
+        most_read: that may be read for the whole step; None for any number.
+    """
     if step.finish_reason != "delimiter" or step.tokens >= limit:
+        return False
+    if most_read is not None and not 0 < reads <= most_read - step.prompt_tokens:
         return False
     text = step.text
     for end in delimiters:

@@ -246,11 +246,12 @@ class VLLMGenerator:
                 raise too_long(len(ids), self._most_tokens)
             return None
         step = await self._ask_engine(ask, ids, request, candidate, room, deadline)
-        while goes_on(step, room, self.delimiters):  # a step has to say something
+        while True:  # a step has to say something
             behind = [*ids, *step.token_ids]
+            if not goes_on(step, room, self.delimiters, len(behind), request.sampling.max_prompt_tokens):
+                return step
             more = await self._ask_engine(ask, behind, request, candidate, room - step.tokens, deadline)
             step = joined(step, more)
-        return step
 
     async def _ask_engine(
         self, ask: _Ask, ids: list[int], request: StepRequest, candidate: int, limit: int, deadline: float | None

@@ -270,7 +270,7 @@ def test_sampling_and_time_left_come_with_an_ask() -> None:
         min_p=np.float64(0.05),
     )
     [ask] = search.ask()
-    assert ask.request.sampling == (0.5, 0.9, 40, 0.05)
+    assert ask.request.sampling == (0.5, 0.9, 40, 0.05, None)
     assert ask.request.seconds_left == 30.0  # time counts from the first ask
     now[0] += 12.0
     assert search.ask()[0].request.seconds_left == 18.0

@@ -171,9 +171,10 @@ def test_wrong_costs_of_scores(spent: Any) -> None:
 
 
 def test_sampling_is_handed_to_the_generator() -> None:
-    one = searcher(ENDLESS, temperature=0.25, top_p=0.5, top_k=7)
-    one.search("q", budget=BUDGET)
-    assert {request.sampling for request in one.generator.requests} == {(0.25, 0.5, 7, None)}
+    for most_read, told in ((0, None), (9, 9)):
+        one = searcher(ENDLESS, temperature=0.25, top_p=0.5, top_k=7, max_prompt_tokens=most_read)
+        one.search("q", budget=BUDGET)
+        assert {request.sampling for request in one.generator.requests} == {(0.25, 0.5, 7, None, told)}
 
 
 def test_prompt_tokens_are_limited_and_priced() -> None:

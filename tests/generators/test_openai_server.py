@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 pytest.importorskip("aiohttp")
 
-from fake_server import FakeServer, Reply, chat_completion, completion, thinks_and_answers
+from fake_server import FakeServer, Reply, chat_completion, completion, in_turn, propose, thinks_and_answers
 
 import bavt_fast as bavt
 from bavt_fast.generators.openai_server import OpenAIGenerator, ServerStatistics
@@ -20,33 +19,12 @@ from bavt_fast.protocols import Node, Sampling, Step, StepRequest
 from bavt_fast.tasks.text import TextTask
 
 
-def ask(generator: OpenAIGenerator, *requests: StepRequest, count: int = 1, limit: int = 20) -> list[Any]:
-    async def run() -> list[Any]:
-        try:
-            return await generator.propose(requests, [count] * len(requests), [limit] * len(requests))
-        finally:
-            await generator.aclose()
-
-    return asyncio.run(run())
-
-
 def one_step(reply: Reply, request: StepRequest | None = None, limit: int = 20, **options: Any) -> Any:
     """What becomes of one answer of the server."""
     with FakeServer(lambda body: reply) as server:
         generator = OpenAIGenerator("m", base_url=server.url, retries=0, **options)
-        (answer,) = ask(generator, request or StepRequest("Q\n", seed=3), limit=limit)
+        (answer,) = propose(generator, request or StepRequest("Q\n", seed=3), limit=limit)
     return answer[0] if isinstance(answer, list) and answer else answer
-
-
-def in_turn(*replies: Reply) -> Callable[[dict[str, Any]], Reply]:
-    """One reply after the other, the last one for ever."""
-    left, lock = list(replies), threading.Lock()
-
-    def answer(body: dict[str, Any]) -> Reply:
-        with lock:
-            return left.pop(0) if len(left) > 1 else left[0]
-
-    return answer
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +48,7 @@ def test_a_completion_is_asked_for_as_the_request_says() -> None:
     request = StepRequest(node, seed=2**62, sampling=Sampling(0.5, 0.9, 40, 0.1))
     with FakeServer(lambda body: completion(" then")) as server:
         generator = OpenAIGenerator("m", base_url=server.url, delimiter=("\n", "."), extra_body={"priority": 3})
-        (answer,) = ask(generator, request, count=2, limit=17)
+        (answer,) = propose(generator, request, count=2, limit=17)
     first, second = sorted(server.requests, key=lambda body: body["seed"])
     seeds = {first.pop("seed"), second.pop("seed")}
     assert len(seeds) == 2
@@ -87,15 +65,15 @@ def test_a_completion_is_asked_for_as_the_request_says() -> None:
 @pytest.mark.parametrize(("option", "sent"), [(False, False), (True, True), ("always", False)])
 def test_only_a_server_that_takes_it_is_asked_to_return_the_stop_string(option: Any, sent: bool) -> None:
     with FakeServer(lambda body: completion("a\n")) as server:
-        ask(OpenAIGenerator("m", base_url=server.url, stop_is_returned=option), StepRequest("Q"))
+        propose(OpenAIGenerator("m", base_url=server.url, stop_is_returned=option), StepRequest("Q"))
     assert ("include_stop_str_in_output" in server.requests[0]) == sent
 
 
 def test_a_seed_depends_on_the_request_and_the_candidate_alone() -> None:
     with FakeServer(lambda body: completion("a")) as server:
         generator = OpenAIGenerator("m", base_url=server.url)
-        ask(generator, StepRequest("Q", seed=1), StepRequest("R", seed=1), count=2)
-        ask(generator, StepRequest("R", seed=1))
+        propose(generator, StepRequest("Q", seed=1), StepRequest("R", seed=1), count=2)
+        propose(generator, StepRequest("R", seed=1))
     by_prompt: dict[str, set[int]] = {}
     for body in server.requests:
         by_prompt.setdefault(body["prompt"], set()).add(body["seed"])
@@ -107,8 +85,8 @@ def test_a_chat_goes_on_with_the_assistants_turn() -> None:
     with FakeServer(lambda body: chat_completion("next")) as server:
         generator = OpenAIGenerator("m", base_url=server.url, chat=True, system="Be brief.", logprobs=True)
         root = Node(None, "Q")
-        ask(generator, StepRequest(root))
-        ask(generator, StepRequest(Node(None, None, root, Step("one\n", 1))))
+        propose(generator, StepRequest(root))
+        propose(generator, StepRequest(Node(None, None, root, Step("one\n", 1))))
     first, second = server.requests
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q"}]
     assert first["messages"] == turns
@@ -127,12 +105,12 @@ def test_contexts_go_on_from_the_models_own_tokens() -> None:
     with FakeServer(replies) as server:
         generator = OpenAIGenerator("m", base_url=server.url, token_ids=True)
         root = Node(None, "Q")
-        ((first,),) = ask(generator, StepRequest(root))
+        ((first,),) = propose(generator, StepRequest(root))
         assert first.token_ids == (4, 5)
         child = Node(None, None, root, first)
-        ((second,),) = ask(generator, StepRequest(child))
-        ask(generator, StepRequest(Node(None, None, child, second)))
-        ask(generator, StepRequest(Node(None, None, child, Step("by hand\n", 2))))
+        ((second,),) = propose(generator, StepRequest(child))
+        propose(generator, StepRequest(Node(None, None, child, second)))
+        propose(generator, StepRequest(Node(None, None, child, Step("by hand\n", 2))))
     prompts = [body["prompt"] for body in server.requests]
     assert prompts == ["Q", [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], "Qone\nby hand\n"]
 
@@ -208,7 +186,7 @@ def test_a_step_has_to_say_something() -> None:
     )
     with FakeServer(replies) as server:
         generator = OpenAIGenerator("m", base_url=server.url, token_ids=True)
-        ((step,),) = ask(generator, StepRequest("Q"), limit=10)
+        ((step,),) = propose(generator, StepRequest("Q"), limit=10)
     assert (step.text, step.tokens, step.finish_reason) == ("\n \none\n", 6, "delimiter")
     assert (step.prompt_tokens, step.token_ids) == (21, (9, 8, 9, 4, 5, 9))
     assert [body["max_tokens"] for body in server.requests] == [10, 9, 7]
@@ -217,7 +195,7 @@ def test_a_step_has_to_say_something() -> None:
 
 def test_a_step_of_delimiters_alone_ends_at_the_limit() -> None:
     with FakeServer(lambda body: completion("", 1, stop_reason="\n")) as server:
-        ((step,),) = ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"), limit=4)
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"), limit=4)
     assert (step.text, step.tokens) == ("\n" * 4, 4)
     assert len(server.requests) == 4
 
@@ -225,7 +203,7 @@ def test_a_step_of_delimiters_alone_ends_at_the_limit() -> None:
 def test_what_came_before_a_fault_is_charged() -> None:
     replies = in_turn(completion("", 1, stop_reason="\n"), Reply({"error": {"message": "no"}}, 403))
     with FakeServer(replies) as server:
-        ((step,),) = ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"), limit=4)
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"), limit=4)
     assert (step.text, step.tokens, step.finish_reason) == ("\n", 1, "delimiter")
 
 
@@ -252,7 +230,7 @@ DOWN = Reply(b"<html>bad gateway</html>", 502, {"Retry-After": "0", "Content-Typ
 def test_a_fault_is_tried_again_and_charged_once(fault: Reply) -> None:
     with FakeServer(in_turn(fault, fault, completion("a"))) as server:
         generator = OpenAIGenerator("m", base_url=server.url)
-        ((step,),) = ask(generator, StepRequest("Q", seed=5))
+        ((step,),) = propose(generator, StepRequest("Q", seed=5))
     assert (step.text, step.tokens) == ("a\n", 5)
     assert generator.server_statistics() == ServerStatistics(requests=1, retries=2, generated_tokens=5, prompt_tokens=7)
     assert server.requests[0] == server.requests[1] == server.requests[2]
@@ -261,7 +239,7 @@ def test_a_fault_is_tried_again_and_charged_once(fault: Reply) -> None:
 def test_a_fault_that_stays_ends_its_own_ask_alone() -> None:
     with FakeServer(lambda body: DOWN if "bad" in body["prompt"] else completion("a")) as server:
         generator = OpenAIGenerator("m", base_url=server.url, retries=2)
-        good, bad, good_too = ask(generator, StepRequest("Q"), StepRequest("bad"), StepRequest("R"))
+        good, bad, good_too = propose(generator, StepRequest("Q"), StepRequest("bad"), StepRequest("R"))
     assert [step.text for step in good + good_too] == ["a\n", "a\n"]
     assert isinstance(bad, bavt.GenerationError)
     assert server.url in str(bad)
@@ -272,7 +250,7 @@ def test_a_fault_that_stays_ends_its_own_ask_alone() -> None:
 def test_what_is_of_no_use_to_repeat_is_not_repeated() -> None:
     for status in (400, 401, 403, 404, 422):
         with FakeServer(lambda body, status=status: Reply({"error": {"message": "no"}}, status)) as server:
-            (answer,) = ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"))
+            (answer,) = propose(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"))
         assert isinstance(answer, bavt.GenerationError)
         assert len(server.requests) == 1
 
@@ -292,13 +270,13 @@ def test_a_context_without_room_has_no_next_step(message: str) -> None:
     assert message in str(error)
     with FakeServer(lambda body: reply) as server:
         behind = StepRequest(Node(None, None, Node(None, "Q"), bavt.Step("a", 1)))
-        assert ask(OpenAIGenerator("m", base_url=server.url), behind) == [[]]
+        assert propose(OpenAIGenerator("m", base_url=server.url), behind) == [[]]
 
 
 def test_nobody_there() -> None:
     with FakeServer(lambda body: completion("a")) as server:
         url = server.url
-    (answer,) = ask(OpenAIGenerator("m", base_url=url, retries=1), StepRequest("Q"))
+    (answer,) = propose(OpenAIGenerator("m", base_url=url, retries=1), StepRequest("Q"))
     assert isinstance(answer, bavt.GenerationError)
     assert "Cannot connect to host" in str(answer)
 
@@ -308,7 +286,7 @@ def test_the_key_is_sent_and_never_said() -> None:
     reply = Reply({"error": {"message": f"Incorrect API key provided: {key}"}}, 401)
     with FakeServer(lambda body: reply) as server:
         generator = OpenAIGenerator("m", base_url=server.url, api_key=key)
-        (answer,) = ask(generator, StepRequest("Q"))
+        (answer,) = propose(generator, StepRequest("Q"))
     assert server.keys == [key]
     assert key not in str(answer) + repr(answer) + repr(generator)
     assert "[key]" in str(answer)
@@ -318,7 +296,7 @@ def test_the_key_is_sent_and_never_said() -> None:
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
     with FakeServer(lambda body: completion("a")) as server:
-        ask(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"))
+        propose(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"))
     assert server.keys == ["from-the-environment"]
 
 
@@ -326,7 +304,7 @@ def test_a_deadline_ends_a_request_and_charges_no_less_than_it_took() -> None:
     with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
         generator = OpenAIGenerator("m", base_url=server.url)
         start_s = time.monotonic()
-        ((step,),) = ask(generator, StepRequest("Q", seconds_left=0.3), limit=9)
+        ((step,),) = propose(generator, StepRequest("Q", seconds_left=0.3), limit=9)
         assert time.monotonic() - start_s < 3.0
     assert (step.finish_reason, step.tokens) == ("deadline", 9)
 
@@ -334,7 +312,7 @@ def test_a_deadline_ends_a_request_and_charges_no_less_than_it_took() -> None:
 def test_no_more_are_in_flight_than_are_allowed() -> None:
     with FakeServer(lambda body: Reply(completion("a").body, delay_s=0.02)) as server:
         generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=3)
-        answers = ask(generator, *(StepRequest(f"Q{i}") for i in range(12)))
+        answers = propose(generator, *(StepRequest(f"Q{i}") for i in range(12)))
     assert all(len(answer) == 1 for answer in answers)
     assert 1 < server.most_at_once <= 3
 
@@ -470,7 +448,7 @@ def test_the_embedded_model_solves_a_puzzle_through_a_server() -> None:
 def test_an_answer_of_the_other_endpoint_is_shown() -> None:
     """Such as of a server that completes texts where it is asked to chat."""
     with FakeServer(lambda _: completion("a")) as server:
-        (error,) = ask(OpenAIGenerator("m", base_url=server.url, chat=True, retries=0), StepRequest("Q"))
+        (error,) = propose(OpenAIGenerator("m", base_url=server.url, chat=True, retries=0), StepRequest("Q"))
     assert "expected an answer to a chat, got {" in str(error)
 
 
@@ -480,7 +458,7 @@ def test_a_model_that_has_only_thought_is_charged_for_it() -> None:
         "usage": {"completion_tokens": 3, "prompt_tokens": 2},
     }
     with FakeServer(lambda _: Reply(body)) as server:
-        ((step,),) = ask(OpenAIGenerator("m", base_url=server.url, chat=True), StepRequest("Q"))
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url, chat=True), StepRequest("Q"))
     assert (step.text, step.tokens, step.prompt_tokens, step.finish_reason) == ("", 3, 2, "limit")
     assert len(server.requests) == 1
 

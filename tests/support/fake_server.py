@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -32,17 +33,23 @@ class Reply:
     reset: bool = False
 
 
-def completion(text: str, tokens: int | None = 5, finish_reason: str = "stop", **choice: Any) -> Reply:
+def completion(
+    text: str, tokens: int | None = 5, finish_reason: str | None = "stop", read: int = 7, **choice: Any
+) -> Reply:
     """An answer of ``/completions``; without a usage where `tokens` is None. ``choice`` goes into its one choice."""
-    usage = None if tokens is None else {"completion_tokens": tokens, "prompt_tokens": 7, "total_tokens": 7 + tokens}
+    usage: dict[str, Any] | None = None
+    if tokens is not None:
+        usage = {"completion_tokens": tokens, "prompt_tokens": read, "total_tokens": read + tokens}
     row = {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": None, **choice}
     return Reply({"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [row], "usage": usage})
 
 
-def chat_completion(text: str | None, tokens: int = 5, finish_reason: str = "stop", **choice: Any) -> Reply:
+def chat_completion(
+    text: str | None, tokens: int | None = 5, finish_reason: str | None = "stop", **choice: Any
+) -> Reply:
     """The same of ``/chat/completions``."""
     message = {"role": "assistant", "content": text}
-    reply = completion("", tokens, finish_reason, message=message, **choice)
+    reply = completion("", tokens, finish_reason, 7, message=message, **choice)
     del reply.body["choices"][0]["text"]
     reply.body["object"] = "chat.completion"
     return reply
@@ -61,6 +68,29 @@ def slowly(body: dict[str, Any]) -> Reply:
 async def ask(client: Any, n: int = 1, **options: Any) -> Any:
     """A request of a `ServerClient` for {"answer": ...}."""
     return await client.post("/ask", {"n": n}, lambda answer: answer["answer"], **options)
+
+
+def propose(generator: Any, *requests: Any, count: int = 1, limit: int = 20) -> list[Any]:
+    """The answers of a generator over a server, in an event loop of its own."""
+
+    async def run() -> list[Any]:
+        try:
+            return await generator.propose(requests, [count] * len(requests), [limit] * len(requests))
+        finally:
+            await generator.aclose()
+
+    return asyncio.run(run())
+
+
+def in_turn(*replies: Reply) -> Callable[[dict[str, Any]], Reply]:
+    """One reply after the other, the last one for ever."""
+    left, lock = list(replies), threading.Lock()
+
+    def answer(body: dict[str, Any]) -> Reply:
+        with lock:
+            return left.pop(0) if len(left) > 1 else left[0]
+
+    return answer
 
 
 def as_generate(answer: Callable[[dict[str, Any]], Reply]) -> Callable[[dict[str, Any]], Reply]:

@@ -1,0 +1,89 @@
+"""What a question is charged for what a server did, and that no limit is passed by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from fake_server import FakeServer, Reply, completion, in_turn, propose
+
+import bavt_fast as bavt
+from bavt_fast.generators.openai_server import OpenAIGenerator
+from bavt_fast.protocols import Sampling, StepRequest
+
+pytestmark = pytest.mark.usefixtures("no_key_or_proxy")
+
+
+def blank(body: dict[str, Any]) -> Reply:
+    """A line break and nothing before it. Every letter that is read is a token."""
+    return completion("", 1, stop_reason="\n", read=len(body["prompt"]))
+
+
+def blank_at_first(body: dict[str, Any]) -> Reply:
+    """An empty line behind the prompt, then lines with something in them."""
+    if not body["prompt"].endswith("\n\n"):
+        return blank(body)
+    said = f"line {body['seed'] % 7}"
+    return completion(said, min(5, body["max_tokens"]), stop_reason="\n", read=len(body["prompt"]))
+
+
+# --- a step that has said nothing
+
+
+@pytest.mark.parametrize(
+    ("most_read", "requests"),
+    [(None, 6), (1000, 6), (2 + 3, 2), (2 + 3 - 1, 1), (2 + 3 + 4, 3), (2, 1)],
+)
+def test_a_blank_step_goes_on_while_another_request_fits(most_read: int | None, requests: int) -> None:
+    with FakeServer(blank) as server:
+        asked = StepRequest("Q\n", sampling=Sampling(max_prompt_tokens=most_read))
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url), asked, limit=6)
+    assert len(server.requests) == requests
+    assert (step.text, step.tokens, step.finish_reason) == ("\n" * requests, requests, "delimiter")
+    assert step.prompt_tokens == sum(range(2, 2 + requests))
+
+
+def test_a_blank_step_ends_where_nobody_says_what_was_read() -> None:
+    with FakeServer(lambda body: completion("", 1, stop_reason="\n", read=0)) as server:
+        asked = StepRequest("Q\n", sampling=Sampling(max_prompt_tokens=1000))
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url), asked)
+    assert (step.text, len(server.requests)) == ("\n", 1)
+
+
+@pytest.mark.parametrize("answer", [blank, blank_at_first])
+@pytest.mark.parametrize("max_prompt_tokens", [50, 70, 200])
+@pytest.mark.parametrize("budget", [bavt.Budget(prompt_tokens=260), bavt.Budget(cost=0.3), bavt.Budget(tokens=64)])
+def test_blank_lines_break_no_limit(answer: Any, max_prompt_tokens: int, budget: bavt.Budget) -> None:
+    with FakeServer(answer) as server:
+        searcher = bavt.Searcher(
+            OpenAIGenerator("m", base_url=server.url),
+            max_step_tokens=32,
+            token_cost=1e-3,
+            prompt_token_cost=1e-3,
+            max_prompt_tokens=max_prompt_tokens,
+        )
+        result = searcher.search("Why is the sky blue, and why is it red?\n", budget=budget)
+    read = sum(len(body["prompt"]) for body in server.requests)
+    assert result.spent.prompt_tokens == read > 0
+    assert result.spent.cost == pytest.approx((result.spent.tokens + read) * 1e-3)
+    assert result.overrun == bavt.Spent()
+    assert read <= (budget.prompt_tokens or read)
+    assert result.spent.cost <= (budget.cost or result.spent.cost)
+
+
+def test_a_critics_reply_reads_no_more_than_is_reserved() -> None:
+    replies = in_turn(*[completion("", 1, stop_reason="\n", read=90)] * 2, completion("7", 1, read=90))
+    with FakeServer(replies) as server:
+        generator = OpenAIGenerator("m", base_url=server.url)
+        critic = bavt.AsyncPromptedCritic(generator, max_prompt_tokens=100)
+        searcher = bavt.Searcher(one_thought, critic, max_prompt_tokens=1, prompt_token_cost=1e-3)
+        result = searcher.search("Q", budget=bavt.Budget(prompt_tokens=110))
+    assert (len(server.requests), result.spent.prompt_tokens) == (1, 90)
+    assert result.overrun == bavt.Spent()
+
+
+async def one_thought(text: str, count: int) -> list[str]:
+    return [f"thought {len(text)}"]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import os
 import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from bavt_fast._checks import as_amount, as_count
@@ -26,14 +28,39 @@ if TYPE_CHECKING:
 __all__ = ["OutOfTime", "ServerClient", "shown"]
 
 _RETRIED_STATUS = (408, 409, 425, 429)
+_RESTING_STATUS = (429, 503)
+"""With Retry-After they speak of the server, and not of one request."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 30.0
+_LONGEST_REST_S = 600.0
+"""How much of a Retry-After is believed."""
+_TOLD_REST_S = 10.0
+"""From here on a rest is logged: nothing goes on meanwhile."""
+_PAST_S = 0.001
+"""So far behind a deadline no clock says that it is still to come."""
+_log = logging.getLogger("bavt_fast")
 _encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 Read = TypeVar("Read")
 
 
 class OutOfTime(Exception):
-    """The deadline came before an answer, or a failure. What the server did by then is not known."""
+    """The deadline came before an answer, or a failure.
+
+    Attributes:
+        asked: whether the server was at it; what it did by then is not known. Else it did nothing: it was not asked, or
+            has sent the request away.
+    """
+
+    def __init__(self, asked: bool) -> None:
+        super().__init__(asked)
+        self.asked = asked
+
+
+class _Failure(NamedTuple):
+    """A request that came to nothing: what was wrong, and what the server said, where it did."""
+
+    problem: str
+    answer: Answer | None = None
 
 
 class ServerClient:
@@ -49,9 +76,10 @@ class ServerClient:
         timeout_s: of one request; a deadline comes before it.
         retries: times that a request is sent again after a dropped connection, a timeout, an answer that cannot be
             read, or a status of 408, 409, 425, 429 or 5xx, with longer and longer waits, or after what the server asks
-            for (Retry-After). A request that meets a connection which the server has just closed, and of whose answer
-            nothing has come, is besides sent once more at once, which is not counted. As with all that is sent again,
-            the server may have been asked twice.
+            for (Retry-After; up to ten minutes of it are believed). A server that says so with 429 or 503 is asked for
+            nothing at all until then. A request that meets a connection which the server has just closed, and of whose
+            answer nothing has come, is besides sent once more at once, which is not counted. As with all that is sent
+            again, the server may have been asked twice.
         user: who needs the package, for the error where it is missing.
 
     Attributes:
@@ -90,6 +118,7 @@ class ServerClient:
         self.timeout_s = as_amount("timeout_s", timeout_s)
         self.retries = as_count("retries", retries)
         self.requests = self.retried = self.failed = 0
+        self._rests_until_s = 0.0  # by time.monotonic(); nothing is sent before
         self._last: Connections | None = None
         self._of_loops: dict[asyncio.AbstractEventLoop, Connections] = {}
 
@@ -113,7 +142,7 @@ class ServerClient:
 
         Raises:
             GenerationError: what remained wrong, with the server's address.
-            OutOfTime: `deadline` has come while the server was at it.
+            OutOfTime: `deadline` has come while the server was at it, or before it could be asked.
         """
         here = self._last
         if here is None or here.loop is not asyncio.get_running_loop():
@@ -123,42 +152,94 @@ class ServerClient:
         except (ValueError, TypeError, RecursionError) as error:
             raise self._error(f"request: expected what JSON can say, got another: {error}", here) from None
         problem = ""
-        async with here.free:
-            for attempt in range(self.retries + 1):
-                left_s = self.timeout_s if deadline is None else min(self.timeout_s, deadline - time.monotonic())
-                if left_s <= 0:
-                    raise self._late(problem, here)
-                answer: Answer | None = None
-                try:
-                    answer = await here.send(path, content, left_s)
-                    if 200 <= answer.status < 300:
-                        found = read(json.loads(here.without_secrets(answer.content)))
-                        self.requests += 1
-                        return found
-                    said = here.without_secrets(answer.content).decode(errors="replace")
-                    if answer.status == 400 and any(words in said for words in none_if):
-                        return None
-                    problem = f"status {answer.status} {answer.reason}: {_words_of(said)}"
-                except asyncio.TimeoutError:
-                    if left_s < self.timeout_s:
-                        raise OutOfTime from None
-                    problem = f"no answer within {left_s:.3g} s"
-                except json.JSONDecodeError as error:
-                    problem = f"expected an answer in JSON, got {error.doc!r:.80}"
-                except (*self._failures, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-                    problem = f"{type(error).__name__}: {error}"
-                except RuntimeError as error:
-                    if not here.closed:
-                        raise
-                    raise self._error(f"the connections were closed meanwhile ({error})", here) from None
-                wait_s = self._wait_s(attempt, answer)
-                if wait_s is None:
-                    raise self._error(problem, here)
-                if deadline is not None and time.monotonic() + wait_s >= deadline:
-                    raise self._late(problem, here)
-                self.retried += 1
-                await asyncio.sleep(wait_s)
+        for attempt in range(self.retries + 1):
+            left_s = await self._turn(here, deadline)
+            if left_s is None:
+                raise self._late(problem, here)
+            try:
+                found = await self._try(here, path, content, read, none_if, left_s)
+            finally:
+                here.free.release()
+            if not isinstance(found, _Failure):
+                return found
+            problem = await self._failed(attempt, found, here, deadline)
         raise AssertionError("the last attempt returns or raises")
+
+    async def _try(
+        self,
+        here: Connections,
+        path: str,
+        content: bytes,
+        read: Callable[[Any], Read],
+        none_if: Sequence[str],
+        left_s: float,
+    ) -> Read | _Failure | None:
+        """One attempt."""
+        answer: Answer | None = None
+        try:
+            answer = await here.send(path, content, left_s)
+            if 200 <= answer.status < 300:
+                found = read(json.loads(here.without_secrets(answer.content)))
+                self.requests += 1
+                return found
+            said = here.without_secrets(answer.content).decode(errors="replace")
+            if answer.status == 400 and any(words in said for words in none_if):
+                return None
+            problem = f"status {answer.status} {answer.reason}: {_words_of(said)}"
+        except asyncio.TimeoutError:
+            if left_s < self.timeout_s:
+                raise OutOfTime(asked=True) from None
+            problem = f"no answer within {left_s:.3g} s"
+        except json.JSONDecodeError as error:
+            problem = f"expected an answer in JSON, got {error.doc!r:.80}"
+        except (*self._failures, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        except RuntimeError as error:
+            if not here.closed:
+                raise
+            raise self._error(f"the connections were closed meanwhile ({error})", here) from None
+        return _Failure(problem, answer)
+
+    async def _failed(self, attempt: int, failure: _Failure, here: Connections, deadline: float | None) -> str:
+        """Waits until the request may be sent again. What was wrong, where the server did not ask to wait."""
+        answer = failure.answer
+        rest_s = None if answer is None or answer.status < 300 else _rest_s(answer.retry_after)
+        if answer is not None and rest_s is not None and answer.status in _RESTING_STATUS:
+            self._rest(rest_s, answer)
+        wait_s = self._wait_s(attempt, answer, rest_s)
+        if wait_s is None:
+            raise self._error(failure.problem, here)
+        if rest_s is None and deadline is not None and time.monotonic() + wait_s >= deadline:
+            raise self._late(failure.problem, here)
+        if not await _slept(wait_s, deadline):
+            raise OutOfTime(asked=False)
+        self.retried += 1
+        return failure.problem if rest_s is None else ""
+
+    def _rest(self, seconds: float, answer: Answer) -> None:
+        """Nothing is sent for so long."""
+        until_s = time.monotonic() + seconds
+        if seconds >= _TOLD_REST_S and until_s > self._rests_until_s + 1.0:
+            _log.warning("%s: status %d; it is asked again in %.0f s (Retry-After)", self.name, answer.status, seconds)
+        self._rests_until_s = max(self._rests_until_s, until_s)
+
+    async def _turn(self, here: Connections, deadline: float | None) -> float | None:
+        """Takes a place as soon as the server may be asked. How long a request may last; None where it is too late."""
+        while True:
+            rest_s = self._rests_until_s - time.monotonic()
+            if rest_s > 0.0:
+                if not await _slept(rest_s, deadline):
+                    return None
+                continue
+            if not await _taken(here.free, deadline):
+                return None
+            now_s = time.monotonic()
+            left_s = self.timeout_s if deadline is None else min(self.timeout_s, deadline - now_s)
+            if now_s >= self._rests_until_s and left_s > 0.0:
+                return left_s
+            here.free.release()
+            if left_s <= 0.0:
+                return None
 
     async def aclose(self) -> None:
         """Closes the connections, in the event loop that they were made in. The next request opens new ones."""
@@ -168,7 +249,8 @@ class ServerClient:
             await here.aclose()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None, "_of_loops": {}}  # a copy makes connections of its own
+        """A copy makes connections of its own, and another machine has a clock of its own."""
+        return {**self.__dict__, "_last": None, "_of_loops": {}, "_rests_until_s": 0.0}
 
     def unbind(self) -> None:
         """Leaves the connections to whoever else has them: of a copy, which then makes its own."""
@@ -196,23 +278,20 @@ class ServerClient:
         self._last = here
         return here
 
-    def _wait_s(self, attempt: int, answer: Answer | None) -> float | None:
+    def _wait_s(self, attempt: int, answer: Answer | None, rest_s: float | None) -> float | None:
         """How long to wait before the request is sent again; None where that is of no use."""
         if attempt >= self.retries:
             return None
-        if answer is not None:
-            if answer.status >= 300 and answer.status not in _RETRIED_STATUS and answer.status < 500:
-                return None
-            try:
-                if answer.retry_after is not None:
-                    return min(max(0.0, float(answer.retry_after)), _LONGEST_WAIT_S)  # in this order 0 for NaN
-            except ValueError:  # a date
-                pass
+        status = 200 if answer is None else answer.status
+        if 300 <= status < 500 and status not in _RETRIED_STATUS:
+            return None
+        if rest_s is not None:
+            return rest_s
         return min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
 
     def _late(self, problem: str, here: Connections) -> Exception:
         """Where there is no time to ask again: what went wrong, if anything did."""
-        return self._error(f"{problem}; no time is left to ask again", here) if problem else OutOfTime()
+        return self._error(f"{problem}; no time is left to ask again", here) if problem else OutOfTime(False)
 
     def _error(self, problem: str, here: Connections | None = None) -> GenerationError:
         self.failed += 1
@@ -222,6 +301,36 @@ class ServerClient:
 def shown(address: str | None) -> str | None:
     """An address for people: without a user and a password."""
     return None if address is None else re.sub("//.*@", "//", address)
+
+
+def _rest_s(asked: str | None) -> float | None:
+    """What a server asks for (Retry-After), as seconds that are believed; None where it asks for nothing."""
+    try:
+        return None if asked is None else min(max(0.0, float(asked)), _LONGEST_REST_S)  # in this order 0 for NaN
+    except ValueError:
+        return None
+
+
+async def _slept(seconds: float, deadline: float | None) -> bool:
+    """Sleeps; False where the deadline comes first, and is past by then."""
+    left_s = math.inf if deadline is None else deadline - time.monotonic()
+    await asyncio.sleep(seconds if seconds < left_s else left_s + _PAST_S)
+    return seconds < left_s
+
+
+async def _taken(free: asyncio.Semaphore, deadline: float | None) -> bool:
+    """Takes a place; False where the deadline comes before one is free."""
+    if deadline is None or not free.locked():
+        return await free.acquire()
+    taking = asyncio.ensure_future(free.acquire())
+    taken = False
+    try:
+        await asyncio.wait({taking}, timeout=deadline - time.monotonic() + _PAST_S)
+        taken = taking.done()
+    finally:
+        if not taken and not taking.cancel():  # it came in this very moment
+            free.release()
+    return taken
 
 
 def _is_url(address: Any) -> bool:

@@ -87,7 +87,8 @@ class OpenAIGenerator:
         max_in_flight: requests out at once.
         timeout_s: of one request; a question's deadline comes before it.
         retries: times that a request is sent again after a dropped connection, a timeout, or a status of 408, 409, 425,
-            429 or 5xx, with longer and longer waits, or after what the server asks for (Retry-After).
+            429 or 5xx, with longer and longer waits, or after what the server asks for (Retry-After). A server that
+            asks so with 429 or 503 is asked for nothing until then, and a question whose deadline comes first ends.
         extra_body: fields sent with every request.
 
     Raises:
@@ -265,8 +266,9 @@ class OpenAIGenerator:
             found = await self._server.post(
                 path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=none_if
             )
-        except OutOfTime:
-            return Step("", limit, "deadline")  # what the server did by now is not known: never too little
+        except OutOfTime as late:
+            # What the server did by now is not known: never too little. A step has one token at the least.
+            return Step("", limit if late.asked else 1, "deadline")
         except GenerationError as error:
             raise sglang_generate.explained(error) from None
         if found is None:

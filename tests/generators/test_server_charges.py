@@ -87,3 +87,25 @@ def test_a_critics_reply_reads_no_more_than_is_reserved() -> None:
 
 async def one_thought(text: str, count: int) -> list[str]:
     return [f"thought {len(text)}"]
+
+
+# --- deadlines
+
+
+def test_a_rest_beyond_the_deadline_ends_questions_without_an_error() -> None:
+    """And without asking for the others: the server has said when it may be asked again."""
+    with FakeServer(lambda body: Reply({"error": "slow down"}, 429, {"Retry-After": "60"})) as server:
+        searcher = bavt.Searcher(OpenAIGenerator("m", base_url=server.url), wave=4, retries=2, max_step_tokens=8)
+        results = searcher.search_many([f"Q{i}" for i in range(8)], budget=bavt.Budget(tokens=100, seconds=0.4))
+    assert [(result.stop_reason, result.error) for result in results] == [("deadline", None)] * 8
+    assert len(server.requests) <= 4
+    assert max(result.spent.tokens for result in results) < 8  # no step was made, so none is charged in full
+
+
+def test_a_step_that_was_not_asked_for_takes_one_token() -> None:
+    with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=1)
+        answers = propose(generator, StepRequest("Q", seconds_left=0.4), StepRequest("R", seconds_left=0.2), limit=9)
+    ((sent,), (waited,)) = answers
+    assert (sent.tokens, sent.finish_reason) == (9, "deadline")
+    assert (waited.tokens, waited.finish_reason) == (1, "deadline")

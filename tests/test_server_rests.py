@@ -1,0 +1,112 @@
+"""A server that asks for a rest (Retry-After), and deadlines of requests that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from fake_server import FakeServer, Reply, ask, slowly
+
+from bavt_fast.protocols import GenerationError
+from bavt_fast.server_client import OutOfTime, ServerClient, _rest_s
+
+YES = Reply({"answer": 1})
+REFUSED = Reply({"error": "slow down"}, 429, {"Retry-After": "60"})
+pytestmark = pytest.mark.usefixtures("no_key_or_proxy")
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("nan", 0.0),
+        ("-5", 0.0),
+        ("inf", 600.0),
+        ("1e999", 600.0),
+        ("601", 600.0),
+        ("x", None),
+    ],
+)
+def test_a_wait_that_a_server_asks_for_is_a_time(asked: str, seconds: float | None) -> None:
+    assert _rest_s(asked) == seconds
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_for_a_rest_is_asked_for_nothing_until_then(status: int) -> None:
+    came: list[float] = []
+
+    def answer(body: dict[str, Any]) -> Reply:
+        came.append(time.monotonic())
+        return Reply({"error": "slow down"}, status, {"Retry-After": "0.5"}) if len(came) == 1 else YES
+
+    async def run() -> None:
+        client = ServerClient(server.url, retries=0)
+        with pytest.raises(GenerationError, match="slow down"):
+            await ask(client)
+        assert await asyncio.gather(*(ask(client, n) for n in range(5))) == [1] * 5
+        await client.aclose()
+
+    with FakeServer(answer) as server:
+        asyncio.run(run())
+    assert len(came) == 6
+    assert min(came[1:]) - came[0] >= 0.5
+
+
+def test_a_deadline_before_the_end_of_a_rest(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no error, and is told when it has come: who asks again at once would be told the same."""
+
+    async def run() -> None:
+        client = ServerClient(server.url)
+        for _ in range(2):  # the second is not sent at all
+            deadline = time.monotonic() + 0.2
+            with pytest.raises(OutOfTime) as late:
+                await ask(client, deadline=deadline)
+            assert not late.value.asked
+            assert time.monotonic() > deadline
+        assert (client.failed, client.retried) == (0, 0)
+        await client.aclose()
+
+    with FakeServer(lambda body: REFUSED) as server:
+        asyncio.run(run())
+    assert len(server.requests) == 1
+    assert [record.message for record in caplog.records] == [
+        f"server {server.url}: status 429; it is asked again in 60 s (Retry-After)"
+    ]
+
+
+def test_a_rest_is_for_this_machine_alone() -> None:
+    with FakeServer(lambda body: REFUSED) as server:
+        client = ServerClient(server.url, retries=0)
+        with pytest.raises(GenerationError, match="slow down"):
+            asyncio.run(ask(client))
+        with pytest.raises(GenerationError, match="slow down"):
+            asyncio.run(ask(pickle.loads(pickle.dumps(client))))
+
+
+def test_a_deadline_before_a_place_is_free() -> None:
+    """The request is not sent, and takes no place with it."""
+
+    async def run() -> None:
+        client = ServerClient(server.url, max_in_flight=1)
+        first = asyncio.create_task(ask(client, 1))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        with pytest.raises(OutOfTime) as late:
+            await ask(client, 2, deadline=time.monotonic() + 0.01)
+        assert not late.value.asked
+        assert await first == 1
+        assert await ask(client, 3, deadline=time.monotonic() + 60.0) == 3
+        assert await asyncio.gather(*(ask(client, n, deadline=time.monotonic() + 60.0) for n in (4, 5))) == [4, 5]
+        await client.aclose()
+
+    with FakeServer(slowly) as server:
+        asyncio.run(run())
+    assert [body["n"] for body in server.requests] == [1, 3, 4, 5]
+    assert server.most_at_once == 1

@@ -25,8 +25,9 @@ from bavt_fast.protocols import GenerationError
 if TYPE_CHECKING:
     from bavt_fast.server_connections import Answer, Connections
 
-__all__ = ["OutOfTime", "ServerClient", "shown"]
+__all__ = ["OutOfTime", "ServerClient", "shown", "told_count"]
 
+_MOST = 2**60  # of what a server says that it took
 _RETRIED_STATUS = (408, 409, 425, 429)
 _RESTING_STATUS = (429, 503)
 """With Retry-After they speak of the server, and not of one request."""
@@ -136,12 +137,12 @@ class ServerClient:
         Args:
             path: behind `base_url`, or a whole address.
             read: raises ValueError, TypeError, AttributeError or LookupError where the answer is not what it should
-                be: it is asked for again.
+                be: it is asked for again. A GenerationError ends the request.
             deadline: by ``time.monotonic()``.
             none_if: words of a refusal (status 400) that is no error: None comes back.
 
         Raises:
-            GenerationError: what remained wrong, with the server's address.
+            GenerationError: what remained wrong, with the server's address, or `read` raised it.
             OutOfTime: `deadline` has come while the server was at it, or before it could be asked.
         """
         here = self._last
@@ -194,6 +195,9 @@ class ServerClient:
             problem = f"expected an answer in JSON, got {error.doc!r:.80}"
         except (*self._failures, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             problem = f"{type(error).__name__}: {error}"
+        except GenerationError:
+            self.failed += 1
+            raise
         except RuntimeError as error:
             if not here.closed:
                 raise
@@ -331,6 +335,12 @@ async def _taken(free: asyncio.Semaphore, deadline: float | None) -> bool:
         if not taken and not taking.cancel():  # it came in this very moment
             free.release()
     return taken
+
+
+def told_count(holder: Any, name: str) -> int | None:
+    """A count that a server gave; None where it gave none that can be one."""
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
 
 
 def _is_url(address: Any) -> bool:

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from bavt_fast.budget import Spent
 from bavt_fast.generators import sglang_generate
 from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
+from bavt_fast.generators.served_answers import Usage, ending, log_probabilities, text_of
 from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
-from bavt_fast.protocols import FinishReason, GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
+from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
 from bavt_fast.server_client import OutOfTime, ServerClient, shown
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
-_MOST = 2**60  # of what a server says that it took
 _NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
 """What servers say of a context that leaves no room for a token."""
 _KEPT_PROMPTS = 4096
@@ -335,66 +335,52 @@ class OpenAIGenerator:
     # ---- what comes back
 
     def _read(self, request: StepRequest, answer: Any, limit: int) -> tuple[Step, Mapping[str, Any]]:
-        """The step in an answer, and what of the answer it was in."""
+        """The step in an answer, and what of the answer it was in.
+
+        Raises:
+            GenerationError: there is none, but the answer was billed: it is not asked for again.
+            ValueError, TypeError, AttributeError, LookupError: there is none, and nobody says that it took anything.
+        """
         if self.generate_endpoint:
             answer = sglang_generate.completion_of(answer)
-        if not isinstance(answer, dict) or not answer.get("choices"):
-            raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
-        choice: dict[str, Any] = answer["choices"][0]
-        said = choice.get("message") if self.chat else choice
-        if not isinstance(said, dict):
-            raise ValueError(f"expected an answer to a chat, got {answer!r:.80}")
-        text = said.get("content" if self.chat else "text")
-        reason = choice.get("finish_reason")
-        # Up to its limit, and has said nothing.
-        has_thought = reason == "length" and _count(answer.get("usage"), "completion_tokens")
-        if text is None and reason != "stop" and not has_thought:
-            raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
-        text, reason = self._ending(text or "", choice)
-        log_probabilities = _log_probabilities(choice)
+        usage = Usage.of(answer)
+        try:
+            return self._step_in(request, answer, usage, limit)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            if not usage.was_billed:
+                raise
+            self._count(usage.made or 0, usage)
+            spent = Spent(usage.made or 0, prompt_tokens=usage.read)
+            raise GenerationError(f"{self._server.name}: {type(error).__name__}: {error}", spent) from None
+
+    def _step_in(self, request: StepRequest, answer: Any, usage: Usage, limit: int) -> tuple[Step, Mapping[str, Any]]:
+        said, choice = text_of(answer, self.chat, usage)
+        text, reason = ending(said or "", choice, self.delimiters, bool(self.stop_is_returned))
+        probabilities = log_probabilities(choice, self.logprobs)
         made = choice.get("token_ids")
         token_ids = tuple(made) if isinstance(made, list) else ()
-        sent = answer.get("usage")
-        usage = sent if isinstance(sent, dict) else {}
-        tokens = self._tokens(usage, max(len(log_probabilities), len(token_ids)), limit)
-        prompt_tokens = _count(usage, "prompt_tokens") or 0
-        cached = _count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
-        cached = min(cached, prompt_tokens)
-        for name, value in (("generated_tokens", tokens), ("prompt_tokens", prompt_tokens), ("cached_tokens", cached)):
-            self._counts[name] += value
+        tokens = self._tokens(usage, max(len(probabilities), len(token_ids)), limit)
+        self._count(tokens, usage)
         step = Step(
             text,
             tokens,
             reason,
-            prompt_tokens,
+            usage.read,
             token_ids=token_ids if self._remember_prompt(request, answer, choice) else (),
-            log_probability=sum(log_probabilities) if log_probabilities else None,
-            cached_tokens=cached,
+            log_probability=sum(probabilities) if probabilities else None,
+            cached_tokens=usage.cached,
         )
         return step, choice
 
-    def _ending(self, text: str, choice: Mapping[str, Any]) -> tuple[str, FinishReason]:
-        """The text with the delimiter that ended it, and how it ended.
+    def _count(self, tokens: int, usage: Usage) -> None:
+        taken = ("generated_tokens", tokens), ("prompt_tokens", usage.read), ("cached_tokens", usage.cached)
+        for name, value in taken:
+            self._counts[name] += value
 
-        vLLM and SGLang say which stop string it was (`stop_reason`, `matched_stop`), or none for the end of the text.
-        Where nobody says, a text with nothing in it is the end.
-        """
-        if any(text.endswith(end) for end in self.delimiters):
-            return text, "delimiter"  # it was returned: a text that is cut before its first delimiter does not end so
-        if choice.get("finish_reason") != "stop":
-            return text, "limit"
-        said = _said(choice)
-        if isinstance(said, str) and said in self.delimiters:
-            return text + said, "delimiter"
-        if said != "unsaid" or self.stop_is_returned or not text.strip():
-            return text, "end"
-        return text + self.delimiters[0], "delimiter"
-
-    def _tokens(self, usage: Any, listed: int, limit: int) -> int:
+    def _tokens(self, usage: Usage, listed: int, limit: int) -> int:
         """What is charged: the server's count, or the tokens that it lists where they are more."""
-        said = _count(usage, "completion_tokens")
-        if said is not None:
-            return max(said, listed, 1)
+        if usage.made is not None:
+            return max(usage.made, listed, 1)
         if listed:
             return listed
         self._counts["unmetered"] += 1
@@ -417,27 +403,3 @@ def _fields(name: str, body: Any) -> dict[str, Any]:
     if not isinstance(body, Mapping):
         raise TypeError(f"{name}: expected a dictionary of fields, got {body!r:.80}")
     return dict(body)
-
-
-def _count(holder: Any, name: str) -> int | None:
-    """A count that the server gave; None where it gave none that can be one."""
-    value = holder.get(name) if isinstance(holder, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
-
-
-def _said(choice: Mapping[str, Any]) -> Any:
-    """The stop string that the server names, None for the end of the text, "unsaid" where it does not say."""
-    for name in ("stop_reason", "matched_stop"):
-        if name in choice:
-            value: str | int | None = choice[name]
-            return value if isinstance(value, str) else None  # a number is the id of a token that ends the text
-    return "unsaid"
-
-
-def _log_probabilities(choice: Mapping[str, Any]) -> list[float]:
-    found = choice.get("logprobs")
-    if found is None:
-        return []
-    content = found.get("content")
-    values: Any = [token["logprob"] for token in content] if content else found.get("token_logprobs")
-    return [float(value) for value in values or () if value is not None]

@@ -83,7 +83,7 @@ def completion_of(answer: Any) -> dict[str, Any]:
         "finish_reason": end["type"],
         "token_ids": sent.get("output_ids"),
         "prompt_token_ids": sent.get("prompt_token_ids"),
-        "logprobs": {"token_logprobs": [value for value, *_ in listed]} if listed else None,
+        "logprobs": {"token_logprobs": _first_of_each(listed)} if listed else None,
         "hidden_states": told.get("hidden_states"),
     }
     if "matched" in end:
@@ -91,6 +91,13 @@ def completion_of(answer: Any) -> dict[str, Any]:
     usage: dict[str, Any] = {name: told.get(name) for name in ("completion_tokens", "prompt_tokens")}
     usage["prompt_tokens_details"] = {"cached_tokens": told.get("cached_tokens")}
     return {"choices": [choice], "usage": usage}
+
+
+def _first_of_each(listed: Any) -> Any:
+    """The logarithms in SGLang's list of (logarithm, token, text); of another form what came."""
+    if not isinstance(listed, list):
+        return listed
+    return [row[0] if isinstance(row, list) and row else row for row in listed]
 
 
 def explained(error: GenerationError) -> GenerationError:

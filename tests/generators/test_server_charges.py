@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from fake_server import FakeServer, Reply, completion, in_turn, propose
+from fake_server import FakeServer, Reply, chat_completion, completion, in_turn, propose
 
 import bavt_fast as bavt
-from bavt_fast.generators.openai_server import OpenAIGenerator
+from bavt_fast.generators.openai_server import OpenAIGenerator, ServerStatistics
 from bavt_fast.protocols import Sampling, StepRequest
 
 pytestmark = pytest.mark.usefixtures("no_key_or_proxy")
@@ -87,6 +87,66 @@ def test_a_critics_reply_reads_no_more_than_is_reserved() -> None:
 
 async def one_thought(text: str, count: int) -> list[str]:
     return [f"thought {len(text)}"]
+
+
+# --- answers without a step
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "function_call", "length"])
+def test_what_was_billed_without_a_text_is_charged(reason: str) -> None:
+    with FakeServer(lambda body: chat_completion(None, 50, reason)) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, chat=True)
+        ((step,),) = propose(generator, StepRequest("Q"))
+    assert (step.text, step.tokens, step.prompt_tokens, step.finish_reason) == ("", 50, 7, "limit")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        chat_completion([{"type": "text", "text": "a"}]),  # type: ignore[arg-type]
+        completion("a"),  # of another endpoint
+        Reply({"choices": [], "usage": {"completion_tokens": 5, "prompt_tokens": 7}}),
+        Reply({"choices": [None], "usage": {"completion_tokens": 5, "prompt_tokens": 7}}),
+        chat_completion("a", logprobs=[]),
+        chat_completion("a", logprobs={"content": [{"token": "x"}]}),
+        chat_completion("a", logprobs={"content": [{"token": "x", "logprob": float("nan")}]}),
+        chat_completion("a", logprobs={"token_logprobs": 3}),
+    ],
+)
+def test_an_answer_that_was_billed_is_charged_and_not_asked_for_again(reply: Reply) -> None:
+    with FakeServer(lambda body: reply) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, chat=True, logprobs=True)
+        (error,) = propose(generator, StepRequest("Q"))
+        assert isinstance(error, bavt.GenerationError)
+        assert server.url in str(error)
+        assert error.spent == bavt.Spent(tokens=5, prompt_tokens=7)
+        assert generator.server_statistics() == ServerStatistics(failures=1, generated_tokens=5, prompt_tokens=7)
+        assert len(server.requests) == 1
+        searcher = bavt.Searcher(generator, retries=2, max_step_tokens=8)
+        [result] = searcher.search_many(["Q"], budget=bavt.Budget(tokens=100))
+    assert result.stop_reason == "error"
+    assert (result.spent.tokens, result.spent.prompt_tokens) == (15, 21)
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls"])
+def test_an_answer_without_a_text_and_without_a_bill_is_asked_for_again(reason: str) -> None:
+    nothing = Reply({"choices": [{"message": {"content": None}, "finish_reason": reason}]})
+    with FakeServer(in_turn(nothing, chat_completion("a"))) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, chat=True)
+        ((step,),) = propose(generator, StepRequest("Q"))
+    assert (step.text, step.tokens, len(server.requests)) == ("a\n", 5, 2)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [[], "x", {"content": [{"token": "x"}]}, {"token_logprobs": 3}, {"token_logprobs": [float("nan")]}, {"content": 3}],
+)
+def test_probabilities_that_nobody_asked_for_may_have_any_form(sent: Any) -> None:
+    with FakeServer(lambda body: completion("a", logprobs=sent)) as server:
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"))
+    assert (step.text, step.tokens, step.log_probability) == ("a\n", 5, None)
 
 
 # --- deadlines

@@ -163,6 +163,13 @@ def test_a_count_that_is_too_low_is_that_of_the_ids(told: Any) -> None:
     assert asked.generator.server_statistics().unmetered == (0 if type(told) is int and told >= 0 else 1)
 
 
+@pytest.mark.parametrize("listed", [3, [3], [[]], "x", [None], [["a", 1, None]]])
+def test_probabilities_that_nobody_asked_for_may_have_any_form(listed: Any) -> None:
+    answer = json.loads(json.dumps(SCHEMA["step"]))
+    answer["meta_info"]["output_token_logprobs"] = listed
+    assert Asked(answer).found.tokens == 9
+
+
 def test_a_count_above_the_limit_is_charged() -> None:
     answer = json.loads(json.dumps(SCHEMA["step"]))
     answer["meta_info"]["completion_tokens"] = 40

@@ -1,0 +1,112 @@
+"""What is in an answer of OpenAI's endpoints: counts, probabilities, how a step ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bavt_fast.protocols import FinishReason
+from bavt_fast.server_client import told_count
+
+__all__ = ["Usage", "ending", "log_probabilities", "text_of"]
+
+
+class Usage(NamedTuple):
+    """What an answer says that it took.
+
+    Attributes:
+        made: generated tokens; None where nobody says.
+        read: prompt tokens. cached: how many of them came out of a cache.
+    """
+
+    made: int | None
+    read: int
+    cached: int
+
+    @classmethod
+    def of(cls, answer: Any) -> Usage:
+        """Whatever the rest of the answer is."""
+        sent = answer.get("usage") if isinstance(answer, dict) else None
+        usage = sent if isinstance(sent, dict) else {}
+        read = told_count(usage, "prompt_tokens") or 0
+        cached = told_count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
+        return cls(told_count(usage, "completion_tokens"), read, min(cached, read))
+
+    @property
+    def was_billed(self) -> bool:
+        """Whether it took anything."""
+        return bool(self.made or self.read)
+
+
+def text_of(answer: Any, chat: bool, usage: Usage) -> tuple[str | None, dict[str, Any]]:
+    """The text of the first choice, and the choice.
+
+    A server may give no text: for a model that has said nothing but its thoughts, has called a tool, or was stopped.
+    That is an answer where it ended, or was billed.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(answer, dict) or not answer.get("choices"):
+        raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
+    choice: dict[str, Any] = answer["choices"][0]
+    said = choice.get("message") if chat else choice
+    if not isinstance(said, dict):
+        raise ValueError(f"expected an answer to a chat, got {answer!r:.80}")
+    text = said.get("content" if chat else "text")
+    is_answer = isinstance(text, str) or (text is None and (choice.get("finish_reason") == "stop" or usage.was_billed))
+    if not is_answer:
+        raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
+    return text, choice
+
+
+def ending(
+    text: str, choice: Mapping[str, Any], delimiters: Sequence[str], stop_is_returned: bool
+) -> tuple[str, FinishReason]:
+    """The text with the delimiter that ended it, and how it ended.
+
+    vLLM and SGLang say which stop string it was (`stop_reason`, `matched_stop`), or none for the end of the text.
+    Where nobody says, a text with nothing in it is the end.
+    """
+    if any(text.endswith(end) for end in delimiters):
+        return text, "delimiter"  # it was returned: a text that is cut before its first delimiter does not end so
+    if choice.get("finish_reason") != "stop":
+        return text, "limit"
+    said = _said(choice)
+    if isinstance(said, str) and said in delimiters:
+        return text + said, "delimiter"
+    if said != "unsaid" or stop_is_returned or not text.strip():
+        return text, "end"
+    return text + delimiters[0], "delimiter"
+
+
+def _said(choice: Mapping[str, Any]) -> Any:
+    """The stop string that the server names, None for the end of the text, "unsaid" where it does not say."""
+    for name in ("stop_reason", "matched_stop"):
+        if name in choice:
+            value: str | int | None = choice[name]
+            return value if isinstance(value, str) else None  # a number is the id of a token that ends the text
+    return "unsaid"
+
+
+def log_probabilities(choice: Mapping[str, Any], wanted: bool) -> list[float]:
+    """Of the tokens, where the server gives them.
+
+    Raises:
+        ValueError: they were asked for, and are of a form that nobody knows.
+    """
+    found = choice.get("logprobs")
+    if found is None:
+        return []
+    try:
+        content = found.get("content")
+        values: Any = [token["logprob"] for token in content] if content else found.get("token_logprobs")
+        numbers = [float(value) for value in values or () if value is not None]
+    except (TypeError, ValueError, AttributeError, LookupError):
+        numbers = [math.nan]
+    if not any(map(math.isnan, numbers)):
+        return numbers
+    if wanted:
+        raise ValueError(f"expected the logarithms of tokens' probabilities as logprobs, got {found!r:.80}")
+    return []

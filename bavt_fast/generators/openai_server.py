@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bavt_fast.budget import Spent
 from bavt_fast.generators import sglang_generate
 from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
-from bavt_fast.generators.served_answers import Usage, ending, log_probabilities, text_of
+from bavt_fast.generators.served_answers import Usage, ending, log_probabilities, says_nothing, text_of
 from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
 from bavt_fast.server_client import OutOfTime, ServerClient, shown
@@ -359,7 +359,8 @@ class OpenAIGenerator:
         probabilities = log_probabilities(choice, self.logprobs)
         made = choice.get("token_ids")
         token_ids = tuple(made) if isinstance(made, list) else ()
-        tokens = self._tokens(usage, max(len(probabilities), len(token_ids)), limit)
+        counted = None if usage.made == 0 and not says_nothing(said, choice) else usage.made
+        tokens = self._tokens(counted, max(len(probabilities), len(token_ids)), limit)
         self._count(tokens, usage)
         step = Step(
             text,
@@ -377,10 +378,10 @@ class OpenAIGenerator:
         for name, value in taken:
             self._counts[name] += value
 
-    def _tokens(self, usage: Usage, listed: int, limit: int) -> int:
+    def _tokens(self, counted: int | None, listed: int, limit: int) -> int:
         """What is charged: the server's count, or the tokens that it lists where they are more."""
-        if usage.made is not None:
-            return max(usage.made, listed, 1)
+        if counted is not None:
+            return max(counted, listed, 1)
         if listed:
             return listed
         self._counts["unmetered"] += 1

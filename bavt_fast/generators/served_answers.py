@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bavt_fast.protocols import FinishReason
 from bavt_fast.server_client import told_count
 
-__all__ = ["Usage", "ending", "log_probabilities", "text_of"]
+__all__ = ["Usage", "ending", "log_probabilities", "says_nothing", "text_of"]
 
 
 class Usage(NamedTuple):
@@ -59,6 +59,11 @@ def text_of(answer: Any, chat: bool, usage: Usage) -> tuple[str | None, dict[str
     if not is_answer:
         raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
     return text, choice
+
+
+def says_nothing(text: str | None, choice: Mapping[str, Any]) -> bool:
+    """Whether a count of no tokens can be true. It is also what proxies put where they do not count."""
+    return not text and choice.get("finish_reason") in ("stop", "content_filter")
 
 
 def ending(

@@ -152,7 +152,12 @@ PROBABILITIES = {"token_logprobs": [-0.5, -0.25, None], "tokens": ["a", "b", "c"
     ("tokens", "choice", "charged"),
     [
         (5, {}, 5),
-        (0, {}, 1),  # it made something
+        (0, {}, 20),  # it made something: who says 0 does not count
+        (0, {"finish_reason": "length"}, 20),
+        (0, {"text": "", "finish_reason": "length"}, 20),
+        (0, {"text": ""}, 1),
+        (0, {"text": "", "finish_reason": "content_filter"}, 1),
+        (0, {"token_ids": [5, 6, 7]}, 3),
         (2, {"logprobs": {**PROBABILITIES, "token_logprobs": [-1.0] * 4}}, 4),  # too few
         (2, {"token_ids": [5, 6, 7]}, 3),
         (None, {"token_ids": [5, 6, 7]}, 3),
@@ -164,7 +169,7 @@ PROBABILITIES = {"token_logprobs": [-0.5, -0.25, None], "tokens": ["a", "b", "c"
     ],
 )
 def test_what_is_charged(tokens: int | None, choice: dict[str, Any], charged: int) -> None:
-    assert one_step(completion("a", tokens, **choice)).tokens == charged
+    assert one_step(completion(**{"text": "a", "tokens": tokens, **choice})).tokens == charged
 
 
 def test_probabilities_and_cached_tokens_are_read() -> None:

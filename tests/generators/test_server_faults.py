@@ -152,7 +152,7 @@ def test_a_server_that_lies_about_its_counts_is_asked_for_no_more_than_the_budge
         assert question not in over, "nothing is asked after an overrun"
         assert 0 < limit <= budget - charged[question]
         tokens = told[number]
-        takes = (endpoint.listed or limit) if tokens is None or tokens < 0 else max(1, tokens, endpoint.listed)
+        takes = (endpoint.listed or limit) if tokens is None or tokens <= 0 else max(tokens, endpoint.listed)
         charged[question] += takes
         if charged[question] > budget or takes > limit:
             over.add(question)

@@ -28,7 +28,17 @@ from bavt_fast.budget import Spent
 from bavt_fast.generators import sglang_generate
 from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
 from bavt_fast.generators.served_answers import Usage, ending, log_probabilities, says_nothing, text_of
-from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
+from bavt_fast.generators.served_steps import (
+    as_delimiters,
+    as_flag,
+    as_sampling,
+    candidate_seed,
+    goes_on,
+    joined,
+    paying,
+    spent_on,
+    with_failed,
+)
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
 from bavt_fast.server_client import OutOfTime, ServerClient, shown
 
@@ -230,9 +240,7 @@ class OpenAIGenerator:
         for left in found:
             if isinstance(left, BaseException) and not isinstance(left, Exception):
                 raise left
-        if errors and not steps:
-            return errors[0]
-        return steps  # what came is used; what failed was not answered and costs nothing
+        return with_failed(steps, errors, spent_on(errors))
 
     async def _step(self, request: StepRequest, candidate: int, limit: int) -> Step | None:
         """One candidate; None where the context leaves no room for a step.
@@ -249,8 +257,8 @@ class OpenAIGenerator:
             behind = request._replace(node=Node(None, None, request.node, step))
             try:
                 last = await self._ask(behind, candidate, limit - step.tokens, deadline)
-            except GenerationError:
-                break  # it is paid for, and the next ask will meet the error
+            except GenerationError as error:  # the next ask will meet it
+                return paying(step, spent_on([error]))
             if last is not None:
                 step = joined(step, last)
         return step
@@ -279,7 +287,8 @@ class OpenAIGenerator:
                 step.hidden = await self._hidden.take(hidden, choice)
             except HiddenStateError as error:
                 self._stateless += 1
-                raise GenerationError(f"{self._server.name}: {error}", Spent(step.tokens)) from None
+                spent = Spent(step.tokens, prompt_tokens=step.prompt_tokens)
+                raise GenerationError(f"{self._server.name}: {error}", spent) from None
         return step
 
     # ---- what is sent

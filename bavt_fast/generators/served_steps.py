@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bavt_fast._checks import as_amount, as_count, as_share
-from bavt_fast.protocols import Step
+from bavt_fast.budget import Spent
+from bavt_fast.protocols import GenerationError, Step
 
-__all__ = ["as_delimiters", "as_flag", "as_sampling", "candidate_seed", "goes_on", "joined"]
+__all__ = [
+    "as_delimiters",
+    "as_flag",
+    "as_sampling",
+    "candidate_seed",
+    "goes_on",
+    "joined",
+    "paying",
+    "spent_on",
+    "with_failed",
+]
 
 
 def as_delimiters(delimiter: str | Sequence[str]) -> tuple[str, ...]:
@@ -74,3 +86,27 @@ def joined(first: Step, second: Step) -> Step:
         log_probability=(first.log_probability or 0.0) + (second.log_probability or 0.0) if known else None,
         cached_tokens=first.cached_tokens + second.cached_tokens,
     )
+
+
+def spent_on(errors: Iterable[Exception]) -> Spent:
+    """What failed asks took, together."""
+    told = [error.spent for error in errors if isinstance(error, GenerationError)]
+    return sum((spent for spent in told if spent is not None), Spent())
+
+
+def paying(step: Step, spent: Spent) -> Step:
+    """A step that is charged for what failed behind it too."""
+    return replace(step, tokens=step.tokens + spent.tokens, prompt_tokens=step.prompt_tokens + spent.prompt_tokens)
+
+
+def with_failed(steps: list[Step], errors: Sequence[Exception], spent: Spent) -> list[Step] | Exception:
+    """The answer to an ask: the candidates that came, or else the first error.
+
+    Args:
+        spent: on those that failed. Beside steps it is charged as that of a step that is dropped.
+    """
+    if not errors or spent == Spent():
+        return errors[0] if errors and not steps else steps
+    if not steps:
+        return GenerationError(str(errors[0]), spent)
+    return [*steps, Step("", max(1, spent.tokens), "limit", spent.prompt_tokens)]

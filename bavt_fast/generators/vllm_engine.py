@@ -32,7 +32,15 @@ from numpy.typing import NDArray
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import FileStates, source_of, vllm_arguments
 from bavt_fast.generators.prompts import PlainPrompts, too_long
-from bavt_fast.generators.served_steps import as_delimiters, as_flag, as_sampling, candidate_seed, goes_on, joined
+from bavt_fast.generators.served_steps import (
+    as_delimiters,
+    as_flag,
+    as_sampling,
+    candidate_seed,
+    goes_on,
+    joined,
+    with_failed,
+)
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Sampling, Step, StepRequest
 
 __all__ = ["VLLMGenerator"]
@@ -230,10 +238,10 @@ class VLLMGenerator:
         found = await asyncio.gather(*steps, return_exceptions=True)
         whole = [step for step in found if isinstance(step, Step)]
         errors = [error for error in found if isinstance(error, Exception)]
-        if errors and not whole:
-            name = type(errors[0]).__name__
-            return GenerationError(f"vllm: {name}: {errors[0]}", Spent(ask.tokens, prompt_tokens=ask.prompt_tokens))
-        return whole  # what came is used
+        errors = [GenerationError(f"vllm: {type(error).__name__}: {error}") for error in errors]
+        tokens = ask.tokens - sum(step.tokens for step in whole)
+        read = ask.prompt_tokens - sum(step.prompt_tokens for step in whole)
+        return with_failed(whole, errors, Spent(tokens, prompt_tokens=read))
 
     async def _step(self, ask: _Ask, request: StepRequest, candidate: int, limit: int) -> Step | None:
         """One candidate; None where the context leaves no room for a token."""

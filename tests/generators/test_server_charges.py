@@ -149,6 +149,52 @@ def test_probabilities_that_nobody_asked_for_may_have_any_form(sent: Any) -> Non
     assert (step.text, step.tokens, step.log_probability) == ("a\n", 5, None)
 
 
+# --- errors beside steps
+
+
+def test_what_a_failed_candidate_took_is_charged_beside_the_good_ones() -> None:
+    """Only some answers have a hidden state. The others were made and read all the same."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        state = {"hidden_states": [0.5, 0.25]} if body["seed"] % 2 else {}
+        return completion("a", 3, **state)
+
+    with FakeServer(answer) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, hidden_layer="last")
+        (answers,) = propose(generator, StepRequest("Q", seed=1), count=8)
+    good = [step for step in answers if step.text]
+    assert 0 < len(good) < 8
+    assert sum(step.tokens for step in answers) == 8 * 3
+    assert sum(step.prompt_tokens for step in answers) == 8 * 7
+    assert [step.finish_reason for step in answers if not step.text] == ["limit"]
+
+
+def test_all_candidates_that_failed_are_charged() -> None:
+    with FakeServer(lambda body: completion("a", 3)) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, hidden_layer="last")
+        (error,) = propose(generator, StepRequest("Q"), count=4)
+        assert error.spent == bavt.Spent(tokens=12, prompt_tokens=28)
+        searcher = bavt.Searcher(generator, candidates=4, retries=0, max_step_tokens=8, max_prompt_tokens=10)
+        [result] = searcher.search_many(["Q"], budget=bavt.Budget(prompt_tokens=500))
+    assert (result.stop_reason, result.spent.tokens, result.spent.prompt_tokens) == ("error", 12, 28)
+
+
+def test_what_failed_without_an_answer_costs_nothing() -> None:
+    replies = in_turn(Reply({"error": "no"}, 403), completion("a", 3))
+    with FakeServer(replies) as server:
+        (answers,) = propose(OpenAIGenerator("m", base_url=server.url), StepRequest("Q"), count=4)
+    assert [(step.text, step.tokens) for step in answers] == [("a\n", 3)] * 3
+
+
+def test_what_fails_behind_a_blank_line_is_charged() -> None:
+    """The second answer was billed, and has no step in it."""
+    replies = in_turn(completion("", 1, stop_reason="\n"), completion("a", 3, logprobs=[]))
+    with FakeServer(replies) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, logprobs=True)
+        ((step,),) = propose(generator, StepRequest("Q"))
+    assert (step.text, step.tokens, step.prompt_tokens, step.finish_reason) == ("\n", 4, 14, "delimiter")
+
+
 # --- deadlines
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from fake_vllm import Said, fake_vllm
 
-from bavt_fast.protocols import Sampling, StepRequest
+from bavt_fast.budget import Spent
+from bavt_fast.protocols import GenerationError, Sampling, StepRequest
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,24 @@ def test_a_blank_step_goes_on_while_another_request_fits(
     assert engine.asked == [[ord("Q"), *[10] * (1 + i)] for i in range(requests)]
     assert (step.text, step.tokens, step.finish_reason) == ("\n" * requests, requests, "delimiter")
     assert step.prompt_tokens == sum(range(2, 2 + requests))
+
+
+def test_what_a_failed_candidate_took_is_charged_beside_the_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Said("a\n", [5, 10]), Said("b", [6, 7], error=RuntimeError("gone")), Said("c\n", [8, 10])])
+    made, _ = fake_vllm(monkeypatch, lambda ids: next(answers))
+    with made as generator:
+        (steps,) = generator.propose([StepRequest("Q\n")], [3], [6])
+    assert [(step.text, step.tokens, step.prompt_tokens, step.finish_reason) for step in steps] == [
+        ("a\n", 2, 2, "delimiter"),
+        ("c\n", 2, 2, "delimiter"),
+        ("", 2, 2, "limit"),
+    ]
+
+
+def test_all_candidates_that_failed_are_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = fake_vllm(monkeypatch, lambda ids: Said("b", [6, 7], error=RuntimeError("gone")))
+    with made as generator:
+        (error,) = generator.propose([StepRequest("Q\n")], [3], [6])
+    assert isinstance(error, GenerationError)
+    assert str(error) == "vllm: RuntimeError: gone"
+    assert error.spent == Spent(tokens=6, prompt_tokens=6)

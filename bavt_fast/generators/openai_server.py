@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -27,7 +28,15 @@ from numpy.typing import NDArray
 from bavt_fast.budget import Spent
 from bavt_fast.generators import sglang_generate
 from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
-from bavt_fast.generators.served_answers import Usage, ending, log_probabilities, says_nothing, text_of
+from bavt_fast.generators.served_answers import (
+    DROPPED,
+    Usage,
+    ending,
+    is_known,
+    log_probabilities,
+    says_nothing,
+    text_of,
+)
 from bavt_fast.generators.served_steps import (
     as_delimiters,
     as_flag,
@@ -44,6 +53,7 @@ from bavt_fast.server_client import OutOfTime, ServerClient, shown
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
+_log = logging.getLogger("bavt_fast")
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 _NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
 """What servers say of a context that leaves no room for a token."""
@@ -164,6 +174,7 @@ class OpenAIGenerator:
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._counts = dict.fromkeys(("unmetered", "generated_tokens", "prompt_tokens", "cached_tokens"), 0)
         self._stateless = 0
+        self._told: set[str] = set()  # reasons that were logged
 
     def server_statistics(self) -> ServerStatistics:
         """What has been asked of the server until now."""
@@ -364,7 +375,9 @@ class OpenAIGenerator:
 
     def _step_in(self, request: StepRequest, answer: Any, usage: Usage, limit: int) -> tuple[Step, Mapping[str, Any]]:
         said, choice = text_of(answer, self.chat, usage)
-        text, reason = ending(said or "", choice, self.delimiters, bool(self.stop_is_returned))
+        is_full = usage.made is not None and usage.made >= limit
+        text, reason = ending(said, choice, self.delimiters, bool(self.stop_is_returned), is_full)
+        self._tell_of(choice.get("finish_reason"))
         probabilities = log_probabilities(choice, self.logprobs)
         made = choice.get("token_ids")
         token_ids = tuple(made) if isinstance(made, list) else ()
@@ -381,6 +394,17 @@ class OpenAIGenerator:
             cached_tokens=usage.cached,
         )
         return step, choice
+
+    def _tell_of(self, reason: Any) -> None:
+        """Once: a search whose steps are all dropped spends its budget on nothing."""
+        if not isinstance(reason, str) or reason in self._told or (is_known(reason) and reason not in DROPPED):
+            return
+        self._told.add(reason)
+        if reason in DROPPED:
+            became = "such a step is charged and dropped"
+        else:
+            became = "it is taken for 'stop', or for 'length' where the text is as long as it may be"
+        _log.warning("%s: finish_reason %.80r: %s; this is said once", self._server.name, reason, became)
 
     def _count(self, tokens: int, usage: Usage) -> None:
         taken = ("generated_tokens", tokens), ("prompt_tokens", usage.read), ("cached_tokens", usage.cached)

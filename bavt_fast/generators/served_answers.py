@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 from bavt_fast.protocols import FinishReason
 from bavt_fast.server_client import told_count
 
-__all__ = ["Usage", "ending", "log_probabilities", "says_nothing", "text_of"]
+__all__ = ["DROPPED", "Usage", "ending", "is_known", "log_probabilities", "says_nothing", "text_of"]
+
+_AT_LIMIT = ("length", "max_tokens")
+DROPPED = ("content_filter", "tool_calls", "function_call", "abort", "error")
+"""Of texts that are not whole, whatever their limit is."""
+_WHOLE = ("stop", "eos_token", "stop_sequence", None)
+"""The second and third are of text-generation-inference; None is of servers that never say."""
 
 
 class Usage(NamedTuple):
@@ -63,27 +69,38 @@ def text_of(answer: Any, chat: bool, usage: Usage) -> tuple[str | None, dict[str
 
 def says_nothing(text: str | None, choice: Mapping[str, Any]) -> bool:
     """Whether a count of no tokens can be true. It is also what proxies put where they do not count."""
-    return not text and choice.get("finish_reason") in ("stop", "content_filter")
+    return not text and choice.get("finish_reason") in ("stop", "eos_token", "content_filter")
 
 
 def ending(
-    text: str, choice: Mapping[str, Any], delimiters: Sequence[str], stop_is_returned: bool
+    said: str | None, choice: Mapping[str, Any], delimiters: Sequence[str], stop_is_returned: bool, is_full: bool
 ) -> tuple[str, FinishReason]:
     """The text with the delimiter that ended it, and how it ended.
 
     vLLM and SGLang say which stop string it was (`stop_reason`, `matched_stop`), or none for the end of the text.
-    Where nobody says, a text with nothing in it is the end.
+    Where nobody says, a text with nothing in it is the end. So it is where a server gives no finish_reason, or one of
+    its own, for a text that is not `is_full`, which is as long as it may be.
     """
+    text, reason = said or "", choice.get("finish_reason")
     if any(text.endswith(end) for end in delimiters):
         return text, "delimiter"  # it was returned: a text that is cut before its first delimiter does not end so
-    if choice.get("finish_reason") != "stop":
+    if reason in _AT_LIMIT or reason in DROPPED:
         return text, "limit"
-    said = _said(choice)
-    if isinstance(said, str) and said in delimiters:
-        return text + said, "delimiter"
-    if said != "unsaid" or stop_is_returned or not text.strip():
+    if reason != "stop" and (is_full or said is None):
+        return text, "limit"
+    named = _said(choice)
+    if isinstance(named, str) and named in delimiters:
+        return text + named, "delimiter"
+    if reason == "stop_sequence":
+        return text + delimiters[0], "delimiter"
+    if named != "unsaid" or reason == "eos_token" or stop_is_returned or not text.strip():
         return text, "end"
     return text + delimiters[0], "delimiter"
+
+
+def is_known(reason: Any) -> bool:
+    """Whether a finish_reason says how a text ended."""
+    return reason in _AT_LIMIT or reason in DROPPED or reason in _WHOLE
 
 
 def _said(choice: Mapping[str, Any]) -> Any:

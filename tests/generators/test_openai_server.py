@@ -11,20 +11,12 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from fake_server import FakeServer, Reply, chat_completion, completion, in_turn, propose, thinks_and_answers
+from fake_server import FakeServer, Reply, chat_completion, completion, in_turn, one_step, propose, thinks_and_answers
 
 import bavt_fast as bavt
 from bavt_fast.generators.openai_server import OpenAIGenerator, ServerStatistics
 from bavt_fast.protocols import Node, Sampling, Step, StepRequest
 from bavt_fast.tasks.text import TextTask
-
-
-def one_step(reply: Reply, request: StepRequest | None = None, limit: int = 20, **options: Any) -> Any:
-    """What becomes of one answer of the server."""
-    with FakeServer(lambda body: reply) as server:
-        generator = OpenAIGenerator("m", base_url=server.url, retries=0, **options)
-        (answer,) = propose(generator, request or StepRequest("Q\n", seed=3), limit=limit)
-    return answer[0] if isinstance(answer, list) and answer else answer
 
 
 @pytest.fixture(autouse=True)
@@ -116,70 +108,6 @@ def test_contexts_go_on_from_the_models_own_tokens() -> None:
 
 
 # --- what comes back
-
-
-@pytest.mark.parametrize(
-    ("reply", "options", "text", "reason"),
-    [
-        (completion("a"), {}, "a\n", "delimiter"),  # nobody says: the delimiter
-        (completion(""), {}, "", "end"),
-        (completion("a", stop_reason="\n"), {}, "a\n", "delimiter"),
-        (completion("a", stop_reason=None), {}, "a", "end"),
-        (completion("a", stop_reason=128009), {}, "a", "end"),  # a token that ends the text
-        (completion("a", matched_stop="."), {"delimiter": ("\n", ".")}, "a.", "delimiter"),
-        (completion("a.", stop_reason="."), {"delimiter": ("\n", "."), "stop_is_returned": True}, "a.", "delimiter"),
-        (completion("a", stop_reason=None), {"stop_is_returned": True}, "a", "end"),
-        (completion("a"), {"stop_is_returned": True}, "a", "end"),
-        (completion("a"), {"stop_is_returned": "always"}, "a", "end"),
-        (completion("a\n"), {"stop_is_returned": "always"}, "a\n", "delimiter"),
-        (completion("a\n", finish_reason="length"), {"stop_is_returned": "always"}, "a\n", "delimiter"),
-        (completion("a\n"), {}, "a\n", "delimiter"),  # it was returned unasked
-        (completion("a", finish_reason="length"), {}, "a", "limit"),
-        (completion("a", finish_reason="content_filter"), {}, "a", "limit"),
-        (chat_completion("ä"), {"chat": True}, "ä\n", "delimiter"),
-        (chat_completion(None), {"chat": True}, "", "end"),
-    ],
-)
-def test_how_a_step_ends(reply: Reply, options: dict[str, Any], text: str, reason: str) -> None:
-    step = one_step(reply, **options)
-    assert (step.text, step.finish_reason, step.tokens, step.prompt_tokens) == (text, reason, 5, 7)
-
-
-PROBABILITIES = {"token_logprobs": [-0.5, -0.25, None], "tokens": ["a", "b", "c"], "top_logprobs": None}
-
-
-@pytest.mark.parametrize(
-    ("tokens", "choice", "charged"),
-    [
-        (5, {}, 5),
-        (0, {}, 20),  # it made something: who says 0 does not count
-        (0, {"finish_reason": "length"}, 20),
-        (0, {"text": "", "finish_reason": "length"}, 20),
-        (0, {"text": ""}, 1),
-        (0, {"text": "", "finish_reason": "content_filter"}, 1),
-        (0, {"token_ids": [5, 6, 7]}, 3),
-        (2, {"logprobs": {**PROBABILITIES, "token_logprobs": [-1.0] * 4}}, 4),  # too few
-        (2, {"token_ids": [5, 6, 7]}, 3),
-        (None, {"token_ids": [5, 6, 7]}, 3),
-        (-1, {"token_ids": [5, 6, 7]}, 3),
-        (None, {"logprobs": PROBABILITIES}, 2),
-        (None, {}, 20),  # nobody counts: the whole limit
-        (-3, {}, 20),
-        (1000, {}, 1000),  # too many is charged, and ends the search
-    ],
-)
-def test_what_is_charged(tokens: int | None, choice: dict[str, Any], charged: int) -> None:
-    assert one_step(completion(**{"text": "a", "tokens": tokens, **choice})).tokens == charged
-
-
-def test_probabilities_and_cached_tokens_are_read() -> None:
-    reply = completion("a", logprobs=PROBABILITIES)
-    reply.body["usage"]["prompt_tokens_details"] = {"cached_tokens": 4}
-    step = one_step(reply, logprobs=True)
-    assert step.log_probability == -0.75
-    assert (step.prompt_tokens, step.cached_tokens) == (7, 4)
-    reply.body["usage"]["prompt_tokens_details"] = {"cached_tokens": 400}
-    assert one_step(reply).cached_tokens == 7
 
 
 def test_a_step_has_to_say_something() -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import bavt_fast as bavt
+
 
 @dataclass
 class Reply:
@@ -80,6 +82,14 @@ def propose(generator: Any, *requests: Any, count: int = 1, limit: int = 20) -> 
             await generator.aclose()
 
     return asyncio.run(run())
+
+
+def one_step(reply: Reply, request: Any = None, limit: int = 20, **options: Any) -> Any:
+    """What a generator makes of one answer of its server."""
+    with FakeServer(lambda body: reply) as server:
+        generator = bavt.OpenAIGenerator("m", base_url=server.url, retries=0, **options)
+        (answer,) = propose(generator, request or bavt.StepRequest("Q\n", seed=3), limit=limit)
+    return answer[0] if isinstance(answer, list) and answer else answer
 
 
 def in_turn(*replies: Reply) -> Callable[[dict[str, Any]], Reply]:

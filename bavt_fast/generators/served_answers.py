@@ -126,9 +126,8 @@ def log_probabilities(choice: Mapping[str, Any], wanted: bool) -> list[float]:
         values: Any = [token["logprob"] for token in content] if content else found.get("token_logprobs")
         numbers = [float(value) for value in values or () if value is not None]
     except (TypeError, ValueError, AttributeError, LookupError):
-        numbers = [math.nan]
-    if not any(map(math.isnan, numbers)):
-        return numbers
-    if wanted:
-        raise ValueError(f"expected the logarithms of tokens' probabilities as logprobs, got {found!r:.80}")
-    return []
+        if not wanted:
+            return []
+        expected = "expected the logarithms of tokens' probabilities as logprobs"
+        raise ValueError(f"{expected}, got {found!r:.80}") from None
+    return numbers if wanted or not any(map(math.isnan, numbers)) else []

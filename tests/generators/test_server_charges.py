@@ -110,7 +110,6 @@ def test_what_was_billed_without_a_text_is_charged(reason: str) -> None:
         Reply({"choices": [None], "usage": {"completion_tokens": 5, "prompt_tokens": 7}}),
         chat_completion("a", logprobs=[]),
         chat_completion("a", logprobs={"content": [{"token": "x"}]}),
-        chat_completion("a", logprobs={"content": [{"token": "x", "logprob": float("nan")}]}),
         chat_completion("a", logprobs={"token_logprobs": 3}),
     ],
 )

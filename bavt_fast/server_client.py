@@ -16,6 +16,8 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -77,10 +79,10 @@ class ServerClient:
         timeout_s: of one request; a deadline comes before it.
         retries: times that a request is sent again after a dropped connection, a timeout, an answer that cannot be
             read, or a status of 408, 409, 425, 429 or 5xx, with longer and longer waits, or after what the server asks
-            for (Retry-After; up to ten minutes of it are believed). A server that says so with 429 or 503 is asked for
-            nothing at all until then. A request that meets a connection which the server has just closed, and of whose
-            answer nothing has come, is besides sent once more at once, which is not counted. As with all that is sent
-            again, the server may have been asked twice.
+            for (Retry-After, in seconds or as a date; up to ten minutes are believed). A server that says so with 429
+            or 503 is asked for nothing at all until then. A request that meets a connection which the server has just
+            closed, and of whose answer nothing has come, is besides sent once more at once, which is not counted. As
+            with all that is sent again, the server may have been asked twice.
         user: who needs the package, for the error where it is missing.
 
     Attributes:
@@ -308,11 +310,19 @@ def shown(address: str | None) -> str | None:
 
 
 def _rest_s(asked: str | None) -> float | None:
-    """What a server asks for (Retry-After), as seconds that are believed; None where it asks for nothing."""
-    try:
-        return None if asked is None else min(max(0.0, float(asked)), _LONGEST_REST_S)  # in this order 0 for NaN
-    except ValueError:
+    """What a server asks for (Retry-After, in seconds or as a date), as seconds; None where it asks for nothing."""
+    if asked is None:
         return None
+    try:
+        seconds = float(asked)
+    except ValueError:
+        try:
+            until = parsedate_to_datetime(asked)
+            zone = until.tzinfo or timezone.utc
+            seconds = until.replace(tzinfo=zone).timestamp() - time.time()
+        except (ValueError, TypeError, LookupError, OverflowError):
+            return None
+    return min(max(0.0, seconds), _LONGEST_REST_S)  # in this order 0 for NaN
 
 
 async def _slept(seconds: float, deadline: float | None) -> bool:

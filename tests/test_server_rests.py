@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
+from datetime import datetime, timezone
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -36,6 +38,37 @@ pytestmark = pytest.mark.usefixtures("no_key_or_proxy")
 )
 def test_a_wait_that_a_server_asks_for_is_a_time(asked: str, seconds: float | None) -> None:
     assert _rest_s(asked) == seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        ("Fri, 27 Nov 2026 12:00:30 GMT", 30.0),
+        ("Friday, 27-Nov-26 12:00:30 GMT", 30.0),  # the form of RFC 850
+        ("Fri Nov 27 12:00:30 2026", 30.0),  # that of C
+        ("Fri, 27 Nov 2026 13:00:30 +0100", 30.0),
+        ("Fri, 27 Nov 2026 12:00:30 -0000", 30.0),
+        ("Fri, 27 Nov 2026 11:59:00 GMT", 0.0),
+        ("Sat, 28 Nov 2026 12:00:00 GMT", 600.0),
+        ("Fri, 01 Jan 9999 00:00:00 GMT", 600.0),
+        ("Fri, 99 Nov 2026 12:00:00 GMT", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_a_wait_that_is_a_date(asked: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = datetime(2026, 11, 27, 12, tzinfo=timezone.utc).timestamp()
+    monkeypatch.setattr(time, "time", lambda: now_s)
+    assert _rest_s(asked) == seconds
+
+
+def test_a_date_beyond_the_deadline_is_waited_for() -> None:
+    refused = Reply({"error": "slow down"}, 429, {"Retry-After": formatdate(time.time() + 300, usegmt=True)})
+    with FakeServer(lambda body: refused) as server:
+        client = ServerClient(server.url)
+        with pytest.raises(OutOfTime):
+            asyncio.run(ask(client, deadline=time.monotonic() + 0.6))
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -30,7 +30,7 @@ from bavt_fast.critics.step_layout import (
     qwen_layout,
 )
 from bavt_fast.protocols import Node, Scores
-from bavt_fast.server_client import ServerClient
+from bavt_fast.server_client import ServerClient, told_count
 
 __all__ = ["AsyncServedRewardCritic", "ServedRewardCritic"]
 
@@ -235,8 +235,7 @@ def _read(answer: Any) -> tuple[list[list[float]], int]:
     rows = [[math.nan if value is None else float(value) for value in row] for row in only["data"]]
     if not all(rows):
         raise ValueError("expected a row of probabilities for each token, got an empty one")
-    said = (answer.get("usage") or {}).get("prompt_tokens")
-    return rows, said if isinstance(said, int) and said > 0 else 0
+    return rows, told_count(answer.get("usage"), "prompt_tokens") or 0
 
 
 def _rows_of_steps(rows: list[list[float]], laid: Laid) -> list[list[float]]:

@@ -184,8 +184,8 @@ def test_what_a_node_costs() -> None:
     assert len(server.requests) == 1  # the long one is not sent
 
 
-def test_a_server_that_says_too_little_is_charged_what_was_sent() -> None:
-    for said, charged in ((3, 25), (None, 25), (-1, 25), (60, 60)):
+def test_a_server_that_says_too_little_or_what_cannot_be_is_charged_what_was_sent() -> None:
+    for said, charged in ((3, 25), (None, 25), (-1, 25), (60, 60), (10**30, 25), (2**60 + 1, 25)):
         with FakeServer(lambda body, said=said: pooled([[0.5, 0.5]] * 25, said)) as server:
             assert served(server).score(PATHS[:1]).spent == [bavt.Spent(prompt_tokens=charged)]
 

@@ -183,6 +183,8 @@ class ServedRewardCritic:
         read = max(said, len(laid.ids))
         self.prompt_tokens += read
         try:
+            if isinstance(rows, Exception):
+                raise rows
             scores = [self._good(row) for row in _rows_of_steps(rows, laid)]
         except ValueError as error:
             return ValueError(f"critic: {self._server.name}: {error}"), self._spent(read)
@@ -229,13 +231,23 @@ def _forever(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _read(answer: Any) -> tuple[list[list[float]], int]:
-    """The rows of an answer to one path, and the tokens that the server read for it."""
-    (only,) = answer["data"]
-    rows = [[math.nan if value is None else float(value) for value in row] for row in only["data"]]
-    if not all(rows):
-        raise ValueError("expected a row of probabilities for each token, got an empty one")
-    return rows, told_count(answer.get("usage"), "prompt_tokens") or 0
+def _read(answer: Any) -> tuple[list[list[float]] | Exception, int]:
+    """The rows of an answer to one path, and the tokens that the server read for it.
+
+    In the place of rows that cannot be read, what is wrong with them where the answer says that it took something:
+    then it is not asked for again.
+    """
+    said = told_count(answer.get("usage"), "prompt_tokens") or 0
+    try:
+        (only,) = answer["data"]
+        rows = [[math.nan if value is None else float(value) for value in row] for row in only["data"]]
+        if not all(rows):
+            raise ValueError("expected a row of probabilities for each token, got an empty one")
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        if not said:
+            raise
+        return ValueError(f"{type(error).__name__}: {error}"), said
+    return rows, said
 
 
 def _rows_of_steps(rows: list[list[float]], laid: Laid) -> list[list[float]]:

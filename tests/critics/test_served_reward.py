@@ -190,6 +190,16 @@ def test_a_server_that_says_too_little_or_what_cannot_be_is_charged_what_was_sen
             assert served(server).score(PATHS[:1]).spent == [bavt.Spent(prompt_tokens=charged)]
 
 
+@pytest.mark.parametrize("data", [[], [{"data": [[]]}], [{"data": 0.5}], [{"data": []}, {"data": []}]])
+def test_an_answer_that_was_billed_is_charged_and_not_asked_for_again(data: Any) -> None:
+    with FakeServer(lambda body: Reply({"data": data, "usage": {"prompt_tokens": 25}})) as server:
+        (error,), spent = served(server).score(PATHS[:1])
+    assert isinstance(error, ValueError)
+    assert server.url in str(error)
+    assert spent == [bavt.Spent(prompt_tokens=25)]
+    assert len(server.requests) == 1
+
+
 def test_the_longest_path_is_what_the_tokenizer_says() -> None:
     tokenizer = byte_level()
     with FakeServer(constant()) as server:

@@ -279,6 +279,7 @@ class VLLMGenerator:
         self._counts["cached"] += answer.cached_tokens
         self._counts["generated"] += len(answer.token_ids)
         step = self._made(answer, len(ids), late)
+        ask.tokens += step.tokens - len(answer.token_ids)
         if self._states is not None and not late:
             step.hidden = await self._states.state_of(self._states.name_in(fields), step.token_ids)
         return step
@@ -319,7 +320,7 @@ class VLLMGenerator:
             reason = "delimiter" if isinstance(answer.stop_reason, str) else "end"
         return Step(
             answer.text,
-            len(answer.token_ids),
+            max(1, len(answer.token_ids)),  # none may have come by the deadline, and a step has one at the least
             reason,
             prompt_tokens,
             token_ids=tuple(answer.token_ids),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_vllm import Said, fake_vllm
 
+import bavt_fast as bavt
 from bavt_fast.budget import Spent
 from bavt_fast.protocols import GenerationError, Sampling, StepRequest
 
@@ -43,3 +44,21 @@ def test_all_candidates_that_failed_are_charged(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(error, GenerationError)
     assert str(error) == "vllm: RuntimeError: gone"
     assert error.spent == Spent(tokens=6, prompt_tokens=6)
+
+
+def test_a_deadline_before_the_first_token_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = fake_vllm(monkeypatch, lambda ids: Said("late", [5], delay_s=5.0))
+    with made as generator:
+        result = bavt.Searcher(generator).search("Q", budget=bavt.Budget(tokens=100, seconds=0.1))
+    assert (result.stop_reason, result.spent.tokens) == ("deadline", 1)
+
+
+def test_a_step_of_no_tokens_beside_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Said("b", [6, 7], error=RuntimeError("gone")), Said("late", [5], delay_s=5.0)])
+    made, _ = fake_vllm(monkeypatch, lambda ids: next(answers))
+    with made as generator:
+        (steps,) = generator.propose([StepRequest("Q\n", seconds_left=0.2)], [2], [6])
+    assert [(step.text, step.tokens, step.prompt_tokens, step.finish_reason) for step in steps] == [
+        ("", 1, 2, "deadline"),
+        ("", 2, 2, "limit"),
+    ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from string import Formatter
 from typing import Any, Literal
@@ -154,8 +155,8 @@ class PromptedCritic:
     def _read(self, reply: Any) -> tuple[float | Exception, Spent]:
         """The score in a reply, and what it took."""
         if isinstance(reply, Exception):
-            spent = reply.spent if isinstance(reply, GenerationError) else None
-            return reply, Spent() if spent is None else spent
+            spent = (reply.spent if isinstance(reply, GenerationError) else None) or Spent()
+            return reply, replace(spent, cost=spent.cost or self._price(spent.tokens, spent.prompt_tokens))
         if not isinstance(reply, Sequence) or not all(isinstance(step, Step) for step in reply):
             return TypeError(f"generator: expected a list of Step for each state, got {reply!r:.80}"), Spent()
         spent = sum(map(self._spent, reply), Spent())

@@ -265,6 +265,15 @@ def test_a_reply_that_fails_is_an_exception_in_its_place() -> None:
     assert critic.unread == 0
 
 
+@pytest.mark.parametrize(("spent", "cost"), [(bavt.Spent(tokens=3, prompt_tokens=100), 0.4), (None, 0.0)])
+def test_a_reply_that_fails_has_its_price(spent: Any, cost: float) -> None:
+    model = Model(lambda prompt: GenerationError("gone", spent))
+    [charged] = PromptedCritic(model, token_cost=0.1, prompt_token_cost=0.001).score([path("a\n")]).spent
+    assert charged.cost == cost
+    priced = Model(lambda prompt: GenerationError("gone", bavt.Spent(tokens=3, cost=0.07)))
+    assert PromptedCritic(priced, token_cost=0.1).score([path("a\n")]).spent[0].cost == 0.07
+
+
 @pytest.mark.parametrize("reply", ["8", b"8", None, [b"8"], [None]])
 def test_a_reply_that_is_none_fails_its_node_alone(reply: Any) -> None:
     class Odd(Model):

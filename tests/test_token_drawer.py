@@ -35,7 +35,7 @@ def fill(columns: dict[str, Any], random: np.random.Generator, size: int) -> Non
     columns["limit"][:] = random.integers(1, WIDTH, records)
     columns["uniforms"][:] = random.random((records, WIDTH))
     columns["settings"][:, 0] = random.choice([0.5, 1.0, 2.0], records)
-    columns["settings"][:, 1] = random.choice([1.0, 0.9, 0.1], records)
+    columns["settings"][:, 1] = random.choice([1.0, 0.9, 0.1, 0.0], records)
     columns["settings"][:, 2] = random.choice([0, 1, 4, 2 * size], records)
     columns["settings"][:, 3] = random.choice([0.0, 0.2], records)
     columns["is_cut"][:] = (columns["settings"][:, 1:] != [1.0, 0.0, 0.0]).any(1)
@@ -132,6 +132,31 @@ def test_logits_that_are_not_numbers() -> None:
         drawer = TokenDrawer(columns, np.zeros((2, 2), dtype=np.int32), 1, np.zeros(2, dtype=bool), None)
         drawer.draw(np.zeros(1, dtype=np.int64), np.array([bad], dtype=np.float32))
         assert (columns["reason"][0], columns["count"][0]) == (BROKEN, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "likeliest_alone"),
+    [
+        ([1.0, 0.0, 0.0, 0.0], True),
+        ([1.0, -1.0, 0.0, 0.0], True),
+        ([1.0, 1.0, 0.0, 2.0], True),
+        ([1.0, 1.0, -3.0, 0.0], False),
+        ([1.0, 1.0, np.inf, 0.0], False),
+        ([1.0, np.nan, np.nan, np.nan], True),
+    ],
+)
+def test_settings_out_of_range_leave_the_likeliest_token(settings: list[float], likeliest_alone: bool) -> None:
+    records, size = 40, 300
+    columns = make_columns(records)
+    columns["limit"][:] = WIDTH
+    columns["uniforms"][:, 0] = np.linspace(0.0, 0.99, records)
+    columns["settings"][:], columns["is_cut"][:] = settings, True
+    logits = np.tile(np.random.default_rng(0).normal(0.0, 2.0, size).astype(np.float32), (records, 1))
+    drawer = TokenDrawer(columns, np.zeros((2, size), dtype=np.int32), 1, np.zeros(size, dtype=bool), None)
+    drawer.draw(np.arange(records), logits)
+    assert (columns["count"] == 1).all()
+    assert (set(columns["tokens"][:, 0]) == {logits[0].argmax()}) == likeliest_alone
+    assert (columns["probabilities"][:, 0] == 1.0).all() == likeliest_alone
 
 
 def test_columns_that_do_not_fit_are_refused() -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bavt_fast._checks import as_amount, as_count, as_share
 from bavt_fast.device_queue import PendingRead, call_complete, side_stream, to_device
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Drawn",
     "Sampler",
     "SamplingRules",
+    "checked_sampling",
 ]
 
 RUNNING, DELIMITER, END, LIMIT, EXHAUSTED, BROKEN = range(6)
@@ -156,18 +158,23 @@ class Sampler:
         numbers = [self._free.pop() for _ in rules]
         width = self._tokens.shape[1]
         uniforms = _uniforms(rules, width)
-        settings = [[rule.temperature or 1.0, rule.top_p, rule.top_k, rule.min_p] for rule in rules]
+        settings = self._as_settings(rules)
         limits = [rule.limit for rule in rules]
-        self._begin(numbers, uniforms, np.array(settings, dtype=np.float32), limits, next_tokens)
+        self._begin(numbers, uniforms, settings, limits, next_tokens)
         self._is_greedy[numbers] = [rule.temperature == 0.0 for rule in rules]
-        self._is_cut[numbers] = [rule.top_p < 1.0 or rule.top_k > 0 or rule.min_p > 0.0 for rule in rules]
-        is_warm = np.array([rule.temperature == 1.0 for rule in rules])
-        self._is_plain[numbers] = is_warm & ~self._is_cut[numbers]
+        self._is_cut[numbers] = (settings[:, 1:] != (1.0, 0.0, 0.0)).any(1)
+        self._is_plain[numbers] = (settings[:, 0] == 1.0) & ~self._is_greedy[numbers] & ~self._is_cut[numbers]
         self._has_tried[numbers] = [len(rule.tried) > 0 for rule in rules]
         for number, rule in zip(numbers, rules, strict=True):
             if rule.tried:
                 self._remember(number, rule.tried)
         return numbers
+
+    def _as_settings(self, rules: Sequence[SamplingRules]) -> np.ndarray[Any, Any]:
+        """(rules, 4): temperature, top_p, top_k, min_p. What is next to 1 or 0 may be that in float32."""
+        most, size = float(np.finfo(np.float32).max), self._next_state.shape[1]
+        rows = [(min(rule.temperature, most) or 1.0, rule.top_p, min(rule.top_k, size), rule.min_p) for rule in rules]
+        return np.array(rows, dtype=np.float32)
 
     def _begin(
         self,
@@ -435,6 +442,7 @@ def _truncated(probabilities: Tensor, settings: Tensor) -> Tensor:
     """Only the most likely tokens: at most top_k (and those that are as likely), no more than it takes to reach top_p,
     none below min_p times the most likely one (Nguyen et al. 2024, "Turning Up the Heat")."""
     top_p, top_k, min_p = settings[:, 1:2], settings[:, 2].long(), settings[:, 3:4]
+    top_p = torch.where(top_p < 1.0, top_p, torch.inf)  # a sum may be rounded to 1 before its end
     ordered = probabilities.sort(-1, descending=True).values
     size = ordered.shape[1]
     before = ordered.cumsum(-1) - ordered
@@ -443,6 +451,21 @@ def _truncated(probabilities: Tensor, settings: Tensor) -> Tensor:
     floor = torch.maximum(ordered.gather(1, kept[:, None] - 1), min_p * ordered[:, :1])
     cut = probabilities.masked_fill(probabilities < floor, 0.0)
     return cut / cut.sum(-1, keepdim=True)
+
+
+def checked_sampling(
+    temperature: object, top_p: object, top_k: object, min_p: object
+) -> tuple[float, float, int, float]:
+    """The four settings in the types that they have in `SamplingRules`.
+
+    Raises:
+        TypeError, ValueError: one of them is not what it should be.
+    """
+    at_least = as_amount("min_p", min_p, allow_zero=True)
+    if at_least > 1.0:
+        raise ValueError(f"min_p: expected a number from 0 to 1, got {min_p!r}")
+    warmth = as_amount("temperature", temperature, allow_zero=True)
+    return warmth, as_share("top_p", top_p), as_count("top_k", top_k), at_least
 
 
 def as_numbers(numbers: Sequence[int], device: torch.device) -> tuple[Tensor, np.ndarray[Any, Any]]:

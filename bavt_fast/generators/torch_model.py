@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import as_amount, as_count, as_share
+from bavt_fast._checks import as_count
 from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.forward import Forward
@@ -29,7 +29,16 @@ from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
 from bavt_fast.generators.prompts import PlainPrompts, too_long
-from bavt_fast.generators.sampling import BROKEN, DELIMITER, END, RUNNING, Drawn, Sampler, SamplingRules
+from bavt_fast.generators.sampling import (
+    BROKEN,
+    DELIMITER,
+    END,
+    RUNNING,
+    Drawn,
+    Sampler,
+    SamplingRules,
+    checked_sampling,
+)
 from bavt_fast.generators.scheduler import Scheduler
 from bavt_fast.generators.static_decode import StaticDecoder
 from bavt_fast.generators.stopping import StopTable
@@ -82,7 +91,8 @@ class TorchGenerator:
             own number is back after each pass.
         measure: on a GPU, take the times in `statistics` there; otherwise they are the host's, which does not wait.
 
-    A request's `Sampling` goes before temperature, top_p, top_k and min_p.
+    A request's `Sampling` goes before temperature, top_p, top_k and min_p. Where it is none that they could be, the
+    error is the answer to that request.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be, or the model cannot be driven.
@@ -107,12 +117,7 @@ class TorchGenerator:
         threads: int | None = None,
         measure: bool = False,
     ) -> None:
-        self.temperature = as_amount("temperature", temperature, allow_zero=True)
-        self.top_p = as_share("top_p", top_p)
-        self.top_k = as_count("top_k", top_k)
-        self.min_p = as_amount("min_p", min_p, allow_zero=True)
-        if self.min_p > 1.0:
-            raise ValueError(f"min_p: expected a number from 0 to 1, got {min_p!r}")
+        self.temperature, self.top_p, self.top_k, self.min_p = checked_sampling(temperature, top_p, top_k, min_p)
         self.max_batch = as_count("max_batch", max_batch, minimum=1)
         self.store_bytes = None if store_bytes is None else as_count("store_bytes", store_bytes)
         self.threads = None if threads is None else as_count("threads", threads, minimum=1)
@@ -317,6 +322,7 @@ class TorchGenerator:
         """A context in the queue, or the answer where there is nothing to do."""
         try:
             ids = self._ids_of(request.node)
+            sampling = self._sampling(request.sampling)
         except Exception as error:
             return error
         if self._most_tokens is not None and len(ids) + limit > self._most_tokens:
@@ -328,23 +334,20 @@ class TorchGenerator:
             return []
         node, left_s = request.node, request.seconds_left
         deadline = None if left_s is None else time.monotonic() + left_s
-        rules = [self._rules(request, candidate, limit) for candidate in range(count)]
+        tried = request.tried if self.without_replacement else ()
+        known = [(step.token_ids, step.token_probabilities) for step in tried if step.token_probabilities]
+        rules = [SamplingRules(request.seed, candidate, limit, *sampling, known) for candidate in range(count)]
         context = Context(ids, rules, done, _is_alone(node), deadline)
         self._scheduler.submit(context)
         return context
 
-    def _rules(self, request: StepRequest, candidate: int, limit: int) -> SamplingRules:
-        wanted: Sampling = request.sampling
-        tried = request.tried if self.without_replacement else ()
-        return SamplingRules(
-            request.seed,
-            candidate,
-            limit,
+    def _sampling(self, wanted: Sampling) -> tuple[float, float, int, float]:
+        """Temperature, top-p, top-k and min-p of a request. What it asks for is checked as our own settings are."""
+        return checked_sampling(
             self.temperature if wanted.temperature is None else wanted.temperature,
             self.top_p if wanted.top_p is None else wanted.top_p,
             self.top_k if wanted.top_k is None else wanted.top_k,
             self.min_p if wanted.min_p is None else wanted.min_p,
-            [(step.token_ids, step.token_probabilities) for step in tried if step.token_probabilities],
         )
 
     def _ids_of(self, node: Node) -> tuple[int, ...]:

@@ -86,10 +86,11 @@ bool Drawer::weigh(size_t record, const float* logits) {
 }
 
 // Only the most likely tokens: at most top_k (and those that are as likely), no more than it takes to reach top_p, none
-// below min_p times the most likely one, which weighs 1.
+// below min_p times the most likely one, which weighs 1 and stays whatever the settings are.
 void Drawer::cut(const float* settings) {
-    float floor = settings[3];
-    const auto top_k = static_cast<size_t>(settings[2]);
+    float floor = settings[3] < 1.0f ? settings[3] : 1.0f;
+    const auto size = static_cast<float>(tokens_.size);
+    const auto top_k = settings[2] >= 1.0f ? static_cast<size_t>(std::min(settings[2], size)) : size_t{0};
     if (settings[1] < 1.0f || top_k > 0) {
         scratch_.resize(tokens_.size);
         const double least = settings[1] < 1.0f ? settings[1] * total_ : std::numeric_limits<double>::infinity();

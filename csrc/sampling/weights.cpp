@@ -105,7 +105,7 @@ float smallest_kept(const float* weights, size_t size, double least_sum, size_t 
     float* end = std::copy_if(weights, weights + size, scratch, [](float weight) { return weight > 0.0f; });
     if (begin == end) return 0.0f;
     size_t left = most_kept == 0 ? size : most_kept;
-    double missing = least_sum;
+    double missing = std::max(least_sum, std::numeric_limits<double>::min());  // else it may be reached by none
     while (true) {
         const float a = *begin, b = begin[(end - begin) / 2], c = end[-1];
         const float pivot = std::max(std::min(a, b), std::min(std::max(a, b), c));

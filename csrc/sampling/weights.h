@@ -26,8 +26,8 @@ double sum_blocks(const float* weights, size_t size, double* sums);
 // The sum of a block that begins here, with `size` of the weights left.
 double block_sum(const float* weights, size_t size);
 
-// The smallest weight that is kept of those that are in descending order the fewest whose sum reaches `least_sum`, and
-// at most `most_kept` of them (all for 0). `scratch` holds `size` floats and is overwritten.
+// The smallest weight that is kept of those that are in descending order the fewest whose sum reaches `least_sum`, at
+// least one and at most `most_kept` of them (all for 0). `scratch` holds `size` floats and is overwritten.
 float smallest_kept(const float* weights, size_t size, double least_sum, size_t most_kept, float* scratch);
 
 // Sets weights below `floor` to zero.

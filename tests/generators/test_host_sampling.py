@@ -61,6 +61,25 @@ def test_how_a_row_ends(logits: list[float], rule: dict[str, Any], reason: int) 
     check_end(HostSampler, logits, rule, reason)
 
 
+@pytest.mark.parametrize(
+    ("rule", "like"),
+    [
+        ({"top_p": 1e-46}, {"top_k": 1}),
+        ({"top_p": 1e-46, "top_k": 3, "min_p": 1e-3}, {"top_k": 1}),
+        ({"top_p": 1.0 - 1e-12}, {}),
+        ({"min_p": 1e-46}, {}),
+        ({"top_k": 10**400}, {}),
+        ({"temperature": 1e300}, {"temperature": 3e38}),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_settings_past_what_float32_holds(rule: dict[str, Any], like: dict[str, Any]) -> None:
+    logits = np.random.default_rng(1).normal(0.0, 2.0, 600).tolist()
+    for seed in range(20):
+        found, expected = (one_row(HostSampler, logits, SamplingRules(seed, 0, 1, **own)) for own in (rule, like))
+        assert (found.tokens, found.probabilities) == (expected.tokens, expected.probabilities)
+
+
 def test_ends_of_the_text_and_stop_strings() -> None:
     check_texts_end(HostSampler)
 

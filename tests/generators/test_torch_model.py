@@ -213,7 +213,8 @@ def test_sampling_of_a_request(model: Any, tokenizer: Any) -> None:
         assert probability == pytest.approx(plain[token] / kept, rel=1e-3)
     needed = int(np.searchsorted(np.cumsum(plain[order]), 0.5)) + 1
     assert {token for token, _ in first_tokens(Sampling(top_p=0.5))} <= set(order[:needed].tolist())
-    assert {token for token, _ in first_tokens(Sampling(top_p=1e-9))} == {int(order[0])}
+    for least in (1e-9, 1e-46):  # the second one is 0 in float32
+        assert {token for token, _ in first_tokens(Sampling(top_p=least))} == {int(order[0])}
 
 
 @pytest.mark.parametrize("eos", [7, [7, 8]])
@@ -274,6 +275,22 @@ BAD_ARGUMENTS = {
 def test_bad_arguments(model: Any, tokenizer: Any, name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"{name}: expected"):
         TorchGenerator(model, tokenizer, delimiter=")", **{name: value})
+
+
+SAMPLING_NAMES = ("temperature", "top_p", "top_k", "min_p")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in SAMPLING_NAMES for value in BAD_ARGUMENTS[name] if value is not None],
+)
+def test_bad_sampling_of_a_request(model: Any, tokenizer: Any, name: str, value: Any) -> None:
+    """Its own request fails; the others of the batch are answered."""
+    asked = [StepRequest(PROMPTS[0], sampling=Sampling(**{name: value})), StepRequest(PROMPTS[0])]
+    bad, good = TorchGenerator(model, tokenizer, delimiter=")").propose(asked, [1, 1], [5, 5])
+    assert isinstance(bad, (TypeError, ValueError))
+    assert str(bad).startswith(f"{name}: expected")
+    assert len(good) == 1
 
 
 def test_bad_delimiters(model: Any, tokenizer: Any) -> None:

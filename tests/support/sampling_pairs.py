@@ -84,7 +84,7 @@ def random_rules(random: np.random.Generator, size: int, named: np.ndarray) -> S
         int(random.integers(5)),
         int(random.integers(1, 6)),
         temperature=float(random.choice([0.0, 0.2, 0.7, 1.0, 1.0, 3.0])),
-        top_p=float(random.choice([1.0, 1.0, 0.95, 0.5, 1e-6])),
+        top_p=float(random.choice([1.0, 1.0, 0.95, 0.5, 1e-6, 1e-46])),
         top_k=int(random.choice([0, 0, 1, 3, 10 * size])),
         min_p=float(random.choice([0.0, 0.0, 0.05, 1.0])),
         tried=[] if random.random() < 0.5 else tried,

@@ -242,7 +242,9 @@ def _from_steps(learner: Learner, path: Path, config: CriticConfig, out: Path) -
     from bavt_fast.training.critic.fit import fit_head
     from bavt_fast.training.critic.process_data import label_states, read_process_data
 
-    states = label_states(read_process_data(path), learner.generator)
+    paths = [path._replace(prompt=learner.prompt_of(path.prompt)) for path in read_process_data(path)]
+    task = task_module(learner.task_name).make_task(**learner.task_options)
+    states = label_states(paths, learner.generator, task)
     fitted = fit_head(
         states.hidden,
         states.labels,

@@ -12,13 +12,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tiny_models import tiny_model  # noqa: E402
+from tiny_tokenizers import CHAT_TEMPLATE, tiny_tokenizer  # noqa: E402
+
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.critic_file import load_critic, read_manifest  # noqa: E402
+from bavt_fast.language_model import TorchModel  # noqa: E402
 from bavt_fast.model_folder import ModelFolder, load_folder  # noqa: E402
 from bavt_fast.protocols import Description, Node, Step, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown import make_oracle  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
+from bavt_fast.tasks.text import TextTask  # noqa: E402
 from bavt_fast.training.critic import (  # noqa: E402
     CriticConfig,
     Visits,
@@ -73,12 +78,65 @@ def test_visits_are_the_states_that_the_search_scores(folder: ModelFolder, visit
 
 def test_a_labelled_step_has_the_state_that_the_search_would_have_shown(folder: ModelFolder, visits: Visits) -> None:
     places = list(range(COUNT, len(visits), 7))
-    paths = [
-        LabelledPath(node.parent.text, (node.step.text,), (1.0,))  # type: ignore[union-attr]
-        for node in (visits.nodes[place] for place in places)
-    ]
-    found = label_states(paths, folder.generator, separator=")")
-    torch.testing.assert_close(found.hidden, visits.hidden[places], rtol=1e-3, atol=1e-3)
+    nodes = [visits.nodes[place] for place in places]
+    prompts = [LabelledPath(node.parent.text, (node.step.text,), (1.0,)) for node in nodes]  # type: ignore[union-attr]
+    for separator in (")", None):
+        found = label_states(prompts, folder.generator, separator=separator)
+        torch.testing.assert_close(found.hidden, visits.hidden[places], rtol=1e-3, atol=1e-3)
+    questions = problems(COUNT)
+    paths = [path_to(visits, place, questions[visits.questions[place]]) for place in places]
+    found = label_states(paths, folder.generator, folder.task)
+    ends = torch.tensor([len(path.steps) for path in paths]).cumsum(0) - 1
+    torch.testing.assert_close(found.hidden[ends], visits.hidden[places], rtol=1e-3, atol=1e-3)
+    assert found.depths[ends].equal(visits.depths[places])
+
+
+def path_to(visits: Visits, place: int, question: str) -> LabelledPath:
+    """The steps to a state, as others write them down."""
+    steps = []
+    while visits.parents[place] >= 0:
+        steps.append(visits.nodes[place].step.text)  # type: ignore[union-attr]
+        place = int(visits.parents[place])
+    return LabelledPath(question, tuple(step.removesuffix("\n") for step in steps[::-1]), (1.0,) * len(steps))
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "llama", "metaspace"])
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE])
+@pytest.mark.parametrize("question", ["Which letters?", "Which letters?\n"])
+def test_labelled_steps_of_a_text_are_read_as_the_search_reads_them(
+    kind: str, template: str | None, question: str
+) -> None:
+    """Behind a line break, or in the turn of the assistant, from tokens as the model writes them."""
+    tokenizer = tiny_tokenizer(kind, chat_template=template)
+    model = TorchModel(tiny_model(), tokenizer)
+    written = [tokenizer.convert_tokens_to_ids(letter) for letter in "qzj"]
+    ids = [*written, tokenizer("q\n", add_special_tokens=False)["input_ids"][-1]]
+    allowed = torch.full((model.facts.core.config.vocab_size,), -torch.inf)
+    allowed[ids] = 0.0
+    generator = model.generator(processors=lambda ids, logits: logits + allowed)
+    visits = collect_visits(generator, TextTask(), [question], budget=bavt.Budget(tokens=150), seed=3)
+    places = range(1, len(visits))
+    assert int(visits.depths.max()) >= 3
+    for place in places:
+        path = path_to(visits, place, question)
+        found = label_states([path], generator, TextTask())
+        torch.testing.assert_close(found.hidden[-1], visits.hidden[place], rtol=1e-3, atol=1e-3)
+
+
+def test_labelled_steps_end_where_the_task_takes_one_for_invalid(folder: ModelFolder) -> None:
+    steps = ("10 + 4 = 14 (left: 5 6 14)", "6 - 5 = 2 (left: 2 14)", "6 - 5 = 1 (left: 1 14)")
+    paths = [LabelledPath("4 5 6 10", steps, (1.0, 0.0, 1.0)), LabelledPath("4 5 6 10", steps[:1], (0.5,))]
+    found = label_states(paths, folder.generator, folder.task)
+    assert found.labels.tolist() == [1.0, 0.5]
+    with pytest.raises(ValueError, match="paths: expected steps that the task takes for valid, got none in 1 paths"):
+        label_states([LabelledPath("4 5 6 10", steps[1:], (1.0, 0.0))], folder.generator, folder.task)
+    with pytest.raises(ValueError, match=r"paths\[1\]: question: expected integers"):
+        label_states([paths[0], LabelledPath("none", ("s",), (1.0,))], folder.generator, folder.task)
+    with pytest.raises(ValueError, match="paths: expected at least one"):
+        label_states([], folder.generator)
+    long = LabelledPath("1 2\n", ("1 + 2 = 3 (left: 3)\n",) * 200, (1.0,) * 200)
+    with pytest.raises(ValueError, match=r"paths\[1\]: .*a context that the model can take"):
+        label_states([LabelledPath("1 2\n", ("s",), (1.0,)), long], folder.generator)
 
 
 def test_visits_for_a_critic_of_contexts_hold_what_their_prompts_leave_behind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ pytest.importorskip("transformers")
 pytest.importorskip("rich")
 testing = pytest.importorskip("typer.testing")
 
+from tiny_tokenizers import tiny_tokenizer  # noqa: E402
+
 from bavt_fast import cli  # noqa: E402
-from bavt_fast.cli.train_critic import task_options  # noqa: E402
+from bavt_fast.cli.prompts import plain_prompt  # noqa: E402
+from bavt_fast.cli.train_critic import Learner, _from_steps, task_options  # noqa: E402
 from bavt_fast.critics.critic_file import read_manifest  # noqa: E402
 from bavt_fast.model_folder import embedded_folder  # noqa: E402
+from bavt_fast.protocols import Node  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
+from bavt_fast.training.critic import CriticConfig  # noqa: E402
 from bavt_fast.training.critic.process_data import LabelledPath, read_process_data  # noqa: E402
 
 
@@ -85,13 +91,35 @@ def test_the_command_writes_a_critic(tmp_path: Path) -> None:
 def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
     steps, out = tmp_path / "steps.jsonl", tmp_path / "critic.safetensors"
     lines = [
-        {"prompt": f"Target: {n} (left: 1 {n - 1})\n", "completions": ["1 + 2 = 3 (left: 3)"], "labels": [n % 2 == 0]}
-        for n in range(4, 24)
+        {"prompt": f"1 {n} 20 -> 24", "completions": [f"{n} + 1 = {n + 1} (left: {n + 1} 20)"], "labels": [n % 2 == 0]}
+        for n in range(2, 19)
     ]
     steps.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = run("--model", embedded_folder(), "--steps", steps, "--out", out, "--predicts", "residual")
     assert result.exit_code == 0, result.output
     assert read_manifest(out).predicts == "residual"
+
+
+def test_labelled_steps_begin_with_what_the_model_is_asked(tmp_path: Path) -> None:
+    """Their prompt is a question, which a model without a chat template reads behind instructions and examples."""
+    steps = tmp_path / "steps.jsonl"
+    steps.write_text('{"prompt": "2 + 2?", "completions": ["It is 4.", "Answer: 4"], "labels": [true, true]}\n')
+    read: list[str] = []
+
+    class Reads:
+        tokenizer = tiny_tokenizer("byte_level")
+        delimiters = ("\n",)
+
+        def read(self, nodes: list[Node]) -> None:
+            read.extend(node.text for node in nodes)
+            raise ValueError("that is enough")
+
+    prompt_of = functools.partial(plain_prompt, system="Think.", examples=[("1 + 1?", "Answer: 2")])
+    learner = Learner("model", Reads(), "text", {}, prompt_of, {})
+    with pytest.raises(ValueError, match="that is enough"):
+        _from_steps(learner, steps, CriticConfig(), tmp_path / "critic.safetensors")
+    start = "Think.\n\nQuestion: 1 + 1?\nAnswer: 2\n\nQuestion: 2 + 2?\n"
+    assert read == [start + "It is 4.\n", start + "It is 4.\nAnswer: 4\n"]
 
 
 def test_the_command_takes_a_task_with_its_own_questions_and_arguments(tmp_path: Path) -> None:

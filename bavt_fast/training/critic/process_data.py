@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bavt_fast.protocols import Node, Step, StepRequest
+from bavt_fast.protocols import Node, Step, Task
 
 __all__ = ["LabelledPath", "LabelledSteps", "label_states", "read_process_data"]
+
+log = logging.getLogger(__name__)
 
 
 class LabelledPath(NamedTuple):
@@ -73,35 +77,80 @@ def _path(fields: Any) -> LabelledPath:
     return LabelledPath(prompt, tuple(steps), tuple(float(label) for label in labels))
 
 
-def label_states(paths: Sequence[LabelledPath], generator: Any, *, separator: str = "\n") -> LabelledSteps:
+def label_states(
+    paths: Sequence[LabelledPath], generator: Any, task: Task[Any] | None = None, *, separator: str | None = None
+) -> LabelledSteps:
     """The hidden state of every step, as a search over the same steps hands it to a critic: the one that predicts the
-    step's delimiter.
+    step's last token.
 
     Args:
-        generator: a `TorchGenerator`; it reads the steps and writes one token behind each, which is dropped.
-        separator: the delimiter, put behind every step that does not end with it.
+        generator: a `TorchGenerator`; it reads the steps in its prompts, and writes nothing.
+        task: makes the prompt a question and the steps states, with the prompts that they have in a search. A step that
+            it takes for invalid and those behind it are left out: no critic ever sees them. Without a task the prompt
+            is what the model reads, and the steps follow it.
+        separator: the delimiter, put behind every step that does not end with it; None for the generator's own.
+
+    Raises:
+        ValueError: no path, no valid step, a question that the task cannot parse, or a path that is too long for the
+            model; with the number of the path.
     """
-    requests, rows = [], []
+    if not paths:
+        raise ValueError("paths: expected at least one, got none")
+    ends = (tuple(generator.delimiters) or ("\n",)) if separator is None else (separator,)
+    nodes, owners, rows = [], [], []
     for number, path in enumerate(paths):
-        text, before = path.prompt, 1.0
-        for depth, (step, label) in enumerate(zip(path.steps, path.labels, strict=True), start=1):
-            step = step.removesuffix(separator)
-            requests.append(StepRequest(Node(None, text + step)))
-            text += step + separator
+        before = 1.0
+        try:
+            contexts = list(_contexts(path, generator.tokenizer, task, ends))
+        except ValueError as error:
+            raise ValueError(f"paths[{number}]: {error}") from error
+        for depth, (context, label) in enumerate(zip(contexts, path.labels, strict=False), start=1):
+            nodes.append(context)
+            owners.append(number)
             rows.append((label, before, number, depth))
             before = label
-    answers = generator.propose(requests, [1] * len(requests), [1] * len(requests))
-    hidden = torch.stack([_hidden(answer).float().cpu() for answer in answers])
+    if not rows:
+        raise ValueError(f"paths: expected steps that the task takes for valid, got none in {len(paths)} paths")
+    if left_out := sum(len(path.steps) for path in paths) - len(rows):
+        log.info("%d labelled steps are left out: invalid ones, and those behind them", left_out)
+    hidden = torch.stack([_hidden(*answer) for answer in zip(generator.read(nodes), owners, strict=True)])
     labels, parents, questions, depths = zip(*rows, strict=True)
     return LabelledSteps(
         hidden, torch.tensor(labels), torch.tensor(parents), torch.tensor(questions), torch.tensor(depths)
     )
 
 
-def _hidden(answer: Any) -> Tensor:
-    if isinstance(answer, Exception):
-        raise answer
-    steps: list[Step] = answer
-    if not steps or steps[0].hidden is None:
-        raise ValueError("generator: expected a step with a hidden state behind each labelled one, got none")
-    return torch.as_tensor(steps[0].hidden)
+def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: tuple[str, ...]) -> Iterator[Node]:
+    """Of each step the context that predicts its last token."""
+    state = None if task is None else task.initial_state(path.prompt)
+    prompt = path.prompt if task is None else task.describe(state).prompt
+    if prompt is None:
+        raise ValueError("task: expected a prompt for the initial state, got None")
+    node = Node(state, prompt)
+    for text in path.steps:
+        step = _step(text if text.endswith(ends) else text + ends[0], node.text[-1:], tokenizer)
+        state = None if task is None else task.apply(node.state, step)
+        if task is not None and state is None:
+            return
+        begun = step.token_ids[:-1]
+        yield Node(None, None, node, replace(step, token_ids=begun)) if begun else node
+        node = Node(state, None if task is None else task.describe(state).prompt, node, step)
+
+
+def _step(text: str, before: str, tokenizer: Any) -> Step:
+    """A step with its tokens as they are behind what stands before: some tokenizers begin a text with a space."""
+
+    def ids_of(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    lead, ids = ids_of(before), ids_of(before + text)
+    ids = ids[len(lead) :] if ids[: len(lead)] == lead else ids_of(text)
+    return Step(text, len(ids), token_ids=ids)
+
+
+def _hidden(state: Any, path: int) -> Tensor:
+    if isinstance(state, ValueError):
+        raise ValueError(f"paths[{path}]: {state}") from state
+    if isinstance(state, Exception):
+        raise state
+    return torch.as_tensor(state).detach().float().cpu()

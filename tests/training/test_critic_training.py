@@ -123,6 +123,14 @@ def test_labelled_steps_of_a_text_are_read_as_the_search_reads_them(
         torch.testing.assert_close(found.hidden[-1], visits.hidden[place], rtol=1e-3, atol=1e-3)
 
 
+def test_labelled_paths_of_one_prompt_are_one_question(folder: ModelFolder) -> None:
+    step = "10 + 4 = 14 (left: 5 6 14)"
+    paths = [LabelledPath(asked, (step,), (1.0,)) for asked in ("4 5 6 10", "4 6 5 10 -> 24", "4 5 6 10 -> 25")]
+    assert label_states(paths, folder.generator, folder.task).questions.tolist() == [0, 0, 1]
+    written = [LabelledPath(asked, ("s", "t"), (1.0, 0.0)) for asked in ("1 2\n", "1 3\n", "1 2\n")]
+    assert label_states(written, folder.generator).questions.tolist() == [0, 0, 1, 1, 0, 0]
+
+
 def test_labelled_steps_end_where_the_task_takes_one_for_invalid(folder: ModelFolder) -> None:
     steps = ("10 + 4 = 14 (left: 5 6 14)", "6 - 5 = 2 (left: 2 14)", "6 - 5 = 1 (left: 1 14)")
     paths = [LabelledPath("4 5 6 10", steps, (1.0, 0.0, 1.0)), LabelledPath("4 5 6 10", steps[:1], (0.5,))]
@@ -156,6 +164,22 @@ def test_visits_for_a_critic_of_contexts_hold_what_their_prompts_leave_behind(
     for place in range(COUNT, len(found), 9):
         expected = model.encode(found.nodes[place].prompt)[0]
         torch.testing.assert_close(found.hidden[place], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_question_that_comes_again_is_one_question_and_another_search(folder: ModelFolder) -> None:
+    """It is held out together with the first; how it is written does not matter, but what the model reads does."""
+    asked = ["3 5 7 11 -> 24", "2 6 9 9 -> 24", "3 5 7 11 -> 24", "3 5 7 11 -> 25", " 11 7 5 3 -> 24"]
+    found = collect_visits(folder.generator, folder.task, asked, budget=bavt.Budget(tokens=150), seed=1)
+    assert found.questions[:5].tolist() == [0, 1, 0, 3, 0]
+    assert set(found.questions.tolist()) == {0, 1, 3}
+
+    def steps(root: int) -> list[str]:
+        below = [place for place, parent in enumerate(found.parents.tolist()) if parent == root]
+        return [found.nodes[place].step.text for place in below]  # type: ignore[union-attr]
+
+    assert steps(0) != steps(2)
+    alone = collect_visits(folder.generator, folder.task, asked[:1], budget=bavt.Budget(tokens=150), seed=1)
+    assert steps(0) == [node.step.text for node in alone.nodes[1:] if node.parent is alone.nodes[0]]  # type: ignore[union-attr]
 
 
 def test_nothing_to_visit_is_an_error(folder: ModelFolder) -> None:

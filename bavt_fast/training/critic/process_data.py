@@ -32,7 +32,7 @@ class LabelledPath(NamedTuple):
 
 class LabelledSteps(NamedTuple):
     """What `fit_head` takes: hidden float32 (steps, H), labels float32, parent labels float32 (1 for a path's first
-    step), and the numbers of paths and depths, int64; each (steps,)."""
+    step), and the numbers of questions and depths, int64; each (steps,). Paths of the same prompt are one question."""
 
     hidden: Tensor
     labels: Tensor
@@ -98,26 +98,26 @@ def label_states(
         raise ValueError("paths: expected at least one, got none")
     ends = (tuple(generator.delimiters) or ("\n",)) if separator is None else (separator,)
     nodes, owners, rows = [], [], []
+    questions: dict[str, int] = {}
     for number, path in enumerate(paths):
         before = 1.0
         try:
             contexts = list(_contexts(path, generator.tokenizer, task, ends))
         except ValueError as error:
             raise ValueError(f"paths[{number}]: {error}") from error
+        question = questions.setdefault(contexts[0].context()[0], len(questions)) if contexts else -1
         for depth, (context, label) in enumerate(zip(contexts, path.labels, strict=False), start=1):
             nodes.append(context)
             owners.append(number)
-            rows.append((label, before, number, depth))
+            rows.append((label, before, question, depth))
             before = label
     if not rows:
         raise ValueError(f"paths: expected steps that the task takes for valid, got none in {len(paths)} paths")
     if left_out := sum(len(path.steps) for path in paths) - len(rows):
         log.info("%d labelled steps are left out: invalid ones, and those behind them", left_out)
     hidden = torch.stack([_hidden(*answer) for answer in zip(generator.read(nodes), owners, strict=True)])
-    labels, parents, questions, depths = zip(*rows, strict=True)
-    return LabelledSteps(
-        hidden, torch.tensor(labels), torch.tensor(parents), torch.tensor(questions), torch.tensor(depths)
-    )
+    labels, parents, owned, depths = zip(*rows, strict=True)
+    return LabelledSteps(hidden, torch.tensor(labels), torch.tensor(parents), torch.tensor(owned), torch.tensor(depths))
 
 
 def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: tuple[str, ...]) -> Iterator[Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -9,12 +10,15 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from bavt_fast._checks import MAX_SEED
 from bavt_fast.budget import Budget
 from bavt_fast.critics.value_head import ContextReader
 from bavt_fast.protocols import Critic, Node, Task
 from bavt_fast.searcher import Searcher
 
 __all__ = ["Visits", "collect_visits"]
+
+_STRIDE = 0xD1342543DE82EF95  # odd, and not the engine's own: nodes of two searches have no seed in common
 
 
 class _Generator(ContextReader, Protocol):
@@ -27,7 +31,8 @@ class Visits:
 
     Attributes:
         nodes: the states, with the context of each; a root has no step.
-        questions: the number of the question that each belongs to, int64 (states,).
+        questions: the number of the question that each belongs to, int64 (states,). Questions that the model reads as
+            the same text are one, and have the number of the first.
         parents: the place of each one's parent in this list, int64 (states,); -1 for a root.
         depths: steps from the root, int64 (states,).
         hidden: float32 (states, H), on the CPU: what a critic reads; zeros for a root.
@@ -89,6 +94,7 @@ def collect_visits(
 
     Args:
         generator: one whose steps carry hidden states, such as `TorchGenerator`.
+        questions: a text that comes again is searched again, with another seed.
         budget: of each question.
         critic: steers the search; V = 1 everywhere without one.
         reads: which hidden states to keep, as `CriticManifest.reads` has it.
@@ -103,7 +109,10 @@ def collect_visits(
         raise ValueError("questions: expected at least one, got none")
     recorder = _Recorder(critic, generator if reads == "context" else None)
     searcher = Searcher(generator, recorder, task, **search)
-    searches = [searcher.start(question, budget=budget, seed=seed) for question in questions]
+    searches = [
+        searcher.start(question, budget=budget, seed=own)
+        for question, own in zip(questions, _seeds(questions, seed), strict=True)
+    ]
     tokens = 0
     for ended in searcher.run(searches):
         result = ended.result()
@@ -115,10 +124,22 @@ def collect_visits(
     return _visits([one.nodes[0] for one in searches], recorder, tokens)
 
 
+def _seeds(questions: Sequence[str], seed: int) -> list[int]:
+    """A question's first search has the seed itself."""
+    seen: Counter[str] = Counter()
+    seeds = []
+    for question in questions:
+        seeds.append((seed + seen[question] * _STRIDE) & MAX_SEED)
+        seen[question] += 1
+    return seeds
+
+
 def _visits(roots: Sequence[Node], recorder: _Recorder, tokens: int) -> Visits:
     nodes = [*roots, *recorder.nodes]
     place = {id(node): number for number, node in enumerate(nodes)}
-    parents, questions, depths = [-1] * len(roots), list(range(len(roots))), [0] * len(roots)
+    firsts: dict[str | None, int] = {}
+    parents, depths = [-1] * len(roots), [0] * len(roots)
+    questions = [firsts.setdefault(root.prompt, number) for number, root in enumerate(roots)]
     for node in recorder.nodes:  # a parent was scored before its children
         parent = place[id(node.parent)]
         parents.append(parent)

@@ -106,7 +106,8 @@ class Search(Beside):
         self.question, self.task, self.budget, self.seed = question, task, budget, as_seed("seed", seed)
         about = checked_description(task.describe(state := task.initial_state(question)))
         if about.prompt is None:
-            raise ValueError("describe: expected a prompt for the initial state, got None")
+            late = "; its verifier took too long, give TimeLimit more seconds" if getattr(task, "num_late", 0) else ""
+            raise ValueError(f"describe: expected a prompt for the initial state, got None{late}")
         value = 1.0 if about.verdict is True else self.settings.root_value
         root = Node(state, about.prompt, value=value)
         if about.terminal and about.verdict is not False:

@@ -102,6 +102,16 @@ def test_coroutines_are_cancelled() -> None:
     assert HangingCoroutine.cancelled == before + 1
 
 
+def test_a_question_that_is_described_too_late_is_refused() -> None:
+    class Slow(TextTask):
+        def describe(self, state: TextState) -> Description:
+            NEVER.wait()
+            return super().describe(state)
+
+    with pytest.raises(ValueError, match=r"a prompt for the initial state.*give TimeLimit more seconds"):
+        searched(bavt.TimeLimit(Slow(answers="4"), LATE_S))
+
+
 def test_in_time_nothing_changes() -> None:
     plain = TextTask(answers="4")
     limited = bavt.TimeLimit(plain, 60.0)

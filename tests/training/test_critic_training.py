@@ -20,7 +20,7 @@ from bavt_fast.critics.critic_file import load_critic, read_manifest  # noqa: E4
 from bavt_fast.language_model import TorchModel  # noqa: E402
 from bavt_fast.model_folder import ModelFolder, load_folder  # noqa: E402
 from bavt_fast.protocols import Description, Node, Step, StepRequest  # noqa: E402
-from bavt_fast.tasks.countdown import make_oracle  # noqa: E402
+from bavt_fast.tasks.countdown import Countdown, make_oracle  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
 from bavt_fast.tasks.text import TextTask  # noqa: E402
@@ -257,6 +257,67 @@ def test_completions_need_a_verdict() -> None:
 
     with pytest.raises(ValueError, match="task: expected one that verifies its answers"):
         label_by_completions([Node(2, "2\n")], Coins("1"), Unsure(), completions=1)
+
+
+class Late(Coin):
+    """Does not come to a verdict on some states."""
+
+    def __init__(self, *unknown: int) -> None:
+        self.unknown = unknown
+
+    def describe(self, state: int) -> Description:
+        about = super().describe(state)
+        return Description(terminal=True) if state in self.unknown else about
+
+
+def test_completions_without_a_verdict_count_neither_way() -> None:
+    """From 2 what is not right ends at 4, of which nobody knows whether it is; or at "x", which is no step and wrong.
+    1 leads to 3, or to 2 and so to 3 or 4."""
+    nodes = [Node(state, f"{state}\n") for state in (2, 1)]
+    found = label_by_completions(nodes, Coins("12"), Late(4), completions=900, seed=4)
+    assert found.labels.tolist() == [1.0, 1.0]
+    found = label_by_completions(nodes, Coins("12x"), Late(4), completions=900, seed=4)
+    assert found.labels.tolist() == pytest.approx([1 / 2, (1 / 3 + 1 / 9) / (1 - 1 / 9)], abs=0.05)
+
+
+def test_a_task_that_never_has_a_verdict_is_found_out_early() -> None:
+    coins = Coins("12")
+    with pytest.raises(ValueError, match="task: expected one that verifies its answers"):
+        label_by_completions([Node(2, "2\n"), Node(0, "0\n")], coins, Late(3, 4), completions=40)
+    assert len(coins.seeds) == 80  # the first step of each
+
+
+def test_states_that_end_a_path_are_not_completed() -> None:
+    nodes = [Node(state, f"{state}\n") for state in (3, 4, 5, 2)]
+    coins = Coins("1")
+    found = label_by_completions(nodes, coins, Late(5), completions=4)
+    assert found.labels.tolist()[:2] == [1.0, 0.0]
+    assert bool(found.labels[2].isnan())
+    assert found.labels[3] == 1.0
+    assert len(coins.seeds) == 4
+
+
+@pytest.mark.parametrize("predicts", ["logit", "residual"])
+def test_states_without_a_label_are_not_learnt_from(folder: ModelFolder, predicts: Any) -> None:
+    """A verifier is late now and then, while visiting and while labelling."""
+
+    class Slow(Countdown):
+        def describe(self, state: Any) -> Description:
+            about = super().describe(state)
+            is_late = about.terminal and state.expressions[0].endswith("3)")
+            return Description(terminal=True) if is_late else about
+
+    config = CriticConfig(budget_tokens=100, rounds=1, completions=2, max_step_tokens=20, predicts=predicts)
+    asked = problems(8)
+    seen = collect_visits(folder.generator, Slow(), asked, budget=bavt.Budget(tokens=100), max_step_tokens=20)
+    labels = label_by_completions(
+        seen.nodes, folder.generator, Slow(), completions=2, max_step_tokens=20, seed=1
+    ).labels
+    missing = labels.isnan()
+    assert bool(missing[seen.parents >= 0].any())
+    figures = train_critic(folder.generator, Slow(), asked, config=config).figures
+    left_out = missing | (missing[seen.parents] & torch.tensor(predicts == "residual"))
+    assert figures.states + figures.trained_on == int((~left_out[seen.parents >= 0]).sum())
 
 
 def test_a_failing_generator_is_not_a_label() -> None:

@@ -111,7 +111,7 @@ def train_critic(
         critic = HiddenStateCritic(fitted.head, fitted.predicts, reader=_reader(generator, config))
         log.info(
             "round %d: %d states, mean label %.3f, AUC %.3f, within a depth %.3f, on %d held-out states",
-            *(number + 1, len(visits), float(labels.mean())),
+            *(number + 1, len(visits), float(labels.nanmean())),
             *(fitted.figures.auc, fitted.figures.auc_within_depths, fitted.figures.states),
         )
     assert fitted is not None
@@ -173,20 +173,26 @@ def _labels(
 def _fit(parts: Sequence[tuple[Visits, Tensor]], config: CriticConfig) -> Fitted:
     """A head on the states of all rounds. A question is one in all of them: it is held out of all or of none."""
 
+    def is_known(visits: Visits, known: Tensor) -> Tensor:
+        """Which states have a label; and so have their parents, where it is asked for."""
+        needs_parent = config.predicts == "residual"
+        return (visits.parents >= 0) & ~known.isnan() & ~(needs_parent & known[visits.parents].isnan())
+
     def column(of: Callable[[Visits, Tensor], Tensor]) -> Tensor:
-        return torch.cat([of(visits, known)[visits.parents >= 0] for visits, known in parts])
+        return torch.cat([of(visits, known)[is_known(visits, known)] for visits, known in parts])
 
     labels = column(lambda visits, known: known)
     if len(labels.unique()) < 2:
+        same = f"all have the label {float(labels[0])}" if len(labels) else "have a label"
         raise ValueError(
-            f"questions: expected states of which some lead to an answer and some do not, got {len(labels)} that all "
-            f"have the label {float(labels[0])}; take easier or harder questions, or more completions"
+            "questions: expected states of which some lead to an answer and some do not, got "
+            f"{len(labels)} that {same}; take easier or harder questions, or more completions"
         )
     return fit_head(
         column(lambda visits, known: visits.hidden),
         labels,
         column(lambda visits, known: visits.questions),
-        parent_labels=column(lambda visits, known: known[visits.parents]),
+        parent_labels=column(lambda visits, known: known[visits.parents]) if config.predicts == "residual" else None,
         depths=column(lambda visits, known: visits.depths),
         predicts=config.predicts,
         seed=config.seed,

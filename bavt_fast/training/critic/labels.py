@@ -14,6 +14,8 @@ from bavt_fast.protocols import Critic, Node, StepRequest, Task
 
 __all__ = ["Completions", "label_by_completions", "label_by_oracle"]
 
+_ENOUGH = 32
+"""So many answers without one verdict come from a task that gives none."""
 _STRIDE = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: seeds of neighbours lie far apart
 
 
@@ -40,7 +42,8 @@ class Completions:
     """What completing the states has shown.
 
     Attributes:
-        labels: the share of each state's completions that the task verified as right, float32 (states,).
+        labels: the share of each state's completions that the task verified as right, float32 (states,), without those
+            whose answer got no verdict; NaN where there is no other. Of a state that ends a path it is the verdict.
         count: completions of each state.
         tokens: what they cost together.
     """
@@ -57,6 +60,35 @@ class _Path:
     seed: int
 
 
+class _Verdicts:
+    """What the task has said of the completions of each state.
+
+    Attributes:
+        right, unknown: completions that are right, and those of whose answer nobody knows whether it is.
+    """
+
+    def __init__(self, states: int) -> None:
+        self.right, self.unknown = torch.zeros(states), torch.zeros(states)
+        self._given = self._missing = 0
+
+    def add(self, state: int, verdict: bool | None) -> None:
+        """One answer more."""
+        if verdict is None:
+            self.unknown[state] += 1
+            self._missing += 1
+        else:
+            self.right[state] += verdict
+            self._given += 1
+
+    def check(self, least: int) -> None:
+        """Raises ValueError where so many answers came and not one verdict."""
+        if not self._given and self._missing >= least:
+            raise ValueError(
+                "task: expected one that verifies its answers, got none with a verdict; give it the right answers, or "
+                "label the states in another way"
+            )
+
+
 def label_by_completions(
     nodes: Sequence[Node],
     generator: Any,
@@ -70,18 +102,21 @@ def label_by_completions(
     """Completes each state some times, independently, and asks the task's verifier (Wang et al. 2024, "Math-Shepherd").
 
     A completion ends at an answer, at a step that is invalid or cut short, or after `max_steps`. All are sampled side
-    by side.
+    by side. An answer that the task cannot judge, such as one whose verifier is late, counts neither way.
 
     Raises:
-        ValueError: a count that is none, or the task has no verdict on an answer.
+        ValueError: a count that is none, or the task has no verdict on any answer.
     """
     completions = as_count("completions", completions, minimum=1)
-    going = [
-        _Path(start, node, (seed + (start * completions + copy) * _STRIDE) & MAX_SEED)
-        for start, node in enumerate(nodes)
-        for copy in range(completions)
-    ]
-    right, tokens = torch.zeros(len(nodes)), 0
+    verdicts, tokens, going = _Verdicts(len(nodes)), 0, []
+    for start, node in enumerate(nodes):
+        about = task.describe(node.state)
+        if about.terminal:
+            verdicts.right[start] = completions * bool(about.verdict)
+            verdicts.unknown[start] = completions * (about.verdict is None)
+            continue
+        seeds = [(seed + (start * completions + copy) * _STRIDE) & MAX_SEED for copy in range(completions)]
+        going += [_Path(start, node, own) for own in seeds]
     for level in range(as_count("max_steps", max_steps, minimum=1)):
         if not going:
             break
@@ -92,13 +127,15 @@ def label_by_completions(
             if isinstance(steps, Exception):
                 raise steps
             tokens += sum(step.tokens for step in steps)
-            if steps and _goes_on(path, steps[0], task, right):
+            if steps and _goes_on(path, steps[0], task, verdicts):
                 reached.append(path)
+        verdicts.check(_ENOUGH)
         going = reached
-    return Completions(right / completions, completions, tokens)
+    verdicts.check(1)
+    return Completions(verdicts.right / (completions - verdicts.unknown), completions, tokens)
 
 
-def _goes_on(path: _Path, step: Any, task: Task[Any], right: Tensor) -> bool:
+def _goes_on(path: _Path, step: Any, task: Task[Any], verdicts: _Verdicts) -> bool:
     state = None if step.is_cut else task.apply(path.node.state, step)
     if state is None:
         return False
@@ -106,10 +143,5 @@ def _goes_on(path: _Path, step: Any, task: Task[Any], right: Tensor) -> bool:
     if not about.terminal:
         path.node = Node(state, about.prompt, path.node, step)
         return True
-    if about.verdict is None:
-        raise ValueError(
-            "task: expected one that verifies its answers, got an answer without a verdict; give it the right answers, "
-            "or label the states in another way"
-        )
-    right[path.start] += about.verdict
+    verdicts.add(path.start, about.verdict)
     return False

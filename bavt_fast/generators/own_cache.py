@@ -322,5 +322,7 @@ def _device(model: Any) -> torch.device:
 
 
 def _tokens(model: Any, ids: Any) -> torch.Tensor:
-    """Token ids that the model's vocabulary has."""
-    return torch.tensor(ids, device=_device(model)) % model.get_input_embeddings().num_embeddings
+    """Token ids that the model's vocabulary has. An embedding that an adapter wraps shows its size by its weights."""
+    embedding = model.get_input_embeddings()
+    size = getattr(embedding, "num_embeddings", None)
+    return torch.tensor(ids, device=_device(model)) % (embedding.weight.shape[0] if size is None else size)

@@ -246,6 +246,38 @@ def test_low_temperature_is_greedy(model: Any, tokenizer: Any) -> None:
     assert list(generator.propose(requests(1), [1], [6])[0][0].token_ids) == expected
 
 
+@pytest.mark.filterwarnings("ignore")  # peft's own
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": list(range(100))}},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    ],
+)
+def test_adapters_of_the_embedding(tokenizer: Any, options: dict[str, Any]) -> None:
+    """The likeliest tokens are those that the whole model gives, adapters and all."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **options)
+    adapted = peft.get_peft_model(tiny_model(), config)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "trainable_tokens_delta" in name:
+                weight.normal_()
+    asked = [StepRequest(prompt) for prompt in PROMPTS[:2]]
+    rows = TorchGenerator(adapted, tokenizer, delimiter=")", temperature=0.0).propose(asked, [1] * 2, [6] * 2)
+    for prompt, row in zip(PROMPTS[:2], rows, strict=True):
+        ids = tokenizer(prompt)["input_ids"]
+        for token in row[0].token_ids:
+            with torch.no_grad():
+                assert token == int(adapted(input_ids=torch.tensor([ids])).logits[0, -1, :NAMED].argmax())
+            ids.append(token)
+    plain = TorchGenerator(tiny_model(), tokenizer, delimiter=")", temperature=0.0).propose(asked, [1] * 2, [6] * 2)
+    assert [row[0].token_ids for row in rows] != [row[0].token_ids for row in plain]
+
+
 def test_the_model_is_put_into_eval_mode(tokenizer: Any) -> None:
     model = tiny_model().train()
     TorchGenerator(model, tokenizer, delimiter=")")

@@ -383,6 +383,19 @@ def test_a_head_learns_what_can_be_learnt_and_is_calibrated() -> None:
     assert float(((values - labels) ** 2).mean()) < 0.8 * figures.base_brier  # scaling and slope are in the weights
 
 
+@pytest.mark.parametrize("constant", [0.0, 0.1, -300.0])
+def test_what_never_varied_in_training_does_not_count(constant: float) -> None:
+    hidden, labels, questions = made_up()
+    hidden = torch.cat([torch.full((len(hidden), 1), constant), hidden, 1e-9 * hidden[:, :2]], 1)
+    fitted = fit_head(hidden, labels, questions, seed=1, epochs=20)
+    other = hidden.clone()
+    other[:, 0] += torch.linspace(-5.0, 5.0, len(hidden))
+    with torch.no_grad():
+        assert fitted.head(other).equal(fitted.head(hidden))
+        other[:, -2] += 1e-8  # what varied does, be it ever so little
+        assert not torch.allclose(fitted.head(other), fitted.head(hidden), atol=1e-3)
+
+
 def test_a_head_that_knows_the_depth_alone_is_found_out() -> None:
     """Its AUC over all states is high, and at each depth it guesses."""
     rng = np.random.default_rng(3)

@@ -133,7 +133,8 @@ def _trained(
     hidden: Tensor, targets: Tensor, held_out: Tensor, predicts: Predicts, epochs: int, batch_size: int
 ) -> ResidualValuePredictor:
     inside, wanted = hidden[~held_out], targets[~held_out]
-    mean, spread = inside.mean(0), inside.std(0, correction=0).clamp(min=1e-6)
+    mean, spread = inside.mean(0), inside.std(0, correction=0)
+    spread[spread <= 1e-6 * inside.abs().amax(0)] = torch.inf  # constant: nothing is learnt of it, its weights become 0
     scaled, scaled_out = (inside - mean) / spread, (hidden[held_out] - mean) / spread
     loss = binary_cross_entropy_with_logits if predicts == "logit" else mse_loss
     head = ResidualValuePredictor(hidden.shape[1])

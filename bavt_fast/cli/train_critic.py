@@ -86,12 +86,14 @@ def train_critic(
             raise ValueError("reads: expected step with --steps, whose labels are those of steps; got context")
         options = task_options(task_option or [])
         with loading():
+            from bavt_fast.critics.critic_file import check_out
             from bavt_fast.training.critic import CriticConfig
 
             config = CriticConfig(
                 budget_tokens, rounds, completions, max_step_tokens, predicts.value, seed, reads.value
             )
             out.parent.mkdir(parents=True, exist_ok=True)
+            check_out(out)
             learner = _learner(model, task, options, temperature, device, dtype)
         if steps is not None:
             fitted = _from_steps(learner, steps, config, out)
@@ -210,12 +212,18 @@ def _from_problems(learner: Learner, path: Path | None, limit: int | None, confi
                 f"problems: expected either --problems or --steps, for {learner.task_name!r} has no questions itself"
             )
         questions = list(task.questions)[:limit]
+    oracle = _oracle_of(module, task)
+    if oracle is None and learner.task_name in IN_WORDS and task.answers is None:
+        raise ValueError(
+            f"problems: expected JSON lines with question and answer, by which {learner.task_name!r} verifies, got "
+            f"plain questions in {path}"
+        )
     return train(
         learner.generator,
         task,
         questions,
         config=config,
-        oracle=_oracle_of(module, task),
+        oracle=oracle,
         out=out,
         model_name=learner.name,
         task_name=_name_of(learner.task_name, task),

@@ -11,9 +11,11 @@ model that leaves another one there is refused.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,12 +23,13 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from bavt_fast._files import replaced
 from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor
 
-__all__ = ["CriticManifest", "load_critic", "read_manifest", "save_critic"]
+__all__ = ["CriticManifest", "check_out", "load_critic", "read_manifest", "save_critic"]
 
 FORMAT = 1
 PROBE = "1 2 3 4 = (a b c"
@@ -100,11 +103,21 @@ def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: C
         if not weight.isfinite().all():
             raise ValueError(f"head: expected finite weights, got NaN or infinity in {name}")
     weights["probe"] = probe
-    target = Path(path)
-    fresh = target.with_name(target.name + ".new")
     text = json.dumps(_strict({"format": FORMAT, "probe_text": PROBE, **asdict(manifest)}), allow_nan=False)
-    save_file(weights, fresh, metadata={_KEY: text})
-    fresh.replace(target)
+    with replaced(Path(path)) as file:
+        file.write(save(weights, metadata={_KEY: text}))
+
+
+def check_out(path: str | os.PathLike[str]) -> None:
+    """Raises OSError where `save_critic` could not write the file: before what it is to hold is worked out."""
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "expected a file to write, got a folder", str(path))
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_manifest(path: str | os.PathLike[str]) -> CriticManifest:

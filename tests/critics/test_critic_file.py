@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import tiny_model  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
-from bavt_fast.critics.critic_file import CriticManifest, load_critic, read_manifest, save_critic  # noqa: E402
+from bavt_fast.critics.critic_file import CriticManifest, check_out, load_critic, read_manifest, save_critic  # noqa: E402
 from bavt_fast.protocols import Node, Step  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
 
@@ -49,6 +52,26 @@ def test_what_was_saved_is_loaded(saved: Path) -> None:
     found = read_manifest(saved)
     assert found == replace(MANIFEST, figures={"auc": 0.9, "bins": [[0.1, None, 3]]})
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_file_has_the_permissions_of_any_new_one(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_critic(tmp_path / "new", bavt.ResidualValuePredictor(32), MANIFEST, model())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+def test_where_no_file_can_be_nothing_is_left_behind(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none" / "critic.safetensors"):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            check_out(path)
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            save_critic(path, bavt.ResidualValuePredictor(32), MANIFEST, model())
+    check_out(tmp_path / "critic.safetensors")
+    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
 
 
 def test_a_critic_of_contexts_wants_a_generator_to_read_them(saved: Path) -> None:

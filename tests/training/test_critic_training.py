@@ -454,12 +454,18 @@ def test_fitting_is_repeatable_and_leaves_the_random_state_alone() -> None:
         ({"labels": torch.full((20,), 1.5)}, "labels: expected numbers in"),
         ({"labels": torch.full((20,), float("nan"))}, "labels: expected numbers in"),
         ({"questions": torch.zeros(20, dtype=torch.long)}, "questions: expected states of two questions"),
+        ({"labels": torch.ones(20)}, r"labels: expected some that differ, got 20 that are all 1\.0"),
         ({"predicts": "residual"}, "parent_labels: expected one"),
         ({"held_out_share": 1.0}, "held_out_share: expected"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], match: str) -> None:
-    given = {"hidden": torch.zeros(20, 3), "labels": torch.zeros(20), "questions": torch.arange(20), **change}
+    given = {
+        "hidden": torch.zeros(20, 3),
+        "labels": torch.arange(20) % 2 * 1.0,
+        "questions": torch.arange(20),
+        **change,
+    }
     with pytest.raises(ValueError, match=match):
         fit_head(**given)
 
@@ -510,6 +516,22 @@ def test_a_critic_of_contexts_reads_what_the_next_step_reads(folder: ModelFolder
         assert node.value == pytest.approx(expected, abs=1e-3)
     read = {node.prompt: len(generator.tokenizer(node.prompt)["input_ids"]) for node in search.nodes if node.prompt}
     assert generator.statistics().computed_prompt_tokens <= sum(read.values())
+
+
+class Untouched:
+    """Of which nothing may be asked."""
+
+    def propose(self, *_: Any) -> Any:
+        raise AssertionError("it was asked")
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    for asked in ([], ["4 5 6 10"], ["4 5 6 10", "4 5 6 10"]):
+        with pytest.raises(ValueError, match="questions: expected two or more"):
+            train_critic(Untouched(), Countdown(), asked)
+    for out in (tmp_path, tmp_path / "none" / "critic.safetensors"):
+        with pytest.raises(OSError, match=str(out)):
+            train_critic(Untouched(), Countdown(), problems(3), out=out)
 
 
 def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None:

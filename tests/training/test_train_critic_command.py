@@ -158,8 +158,12 @@ def test_arguments_of_a_task_are_read_as_they_are_meant() -> None:
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.txt"
+    empty, plain, same = tmp_path / "empty.txt", tmp_path / "plain.txt", tmp_path / "same.jsonl"
     empty.write_text("\n")
+    plain.write_text("1 + 1?\n2 + 2?\n")
+    step = "4 + 10 = 14 (left: 5 6 14)"
+    lines = [{"prompt": asked, "completions": [step], "labels": [1]} for asked in ("4 5 6 10", "4 5 6 10 -> 25")]
+    same.write_text("".join(json.dumps(line) + "\n" for line in lines))
     model = ("--model", embedded_folder(), "--out", tmp_path / "critic.safetensors")
     for arguments, match in (
         (model, "either --problems or --steps"),
@@ -170,6 +174,9 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         ((*model, "--problems", empty, "--task", "nowhere"), "expected the name of a module"),
         ((*model, "--problems", empty, "--rounds", 0), "rounds: expected"),
         ((*model, "--task-option", "size"), "task-option: expected NAME=VALUE"),
+        ((*model, "--problems", plain, "--task", "text"), "problems: expected JSON lines with question and answer"),
+        ((*model, "--steps", same), "labels: expected some that differ, got 2 that are all 1.0"),
+        (("--model", "nowhere", "--problems", plain, "--out", tmp_path), "expected a file to write, got a folder"),
     ):
         result = run(*arguments)
         assert result.exit_code == 2

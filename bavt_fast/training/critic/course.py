@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bavt_fast._checks import as_count, as_seed
 from bavt_fast.budget import Budget
-from bavt_fast.critics.critic_file import CriticManifest, save_critic
+from bavt_fast.critics.critic_file import CriticManifest, check_out, save_critic
 from bavt_fast.critics.value_head import HiddenStateCritic
 from bavt_fast.language_model import TorchModel
 from bavt_fast.protocols import Critic, Task
@@ -92,9 +92,14 @@ def train_critic(
 
     Raises:
         TypeError, ValueError: what is given does not fit together, or the labels are all the same.
+        OSError: the file cannot be written; before anything is spent.
         What generator or task raised, if one of them failed.
     """
     config = CriticConfig() if config is None else config
+    if len(set(questions)) < 2:
+        raise ValueError(f"questions: expected two or more, so that some can be held out, got {list(questions)!r:.80}")
+    if out is not None:
+        check_out(out)
     search = {"max_step_tokens": config.max_step_tokens, **search}
     parts: list[tuple[Visits, Tensor]] = []
     tokens = {"visiting": 0, "labelling": 0}

@@ -81,8 +81,8 @@ def fit_head(
         predicts: "logit": the head's sigmoid is the value; "residual": the head is the value less the parent's.
 
     Raises:
-        ValueError: shapes that do not go together, numbers that are not finite or out of range, or fewer than two
-            questions.
+        ValueError: shapes that do not go together, numbers that are not finite or out of range, labels that are all the
+            same, or fewer than two questions.
     """
     _check(hidden, labels, questions, parent_labels if predicts == "residual" else labels)
     held_out = _held_out(questions, held_out_share, seed)
@@ -115,6 +115,8 @@ def _check(hidden: Tensor, labels: Tensor, questions: Tensor, parent_labels: Ten
     for name, column in (("labels", labels), ("parent_labels", parent_labels)):
         if not ((column >= 0) & (column <= 1)).all():
             raise ValueError(f"{name}: expected numbers in [0, 1]")
+    if len(labels.unique()) < 2:
+        raise ValueError(f"labels: expected some that differ, got {len(labels)} that are all {float(labels[0])}")
     if len(questions.unique()) < 2:
         raise ValueError("questions: expected states of two questions or more, so that some can be held out")
 

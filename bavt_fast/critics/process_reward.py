@@ -174,6 +174,11 @@ class ProcessRewardCritic:
     def _good(self, logits: Tensor) -> Tensor:
         """(steps, labels or vocabulary) -> (steps,)."""
         if self._score_ids is not None:
+            if max(self._score_ids) >= logits.shape[-1]:
+                raise ValueError(
+                    f"score_tokens: expected a causal model, got {type(self.model).__name__} with {logits.shape[-1]} "
+                    "numbers per token; leave them out, and give good_label for a model with labels"
+                )
             return logits[:, self._score_ids].float().softmax(-1)[:, 0]
         if logits.shape[-1] == 1:
             return logits[:, 0].float().sigmoid()
@@ -201,10 +206,12 @@ def _score_ids(tokenizer: Any, tokens: Any) -> list[int]:
         raise TypeError(f"score_tokens: expected a pair such as ('+', '-'), got {tokens!r:.80}")
     ids: list[int] = []
     for token in tokens:
-        found = [token] if isinstance(token, int) else tokenizer(token, add_special_tokens=False)["input_ids"]
+        found = tokenizer(token, add_special_tokens=False)["input_ids"] if isinstance(token, str) else [token]
         if len(found) != 1:
             raise ValueError(f"score_tokens: expected texts of one token each, got {found} for {token!r}; give ids")
-        ids += found
+        ids.append(as_count("score_tokens", found[0], maximum=len(tokenizer) - 1))
+    if ids[0] == ids[1]:
+        raise ValueError(f"score_tokens: expected two tokens, got {tokens!r:.80}, which are the same one")
     return ids
 
 

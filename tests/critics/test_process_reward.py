@@ -386,12 +386,24 @@ def qwen_model_by_hand(model: Any, tokenizer: Any, result: Any) -> list[float]:
             ValueError,
             r"score_tokens: expected texts of one token each, got \[.*\] for",
         ),
+        ({"score_tokens": (-1, 5)}, ValueError, "score_tokens: expected an integer from 0 to"),
+        ({"score_tokens": (5, 10**6)}, ValueError, "score_tokens: expected an integer from 0 to"),
+        ({"score_tokens": (True, False)}, TypeError, "score_tokens: expected an integer from 0 to"),
+        ({"score_tokens": (5, None)}, TypeError, "score_tokens: expected an integer from 0 to"),
+        ({"score_tokens": ("+", "+")}, ValueError, "score_tokens: expected two tokens"),
     ],
 )
 def test_bad_arguments(options: Any, error: type[Exception], message: str) -> None:
     tokenizer = byte_level()
     with pytest.raises(error, match=message):
         ProcessRewardCritic(classifier(tokenizer), tokenizer, **options)
+
+
+def test_tokens_that_mean_good_and_bad_are_of_causal_models() -> None:
+    tokenizer = byte_level()
+    critic = ProcessRewardCritic(classifier(tokenizer), tokenizer, score_tokens=("+", "-"))
+    with pytest.raises(ValueError, match=r"score_tokens: expected a causal model, got .*give good_label"):
+        critic.score([path("a\n")])
 
 
 def test_models_and_tokenizers_that_do_not_fit() -> None:

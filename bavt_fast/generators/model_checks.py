@@ -66,8 +66,8 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
 
     Raises:
         TypeError: one of them is something else, such as a model without an output head or a processor.
-        ValueError: an encoder-decoder, a model that looks ahead, weights without values or on several devices without
-            hooks between them, or an adapter made of virtual tokens.
+        ValueError: an encoder-decoder, a model that looks ahead (but for XLNet, which is told what to predict), weights
+            without values or on several devices without hooks between them, or an adapter made of virtual tokens.
     """
     if hasattr(model, "convert_ids_to_tokens") and isinstance(tokenizer, nn.Module):
         raise TypeError("model: expected a model, got a tokenizer; the order is (model, tokenizer)")
@@ -95,7 +95,7 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
         num_weights=_count_weights(core),
         num_layers=getattr(config, "num_hidden_layers", None) or 1,
     )
-    if getattr(config, "is_decoder", None) is False and _looks_ahead(core, device):
+    if _may_look_ahead(core, config, parameters) and _looks_ahead(core, device):
         raise ValueError(
             f"model: expected a causal model, got {type(core).__name__}, whose tokens see those after them; set "
             "is_decoder=True in its configuration if it was trained as a decoder, or load another model"
@@ -236,6 +236,14 @@ def _max_positions(core: Any, config: Any, parameters: frozenset[str]) -> int | 
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None
+
+
+def _may_look_ahead(core: Any, config: Any, parameters: frozenset[str]) -> bool:
+    """Whether it is worth a pass to find out. A model with a target mapping sees all that it is given by design, and
+    predicts the token that its own generation names."""
+    says = getattr(config, "is_decoder", None)
+    is_doubtful = says is False or (says is None and not type(core).__name__.endswith("ForCausalLM"))
+    return is_doubtful and "target_mapping" not in parameters
 
 
 @torch.no_grad()

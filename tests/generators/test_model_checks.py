@@ -275,6 +275,11 @@ def refused() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
             ValueError,
             r"model: expected a causal model, got BertForMaskedLM, whose tokens see those after them; set is_decoder",
         ),
+        "ModernBERT, which does not say whether it is a decoder": (
+            lambda: build("ModernBert", "ForMaskedLM", **{**SIZES, "pad_token_id": 0, "cls_token_id": 1}, **inner),
+            ValueError,
+            r"model: expected a causal model, got ModernBertForMaskedLM, whose tokens see those after them",
+        ),
         "BERT that was not told to look back": (
             lambda: build("Bert", "LMHeadModel", **SIZES, **inner),
             ValueError,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -457,6 +458,9 @@ def test_fitting_is_repeatable_and_leaves_the_random_state_alone() -> None:
         ({"labels": torch.ones(20)}, r"labels: expected some that differ, got 20 that are all 1\.0"),
         ({"predicts": "residual"}, "parent_labels: expected one"),
         ({"held_out_share": 1.0}, "held_out_share: expected"),
+        ({"predicts": "value"}, "predicts: expected 'logit' or 'residual', got 'value'"),
+        ({"depths": torch.zeros(19, dtype=torch.long)}, r"depths: expected shape \(20,\)"),
+        ({"batch_size": 0}, "batch_size: expected an integer of at least 1"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], match: str) -> None:
@@ -468,6 +472,39 @@ def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], match: str) ->
     }
     with pytest.raises(ValueError, match=match):
         fit_head(**given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("questions", torch.ones(20)), ("depths", torch.ones(20)), ("labels", ["yes"] * 20)]
+)
+def test_columns_of_something_else_are_refused(name: str, value: Any) -> None:
+    given = {"hidden": torch.zeros(20, 3), "labels": torch.arange(20) % 2, "questions": torch.arange(20), name: value}
+    with pytest.raises(TypeError, match=f"{name}: expected"):
+        fit_head(**given)
+
+
+@contextlib.contextmanager
+def doubles() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("place", [contextlib.nullcontext, torch.no_grad, torch.inference_mode, doubles])
+def test_numbers_of_every_type_are_learnt_from_wherever_it_is_called(place: Any) -> None:
+    hidden, labels, questions = made_up(200)
+    hidden = hidden.bfloat16().float()
+    with place():
+        fitted = fit_head(hidden, labels, questions, seed=1, epochs=2)
+        assert {weight.dtype for weight in fitted.head.parameters()} == {torch.float32}
+        for state, label in ((hidden.bfloat16(), labels.bool()), (hidden.double(), labels.long())):
+            again = fit_head(state, label, questions.int(), seed=1, epochs=2)
+            assert again.figures == fitted.figures
+        own = (hidden * 1.0, labels * 1.0)  # made here
+        assert fit_head(own[0].numpy(), own[1].numpy(), questions.numpy(), seed=1, epochs=2).figures == fitted.figures
+        assert fit_head(*own, questions, seed=1, epochs=2).figures == fitted.figures
 
 
 # --- from end to end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,42 +73,79 @@ def fit_head(
     calibrates it there: a slope and an offset (Platt 1999), folded into the last layer.
 
     Args:
-        hidden: float32 (states, H).
-        labels: float32 (states,), in [0, 1].
-        questions: int64 (states,): the states of a question are held out together.
-        parent_labels: float32 (states,), for ``predicts="residual"``.
-        depths: int64 (states,), for the figures.
+        hidden: (states, H); this and the labels are taken as float32.
+        labels: (states,), in [0, 1].
+        questions: integers (states,): the states of a question are held out together.
+        parent_labels: (states,), for ``predicts="residual"``.
+        depths: integers (states,), for the figures.
         predicts: "logit": the head's sigmoid is the value; "residual": the head is the value less the parent's.
 
     Raises:
+        TypeError: a column is not one of numbers.
         ValueError: shapes that do not go together, numbers that are not finite or out of range, labels that are all the
             same, or fewer than two questions.
     """
-    _check(hidden, labels, questions, parent_labels if predicts == "residual" else labels)
-    held_out = _held_out(questions, held_out_share, seed)
-    targets = labels if predicts == "logit" or parent_labels is None else labels - parent_labels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = _trained(hidden, targets, held_out, predicts, as_count("epochs", epochs, minimum=1), batch_size)
-    with torch.no_grad():
-        outputs = head(hidden[held_out]).squeeze(1)
-        if predicts == "logit":
-            last: nn.Linear = head.predictor[2]  # type: ignore[assignment]
-            values = calibrate(last, outputs, labels[held_out]).sigmoid()
-        else:
-            assert parent_labels is not None
-            values = (parent_labels[held_out] + outputs).clamp(0.0, 1.0)
-    by_depth = None if depths is None else depths[held_out]
+    if predicts not in ("logit", "residual"):
+        raise ValueError(f"predicts: expected 'logit' or 'residual', got {predicts!r:.80}")
+    epochs, batch_size = as_count("epochs", epochs, minimum=1), as_count("batch_size", batch_size, minimum=1)
+    with torch.inference_mode(False), torch.enable_grad():  # wherever it is called
+        hidden, labels, questions = _floats("hidden", hidden), _floats("labels", labels), _whole("questions", questions)
+        parents = None if parent_labels is None else _floats("parent_labels", parent_labels)
+        at = None if depths is None else _whole("depths", depths)
+        _check(hidden, labels, questions, parents if predicts == "residual" else labels, at)
+        held_out = _held_out(questions, held_out_share, seed)
+        targets = labels if predicts == "logit" or parents is None else labels - parents
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = _trained(hidden, targets, held_out, predicts, epochs, batch_size)
+        of_parents = None if parents is None else parents[held_out]
+        values = _values(head, hidden[held_out], labels[held_out], of_parents, predicts)
+    by_depth = None if at is None else at[held_out]
     return Fitted(head, predicts, _figures(values, labels[held_out], by_depth, int((~held_out).sum())))
 
 
-def _check(hidden: Tensor, labels: Tensor, questions: Tensor, parent_labels: Tensor | None) -> None:
+@torch.no_grad()
+def _values(
+    head: ResidualValuePredictor, hidden: Tensor, labels: Tensor, parents: Tensor | None, predicts: Predicts
+) -> Tensor:
+    """What the head says of states; one that predicts logits is calibrated on them."""
+    outputs = head(hidden).squeeze(1)
+    if predicts == "logit":
+        last: nn.Linear = head.predictor[2]  # type: ignore[assignment]
+        return calibrate(last, outputs, labels).sigmoid()
+    assert parents is not None, "it was checked"
+    return (parents + outputs).clamp(0.0, 1.0)
+
+
+def _column(name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected a tensor of numbers, got {values!r:.80}") from error
+
+
+def _floats(name: str, values: Any) -> Tensor:
+    column = _column(name, values).float()
+    return column.clone() if column.is_inference() else column  # else nothing could be learnt from it
+
+
+def _whole(name: str, values: Any) -> Tensor:
+    column = _column(name, values)
+    if column.is_floating_point() or column.is_complex() or column.dtype == torch.bool:
+        raise TypeError(f"{name}: expected integers, got a tensor of {column.dtype}")
+    return column.long()
+
+
+def _check(
+    hidden: Tensor, labels: Tensor, questions: Tensor, parent_labels: Tensor | None, depths: Tensor | None
+) -> None:
     if hidden.ndim != 2 or len(hidden) < 2:
         raise ValueError(f"hidden: expected (states, H) with two states or more, got {tuple(hidden.shape)}")
     if parent_labels is None:
         raise ValueError("parent_labels: expected one for each state where residuals are predicted, got none")
-    for name, column in (("labels", labels), ("questions", questions), ("parent_labels", parent_labels)):
-        if column.shape != (len(hidden),):
+    columns = {"labels": labels, "questions": questions, "parent_labels": parent_labels, "depths": depths}
+    for name, column in columns.items():
+        if column is not None and column.shape != (len(hidden),):
             raise ValueError(f"{name}: expected shape ({len(hidden)},), got {tuple(column.shape)}")
     if not hidden.isfinite().all():
         raise ValueError("hidden: expected finite numbers, got NaN or infinity")
@@ -139,7 +176,7 @@ def _trained(
     spread[spread <= 1e-6 * inside.abs().amax(0)] = torch.inf  # constant: nothing is learnt of it, its weights become 0
     scaled, scaled_out = (inside - mean) / spread, (hidden[held_out] - mean) / spread
     loss = binary_cross_entropy_with_logits if predicts == "logit" else mse_loss
-    head = ResidualValuePredictor(hidden.shape[1])
+    head = ResidualValuePredictor(hidden.shape[1]).float()  # also where another type is the default
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
     best, best_loss, since = copy.deepcopy(head.state_dict()), float("inf"), 0
     for _ in range(epochs):

@@ -188,7 +188,10 @@ def _questions(path: Path, limit: int | None) -> list[tuple[str, str | None]]:
     if path.suffix in (".jsonl", ".json"):
         found: list[tuple[str, str | None]] = [(p.question, p.answer) for p in read_problems(path)]
     else:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"problems: expected UTF-8 in {path}: {error}") from error
         found = [(line.strip(), None) for line in lines if line.strip()]
     if not found:
         raise ValueError(f"problems: expected questions in {path}, got none")

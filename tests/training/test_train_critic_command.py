@@ -18,7 +18,7 @@ from tiny_tokenizers import tiny_tokenizer  # noqa: E402
 
 from bavt_fast import cli  # noqa: E402
 from bavt_fast.cli.prompts import plain_prompt  # noqa: E402
-from bavt_fast.cli.train_critic import Learner, _from_steps, task_options  # noqa: E402
+from bavt_fast.cli.train_critic import Learner, _from_steps, _questions, task_options  # noqa: E402
 from bavt_fast.critics.critic_file import read_manifest  # noqa: E402
 from bavt_fast.model_folder import embedded_folder  # noqa: E402
 from bavt_fast.protocols import Node  # noqa: E402
@@ -62,6 +62,20 @@ def test_lines_that_are_not_labelled_steps_are_named(tmp_path: Path, line: str, 
     path.write_text("\n")
     with pytest.raises(ValueError, match="expected labelled paths, got none"):
         read_process_data(path)
+
+
+def test_files_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    line = '{"prompt": "é", "completions": ["a"], "labels": [1]}\r\n'
+    path.write_bytes(line.encode() + line.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"steps\.jsonl:2: 'utf-8' codec"):
+        read_process_data(path)
+    path.write_bytes(line.encode("utf-8-sig") + line.encode())
+    assert [found.prompt for found in read_process_data(path)] == ["é", "é"]
+    plain = tmp_path / "questions.txt"
+    plain.write_bytes(b"caf\xe9?\n")
+    with pytest.raises(ValueError, match=r"problems: expected UTF-8 in .*questions\.txt"):
+        _questions(plain, None)
 
 
 def run(*arguments: object) -> Any:

@@ -46,15 +46,15 @@ def read_process_data(path: str | os.PathLike[str]) -> list[LabelledPath]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a line is not a labelled path; with the file's name and the number of the line.
+        ValueError: it is not UTF-8, or a line is not a labelled path; with the file's name and the number of the line.
     """
     paths = []
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                paths.append(_path(json.loads(line)))
+                paths.append(_path(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{os.fspath(path)}:{number}: {error}") from error
     if not paths:

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from fractions import Fraction
 from typing import Any
 
 from bavt_fast._checks import as_amount, as_count
@@ -334,14 +335,14 @@ class Ledger:
         total = getattr(self._budget, resource)
         if resource == "seconds":
             return f"seconds: {self._account.elapsed_s:.3f} of {total} have passed; return the best result so far"
-        wanted, spent, reserved, over = (
-            getattr(amount, resource)
-            for amount in (asked, *map(Spent.of, (self._account.spent, self._account.reserved, self._account.overrun)))
-        )
         if any(self._account.overrun):
-            return (
-                f"{resource}: nothing is left after an overrun of {over} {resource}; reserve the most a step can take"
-            )
+            amounts = Spent.of(self._account.overrun)
+            overrun = ", ".join(f"{over} {name}" for name in _RESERVABLE if (over := getattr(amounts, name)))
+            return f"{resource}: nothing is left after an overrun of {overrun}; reserve the most a step can take"
+        wanted, spent, reserved = (
+            getattr(amount, resource)
+            for amount in (asked, Spent.of(self._account.spent), Spent.of(self._account.reserved))
+        )
         return (
             f"{resource}: asked for {wanted}, but of {total} are {spent} spent and {reserved} reserved; "
             "ask for less, settle what is in flight, or stop"
@@ -396,7 +397,7 @@ def iterations_needed(progress_probability: float, successes: int, failure_proba
 
     Args:
         progress_probability: p, in (0, 1].
-        successes: K >= 1, such as the depth of an answer.
+        successes: K, from 1 to 2^53, such as the depth of an answer.
         failure_probability: in (0, 1).
 
     Raises:
@@ -404,9 +405,13 @@ def iterations_needed(progress_probability: float, successes: int, failure_proba
     """
     if not 0.0 < progress_probability <= 1.0:
         raise ValueError(f"progress_probability: expected a number in (0, 1], got {progress_probability}")
-    if isinstance(successes, bool) or successes != int(successes) or successes < 1:
-        raise ValueError(f"successes: expected an integer of at least 1, got {successes}")
+    if isinstance(successes, bool) or not 1 <= successes <= 2**53 or successes != int(successes):
+        raise ValueError(f"successes: expected an integer from 1 to 2^53, got {successes}")
     if not 0.0 < failure_probability < 1.0:
         raise ValueError(f"failure_probability: expected a number in (0, 1), got {failure_probability}")
-    log_odds = math.log(1.0 / failure_probability)
-    return math.ceil((successes + math.sqrt(2.0 * successes * log_odds) + 2.0 * log_odds) / progress_probability)
+    log_odds = -math.log(failure_probability)
+    progress = successes + math.sqrt(2.0 * successes * log_odds) + 2.0 * log_odds
+    iterations = progress / progress_probability
+    if math.isinf(iterations):  # an integer holds what a float does not
+        return math.ceil(Fraction(progress) / Fraction(progress_probability))
+    return math.ceil(iterations)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -35,6 +38,9 @@ def test_a_quarter_of_the_iterations_would_not_do() -> None:
         ((0.5, 0, 0.1), "successes"),
         ((0.5, 1.5, 0.1), "successes"),
         ((0.5, True, 0.1), "successes"),
+        ((0.5, float("nan"), 0.1), "successes"),
+        ((0.5, float("inf"), 0.1), "successes"),
+        ((0.5, 10**400, 0.1), "successes"),
         ((0.5, 1, 0.0), "failure_probability"),
         ((0.5, 1, 1.0), "failure_probability"),
     ],
@@ -42,3 +48,10 @@ def test_a_quarter_of_the_iterations_would_not_do() -> None:
 def test_arguments_outside_their_range_are_named(arguments: tuple[float, int, float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         iterations_needed(*arguments)
+
+
+def test_probabilities_next_to_zero_have_their_number() -> None:
+    tiny = math.ulp(0.0)
+    usual = iterations_needed(1.0, 4, 0.05)
+    assert usual - 1 < iterations_needed(tiny, 4, 0.05) * Fraction(tiny) <= usual
+    assert iterations_needed(1.0, 1, tiny) == math.ceil(1 + math.sqrt(2 * 744.4400719213812) + 2 * 744.4400719213812)

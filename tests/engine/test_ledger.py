@@ -99,6 +99,19 @@ def test_an_overrun_is_charged_in_full_and_nothing_fits_then(actual: Spent) -> N
     assert ledger.reserved == Spent()
 
 
+def test_a_refusal_says_what_was_overrun() -> None:
+    """Whatever it is that is asked for then."""
+    for asked in ({"tokens": 1}, {"cost": 0.01}, {}):
+        ledger, _ = make_ledger(tokens=100, cost=1.0)
+        ledger.settle(ledger.reserve(tokens=5, cost=0.1), Spent(tokens=7, cost=0.1))
+        with pytest.raises(BudgetExceeded, match="nothing is left after an overrun of 2 tokens; reserve the most"):
+            ledger.reserve(**asked)
+    ledger, _ = make_ledger(tokens=100, cost=1.0)
+    ledger.settle(ledger.reserve(tokens=5, cost=0.1), Spent(tokens=7, cost=0.25))
+    with pytest.raises(BudgetExceeded, match=r"an overrun of 2 tokens, 0\.15 cost;"):
+        ledger.reserve(tokens=1)
+
+
 def test_a_resource_without_a_limit_has_no_overrun() -> None:
     """An API counts prompt tokens and calls whether or not anybody limits them."""
     ledger, _ = make_ledger(tokens=100)

@@ -90,7 +90,7 @@ class TorchModel:
         Raises:
             TypeError, ValueError: an argument is not what it should be, or one of a chat without a template.
         """
-        prompts = self._prompts(chat, system, tuple(examples), opening)
+        prompts = self._prompts(chat, system, examples, opening)
         options = {"threads": self.threads, **options}
         return TorchGenerator(
             self.model, self.tokenizer, delimiter=delimiter, temperature=temperature, prompts=prompts, **options
@@ -157,7 +157,7 @@ class TorchModel:
         return answer[0]
 
     def _prompts(
-        self, chat: bool | None, system: str | None, examples: tuple[tuple[str, str], ...], opening: str
+        self, chat: bool | None, system: str | None, examples: Sequence[tuple[str, str]], opening: str
     ) -> Callable[[str], Sequence[int]]:
         from bavt_fast.generators.prompts import ChatPrompts, PlainPrompts
 

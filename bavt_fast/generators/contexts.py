@@ -212,9 +212,16 @@ class BaseScheduler(ABC):
         with self.drawing_spans.one():
             if self.processors is not None:
                 logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
-                logits = self.processors(self._texts(rows, records), logits.float())
+                logits = self._processed(self.processors, rows, records, logits.float())
             self.sampler.draw(records, numbers, logits, hidden)
             return Drawing(list(rows), self.sampler.standing(records))
+
+    def _processed(self, processors: Processor, rows: Sequence[Row], records: Tensor, logits: Tensor) -> Tensor:
+        found: object = processors(self._texts(rows, records), logits)
+        if isinstance(found, Tensor) and found.shape == logits.shape:
+            return found
+        shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{found!r:.80}"
+        raise TypeError(f"processors: expected the logits back, a tensor of shape {tuple(logits.shape)}, got {shape}")
 
     @property
     def sampling_seconds(self) -> float:

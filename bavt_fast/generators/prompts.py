@@ -155,8 +155,9 @@ class ChatPrompts:
 
 
 def _named_texts(examples: Any) -> list[tuple[str, Any]]:
-    if any(isinstance(pair, str) or len(pair) != 2 for pair in examples):
-        raise TypeError(f"examples: expected pairs (question, answer), got {examples!r}")
+    is_list = isinstance(examples, Sequence) and not isinstance(examples, str)
+    if not is_list or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in examples):
+        raise TypeError(f"examples: expected pairs (question, answer), got {examples!r:.80}")
     return [(f"examples[{i}]", text) for i, pair in enumerate(examples) for text in pair]
 
 

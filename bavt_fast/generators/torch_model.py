@@ -121,6 +121,8 @@ class TorchGenerator:
         self.max_batch = as_count("max_batch", max_batch, minimum=1)
         self.store_bytes = None if store_bytes is None else as_count("store_bytes", store_bytes)
         self.threads = None if threads is None else as_count("threads", threads, minimum=1)
+        if not isinstance(delimiter, Sequence):
+            raise TypeError(f"delimiter: expected a str such as '\\n', or several, got {delimiter!r:.80}")
         self.delimiters = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
         self.without_replacement = without_replacement
         for name, function in (("prompts", prompts), ("processors", processors)):
@@ -382,15 +384,18 @@ class TorchGenerator:
         if context.error is not None:
             return GenerationError(_why(context.error), spent)
         if any(row.reason == BROKEN for row in drawn):
-            return GenerationError(
-                f"model: expected logits that are numbers, got NaN or infinity after {self._tail(context)!r}; half "
-                "precision that overflows, or a temperature next to 0, does this: take bfloat16 or float32, or 0",
-                spent,
-            )
+            return GenerationError(self._why_broken(context), spent)
         steps = [self._step(context, row) for row in drawn if row.tokens]
         if steps and context.computed:  # the first of them read what had to be computed
             steps[0].cached_tokens = len(context.ids) - min(context.computed, len(context.ids))
         return steps
+
+    def _why_broken(self, context: Context) -> str:
+        own = "processors that allow no token do this; so does " if self.processors is not None else ""
+        return (
+            f"model: expected logits that are numbers, got NaN or infinity after {self._tail(context)!r}; {own}half "
+            "precision that overflows, or a temperature next to 0: take bfloat16 or float32, or 0"
+        )
 
     def _step(self, context: Context, drawn: Drawn) -> Step:
         return Step(

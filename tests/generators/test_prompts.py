@@ -127,8 +127,9 @@ def test_texts_are_str(text: Any) -> None:
         ChatPrompts(tokenizer, opening=text)
     with pytest.raises(TypeError, match=r"^examples\[0\]: expected a str, got"):
         ChatPrompts(tokenizer, examples=[("question", text)])
-    with pytest.raises(TypeError, match=r"^examples: expected pairs \(question, answer\), got"):
-        ChatPrompts(tokenizer, examples=["qa"])  # type: ignore[list-item]
+    for examples in (["qa"], None, 5, [("question",)], [3], {"question": "answer"}, "qa"):
+        with pytest.raises(TypeError, match=r"^examples: expected pairs \(question, answer\), got"):
+            ChatPrompts(tokenizer, examples=examples)  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_that_refuses_strangers_is_probed_with_its_own_words() -> None:

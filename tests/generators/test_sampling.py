@@ -15,7 +15,7 @@ from tiny_models import tiny_model  # noqa: E402
 from bavt_fast.generators.host_sampling import HostSampler  # noqa: E402
 from bavt_fast.generators.sampling import BROKEN, EXHAUSTED, LIMIT, RUNNING, Sampler, SamplingRules  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
-from bavt_fast.protocols import StepRequest  # noqa: E402
+from bavt_fast.protocols import GenerationError, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
 
 
@@ -161,3 +161,27 @@ def test_processors_see_each_row_s_ids_and_change_its_logits() -> None:
         given = [row for batch in seen for row in batch]
         for text in [[*context, *step.token_ids[:count]] for count in range(4)]:
             assert any(row[-len(text) :] == text and set(row[: -len(text)]) <= {text[0]} for row in given)
+
+
+@pytest.mark.parametrize(
+    ("processor", "got"),
+    [
+        (lambda ids, logits: None, "got None"),
+        (lambda ids, logits: logits[:, :5], r"got a tensor of shape \(1, 5\)"),
+        (lambda ids, logits: logits.tolist(), "got "),
+    ],
+)
+def test_processors_that_do_not_give_the_logits_back_are_named(processor: Any, got: str) -> None:
+    generator = TorchGenerator(tiny_model(), build_tokenizer(), delimiter=")", processors=processor)
+    with pytest.raises(TypeError, match=rf"processors: expected the logits back, a tensor of shape \(1, \d+\), {got}"):
+        generator.propose([StepRequest("Target: 7 ")], [1], [4])
+
+
+def test_processors_that_allow_no_token_are_named() -> None:
+    def forbid(ids: Any, logits: Any) -> Any:
+        return torch.full_like(logits, -torch.inf)
+
+    generator = TorchGenerator(tiny_model(), build_tokenizer(), delimiter=")", processors=forbid)
+    [answer] = generator.propose([StepRequest("Target: 7 ")], [1], [4])
+    assert isinstance(answer, GenerationError)
+    assert "processors that allow no token do this" in str(answer)

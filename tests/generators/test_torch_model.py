@@ -328,6 +328,9 @@ def test_bad_sampling_of_a_request(model: Any, tokenizer: Any, name: str, value:
 def test_bad_delimiters(model: Any, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="delimiter: expected a non-empty str"):
         TorchGenerator(model, tokenizer, delimiter="")
+    for value in (None, 5, {"\n"}):
+        with pytest.raises(TypeError, match="delimiter: expected a str"):
+            TorchGenerator(model, tokenizer, delimiter=value)
     with pytest.raises(ValueError, match=r"delimiter: .*xyz"):
         TorchGenerator(model, tokenizer, delimiter="xyz")
 

@@ -24,7 +24,7 @@ from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings
 from bavt_fast.step_checks import checked_description, checked_steps, checked_task
-from bavt_fast.waves import Beside, Pending, Rules, admit, ask, cancel, grow, requests_of
+from bavt_fast.waves import Beside, Pending, Rules, _of_task, admit, ask, cancel, grow, requests_of
 
 __all__ = ["Ask", "Search"]
 
@@ -125,7 +125,10 @@ class Search(Beside):
         self._id: str | None = None
         self.refused, self.events = untracked([]), [] if self.settings.record else None
         self._begin(native, [root], {}, clock, on_event)
-        self.keys[task.key(state)] = 0
+        try:
+            self.keys[task.key(state)] = 0
+        except TypeError as error:
+            raise _of_task(error) from error.__cause__
         native.see_key(0)
 
     def _begin(self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Clock, heard: Any) -> None:

@@ -424,6 +424,13 @@ class Breaks(WorldTask):
         return None if self.stage == "nothing" else super().describe(state)
 
 
+def test_a_key_that_cannot_be_hashed_is_named_from_the_first_state_on() -> None:
+    task = Breaks(EASY)
+    task.stage = "key"
+    with pytest.raises(TypeError, match="key: expected something that can be hashed, got an unhashable type: 'list'"):
+        Search("q", task=task, budget=TOKENS)
+
+
 @pytest.mark.parametrize(
     ("stage", "error"), [("apply", OSError), ("key", TypeError), ("describe", OSError), ("nothing", TypeError)]
 )

@@ -66,7 +66,8 @@ class TorchGenerator:
     once one has the stream, and the others are answered in whole waves. After the model's weights change call `clear`.
 
     Args:
-        model: a transformers causal LM; its device and dtype are used as they are, and it is put into eval mode.
+        model: a transformers causal LM; its device and dtype are used as they are, and it is put into eval mode. Of its
+            generation config the ids that end a text are read, and nothing else: no temperature, no penalties.
         tokenizer: its tokenizer.
         delimiter: text that ends a step, or several.
         temperature: softmax temperature; 0 takes the most likely token.

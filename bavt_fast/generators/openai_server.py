@@ -48,7 +48,15 @@ from bavt_fast.generators.served_steps import (
     spent_on,
     with_failed,
 )
-from bavt_fast.protocols import GenerationError, GenerationStatistics, Node, Sampling, Step, StepRequest
+from bavt_fast.protocols import (
+    DeadlinePassed,
+    GenerationError,
+    GenerationStatistics,
+    Node,
+    Sampling,
+    Step,
+    StepRequest,
+)
 from bavt_fast.server_client import OutOfTime, ServerClient, shown
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
@@ -251,6 +259,12 @@ class OpenAIGenerator:
         for left in found:
             if isinstance(left, BaseException) and not isinstance(left, Exception):
                 raise left
+        late = [error for error in errors if isinstance(error, DeadlinePassed)]
+        if len(late) == len(found):
+            return min(late, key=lambda error: error.is_known)
+        # What came is used; of the others the most that they may have made is charged.
+        steps += [Step("", limit, "deadline") for error in late if not error.is_known]
+        errors = [error for error in errors if not isinstance(error, DeadlinePassed)]
         return with_failed(steps, errors, spent_on(errors))
 
     async def _step(self, request: StepRequest, candidate: int, limit: int) -> Step | None:
@@ -268,6 +282,8 @@ class OpenAIGenerator:
             behind = request._replace(node=Node(None, None, request.node, step))
             try:
                 last = await self._ask(behind, candidate, limit - step.tokens, deadline)
+            except DeadlinePassed as late:
+                return step if late.is_known else joined(step, Step("", limit - step.tokens, "deadline"))
             except GenerationError as error:  # the next ask will meet it
                 return paying(step, spent_on([error]))
             if last is not None:
@@ -286,8 +302,8 @@ class OpenAIGenerator:
                 path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=none_if
             )
         except OutOfTime as late:
-            # What the server did by now is not known: never too little. A step has one token at the least.
-            return Step("", limit if late.asked else 1, "deadline")
+            # What the server did by now is not known.
+            raise DeadlinePassed(f"{self._server.name}: no answer by the deadline", is_known=not late.asked) from None
         except GenerationError as error:
             raise sglang_generate.explained(error) from None
         if found is None:

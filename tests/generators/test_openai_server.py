@@ -15,7 +15,8 @@ from fake_server import FakeServer, Reply, chat_completion, completion, in_turn,
 
 import bavt_fast as bavt
 from bavt_fast.generators.openai_server import OpenAIGenerator, ServerStatistics
-from bavt_fast.protocols import Node, Sampling, Step, StepRequest
+from bavt_fast.protocols import DeadlinePassed, Node, Sampling, Step, StepRequest
+from bavt_fast.searcher import Searcher
 from bavt_fast.tasks.text import TextTask
 
 
@@ -237,9 +238,19 @@ def test_a_deadline_ends_a_request_and_charges_no_less_than_it_took() -> None:
     with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
         generator = OpenAIGenerator("m", base_url=server.url)
         start_s = time.monotonic()
-        ((step,),) = propose(generator, StepRequest("Q", seconds_left=0.3), limit=9)
+        [late] = propose(generator, StepRequest("Q", seconds_left=0.3), limit=9)
         assert time.monotonic() - start_s < 3.0
-    assert (step.finish_reason, step.tokens) == ("deadline", 9)
+        result = Searcher(generator, max_step_tokens=9, max_prompt_tokens=20, prompt_token_cost=0.01).search(
+            "Q", budget=bavt.Budget(tokens=100, seconds=0.3, cost=1.0)
+        )
+    assert isinstance(late, DeadlinePassed)
+    assert not late.is_known
+    assert (result.stop_reason, result.spent.tokens, result.spent.prompt_tokens, result.spent.cost) == (
+        "deadline",
+        9,
+        20,
+        0.2,
+    )
 
 
 def test_no_more_are_in_flight_than_are_allowed() -> None:

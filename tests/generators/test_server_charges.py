@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from fake_server import FakeServer, Reply, chat_completion, completion, in_turn,
 
 import bavt_fast as bavt
 from bavt_fast.generators.openai_server import OpenAIGenerator, ServerStatistics
-from bavt_fast.protocols import Sampling, StepRequest
+from bavt_fast.protocols import DeadlinePassed, Sampling, StepRequest
 
 pytestmark = pytest.mark.usefixtures("no_key_or_proxy")
 
@@ -207,10 +209,22 @@ def test_a_rest_beyond_the_deadline_ends_questions_without_an_error() -> None:
     assert max(result.spent.tokens for result in results) < 8  # no step was made, so none is charged in full
 
 
-def test_a_step_that_was_not_asked_for_takes_one_token() -> None:
+def test_what_was_not_sent_by_the_deadline_takes_nothing() -> None:
     with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
         generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=1)
         answers = propose(generator, StepRequest("Q", seconds_left=0.4), StepRequest("R", seconds_left=0.2), limit=9)
-    ((sent,), (waited,)) = answers
-    assert (sent.tokens, sent.finish_reason) == (9, "deadline")
-    assert (waited.tokens, waited.finish_reason) == (1, "deadline")
+    sent, waited = answers
+    assert isinstance(sent, DeadlinePassed)
+    assert isinstance(waited, DeadlinePassed)
+    assert (sent.is_known, waited.is_known, waited.spent) == (False, True, None)
+
+
+def test_candidates_that_came_by_the_deadline_are_used() -> None:
+    """Of the others the most that they may have made is charged, or nothing where they were not sent."""
+    replies = itertools.chain([0.0], itertools.repeat(5.0))
+    with FakeServer(lambda body: Reply(completion("a").body, delay_s=next(replies))) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=2)
+        [steps] = asyncio.run(generator.propose([StepRequest("Q", seconds_left=0.4)], [4], [9]))
+    assert isinstance(steps, list)
+    assert sorted((step.tokens, step.finish_reason) for step in steps[1:]) == [(9, "deadline")] * 2
+    assert steps[0].text.startswith("a")

@@ -33,6 +33,7 @@ class AsyncDrive(Base):
         brought: answers that have come.
         came: whether something has.
         is_coroutine: whether the generator's `propose` is one.
+        critic_waits: whether the critic's `score` is one, or gives what can be awaited.
     """
 
     async def run(self, searches: Iterable[Search]) -> AsyncGenerator[tuple[int, Search], None]:
@@ -44,6 +45,7 @@ class AsyncDrive(Base):
         self.brought: deque[Answered] = deque()
         self.came = asyncio.Event()
         self.is_coroutine = inspect.iscoroutinefunction(self.generator.propose)
+        self.critic_waits = inspect.iscoroutinefunction(self.critic.score)
         if self.host is not None:
             loop = asyncio.get_running_loop()
             self.host.driven(lambda: loop.call_soon_threadsafe(self.came.set))
@@ -236,7 +238,7 @@ class AsyncDrive(Base):
         """Values of new states. A critic that is a coroutine is asked for each ask by itself."""
         if not pending.tickets:
             return
-        if inspect.iscoroutinefunction(self.critic.score):
+        if self.critic_waits:
             for part in pending.by_ask():
                 if part.nodes:
                     self.work(part.tickets, self.guarded(part, self.scored, part))
@@ -244,13 +246,23 @@ class AsyncDrive(Base):
                     self.grow(part, [])
             return
         try:
-            self.grow(pending, self.critic.score(pending.nodes) if pending.nodes else [])
+            outputs = self.critic.score(pending.nodes) if pending.nodes else []
+            if not inspect.isawaitable(outputs):
+                self.grow(pending, outputs)
+                return
         except Exception as error:
             if len(pending.tickets) == 1:
                 self.state_failed(pending, named(error, "critic"))
                 return
             for part in pending.by_ask():
                 self.score(part)
+        else:
+            self.critic_waits = True
+            if inspect.iscoroutine(outputs):  # that has not begun
+                outputs.close()
+            elif isinstance(outputs, asyncio.Future):
+                outputs.cancel()
+            self.score(pending)
 
     async def scored(self, pending: Pending) -> None:
         """The same for one ask, by a task of its own."""

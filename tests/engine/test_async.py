@@ -348,3 +348,19 @@ def test_seeds_of_answers_do_not_depend_on_their_order() -> None:
         orders.add(tuple(request.seed for request in generator.inner.requests))
     assert len(orders) > 1
     assert len({tuple(sorted(order)) for order in orders}) == 1
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "task"])
+def test_a_critic_may_give_what_can_be_awaited(kind: str) -> None:
+    """Nobody sees beforehand that it will."""
+    inner = AsyncCritic(ENDLESS)
+
+    class Critic(TableCritic):
+        def score(self, candidates: Any) -> Any:
+            awaitable = inner.score(candidates)
+            return awaitable if kind == "coroutine" else asyncio.ensure_future(awaitable)
+
+    many = Searcher(AsyncGenerator(ENDLESS), Critic(ENDLESS), WorldTask(ENDLESS), wave=3)
+    questions = [f"q{i}" for i in range(4)]
+    results = asyncio.run(many.asearch_many(questions, budget=BUDGET, seed=5))
+    assert [fingerprint(result) for result in results] == [alone(ENDLESS, q, seed=5) for q in questions]

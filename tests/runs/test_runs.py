@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import random
 import signal
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -21,7 +19,7 @@ from scripted import AsyncGenerator, StreamingGenerator, World
 import bavt_fast as bavt
 from bavt_fast.budget import Spent
 from bavt_fast.protocols import GenerationError, Step
-from bavt_fast.runs import Run, RunError, read_run
+from bavt_fast.runs import Run, read_run
 from bavt_fast.tasks.text import TextTask
 
 
@@ -241,109 +239,6 @@ def test_what_a_stream_gives_up_at_ctrl_c_is_asked_again(tmp_path: Path) -> None
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-def test_a_question_that_fails_carries_its_error_and_the_others_finish(tmp_path: Path) -> None:
-    def breaks(text: str, count: int) -> list[str]:
-        if text.startswith("bad"):
-            raise OSError("no such model")
-        return ["Answer: 1"]
-
-    rows = [{"id": 1, "question": "bad"}, {"id": 2, "question": "good"}, {"id": 3, "question": "bad too"}]
-    summary = completed(tmp_path, rows, bavt.Searcher(breaks))
-    found = {line["id"]: line for line in read_run(tmp_path)}
-    assert (found[2]["answer"], "error" in found[2]) == ("1", False)
-    for bad in (1, 3):
-        assert (found[bad]["stop_reason"], found[bad]["error"]) == ("error", "OSError: no such model")
-    assert (summary.finished, summary.errors, summary.end) == (3, 2, "done")
-
-
-def test_questions_that_failed_go_on_where_they_were(tmp_path: Path) -> None:
-    class Down(Mortal):
-        """A model that answers no more from its n-th call on."""
-
-        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
-            answers: list[Any] = super().propose(states, counts, limits)
-            if self.calls is not None and self.calls < 995:
-                return [OSError("down") for _ in answers]
-            return answers
-
-    Down.__qualname__ = "Mortal"
-    rows, broken = questions(6), Down(calls=1000)
-    down = completed(tmp_path / "out", rows, searcher(broken))
-    assert (down.end, down.errors >= 3) == ("done", True)
-    assert completed(tmp_path / "out", rows).errors == down.errors, "not asked again unless it is wanted"
-    again = Mortal()
-    up = completed(tmp_path / "out", rows, searcher(again), retry_errors=True)
-    assert (up.errors, up.lost_asks) == (0, 0)
-    found = results(tmp_path / "out").values()
-    assert len(found) == 6
-    assert all(line["spent"]["tokens"] <= 120 for line in found)
-    answered = broken.asked[: -down.errors]
-    assert len(answered) > 10
-    assert not {*answered} & {*again.asked}, "what was answered before is not asked again"
-
-
-@pytest.mark.parametrize("stage", ["critic", "coroutine critic", "describe"])
-def test_what_was_paid_before_a_score_or_a_verdict_failed_is_not_forgotten(stage: str, tmp_path: Path) -> None:
-    broken = [True]
-
-    class Task(TextTask):
-        def describe(self, state: Any) -> Any:
-            if broken[0] and stage == "describe" and state.depth == 3:
-                raise OSError("no verifier")
-            return super().describe(state)
-
-    def critic(text: str) -> float:
-        if broken[0] and stage != "describe" and text.count("\n") == 4:
-            raise OSError("no critic")
-        return 0.5
-
-    async def coroutine(text: str) -> float:
-        return critic(text)
-
-    def made() -> bavt.Searcher:
-        numbers = itertools.count()
-        scores: Any = coroutine if stage == "coroutine critic" else critic
-        return bavt.Searcher(lambda text, count: [f"{next(numbers)} and so on"], scores, Task(), policy="best_first")
-
-    rows = [{"id": 1, "question": "why"}]
-    down = completed(tmp_path / "out", rows, made())
-    [line] = read_run(tmp_path / "out")
-    assert line["error"] == f"OSError: no {'verifier' if stage == 'describe' else 'critic'}"
-    assert down.errors == 1
-    spent = down.spent.tokens
-    assert spent >= 4 * 3
-    broken[0] = False
-    with Run(tmp_path / "out", made(), rows, budget=BUDGET, retry_errors=True) as run:
-        assert run.progress().spent.tokens == spent
-        list(run)
-        assert run.summary().errors == 0
-
-
-def test_asks_that_failed_are_charged_again_when_the_run_goes_on(tmp_path: Path) -> None:
-    class Failing(Mortal):
-        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
-            answers: list[Any] = super().propose(states, counts, limits)
-            for i, state in enumerate(states):
-                if state.seed % 3 == 0 and (key := (state.text, state.seed)) not in seen:
-                    seen.add(key)
-                    answers[i] = GenerationError("busy", Spent(tokens=2, seconds=0.5))
-            return answers
-
-    rows = questions(8)
-    whole: dict[Any, Any] = {}
-    for name, lives in (("whole", [None]), ("out", [2, 3, 5, None])):
-        seen: set[Any] = set()
-        for calls in lives:
-            try:
-                with Run(tmp_path / name, searcher(Failing(calls=calls), retries=10**6), rows, budget=BUDGET) as run:
-                    list(run)
-            except Killed:
-                assert calls is not None
-        whole[name] = results(tmp_path / name)
-        assert len(seen) > 5
-    assert whole["out"] == whole["whole"]
-
-
 def test_budgets_seeds_and_answers_of_their_own(tmp_path: Path) -> None:
     rows = [
         {"id": "plain", "question": "q"},
@@ -420,204 +315,6 @@ def test_a_listener_hears_what_happens_once_over_all_lives(tmp_path: Path) -> No
     assert {sum(event[0] == "admit" for event in record) for record in records} == {4}
 
 
-# ---- The total
-
-
-@pytest.mark.parametrize("kind", ["tokens", "cost", "tool_calls"])
-def test_the_total_is_hard_over_all_questions_and_lives(kind: str, tmp_path: Path) -> None:
-    rows, amount = questions(20), {"tokens": 500, "cost": 0.5, "tool_calls": 60}[kind]
-    settings = {"token_cost": 0.001, "max_step_tokens": 6, "wave": 8}
-    rng = random.Random(1)
-    for _ in range(30):
-        one_life(tmp_path, rows, rng.randint(0, 6), total=bavt.Budget(**{kind: amount}), settings=settings)
-        with Run(tmp_path, searcher(**settings), rows, budget=BUDGET) as run:
-            now = run.summary()
-        assert getattr(now.spent, kind) + getattr(now.lost, kind) <= amount
-    summary = completed(tmp_path, rows, searcher(**settings), total=bavt.Budget(**{kind: amount}))
-    left = amount - getattr(summary.spent, kind) - getattr(summary.lost, kind)
-    assert (summary.end, summary.finished < 20) == ("total", True)
-    assert 0 <= left < {"tokens": 6, "cost": 0.0061, "tool_calls": 1}[kind]
-    more = completed(tmp_path, rows, searcher(**settings), total=bavt.Budget(**{kind: 100 * amount}))
-    assert more.end == "done"
-    completed(tmp_path / "whole", rows, searcher(**settings))
-    assert results(tmp_path) == results(tmp_path / "whole")
-
-
-def test_asks_of_lives_that_were_killed_in_their_first_wave_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also behind a life that ended in order, and where they went on with questions that had begun alone."""
-
-    class Talks:
-        asked = 0
-        is_mortal = False
-
-        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
-            self.asked += len(states)
-            if self.is_mortal:
-                raise Killed
-            return [[Step("and so on", 3)] for _ in states]
-
-    talks = Talks()
-
-    def life(total: int) -> Any:
-        made = bavt.Searcher(talks, max_step_tokens=8, wave=4)
-        with Run(tmp_path, made, questions(4), budget=bavt.Budget(tokens=60), total=bavt.Budget(tokens=total)) as run:
-            with suppress(Killed):
-                list(run)
-            return run.summary()
-
-    first = life(100)
-    assert (first.end, first.finished, first.lost_asks) == ("total", 0, 0)
-    talks.asked, talks.is_mortal = 0, True
-    with monkeypatch.context() as killed:
-        killed.setattr(Run, "_end", lambda self: None)  # nothing is written any more
-        for _ in range(4):
-            life(140)
-    asked, talks.is_mortal = talks.asked, False
-    assert asked > 4
-    last = life(140)
-    assert (last.end, last.lost_asks, last.lost.tokens) == ("total", asked, 8 * asked)
-    assert last.spent.tokens + last.lost.tokens <= 140
-
-
-@pytest.mark.parametrize(("own", "spent"), [(None, 30), (30, 10)])
-def test_a_total_reserves_no_more_than_a_question_has(own: int | None, spent: int, tmp_path: Path) -> None:
-    """Though a step may take 64 tokens: 33 hold three asks of questions with ten tokens, and one where one has 30."""
-    rows = [{"id": i, "question": "q", "budget_tokens": own if i == 0 else None} for i in range(10)]
-    made = bavt.Searcher(lambda text, count, limit: [bavt.Step("x", min(limit, 10))], wave=1)
-    total = bavt.Budget(tokens=33)
-    with Run(tmp_path, made, rows, budget=bavt.Budget(tokens=10), total=total) as run:
-        summary = run.complete()
-    assert (summary.end, summary.spent.tokens) == ("total", spent)
-
-
-def test_a_total_that_nothing_is_charged_to_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing has a price"):
-        completed(tmp_path / "a", questions(1), total=bavt.Budget(cost=1.0))
-    with pytest.raises(ValueError, match="total: expected tokens"):
-        completed(tmp_path / "a", questions(1), total=bavt.Budget(seconds=1.0))
-    assert not (tmp_path / "a").exists()
-
-
-# ---- Files
-
-
-def test_a_result_that_a_kill_cut_is_written_again(tmp_path: Path) -> None:
-    rows = questions(6)
-    completed(tmp_path / "whole", rows)
-    one_life(tmp_path / "out", rows, 36)
-    path = tmp_path / "out" / "results.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    assert len(lines) >= 2
-    for tail in (lines[-1][:-1], lines[-1][:20], b"{", b"\0" * 30 + b"\n", b'{"id": "id-5"}\n' + lines[0]):
-        path.write_bytes(b"".join(lines[:-1]) + tail)
-        is_damaged = b"\n" in tail  # no kill leaves such a line
-        said = pytest.warns(UserWarning, match=rf"{path}: damaged; 1 of its lines") if is_damaged else nullcontext()
-        with said, Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
-            assert run.progress().finished == len(lines) - 1
-        assert path.read_bytes() == b"".join(lines[:-1])
-    completed(tmp_path / "out", rows)
-    assert results(tmp_path / "out") == results(tmp_path / "whole")
-
-
-def test_what_damage_cuts_off_a_journal_is_said_and_counted(tmp_path: Path) -> None:
-    rows, tokens = questions(6), 0
-
-    class Counts(Mortal):
-        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
-            nonlocal tokens
-            answers = super().propose(states, counts, limits)
-            tokens += sum(step.tokens for steps in answers for step in steps)
-            return answers
-
-    Counts.__qualname__ = "Mortal"
-
-    def life(total: int) -> Any:
-        made = searcher(Counts(), max_step_tokens=6, wave=4)
-        return completed(tmp_path, rows, made, total=bavt.Budget(tokens=total))
-
-    first = life(400)
-    assert (first.end, first.lost_asks, tokens > 380) == ("total", 0, True)
-    path = tmp_path / "journal"
-    text = bytearray(path.read_bytes())
-    text[text.index(b"\n= ", len(text) // 3) - 1] ^= 1
-    path.write_bytes(text)
-    with pytest.warns(UserWarning, match=rf"{path}: damaged at byte \d+; .*: \d+ bytes, with \d+ answers") as said:
-        second = life(400)
-    assert f"with {second.lost_asks} answers" in str(said[0].message)
-    assert (second.end, second.lost_asks > 10, tokens <= 400) == ("total", True, True)
-    assert life(10**6).lost_asks == second.lost_asks
-
-
-def test_a_journal_that_is_compacted_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bavt_fast.runs import journal
-
-    rows = questions(30)
-    completed(tmp_path / "whole", rows)
-    monkeypatch.setattr(journal, "COMPACT_BYTES", 2_000)
-    sizes = []
-    for calls in (7, 11, 13, 60):
-        one_life(tmp_path / "out", rows, calls)
-        sizes.append((tmp_path / "out" / "journal").stat().st_size)
-    completed(tmp_path / "out", rows)
-    assert results(tmp_path / "out") == results(tmp_path / "whole")
-    assert (tmp_path / "out" / "journal").stat().st_size < 100
-    assert not list((tmp_path / "out").glob(".bavt-*"))
-
-
-def test_searches_are_kept_where_they_are_wanted(tmp_path: Path) -> None:
-    rows = [{"id": name, "question": "q"} for name in ("plain", "a/b", "..", ".hidden", "ü", "x" * 300)]
-    completed(tmp_path, rows, keep=True)
-    kept = sorted((tmp_path / "searches").iterdir())
-    assert len(kept) == len(rows)
-    pictures = bavt.view.pictures(tmp_path)
-    assert len(pictures) == len(rows)
-    assert {picture.question for picture in pictures} == {"q"}
-
-
-def test_no_two_searches_are_kept_in_one_file(tmp_path: Path) -> None:
-    names = ["line 2", "x" * 300, "line%202", "line 5", "", "\ud800", "\\ud800", ".hidden", "y" * 201, "%2Ehidden"]
-    completed(tmp_path, [{"id": name, "question": f"q{i}"} for i, name in enumerate(names)], keep=True)
-    kept = {bavt.view.picture(path).question for path in (tmp_path / "searches").iterdir()}
-    assert kept == {f"q{i}" for i in range(len(names))}
-
-
-class FullDisk:
-    """Stands for ``os.write``: takes so many bytes, then says that there is no room."""
-
-    def __init__(self, room: int, write: Any) -> None:
-        self.room, self.write = room, write
-
-    def __call__(self, descriptor: int, data: Any) -> int:
-        taken = min(len(data), self.room)
-        if taken == 0:
-            raise OSError(28, "No space left on device")
-        self.room -= taken
-        return int(self.write(descriptor, data[:taken]))
-
-
-@pytest.mark.parametrize("room", [0, 10, 1_000, 5_000])
-def test_a_full_disk_ends_with_one_error_and_goes_on_later(
-    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
-
-    rows = questions(8)
-    completed(tmp_path / "whole", rows)
-    with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
-        with monkeypatch.context() as patched:
-            patched.setattr("bavt_fast._files.os.write", FullDisk(room, os.write))
-            with pytest.raises(RunError, match="No space left on device; what was answered before is kept") as failed:
-                list(run)
-        with pytest.raises(ValueError, match="make it again to go on"):
-            list(run)
-        assert str(tmp_path / "out") in str(failed.value)
-        assert run.summary().end == "interrupted"
-    completed(tmp_path / "out", rows)
-    assert results(tmp_path / "out") == results(tmp_path / "whole")
-
-
 def test_progress_and_searches_may_be_read_at_any_time(tmp_path: Path) -> None:
     rows = questions(6)
     with Run(tmp_path, searcher(wave=2), rows, budget=BUDGET) as run:
@@ -627,43 +324,6 @@ def test_progress_and_searches_may_be_read_at_any_time(tmp_path: Path) -> None:
             assert now.under_way == len(run.searches()) <= 2
             assert all(row.question == search.question for row, search in run.searches())
         assert run.progress().answers > 6
-
-
-def test_lines_are_json(tmp_path: Path) -> None:
-    def odd(text: str, count: int) -> list[Step]:
-        return [Step("lone \ud800 and \u2028\n", 3)]
-
-    completed(tmp_path, [{"id": 1, "question": "q \ud83d"}], bavt.Searcher(odd), budget=bavt.Budget(tokens=9))
-    assert len(list(read_run(tmp_path))) == 1
-    for name in ("questions.jsonl", "results.jsonl"):
-        (line,) = (tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1]
-        json.loads(line)
-
-
-def test_a_question_that_cannot_begin_is_a_result_too(tmp_path: Path) -> None:
-    class Choosy(TextTask):
-        def describe(self, state: Any) -> Any:
-            if not state.depth and "odd" in state.text:
-                raise RuntimeError("too odd")
-            return super().describe(state)
-
-    rows = [{"id": i, "question": text} for i, text in enumerate(["odd", "even", "odd too"])]
-    made = bavt.Searcher(lambda text, count: ["Answer: 1"], task=Choosy())
-    with Run(tmp_path, made, rows, budget=bavt.Budget(tokens=5)) as run:
-        found = {line["id"]: line for line in run}
-    assert {i: line.get("error") for i, line in found.items()} == {
-        0: "RuntimeError: too odd",
-        1: None,
-        2: "RuntimeError: too odd",
-    }
-    assert found == {line["id"]: line for line in read_run(tmp_path)}
-
-
-def test_a_total_is_not_spent_while_all_that_fits_is_out(tmp_path: Path) -> None:
-    made = searcher(StreamingGenerator(WORLD), max_step_tokens=6)
-    with Run(tmp_path, made, questions(20), budget=BUDGET, total=bavt.Budget(tokens=10**6)) as run:
-        next(iter(run))
-        assert run.summary().end == "interrupted"
 
 
 def test_a_caller_may_stop_early(tmp_path: Path) -> None:
@@ -695,19 +355,6 @@ def test_a_loop_that_was_left_goes_on_with_what_was_under_way(kind: str, tmp_pat
         assert (run.summary().end, run.progress().under_way) == ("done", 0)
     assert sorted(got) == [row["id"] for row in rows]
     assert results(tmp_path / "out") == results(tmp_path / "whole")
-
-
-def test_a_total_is_hard_over_loops_of_one_run(tmp_path: Path) -> None:
-    total = bavt.Budget(tokens=300)
-    made = searcher(StreamingGenerator(WORLD), max_step_tokens=6)
-    with Run(tmp_path, made, questions(20), budget=BUDGET, total=total) as run:
-        while run.summary().end != "total":
-            list(islice(run, 1))
-        now = run.summary()
-        assert 300 - 6 < now.spent.tokens + now.lost.tokens <= 300
-        assert list(run) == []
-    with Run(tmp_path, made, questions(20), budget=BUDGET, total=total) as again:
-        assert (again.summary().spent.tokens, again.summary().lost) == (now.spent.tokens, now.lost)
 
 
 def test_two_loops_over_a_run_at_a_time_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Questions of a run that fail: what becomes of them, what they are charged, and how they go on."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_worlds import BUDGET, Killed, Mortal, completed, questions, results, searcher
+
+import bavt_fast as bavt
+from bavt_fast.budget import Spent
+from bavt_fast.protocols import GenerationError
+from bavt_fast.runs import Run, read_run
+from bavt_fast.tasks.text import TextTask
+
+
+def test_a_question_that_fails_carries_its_error_and_the_others_finish(tmp_path: Path) -> None:
+    def breaks(text: str, count: int) -> list[str]:
+        if text.startswith("bad"):
+            raise OSError("no such model")
+        return ["Answer: 1"]
+
+    rows = [{"id": 1, "question": "bad"}, {"id": 2, "question": "good"}, {"id": 3, "question": "bad too"}]
+    summary = completed(tmp_path, rows, bavt.Searcher(breaks))
+    found = {line["id"]: line for line in read_run(tmp_path)}
+    assert (found[2]["answer"], "error" in found[2]) == ("1", False)
+    for bad in (1, 3):
+        assert (found[bad]["stop_reason"], found[bad]["error"]) == ("error", "OSError: no such model")
+    assert (summary.finished, summary.errors, summary.end) == (3, 2, "done")
+
+
+def test_questions_that_failed_go_on_where_they_were(tmp_path: Path) -> None:
+    class Down(Mortal):
+        """A model that answers no more from its n-th call on."""
+
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            answers: list[Any] = super().propose(states, counts, limits)
+            if self.calls is not None and self.calls < 995:
+                return [OSError("down") for _ in answers]
+            return answers
+
+    Down.__qualname__ = "Mortal"
+    rows, broken = questions(6), Down(calls=1000)
+    down = completed(tmp_path / "out", rows, searcher(broken))
+    assert (down.end, down.errors >= 3) == ("done", True)
+    assert completed(tmp_path / "out", rows).errors == down.errors, "not asked again unless it is wanted"
+    again = Mortal()
+    up = completed(tmp_path / "out", rows, searcher(again), retry_errors=True)
+    assert (up.errors, up.lost_asks) == (0, 0)
+    found = results(tmp_path / "out").values()
+    assert len(found) == 6
+    assert all(line["spent"]["tokens"] <= 120 for line in found)
+    answered = broken.asked[: -down.errors]
+    assert len(answered) > 10
+    assert not {*answered} & {*again.asked}, "what was answered before is not asked again"
+
+
+@pytest.mark.parametrize("stage", ["critic", "coroutine critic", "describe"])
+def test_what_was_paid_before_a_score_or_a_verdict_failed_is_not_forgotten(stage: str, tmp_path: Path) -> None:
+    broken = [True]
+
+    class Task(TextTask):
+        def describe(self, state: Any) -> Any:
+            if broken[0] and stage == "describe" and state.depth == 3:
+                raise OSError("no verifier")
+            return super().describe(state)
+
+    def critic(text: str) -> float:
+        if broken[0] and stage != "describe" and text.count("\n") == 4:
+            raise OSError("no critic")
+        return 0.5
+
+    async def coroutine(text: str) -> float:
+        return critic(text)
+
+    def made() -> bavt.Searcher:
+        numbers = itertools.count()
+        scores: Any = coroutine if stage == "coroutine critic" else critic
+        return bavt.Searcher(lambda text, count: [f"{next(numbers)} and so on"], scores, Task(), policy="best_first")
+
+    rows = [{"id": 1, "question": "why"}]
+    down = completed(tmp_path / "out", rows, made())
+    [line] = read_run(tmp_path / "out")
+    assert line["error"] == f"OSError: no {'verifier' if stage == 'describe' else 'critic'}"
+    assert down.errors == 1
+    spent = down.spent.tokens
+    assert spent >= 4 * 3
+    broken[0] = False
+    with Run(tmp_path / "out", made(), rows, budget=BUDGET, retry_errors=True) as run:
+        assert run.progress().spent.tokens == spent
+        list(run)
+        assert run.summary().errors == 0
+
+
+def test_asks_that_failed_are_charged_again_when_the_run_goes_on(tmp_path: Path) -> None:
+    class Failing(Mortal):
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            answers: list[Any] = super().propose(states, counts, limits)
+            for i, state in enumerate(states):
+                if state.seed % 3 == 0 and (key := (state.text, state.seed)) not in seen:
+                    seen.add(key)
+                    answers[i] = GenerationError("busy", Spent(tokens=2, seconds=0.5))
+            return answers
+
+    rows = questions(8)
+    whole: dict[Any, Any] = {}
+    for name, lives in (("whole", [None]), ("out", [2, 3, 5, None])):
+        seen: set[Any] = set()
+        for calls in lives:
+            try:
+                with Run(tmp_path / name, searcher(Failing(calls=calls), retries=10**6), rows, budget=BUDGET) as run:
+                    list(run)
+            except Killed:
+                assert calls is not None
+        whole[name] = results(tmp_path / name)
+        assert len(seen) > 5
+    assert whole["out"] == whole["whole"]
+
+
+def test_a_question_that_cannot_begin_is_a_result_too(tmp_path: Path) -> None:
+    class Choosy(TextTask):
+        def describe(self, state: Any) -> Any:
+            if not state.depth and "odd" in state.text:
+                raise RuntimeError("too odd")
+            return super().describe(state)
+
+    rows = [{"id": i, "question": text} for i, text in enumerate(["odd", "even", "odd too"])]
+    made = bavt.Searcher(lambda text, count: ["Answer: 1"], task=Choosy())
+    with Run(tmp_path, made, rows, budget=bavt.Budget(tokens=5)) as run:
+        found = {line["id"]: line for line in run}
+    assert {i: line.get("error") for i, line in found.items()} == {
+        0: "RuntimeError: too odd",
+        1: None,
+        2: "RuntimeError: too odd",
+    }
+    assert found == {line["id"]: line for line in read_run(tmp_path)}

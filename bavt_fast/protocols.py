@@ -332,7 +332,7 @@ class DeadlinePassed(GenerationError):
         is_known: whether `spent` is known. If not, all that the ask had reserved is charged.
     """
 
-    def __init__(self, message: str, spent: Any = None, *, is_known: bool = True) -> None:
+    def __init__(self, message: str, spent: Any = None, is_known: bool = True) -> None:
         super().__init__(message, spent)
         self.is_known = is_known
 

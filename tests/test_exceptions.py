@@ -20,6 +20,8 @@ SAMPLES: dict[str, Any] = {
     "spent": bavt.Spent(tokens=3),
     "place": 2,
     "problem": "bad",
+    "is_known": False,
+    "asked": True,
 }
 """What a parameter of an exception's constructor is given, by its name. Add to it where a class has another."""
 
@@ -77,5 +79,5 @@ def test_an_exception_survives_pickle_and_copy(cls: type[BaseException]) -> None
         assert str(other) == str(error)
         assert vars(other).keys() == vars(error).keys()
         for name, value in vars(error).items():
-            if isinstance(value, (str, bavt.Spent)):
+            if isinstance(value, (str, bool, bavt.Spent)):
                 assert vars(other)[name] == value, name

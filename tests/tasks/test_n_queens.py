@@ -156,7 +156,9 @@ def test_the_family_of_reasoning_gym_is_solved_through_it() -> None:
     assert oracle is not None
     assert oracle.score([Node(family.initial_state(question), "") for question in family.questions]) == [1.0] * 6
     assert oracle.score([Node(QueensInGym(QueensState((0, 1, -1, -1, -1, -1)), 0), "")]) == [0.0]
-    assert ReasoningGymTask("n_queens", size=1, n=6, max_remove=5).make_oracle() is None
+    with pytest.warns(UserWarning, match="have several lines"):
+        in_words = ReasoningGymTask("n_queens", size=1, n=6, max_remove=5)
+    assert in_words.make_oracle() is None
     with pytest.raises(ValueError, match="inner: expected a task that has gym_question"):
         ReasoningGymTask("n_queens", size=1, inner="text")
     with pytest.raises(ValueError, match="expected the name of a module"):

@@ -238,10 +238,10 @@ def test_a_deadline_ends_a_request_and_charges_no_less_than_it_took() -> None:
     with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
         generator = OpenAIGenerator("m", base_url=server.url)
         start_s = time.monotonic()
-        [late] = propose(generator, StepRequest("Q", seconds_left=0.3), limit=9)
-        assert time.monotonic() - start_s < 3.0
+        [late] = propose(generator, StepRequest("Q", seconds_left=1.0), limit=9)
+        assert time.monotonic() - start_s < 4.0
         result = Searcher(generator, max_step_tokens=9, max_prompt_tokens=20, prompt_token_cost=0.01).search(
-            "Q", budget=bavt.Budget(tokens=100, seconds=0.3, cost=1.0)
+            "Q", budget=bavt.Budget(tokens=100, seconds=1.0, cost=1.0)
         )
     assert isinstance(late, DeadlinePassed)
     assert not late.is_known

@@ -212,7 +212,7 @@ def test_a_rest_beyond_the_deadline_ends_questions_without_an_error() -> None:
 def test_what_was_not_sent_by_the_deadline_takes_nothing() -> None:
     with FakeServer(lambda body: Reply(completion("a").body, delay_s=5.0)) as server:
         generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=1)
-        answers = propose(generator, StepRequest("Q", seconds_left=0.4), StepRequest("R", seconds_left=0.2), limit=9)
+        answers = propose(generator, StepRequest("Q", seconds_left=1.0), StepRequest("R", seconds_left=0.5), limit=9)
     sent, waited = answers
     assert isinstance(sent, DeadlinePassed)
     assert isinstance(waited, DeadlinePassed)
@@ -224,7 +224,7 @@ def test_candidates_that_came_by_the_deadline_are_used() -> None:
     replies = itertools.chain([0.0], itertools.repeat(5.0))
     with FakeServer(lambda body: Reply(completion("a").body, delay_s=next(replies))) as server:
         generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=2)
-        [steps] = asyncio.run(generator.propose([StepRequest("Q", seconds_left=0.4)], [4], [9]))
+        [steps] = asyncio.run(generator.propose([StepRequest("Q", seconds_left=1.0)], [4], [9]))
     assert isinstance(steps, list)
     assert sorted((step.tokens, step.finish_reason) for step in steps[1:]) == [(9, "deadline")] * 2
     assert steps[0].text.startswith("a")

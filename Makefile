@@ -38,7 +38,7 @@ test-servers: $(SERVERS)/.there  ## searches over real servers: vLLM and transfo
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 PYTHONPATH=. $(SERVERS)/bin/python -m pytest tests/servers
 
 test-ray: $(VENV)/.ray  ## runs on a local Ray cluster, with workers and drivers that are killed
-	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/runs/test_ray.py
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/runs/test_ray.py tests/benchmarks/test_bench_fleet.py
 
 test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
 

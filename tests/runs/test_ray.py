@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_cluster import local_cluster
 from run_worlds import completed, questions, results, searcher, written
 from scripted import World
 
@@ -26,11 +27,10 @@ from bavt_fast.runs import RunError, read_run
 
 ray = pytest.importorskip("ray")
 
-from bavt_fast.runs.ray import RayRun, connect  # noqa: E402 (needs ray)
+from bavt_fast.runs.ray import RayRun  # noqa: E402 (needs ray)
 
 KILLS = int(os.environ.get("BAVT_RAY_KILLS", "10"))
 WORLD, WAVE, WORKERS, TOKENS = World(seed=5, goal_share=0.02, dead_share=0.02), 4, 3, 120
-ROOT = Path(__file__).parents[2]
 MAKER = """
 import os, time
 from run_worlds import Mortal, searcher
@@ -56,20 +56,8 @@ def make():
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One cluster for all tests: it takes seconds to start, and half a minute on a busy machine."""
-    folders = [ROOT, ROOT / "tests" / "support"]
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, folders), *([before] if before else [])])
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    try:
-        connect("local", WORKERS + 1)
-    except ConnectionError:  # Ray gives its processes half a minute, which is not enough on a machine that is busy
-        connect("local", WORKERS + 1)
-    yield
-    ray.shutdown()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+    with local_cluster(WORKERS + 1):
+        yield
 
 
 @pytest.fixture
@@ -130,17 +118,6 @@ def test_a_searcher_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> No
     with pytest.raises(RunError, match=r"cannot make its searcher \(FileNotFoundError: no model folder at /models"):
         RayRun(tmp_path / "out", broken, questions(3), budget=bavt.Budget(tokens=9), workers=1)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_benchmark_of_many_workers_runs(tmp_path: Path) -> None:
-    from benchmarks.fleet import __main__ as bench
-
-    assert bench.main(["--effort", "tiny", "--out", str(tmp_path)]) == 0
-    (path,) = tmp_path.glob("fleet-*.json")
-    report = json.loads(path.read_text())
-    found = {row["what"]: row["median"] for row in report["rows"]}
-    assert found.keys() >= {bench.RATE, bench.SPEEDUP, bench.REPORT, bench.ANSWER}
-    assert report["targets"][0]["verdict"] in ("met", "missed")
 
 
 # ---- The command, in processes of its own that join the cluster

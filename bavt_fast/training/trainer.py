@@ -21,6 +21,7 @@ from bavt_fast.training.checkpoints import load_weights
 from bavt_fast.training.course import Batch, Course, Sizes, concatenate
 from bavt_fast.training.feed import Feed, ThreadFeed, WorkerFeed
 from bavt_fast.training.model import JointModel
+from bavt_fast.training.muon import StackedMuon
 from bavt_fast.training.ring import Ring, moved
 
 __all__ = ["TrainConfig", "Trainer", "prepare_out"]
@@ -189,7 +190,7 @@ def optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optim
         torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True)
     ]
     if matrices:
-        found.append(torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
+        found.append(StackedMuon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
     return found
 
 
@@ -226,6 +227,8 @@ class Trainer:
         if config.init is not None:
             load_weights(self.model, config.init)
         self.model.to(self.device)
+        if self.device.type == "cuda":
+            self.model.lm.set_attn_implementation("sdpa")
         self.losses_of = torch.compile(losses_from, dynamic=False) if config.compile else losses_from
         if config.compile:  # layer by layer: they are all alike, so one is compiled and the others take its code
             for layer in self.model.lm.model.layers:

@@ -19,7 +19,7 @@ class StackedMuon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         assert closure is None, "the trainer computes its gradients before"
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}

@@ -227,8 +227,6 @@ class Trainer:
         if config.init is not None:
             load_weights(self.model, config.init)
         self.model.to(self.device)
-        if self.device.type == "cuda":
-            self.model.lm.set_attn_implementation("sdpa")
         self.losses_of = torch.compile(losses_from, dynamic=False) if config.compile else losses_from
         if config.compile:  # layer by layer: they are all alike, so one is compiled and the others take its code
             for layer in self.model.lm.model.layers:

@@ -225,7 +225,7 @@ def _draw_bars(ax: Any, bars: Sequence[tuple[str, float]], across: str) -> None:
 Draw = Callable[[Any, Sequence[Any]], None]
 FIGURES: dict[str, tuple[str, Draw, float]] = {  # name: results, what draws it, height in inches
     "budget": ("budget*.json", success_within_a_budget, 4.0),
-    "simulation": ("tree-*.json", cost_of_a_simulation, 4.0),
+    "simulation": ("tree-amd-*.json", cost_of_a_simulation, 4.0),
     "step": ("engine-[!b]*.json", cost_of_a_step, 2.4),
     "generation": ("generation-[!n]*.json", tokens_per_second, 3.2),
     "generation_gpu": ("generation-nvidia-*.json", tokens_per_second_on_a_gpu, 2.6),

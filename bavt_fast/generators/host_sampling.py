@@ -60,11 +60,12 @@ class HostSampler(Sampler):
         for name in ("count", "state", "reason", "log_probability", "alive"):
             arrays[name][numbers] = 0
 
-    def _keep_tried(self, number: int, tokens: np.ndarray, rest: np.ndarray) -> None:
-        count = len(tokens)
-        self._arrays["tried"][number, :count] = tokens
-        self._arrays["rest"][number, :count] = rest
-        self._arrays["alive"][number, :count] = True
+    def _keep_tried(self, numbers: Sequence[int], counts: Sequence[int], tokens: np.ndarray, rest: np.ndarray) -> None:
+        arrays = self._arrays
+        for row, (number, count) in enumerate(zip(numbers, counts, strict=True)):
+            arrays["tried"][number, :count] = tokens[row, :count]
+            arrays["rest"][number, :count] = rest[row, :count]
+            arrays["alive"][number, :count] = True
 
     def tokens(self, records: Tensor) -> list[list[int]]:
         counts, tokens = self._arrays["count"], self._arrays["tokens"]

@@ -165,9 +165,9 @@ class Sampler:
         self._is_cut[numbers] = (settings[:, 1:] != (1.0, 0.0, 0.0)).any(1)
         self._is_plain[numbers] = (settings[:, 0] == 1.0) & ~self._is_greedy[numbers] & ~self._is_cut[numbers]
         self._has_tried[numbers] = [len(rule.tried) > 0 for rule in rules]
-        for number, rule in zip(numbers, rules, strict=True):
-            if rule.tried:
-                self._remember(number, rule.tried)
+        known = [(number, rule.tried) for number, rule in zip(numbers, rules, strict=True) if rule.tried]
+        if known:
+            self._remember(*zip(*known, strict=True))
         return numbers
 
     def _as_settings(self, rules: Sequence[SamplingRules]) -> np.ndarray[Any, Any]:
@@ -195,20 +195,30 @@ class Sampler:
         for column in (self._count, self._state, self._reason, self._log_probability, self._alive):
             column.index_fill_(0, at, 0)
 
-    def _remember(self, number: int, tried: Sequence[tuple[Sequence[int], Sequence[float]]]) -> None:
-        tokens = np.full((len(tried), self._tried.shape[2]), -1, dtype=np.int64)
+    def _remember(
+        self, numbers: Sequence[int], tried: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]]
+    ) -> None:
+        """Writes the steps tried before into the records of the rows that have some."""
+        counts = [len(steps) for steps in tried]
+        tokens = np.full((len(tried), max(counts), self._tried.shape[2]), -1, dtype=np.int64)
         rest = np.zeros(tokens.shape, dtype=np.float32)
-        for i, (ids, probabilities) in enumerate(tried):
-            tokens[i, : len(ids)] = ids
-            behind = np.cumprod(np.asarray(probabilities, dtype=np.float64)[::-1])[::-1]
-            rest[i, : len(ids)] = [*behind[1:], 1.0]
-        self._keep_tried(number, tokens, rest)
+        for row, steps in enumerate(tried):
+            for i, (ids, probabilities) in enumerate(steps):
+                tokens[row, i, : len(ids)] = ids
+                behind = np.cumprod(np.asarray(probabilities, dtype=np.float64)[::-1])[::-1]
+                rest[row, i, : len(ids)] = [*behind[1:], 1.0]
+        self._keep_tried(numbers, counts, tokens, rest)
 
-    def _keep_tried(self, number: int, tokens: np.ndarray, rest: np.ndarray) -> None:
-        """Writes the steps tried before into a record: (steps, tokens) ids and the probability behind each."""
-        self._tried[number, : len(tokens)] = to_device(tokens, self.device)
-        self._rest[number, : len(tokens)] = to_device(rest, self.device)
-        self._alive[number, : len(tokens)] = True
+    def _keep_tried(self, numbers: Sequence[int], counts: Sequence[int], tokens: np.ndarray, rest: np.ndarray) -> None:
+        """Of so many steps of each row the ids, and the probability behind each: (rows, steps, tokens)."""
+        rows, most, _ = tokens.shape
+        parts = [np.array([numbers, counts]).T, tokens.reshape(rows, -1), rest.reshape(rows, -1)]
+        packed = to_device(np.concatenate(parts, 1, dtype=np.float64), self.device)  # one copy; all of it is exact
+        at, count = packed[:, :2].long().unbind(1)
+        ids, behind = packed[:, 2:].unflatten(1, (2, most, -1)).unbind(1)
+        self._tried[:, :most][at] = ids.long()
+        self._rest[:, :most][at] = behind.float()
+        self._alive[:, :most][at] = torch.arange(most, device=self.device) < count[:, None]
 
     def close(self, numbers: Sequence[int]) -> None:
         """Gives records back."""

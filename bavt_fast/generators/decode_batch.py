@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from bavt_fast.generators.contexts import Row
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
 from bavt_fast.generators.packed_pass import PackedPass
-from bavt_fast.generators.sampling import as_numbers
 from bavt_fast.generators.static_decode import StaticDecoder
 
 __all__ = ["Computed", "DecodeBatch", "Pieces", "prefill_apart"]
@@ -181,9 +181,9 @@ class DecodeBatch:
         """(records, the same on the host, lengths) of the rows, int64 (rows,)."""
         if self._members is None:
             self._fill_holes()
-            records, numbers = as_numbers([row.record for row in self.rows], self.forward.device)
-            lengths = to_device([row.length for row in self.rows], self.forward.device)
-            self._members = records, numbers, lengths
+            host = np.array([[row.record for row in self.rows], [row.length for row in self.rows]], dtype=np.int64)
+            records, lengths = to_device(host, self.forward.device).unbind()  # one copy
+            self._members = records, host[0], lengths
         return self._members
 
     def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from bavt_fast.device_queue import to_device
 from bavt_fast.generators.contexts import Row
 from bavt_fast.generators.forward import Forward
-from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, StoredStates
+from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, Placed, StoredStates
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.static_decode import StaticDecoder
 
@@ -101,11 +101,14 @@ class DecodeBatch:
         for row, _ in coming:
             self._return(row)
         holes = iter([slot for slot, row in enumerate(self._slots) if row is None])
+        placed: list[Placed] = []
         for row, pieces in coming:
             if row.slot < 0:
                 row.slot = next(holes, len(self._slots))
                 self._slots[row.slot : row.slot + 1] = [row]
-                self.window.place(row.slot, row.length, pieces)
+                placed.append((row.slot, row.length, pieces))
+        if placed:
+            self.window.place(placed)
         self._left = {ids: slot for ids, slot in self._left.items() if self._slots[slot] is None}
         self.window.rows = len(self._slots)
 
@@ -279,8 +282,8 @@ def prefill(forward: Forward, window: KeyValueWindow, rows: Sequence[Prompt]) ->
     """
     before = max(known for _, known, _ in rows)
     new = max(len(ids) for ids, _, _ in rows)
-    for row, (_, known, pieces) in enumerate(rows):
-        window.place(row, known, pieces)
+    window.place([(row, known, pieces) for row, (_, known, pieces) in enumerate(rows)])
+    for row, (_, known, _) in enumerate(rows):
         if known < before:  # all other columns are written
             window.clear_before(row, known)
     ids = to_device([[ids[0]] * (new - len(ids)) + list(ids) for ids, _, _ in rows], forward.device)

@@ -18,15 +18,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-__all__ = ["KeyValueWindow", "KeyValues", "Layout", "StoredStates", "first_of", "joined"]
+from bavt_fast.device_queue import to_device
+
+__all__ = ["KeyValueWindow", "KeyValues", "Layout", "Placed", "StoredStates", "first_of", "joined"]
 
 StoredStates = list[Tensor]
 """Keys and values of some tokens: for each lane of a `Layout` a tensor (layers, heads, tokens, width)."""
 
+
+Placed = tuple[int, int, Sequence[tuple[StoredStates, int]]]
+"""A row, its tokens, and their states: (states, how many of their tokens), in the order of the text."""
 
 _MUCH = 2**24
 """Bytes of memory that are worth a mapping of their own."""
@@ -176,14 +182,37 @@ class KeyValueWindow:
             self._made_for = made_for
         return self._views
 
-    def place(self, row: int, length: int, pieces: Sequence[tuple[StoredStates, int]]) -> None:
-        """Puts stored states into a row, which then has `length` tokens: (states, how many of their tokens), in the
-        order of the text. There must be room for them before the end."""
-        column = self.end - length
-        for states, count in pieces:
-            for lane, part in zip(self.lanes, states, strict=True):
-                lane[:, row, :, column : column + count] = part[:, :, :count]
-            column += count
+    def place(self, rows: Sequence[Placed]) -> None:
+        """Puts stored states into rows, each of which then has `length` tokens. There must be room for them before the
+        end."""
+        if _copies_at_once(self.lanes[0]):
+            self._place_at_once(rows)
+            return
+        for row, length, pieces in rows:
+            column = self.end - length
+            for states, count in pieces:
+                for lane, part in zip(self.lanes, states, strict=True):
+                    lane[:, row, :, column : column + count] = part[:, :, :count]
+                column += count
+
+    def _place_at_once(self, rows: Sequence[Placed]) -> None:
+        """The same in two launches a lane: all states in a row, then each token's to its place."""
+        parts: list[StoredStates] = []
+        at_rows: list[int] = []
+        at_columns: list[int] = []
+        for row, length, pieces in rows:
+            column = self.end - length
+            for states, count in pieces:
+                parts.append([part if part.shape[2] == count else part[:, :, :count] for part in states])
+                at_rows += [row] * count
+                at_columns += range(column, column + count)
+                column += count
+        if not at_rows:
+            return
+        places = np.array([at_rows, at_columns])
+        for lane, all_states in zip(self.lanes, joined(parts), strict=True):
+            to_rows, to_columns = to_device(places, lane.device).unbind()
+            lane[:, to_rows, :, to_columns] = all_states.permute(2, 0, 1, 3)
 
     def clear_before(self, row: int, length: int) -> None:
         """Zeros in a row of `length` tokens before the first of them."""
@@ -267,6 +296,11 @@ def first_of(pieces: Sequence[tuple[StoredStates, int]], tokens: int) -> list[tu
         kept.append((states, min(count, left)))
         left -= count
     return kept
+
+
+def _copies_at_once(lane: Tensor) -> bool:
+    """Whether few launches matter more than that a number is copied once: on a GPU."""
+    return lane.is_cuda
 
 
 def _grown(has: int, needed: int, expected: int) -> int:

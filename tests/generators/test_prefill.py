@@ -66,9 +66,9 @@ def test_a_first_wave_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     copied = [0]
     place = KeyValueWindow.place
 
-    def counted(self: Any, row: int, length: int, pieces: Any) -> None:
-        copied[0] += sum(count for _, count in pieces)
-        place(self, row, length, pieces)
+    def counted(self: Any, rows: Any) -> None:
+        copied[0] += sum(count for _, _, pieces in rows for _, count in pieces)
+        place(self, rows)
 
     monkeypatch.setattr(KeyValueWindow, "place", counted)
     prompts = [f"{number} 5 6 7" for number in range(2, 10)]

@@ -17,7 +17,7 @@ from model_families import build_model, build_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bavt_fast.generators import torch_model
+from bavt_fast.generators import kv_cache, torch_model
 from bavt_fast.generators.sampling import Sampler
 from bavt_fast.generators.static_decode import StaticDecoder
 from bavt_fast.generators.torch_model import TorchGenerator
@@ -133,9 +133,10 @@ def record_graphs(patch: pytest.MonkeyPatch) -> None:
 
 
 def as_on_a_gpu(family: str, patch: pytest.MonkeyPatch, graphs: bool = True, **options: Any) -> TorchGenerator:
-    """What a GPU runs, on the CPU: its sampler, passes ahead of what is read, and graphs that are recorded."""
+    """What a GPU runs, on the CPU: its sampler, its copies, passes ahead of what is read, graphs that are recorded."""
     record_graphs(patch)
     patch.setattr(torch_model, "sampler_on", lambda device, *rest: Sampler(*rest, device))
+    patch.setattr(kv_cache, "_copies_at_once", lambda lane: True)
     generator = TorchGenerator(build_model(family), build_tokenizer(), **{"delimiter": ("e", "a"), **options})
     scheduler: Any = generator._scheduler
     scheduler.ahead = True

@@ -116,9 +116,8 @@ class Sampler:
         def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(*shape, dtype=dtype, device=self.device)
 
-        self._count, self._limit, self._state, self._reason, self.next_token = (
-            zeros(records, dtype=torch.long) for _ in range(5)
-        )
+        self._numbers = zeros(5, records, dtype=torch.long)  # in one tensor: a row that begins writes them all
+        self._count, self._limit, self._state, self._reason, self.next_token = self._numbers
         self._settings = zeros(records, 4, dtype=torch.float32)  # temperature, top_p, top_k, min_p
         self._log_probability = zeros(records, dtype=torch.float64)
         self._tokens = zeros(records, tokens, dtype=torch.long)
@@ -131,6 +130,7 @@ class Sampler:
         records, had_tokens = self._tokens.shape
         had_tries = self._tried.shape[1]
         grown = records if len(self._free) >= rows else max(8, 2 * records, records + rows)
+        grown += grown % 2  # so each of `_numbers` begins at 16 bytes, as a kernel was compiled for
         if grown == records and tokens <= had_tokens and tries <= had_tries:
             return
         old = {name: getattr(self, name) for name in COLUMNS}
@@ -185,14 +185,15 @@ class Sampler:
         next_tokens: Sequence[int],
     ) -> None:
         """Writes what rows start with into their records."""
-        whole = np.array([numbers, limits, next_tokens], dtype=np.float64).T
+        nothing = [0] * len(numbers)
+        whole = np.array([numbers, nothing, limits, nothing, nothing, next_tokens], dtype=np.float64).T
         packed = to_device(np.concatenate([whole, settings, uniforms], 1), self.device)  # one copy; all of it is exact
-        at, limit, token = packed[:, :3].long().unbind(1)
-        self._limit[at] = limit
-        self.next_token[at] = token
-        self._settings[at] = packed[:, 3:7].float()
-        self._uniforms[at] = packed[:, 7:]
-        for column in (self._count, self._state, self._reason, self._log_probability, self._alive):
+        columns = packed[:, :6].long().T
+        at = columns[0]
+        self._numbers[:, at] = columns[1:]
+        self._settings[at] = packed[:, 6:10].float()
+        self._uniforms[at] = packed[:, 10:]
+        for column in (self._log_probability, self._alive):
             column.index_fill_(0, at, 0)
 
     def _remember(

@@ -11,12 +11,24 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_SEED", "as_amount", "as_count", "as_number", "as_seed", "as_share", "require_parameters"]
+__all__ = [
+    "MAX_SEED",
+    "as_amount",
+    "as_clock",
+    "as_count",
+    "as_function",
+    "as_iterator",
+    "as_number",
+    "as_seed",
+    "as_share",
+    "message_of",
+    "require_parameters",
+]
 
 MAX_SEED = 2**63 - 1
 
@@ -86,6 +98,35 @@ def as_share(name: str, value: object) -> float:
     if not 0.0 < share <= 1.0:
         raise ValueError(f"{name}: expected {wanted}, got {share}")
     return share
+
+
+def as_function(name: str, value: Any, wanted: str) -> Any:
+    """`value`, if it can be called. Raises TypeError where it cannot; `wanted` says what was expected."""
+    if not callable(value):
+        raise TypeError(f"{name}: expected {wanted}, got {_describe(value)}")
+    return value
+
+
+def as_clock(clock: Any) -> Callable[[], float]:
+    """A clock, if it can be called. Raises TypeError where it cannot."""
+    read: Callable[[], float] = as_function("clock", clock, "a function that gives seconds")
+    return read
+
+
+def as_iterator(name: str, values: Any, wanted: str) -> Iterator[Any]:
+    """An iterator of `values`. Raises TypeError where there is none; `wanted` says what was expected."""
+    try:
+        return iter(values)
+    except TypeError:
+        raise TypeError(f"{name}: expected {wanted}, got {_describe(values)}") from None
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, also where its own code for that fails."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"({type(failure).__name__} in its __str__)"
 
 
 def _real(name: str, value: object, wanted: str) -> float:

@@ -30,7 +30,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-from bavt_fast._checks import as_amount, as_count
+from bavt_fast._checks import as_amount, as_clock, as_count, as_number
 from bavt_fast._core import Account, filled
 
 __all__ = [
@@ -42,9 +42,11 @@ __all__ = [
     "Reservation",
     "ReservationClosed",
     "Spent",
+    "as_spent",
     "cost_units",
     "exact",
     "iterations_needed",
+    "priced",
     "sum_of",
 ]
 
@@ -134,7 +136,7 @@ class Spent:
             self.tokens + other.tokens,
             self.tool_calls + other.tool_calls,
             self.seconds + other.seconds,
-            float(Decimal(repr(self.cost)) + Decimal(repr(other.cost))),
+            float(_EXACT.add(exact(self.cost), exact(other.cost))),
             self.prompt_tokens + other.prompt_tokens,
         )
 
@@ -149,6 +151,13 @@ class Spent:
         tokens, prompt_tokens, tool_calls, units = amounts
         fields = tokens, tool_calls, seconds, units / _UNITS_PER_COST, prompt_tokens
         return filled(cls, *fields) if cls is Spent else cls(*fields)  # the account's amounts need no check
+
+
+def as_spent(name: str, value: Any) -> Spent:
+    """`value`, if it is a `Spent`. Raises TypeError for anything else."""
+    if not isinstance(value, Spent):
+        raise TypeError(f"{name}: expected a Spent such as Spent(tokens=12), got {value!r:.80}")
+    return value
 
 
 def sum_of(own: Budget, more: Budget) -> Budget:
@@ -217,8 +226,8 @@ class Ledger:
             raise TypeError(f"budget: expected a Budget such as Budget(tokens=500), got {budget!r:.80}")
         self._budget = budget
         self._account = Account(budget.limits(), budget.seconds)
-        self._clock = clock
-        self._start_s = clock()
+        self._clock = as_clock(clock)
+        self._start_s = as_number("clock", clock())
         self._lock = threading.Lock()
         self._open: dict[Reservation, tuple[int, int, int, int]] = {}
 
@@ -258,10 +267,9 @@ class Ledger:
         Raises:
             ReservationClosed: settled or cancelled before, or from another ledger. Nothing changes.
         """
-        if not isinstance(actual, Spent):
-            raise TypeError(f"actual: expected a Spent such as Spent(tokens=12), got {actual!r:.80}")
+        amounts = as_spent("actual", actual).amounts()
         with self._lock:
-            self._account.settle(self._close(reservation), actual.amounts())
+            self._account.settle(self._close(reservation), amounts)
 
     def cancel(self, reservation: Reservation) -> None:
         """Give a reservation back, nothing of it spent.
@@ -377,6 +385,14 @@ def exact(cost: Any) -> Decimal:
     return cost if isinstance(cost, Decimal) else Decimal(repr(cost))
 
 
+def priced(*parts: tuple[int, Decimal]) -> Decimal:
+    """The sum of counts times prices. It is exact, whatever the caller's decimal context rounds to."""
+    total = Decimal(0)
+    for count, price in parts:
+        total = _EXACT.fma(count, price, total)
+    return total
+
+
 def cost_units(cost: Any, rounding: str = ROUND_CEILING, digits: int = 12) -> int:
     """`cost`, read as the decimal number it prints as, in whole units of 10^-digits, at most 2^63 - 2."""
     if cost == 0:
@@ -401,8 +417,12 @@ def iterations_needed(progress_probability: float, successes: int, failure_proba
         failure_probability: in (0, 1).
 
     Raises:
+        TypeError: an argument is not a number.
         ValueError: an argument is outside its range.
     """
+    progress_probability = as_number("progress_probability", progress_probability)
+    as_number("successes", int(successes) if isinstance(successes, bool) else successes)
+    failure_probability = as_number("failure_probability", failure_probability)
     if not 0.0 < progress_probability <= 1.0:
         raise ValueError(f"progress_probability: expected a number in (0, 1], got {progress_probability}")
     if isinstance(successes, bool) or not 1 <= successes <= 2**53 or successes != int(successes):

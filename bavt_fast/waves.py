@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from bavt_fast._checks import as_amount
+from bavt_fast._checks import as_amount, message_of
 from bavt_fast._core import Engine, read_wave_objects
 from bavt_fast._core import wave_admit as admit
 from bavt_fast._core import wave_ask as ask
@@ -28,7 +28,7 @@ from bavt_fast._core import wave_rounds as rounds
 from bavt_fast._core import wave_settle as settle
 from bavt_fast._core import wave_stream as stream
 from bavt_fast._core import wave_tell as tell
-from bavt_fast.budget import Spent, cost_units, exact
+from bavt_fast.budget import Spent, cost_units, exact, priced
 from bavt_fast.events import Observer, note_growth
 from bavt_fast.protocols import Description, Node, Sampling, Step, StepRequest, without_hidden
 from bavt_fast.settings import Settings
@@ -221,7 +221,7 @@ def whose(error: Exception) -> str | None:
 
 def _of_task(error: Exception) -> Exception:
     """What a task raised; says whose fault a key is that no dictionary takes."""
-    if isinstance(error, TypeError) and str(error).startswith("unhashable type"):
+    if isinstance(error, TypeError) and message_of(error).startswith("unhashable type"):
         error = TypeError(f"key: expected something that can be hashed, got an {error}")
     return named(error, "task")
 
@@ -278,9 +278,11 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
     cost = None if step.cost is None else cost_units(as_amount("Step.cost", step.cost, allow_zero=True))
     if cost is None and step.cached_tokens and settings.cached_token_cost is not None:
         cost = cost_units(
-            step.tokens * exact(settings.token_cost)
-            + (step.prompt_tokens - step.cached_tokens) * exact(settings.prompt_token_cost)
-            + step.cached_tokens * exact(settings.cached_token_cost)
+            priced(
+                (step.tokens, exact(settings.token_cost)),
+                (step.prompt_tokens - step.cached_tokens, exact(settings.prompt_token_cost)),
+                (step.cached_tokens, exact(settings.cached_token_cost)),
+            )
         )
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
 

@@ -19,7 +19,7 @@ from string import Formatter
 from typing import Any, Literal
 
 from bavt_fast._checks import as_amount, as_count, as_number, as_share
-from bavt_fast.budget import Spent
+from bavt_fast.budget import Spent, priced
 from bavt_fast.critics.ratings import read_rating
 from bavt_fast.protocols import GenerationError, Node, Sampling, Scores, Step, StepRequest
 
@@ -174,7 +174,7 @@ class PromptedCritic:
         return Spent(step.tokens, step.tool_calls or 0, step.seconds, cost, step.prompt_tokens)
 
     def _price(self, tokens: int, prompt_tokens: int) -> float:
-        return float(tokens * self._prices[0] + prompt_tokens * self._prices[1])
+        return float(priced((tokens, self._prices[0]), (prompt_tokens, self._prices[1])))
 
     def _checked_default(self, default: float | None) -> float:
         low, high, middle = (0.0, 1.0, 0.5) if self.predicts == "value" else (-1.0, 1.0, 0.0)

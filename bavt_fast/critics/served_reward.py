@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
 from bavt_fast._checks import as_amount, as_count
-from bavt_fast.budget import Spent
+from bavt_fast.budget import Spent, priced
 from bavt_fast.critics.step_layout import (
     AGGREGATES,
     QWEN_SYSTEM,
@@ -207,7 +207,7 @@ class ServedRewardCritic:
         return min(max(value, 0.0), 1.0)
 
     def _spent(self, prompt_tokens: int) -> Spent:
-        return Spent(cost=float(prompt_tokens * self._price), prompt_tokens=prompt_tokens)
+        return Spent(cost=float(priced((prompt_tokens, self._price))), prompt_tokens=prompt_tokens)
 
 
 class AsyncServedRewardCritic(ServedRewardCritic):

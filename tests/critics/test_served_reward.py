@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -173,7 +174,8 @@ def test_labels_and_rounding() -> None:
 
 
 def test_what_a_node_costs() -> None:
-    with FakeServer(constant()) as server:
+    coarse = decimal.localcontext(decimal.Context(prec=1))  # of the caller: our money is not rounded by it
+    with FakeServer(constant()) as server, coarse:
         critic = served(server, max_prompt_tokens=40, prompt_token_cost=0.01)
         values, spent = critic.score([PATHS[0], PATHS[4]])
     assert critic.max_score == bavt.Spent(cost=0.4, prompt_tokens=40)

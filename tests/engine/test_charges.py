@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from bavt_fast.engine import Search
 from bavt_fast.protocols import Step, StepRequest
 from bavt_fast.result import SearchError
 from bavt_fast.searcher import Searcher
+from bavt_fast.tasks.text import TextTask
 
 # --- numbers of NumPy
 
@@ -207,3 +209,22 @@ def test_a_loaded_search_is_a_search() -> None:
     search = Search("q", task=WorldTask(ENDLESS), budget=BUDGET, seed=3, policy="uct")
     [result] = run_all(searcher(ENDLESS), [search])
     assert fingerprint(result) == alone(ENDLESS, "q", seed=3, policy="uct")
+
+
+# --- money
+
+
+@pytest.mark.parametrize("rounding", [decimal.ROUND_DOWN, decimal.ROUND_UP])
+def test_the_callers_decimal_context_rounds_no_money(rounding: str) -> None:
+    options = bavt.Settings(
+        token_cost=0.00123456, prompt_token_cost=0.001, cached_token_cost=0.000123, max_prompt_tokens=999
+    )
+    critic = bavt.PromptedCritic(ScriptedGenerator(ENDLESS), token_cost=0.00123456)
+    with decimal.localcontext(decimal.Context(prec=2, rounding=rounding)):
+        search = Search("q", task=TextTask(), budget=bavt.Budget(cost=10.0), settings=options)
+        search.tell(search.ask()[0], [Step("a\n", 37, prompt_tokens=777, cached_tokens=123)])
+        assert search.spent.cost == 0.71480772
+        assert (bavt.Spent(cost=0.123) + bavt.Spent(cost=0.004)).cost == 0.127
+        search.extend(bavt.Budget(cost=0.123))
+        assert search.budget.cost == 10.123
+        assert critic._price(1234, 0) == 1.52344704

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +50,14 @@ def test_a_quarter_of_the_iterations_would_not_do() -> None:
 def test_arguments_outside_their_range_are_named(arguments: tuple[float, int, float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         iterations_needed(*arguments)
+
+
+@pytest.mark.parametrize("wrong", ["1", None, [0.5], 0.5j, Decimal("0.5")])
+@pytest.mark.parametrize("name", ["progress_probability", "successes", "failure_probability"])
+def test_what_is_no_number_is_named(name: str, wrong: Any) -> None:
+    arguments: dict[str, Any] = {"progress_probability": 0.5, "successes": 3, "failure_probability": 0.1, name: wrong}
+    with pytest.raises(TypeError, match=f"^{name}: expected a finite number, got"):
+        iterations_needed(**arguments)
 
 
 def test_probabilities_next_to_zero_have_their_number() -> None:

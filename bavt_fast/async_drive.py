@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
+from bavt_fast._checks import as_iterator
 from bavt_fast.drive_base import LATE_S, Asked, Base, is_whole, not_whole
 from bavt_fast.engine import Search
 from bavt_fast.waves import Pending, Settled, call_describe, describe, named, new_states, settle
@@ -40,7 +41,7 @@ class AsyncDrive(Base):
         """(place, search) of each search as it stops. Cancelling stops them all; so does SystemExit and its like."""
         if not hasattr(self.generator, "propose"):
             raise TypeError("generator: expected one with propose() for asyncio, got one that streams; use search()")
-        waiting = iter(searches)
+        waiting = as_iterator("searches", searches, "a list of Search")
         self.out: dict[int, asyncio.Task[None]] = {}
         self.brought: deque[Answered] = deque()
         self.came = asyncio.Event()

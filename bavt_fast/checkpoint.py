@@ -24,6 +24,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bavt_fast._checks import message_of
 from bavt_fast._core import SnapshotError
 from bavt_fast._files import replaced
 from bavt_fast.protocols import Node, Step
@@ -106,7 +107,7 @@ def checked(make: Callable[[], Any]) -> Any:
     except SnapshotError:
         raise
     except _FAULTS as error:
-        raise SnapshotError(f"checkpoint: damaged ({type(error).__name__}: {error})") from error
+        raise SnapshotError(f"checkpoint: damaged ({type(error).__name__}: {message_of(error)})") from error
 
 
 Refused = tuple[int, str, Step, int]  # node, reason, step, number of its key or -1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from operator import index
 from typing import Any
 
+from bavt_fast._checks import as_iterator, message_of
 from bavt_fast.budget import Spent
 from bavt_fast.drive_base import Asked, Base
 from bavt_fast.engine import Search
@@ -48,7 +49,7 @@ class Drive(Base):
 
     def run(self, searches: Iterable[Search]) -> Iterator[tuple[int, Search]]:
         """(place, search) of each search as it stops. Ctrl-C stops all that have begun, and all of a list."""
-        waiting = iter(searches)
+        waiting = as_iterator("searches", searches, "a list of Search")
         streams = self.begin_streaming()
         try:
             yield from self.stream(waiting) if streams else self.batches(waiting)
@@ -280,7 +281,7 @@ class Drive(Base):
         """Asks that a generator did not take, or not all of them."""
         took = self.discarded(tickets)
         for slot, ticket in zip(slots, tickets, strict=True):
-            self.ask_failed(slot, ticket, GenerationError(str(error), took[ticket]) if ticket in took else error)
+            self.ask_failed(slot, ticket, GenerationError(message_of(error), took[ticket]) if ticket in took else error)
 
     def discarded(self, tickets: Sequence[int]) -> dict[int, Spent]:
         """What asks took that the generator gives up, as far as it says."""
@@ -321,6 +322,6 @@ class Drive(Base):
         """All asks that are out have failed."""
         took = self.discarded(list(out))
         for ticket, (slot, _, _) in out.items():
-            failure = GenerationError(str(error), took[ticket]) if ticket in took else error
+            failure = GenerationError(message_of(error), took[ticket]) if ticket in took else error
             self.ask_failed(slot, ticket, named(failure, "generator"))
         out.clear()

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bavt_fast._checks import message_of
 from bavt_fast._core import Engine, TicketError
-from bavt_fast.budget import MAX_COST, Spent
+from bavt_fast.budget import MAX_COST, Spent, as_spent
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import DeadlinePassed, GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
@@ -29,6 +30,7 @@ LATE_S = 0.5
 """After a deadline, for generators that know of it: they say themselves what they took by then."""
 
 
+_NO_MORE = object()
 _NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
 
 _log = logging.getLogger("bavt_fast")
@@ -100,14 +102,20 @@ class Base:
             if self.extended:
                 self.coming = self.extended.popleft()
             else:
-                new = next(waiting, None)
-                if new is None:
+                new: Any = next(waiting, _NO_MORE)
+                if new is _NO_MORE:
                     self.more = False
                     return
+                if not isinstance(new, Search):
+                    raise TypeError(f"searches: expected what start() or Search.load() gives, got {new!r:.80}")
                 self.coming = self.taken, new
                 self.taken += 1
             place, search = self.coming
-            slot = search.move_to(self.engine)
+            try:
+                slot = search.move_to(self.engine)
+            except ValueError:
+                self.coming = None  # it is left as it was
+                raise
             self.searches[slot], self.indexes[slot] = search, place
             self.coming = None
             self.observed = self.observed or search.observer is not None
@@ -263,7 +271,7 @@ class Base:
                 "for them at first is not charged",
                 size,
                 type(problem).__name__,
-                problem,
+                message_of(problem),
             )
         if size > 1:
             return [self.propose(asked.take([i]))[0] for i in range(size)]
@@ -287,7 +295,7 @@ class Base:
         """What the ask took is charged; the question is tried again, or ends with the error."""
         search = self.searches[slot]
         search._native.set_time(self.clock())
-        spent = error.spent if isinstance(error, GenerationError) else _spent_on(steps, search.settings)
+        spent, error = _taken(error, steps, search.settings)
         if isinstance(error, DeadlinePassed) and not search.untimed:
             claim = None if error.is_known else dict(search._native.claims())[ticket & _NUMBER]
             self.engine.stop(slot, "deadline")
@@ -387,6 +395,17 @@ def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
     return None
 
 
+def _taken(error: Exception, steps: Any, settings: Settings) -> tuple[Spent | None, Exception]:
+    """What a failed ask took; and why it failed, which is another reason where it says the first by no `Spent`."""
+    if not isinstance(error, GenerationError):
+        return _spent_on(steps, settings), error
+    try:
+        return None if error.spent is None else as_spent("GenerationError.spent", error.spent), error
+    except TypeError as wrong:
+        wrong.__cause__ = error
+        return None, wrong
+
+
 def _spent_on(answer: Any, settings: Settings) -> Spent | None:
     """What an answer that cannot be used took, as far as it says."""
     try:
@@ -428,7 +447,7 @@ def _score_problem(score: Any, node: Node) -> Exception | None:
     try:
         output = float(score)
     except Exception as error:  # of a class of the user's, whatever it raises
-        return TypeError(f"critic: expected a number for each state, got {score!r:.80} ({error})")
+        return TypeError(f"critic: expected a number for each state, got {score!r:.80} ({message_of(error)})")
     if not math.isfinite(output):
         return ValueError(f"critic: expected finite scores, got {output} for {node.text[-60:]!r}")
     return None

@@ -314,12 +314,14 @@ class GenerationError(RuntimeError):
         spent: what it cost all the same, a `Spent`; None for nothing.
     """
 
+    spent: Any = None  # also of a class of the user's that calls no __init__ of ours
+
     def __init__(self, message: str, spent: Any = None) -> None:
         super().__init__(message, spent)
         self.spent = spent
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return str(self.args[0]) if self.args else ""
 
 
 class DeadlinePassed(GenerationError):
@@ -331,6 +333,8 @@ class DeadlinePassed(GenerationError):
         message, spent: as of `GenerationError`.
         is_known: whether `spent` is known. If not, all that the ask had reserved is charged.
     """
+
+    is_known: bool = True
 
     def __init__(self, message: str, spent: Any = None, is_known: bool = True) -> None:
         super().__init__(message, spent)
@@ -445,7 +449,8 @@ class GenerationStatistics(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a critic returns if scoring costs something: a number (or an exception) per node, and a `Spent` per node."""
+    """What a critic returns if scoring costs something: a number (or an exception) per node, and a `Spent` per node.
+    Its ``seconds`` do not count, for the search has its clock."""
 
     values: Sequence[float | Exception]
     spent: Sequence[Any]

@@ -16,6 +16,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bavt_fast._checks import message_of
 from bavt_fast._version import __version__
 from bavt_fast.events import Event
 
@@ -111,7 +112,7 @@ class JsonLines:
                 for step in event.steps
             ]
         if event.error is not None:
-            record["error"] = f"{type(event.error).__name__}: {event.error}"
+            record["error"] = f"{type(event.error).__name__}: {message_of(event.error)}"
         return record
 
     def close(self) -> None:
@@ -265,7 +266,7 @@ class Spans:
         if error is not None:
             span.record_exception(error)
             span.set_attribute("error.type", type(error).__qualname__)
-            span.set_status(self._trace.StatusCode.ERROR, str(error))
+            span.set_status(self._trace.StatusCode.ERROR, message_of(error))
 
     def _end(self, search: _Open) -> None:
         for span in search.asks.values():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bavt_fast._checks import MAX_SEED, as_amount, as_count, as_number, as_seed, as_share
+from bavt_fast._checks import MAX_SEED, as_amount, as_count, as_number, as_seed, as_share, message_of
 
 CHECKS: dict[str, Callable[..., float]] = {
     "count": as_count,
@@ -79,3 +79,12 @@ def test_the_bounds_are_within() -> None:
     for value in (4, 6):
         with pytest.raises(ValueError, match=f"^x: expected an integer from 5 to 5, got {value}$"):
             as_count("x", value, minimum=5, maximum=5)
+
+
+def test_an_exception_that_cannot_say_what_it_is() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise KeyError(5)
+
+    assert message_of(Mute("a")) == "(KeyError in its __str__)"
+    assert message_of(ValueError("a")) == "a"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any, NamedTuple
 
-from bavt_fast._checks import as_count, as_seed
+from bavt_fast._checks import as_count, as_seed, message_of
 
 __all__ = ["BrokenLine", "Row", "Rows", "checked_rows", "problems_of"]
 
@@ -100,7 +100,7 @@ def problems_of(parse: Callable[[str], Any], questions: Sequence[str]) -> list[s
             parse(question)
         except Exception as error:
             told = isinstance(error, (ValueError, TypeError, RecursionError))
-            found.append(_about(error) if told else f"{type(error).__name__}: {error}")
+            found.append(_about(error) if told else f"{type(error).__name__}: {message_of(error)}")
         else:
             found.append(None)
     return found
@@ -160,4 +160,4 @@ def _about(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         wide = " of what may be UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         return f"expected UTF-8, got {error.object[error.start : error.start + 1]!r} at byte {error.start}{wide}"
-    return str(error)
+    return message_of(error)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mappi
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
+from bavt_fast._checks import message_of
 from bavt_fast.budget import Budget, Spent
 from bavt_fast.drive_base import Host
 from bavt_fast.engine import Search
@@ -128,7 +129,7 @@ def error_line(row: Row, error: Exception) -> dict[str, Any]:
 
 
 def _about_error(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {message_of(error)}"
 
 
 def _looped(searches: AsyncGenerator[Search], close: Callable[[], Any] | None) -> Generator[Search]:

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bavt_fast._checks import message_of
 from bavt_fast.budget import Budget
 from bavt_fast.engine import Search
 from bavt_fast.runs.journal import Answer, Failure, JournalLines
@@ -266,7 +267,7 @@ class Worker:
                 for search in searches:
                     self._finish(searching, search)
         except BaseException as error:  # of whatever kind: nobody else would hear of it
-            end = f"{type(error).__name__}: {error}"
+            end = f"{type(error).__name__}: {message_of(error)}"
         with self._changed:
             self._pack()
             self._claimed = 0

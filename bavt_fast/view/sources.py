@@ -9,6 +9,7 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bavt_fast._checks import message_of
 from bavt_fast._core import Question, SnapshotError, Tree
 from bavt_fast.budget import Spent
 from bavt_fast.checkpoint import checked, is_checkpoint, load_step, read
@@ -165,7 +166,7 @@ def picture_of_result(result: Any) -> Picture:
         value=float(result.value),
         path=tuple(result.path_nodes),
         stop_reason=result.stop_reason,
-        error=None if result.error is None else f"{type(result.error).__name__}: {result.error}",
+        error=None if result.error is None else f"{type(result.error).__name__}: {message_of(result.error)}",
         seed=result.seed,
         spent=_amounts(result.spent),
         overrun=_amounts(result.overrun),
@@ -206,7 +207,7 @@ def part_of_search(search: Any, nodes: int, refused: int, events: int) -> tuple[
         value=float(tree.values[path[-1] if path else 0]),
         path=tuple(path),
         stop_reason=stopped,
-        error=None if search.error is None else f"{type(search.error).__name__}: {search.error}",
+        error=None if search.error is None else f"{type(search.error).__name__}: {message_of(search.error)}",
         spent=_amounts(Spent.of(account.spent, account.elapsed_s)),
         budget=asdict(search.budget),
         settings=asdict(search.settings),

@@ -359,3 +359,64 @@ def test_a_search_loaded_with_asks_out_goes_on_under_a_streaming_generator() -> 
     run_all(one, [search])
     assert not generator.out
     assert search.spent.tokens == 90
+
+
+class NoTokens(GenerationError):
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+class TooLate(DeadlinePassed):
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["plain", "streams", "coroutine"])
+@pytest.mark.parametrize(
+    ("failure", "reason", "error"),
+    [
+        (lambda: GenerationError("429", 5), "error", TypeError),
+        (lambda: GenerationError("429", (1, 2, 3, 4)), "error", TypeError),
+        (lambda: DeadlinePassed("late", {"tokens": 5}), "error", TypeError),
+        (lambda: NoTokens(429), "error", NoTokens),
+        (lambda: NoTokens.__new__(NoTokens), "error", NoTokens),
+        (TooLate, "deadline", type(None)),
+    ],
+)
+def test_a_failed_ask_that_says_wrongly_what_it_took_fails_alone(
+    kind: str, failure: Any, reason: str, error: type[Any]
+) -> None:
+    def answers(states: Sequence[StepRequest]) -> list[Any]:
+        return [failure() if state.text.startswith("bad") else [bavt.Step(f"{state.seed}\n", 1)] for state in states]
+
+    class Plain:
+        def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+            return answers(states)
+
+    class Coroutine:
+        async def propose(self, states: Any, counts: Any, limits: Any) -> Any:
+            return answers(states)
+
+    class Streams:
+        def __init__(self) -> None:
+            self.done: list[Any] = []
+
+        def submit(self, tickets: Any, states: Any, counts: Any, limits: Any) -> None:
+            self.done += zip(tickets, answers(states), strict=True)
+
+        def collect(self) -> Any:
+            done, self.done = self.done, []
+            return done
+
+        def discard(self, tickets: Any) -> None:
+            pass
+
+    generator = {"plain": Plain, "streams": Streams, "coroutine": Coroutine}[kind]()
+    budget = bavt.Budget(tokens=20, seconds=1e6)
+    results = Searcher(generator).search_many(["good", "bad", "fine"], budget=budget)
+    assert [result.stop_reason for result in results] == ["budget", reason, "budget"]
+    assert [result.spent.tokens for result in results] == [20, 0, 20]
+    assert type(results[1].error) is error
+    if error is TypeError:
+        assert str(results[1].error).startswith("GenerationError.spent: expected a Spent such as Spent(tokens=12), got")
+        assert isinstance(results[1].error.__cause__, GenerationError)

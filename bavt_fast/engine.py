@@ -15,14 +15,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from bavt_fast._checks import as_amount, as_count, as_number, as_seed
+from bavt_fast._checks import as_amount, as_clock, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
-from bavt_fast.budget import Budget, Spent, sum_of
+from bavt_fast.budget import Budget, Spent, as_spent, sum_of
 from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
-from bavt_fast.events import Listener, note_asks, observer_of
+from bavt_fast.events import Listener, checked_listener, note_asks, observer_of
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
-from bavt_fast.settings import Settings
+from bavt_fast.settings import Settings, settings_of
 from bavt_fast.step_checks import checked_description, checked_steps, checked_task
 from bavt_fast.waves import Beside, Pending, Rules, _of_task, admit, ask, cancel, grow, requests_of
 
@@ -100,7 +100,9 @@ class Search(Beside):
     ) -> None:
         if settings is not None and fields:
             raise TypeError(f"settings: expected either settings or its fields, got both ({', '.join(fields)})")
-        self.settings = Settings(**fields) if settings is None else settings
+        if settings is not None and not isinstance(settings, Settings):
+            raise TypeError(f"settings: expected a Settings, got {settings!r:.80}")
+        self.settings = settings_of(fields) if settings is None else settings
         self.settings.check_budget(budget)
         self.rules = Rules(checked_task(task), self.settings) if rules is None else rules
         self.question, self.task, self.budget, self.seed = question, task, budget, as_seed("seed", seed)
@@ -124,7 +126,7 @@ class Search(Beside):
         )
         self._id: str | None = None
         self.refused, self.events = untracked([]), [] if self.settings.record else None
-        self._begin(native, [root], {}, clock, on_event)
+        self._begin(native, [root], {}, as_clock(clock), on_event)
         try:
             self.keys[task.key(state)] = 0
         except TypeError as error:
@@ -239,15 +241,18 @@ class Search(Beside):
 
         Args:
             residual: the values are differences to V of the parent.
-            spent: what scoring them took.
+            spent: what scoring them took; its ``seconds`` do not count, for the search has its clock.
         """
+        if not isinstance(pending, Pending):
+            raise TypeError(f"pending: expected what admit() returned, got {pending!r:.80}")
+        amounts = None if spent is None else as_spent("spent", spent).amounts()
         with self._lock:
             engine, slot = self._at_home()
             if pending.search != self.id:
                 raise TicketError("pending: expected what admit() of this search returned, got another search's")
             pending.slots = [slot] * len(pending.slots)  # it may have moved since
             pending.tickets = [slot << 32 | ticket & _ALL for ticket in pending.tickets]
-            costs = None if spent is None else [spent.amounts(), *[(0, 0, 0, 0)] * (len(pending.tickets) - 1)]
+            costs = None if amounts is None else [amounts, *[(0, 0, 0, 0)] * (len(pending.tickets) - 1)]
             first = len(self.nodes)
             if grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs):
                 warnings.warn("values: expected numbers from 0 to 1; the others were clipped", stacklevel=3)
@@ -256,9 +261,10 @@ class Search(Beside):
 
     def cancel(self, ask: Ask, spent: Spent | None = None) -> None:
         """Nobody will answer the ask: what it reserved is free again, but for what it ``spent`` all the same."""
+        took = None if spent is None else as_spent("spent", spent)
         with self._lock:
             engine, slot = self._own_home()
-            cancel(engine, self, self._ticket(ask, slot), spent)
+            cancel(engine, self, self._ticket(ask, slot), took)
             self._note_stop()
 
     def stop(self, reason: str = "cancelled") -> None:
@@ -267,6 +273,8 @@ class Search(Beside):
         Args:
             reason: a stop reason of `SearchResult`, but "solved".
         """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason: expected the name of a stop reason, got {reason!r:.80}")
         if reason == "solved":
             raise ValueError("reason: expected the name of a stop reason but 'solved', for no node is the solution")
         with self._lock:
@@ -434,9 +442,11 @@ class Search(Beside):
         Raises:
             OSError: the file cannot be read.
             SnapshotError: it is not a checkpoint, is damaged, of another version, or does not fit the task.
+            TypeError: `clock` or `on_event` is not a function.
         """
+        heard = as_clock(clock), checked_listener(on_event)
         record, native = read(path)
-        return checked(lambda: cls._restored(record, Question.from_bytes(native), task, clock, on_event))
+        return checked(lambda: cls._restored(record, Question.from_bytes(native), task, *heard))
 
     @classmethod
     def _restored(cls, record: dict[str, Any], native: Question, task: Any, *heard: Any) -> Search:
@@ -485,11 +495,14 @@ class Search(Beside):
         """Puts the search into a driver's engine; its slot there.
 
         Raises:
-            ValueError: a driver has it already.
+            ValueError: a driver has it already, or it has admitted states that nobody would grow.
         """
         with self._lock:
             if self._driven:
                 raise ValueError(f"searches: expected each search in one run and once, got {self!r} again")
+            native = self._native
+            if native.in_flight and native.stop_reason is None and native.in_flight > len(native.open_asks()):
+                raise ValueError(f"searches: expected none with admitted states, got {self!r}; grow or cancel them")
             self.leave()
             self._home = engine, engine.add(self._native)
             self._driven = True

@@ -12,10 +12,9 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import fields
 from typing import Any
 
-from bavt_fast._checks import as_count
+from bavt_fast._checks import as_clock, as_count, as_function, as_iterator, message_of
 from bavt_fast.async_drive import AsyncDrive
 from bavt_fast.budget import Budget, Spent
 from bavt_fast.critics.functions import as_critic
@@ -25,7 +24,7 @@ from bavt_fast.engine import Search
 from bavt_fast.events import Listener, checked_listener
 from bavt_fast.generators.functions import as_generator
 from bavt_fast.result import SearchError, SearchResult
-from bavt_fast.settings import Settings
+from bavt_fast.settings import settings_of
 from bavt_fast.step_checks import checked_task
 from bavt_fast.tasks.text import TextTask
 from bavt_fast.waves import Rules, whose
@@ -80,17 +79,14 @@ class Searcher:
         self.wave = None if wave is None else as_count("wave", wave, minimum=1)
         self.leaves = None if leaves is None else as_count("leaves", leaves, minimum=1)
         self.retries = as_count("retries", retries)
-        self.on_progress = on_progress
-        self.clock = clock
+        wanted = "a function that takes a Progress or a ManyProgress"
+        self.on_progress = None if on_progress is None else as_function("on_progress", on_progress, wanted)
+        self.clock = as_clock(clock)
         self.on_event = checked_listener(on_event)
         if self.critic.predicts == "residual":
             settings.setdefault("root_value", 0.5)
-        unknown = settings.keys() - {field.name for field in fields(Settings)}
-        if unknown:
-            name = min(unknown)
-            raise TypeError(f"{name}: expected no argument of this name, got {settings[name]!r:.80}; see Settings")
         settings.setdefault("max_score", getattr(self.critic, "max_score", Spent()))
-        self.settings = Settings(**settings)
+        self.settings = settings_of(settings)
 
     # ---- one question
 
@@ -207,6 +203,10 @@ class Searcher:
 
         Args:
             host: who lets it run; `bavt_fast.runs` is one.
+
+        Raises:
+            TypeError, ValueError: something is not a search, or another run has it, or its states were admitted
+                (`Search.admit`) and neither grown nor cancelled. It is left as it was.
         """
         if self.is_async:
             raise TypeError("generator: expected a plain one here, got a coroutine; use arun")
@@ -293,10 +293,10 @@ def search(
     return Searcher(generator, critic, task, policy=policy, **options).search(question, budget=budget, seed=seed)
 
 
-def _questions(questions: Iterable[str]) -> Iterable[str]:
+def _questions(questions: Iterable[str]) -> Iterator[str]:
     if isinstance(questions, (str, bytes)):
         raise TypeError("questions: expected a list of str, got a str; use search() for one question")
-    return questions
+    return as_iterator("questions", questions, "a list of str")
 
 
 def _one_each(name: str, values: Any, count: int) -> list[Any]:
@@ -318,6 +318,6 @@ def _result_or_error(search: Search) -> SearchResult:
     if search.error is not None:
         who = whose(search.error)
         raised = "" if who is None else f", raised by the {who}"
-        message = f"{type(search.error).__name__} during the search{raised}: {search.error}"
+        message = f"{type(search.error).__name__} during the search{raised}: {message_of(search.error)}"
         raise SearchError(message, [result]) from search.error
     return result

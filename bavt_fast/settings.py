@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import ROUND_CEILING
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from bavt_fast._core import SearchOptions
 from bavt_fast.budget import Budget, Spent, cost_units
 from bavt_fast.protocols import Sampling
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -159,3 +159,12 @@ class Settings:
             raise ValueError("budget: tool_calls is limited but steps make none; give step_tool_calls >= 1")
         if budget.prompt_tokens is not None and not self.max_prompt_tokens:
             raise ValueError("budget: prompt_tokens is limited but not reserved; give max_prompt_tokens >= 1")
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Settings of fields by their names. Raises TypeError where there is no field of a name, and as `Settings`."""
+    unknown = given.keys() - {field.name for field in fields(Settings)}
+    if unknown:
+        name = min(unknown)
+        raise TypeError(f"{name}: expected no argument of this name, got {given[name]!r:.80}; see Settings")
+    return Settings(**given)

@@ -40,7 +40,7 @@ def test_stop() -> None:
 def test_a_wrong_reason_to_stop(reason: Any) -> None:
     """`solved` is for the engine to say: no node would be the solution."""
     search = start()
-    unchanged(search, lambda: search.stop(reason), (ValueError, TypeError), "reason")  # type: ignore[arg-type]
+    unchanged(search, lambda: search.stop(reason), (ValueError, TypeError), "^reason: expected")  # type: ignore[arg-type]
     assert search.stop_reason is None
 
 

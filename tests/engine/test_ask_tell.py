@@ -467,3 +467,17 @@ def test_a_step_in_the_place_of_a_list_is_refused(steps: Any) -> None:
     assert search.open_asks()[0].ticket == ask.ticket  # nothing has changed
     search.tell(ask, [])
     assert search.open_asks() == []
+
+
+def test_wrong_arguments_of_its_calls_change_nothing() -> None:
+    search = start()
+    [ask] = search.ask()
+    for wrong in (5, (1, 2, 3, 4), TOKENS):
+        unchanged(search, lambda wrong=wrong: search.cancel(ask, wrong), TypeError, "^spent: expected a Spent")
+    pending = search.admit(ask, ["a"])
+    with pytest.raises(TypeError, match="spent: expected a Spent such as"):
+        search.grow(pending, [0.5], spent=5)  # type: ignore[arg-type]
+    for other in (None, ask, [pending]):
+        with pytest.raises(TypeError, match="pending: expected what admit"):
+            search.grow(other, [0.5])  # type: ignore[arg-type]
+    assert search.grow(pending, [0.5]) == [1]

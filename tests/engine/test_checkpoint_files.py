@@ -276,3 +276,10 @@ def test_sizes_in_the_header_take_no_memory(tmp_path: Path) -> None:
         path.write_bytes(struct.pack("<8sIIQQ", b"BAVTSRCH", checkpoint.VERSION, 0, *sizes) + bytes(64))
         with pytest.raises(SnapshotError):
             Search.load(path, FreeTask())
+
+
+@pytest.mark.parametrize("name", ["clock", "on_event"])
+def test_a_file_is_not_to_blame_for_what_comes_with_it(name: str, written: tuple[Search, Path, Path]) -> None:
+    _, path, _ = written
+    with pytest.raises(TypeError, match=f"^{name}: expected a function that"):
+        Search.load(path, WorldTask(World()), **{name: 5})  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from search_checks import (
 
 import bavt_fast as bavt
 from bavt_fast.result import ManyProgress
+from bavt_fast.searcher import Searcher
 
 # --- many questions
 
@@ -253,3 +255,50 @@ def test_a_search_that_a_run_has_is_asked_and_told_by_the_run_alone() -> None:
     assert any("expected one that no run has" in text for text in refused)
     assert [fingerprint(result) for result in results] == [alone(ENDLESS, f"q{i}") for i in range(3)]
     assert searches[0].ask(1) == []
+
+
+def driver(is_async: bool) -> Searcher:
+    async def propose(text: str, count: int) -> list[str]:
+        return [f"{len(text)}"]
+
+    return Searcher(propose) if is_async else Searcher(lambda text, count: [f"{len(text)}"])
+
+
+def drive(one: Searcher, searches: Any) -> None:
+    async def wait() -> None:
+        async for _ in one.arun(searches):
+            pass
+
+    if one.is_async:
+        asyncio.run(wait())
+    else:
+        run_all(one, searches)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("wrong", [None, 5, "q"])
+def test_what_is_not_a_search_is_named(wrong: Any, is_async: bool) -> None:
+    one = driver(is_async)
+    search = one.start("q", budget=BUDGET)
+    with pytest.raises(TypeError, match=f"searches: expected what start.* gives, got {wrong!r}"):
+        drive(one, [search, wrong])
+    with pytest.raises(TypeError, match="searches: expected what start"):
+        one.complete(wrong)
+    with pytest.raises(TypeError, match="searches: expected a list of Search, got Search"):
+        drive(one, search)
+    check_idle(search)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_search_with_admitted_states_is_left_as_it_was(is_async: bool) -> None:
+    """Nobody but the caller can give them values: a run would end at once, and give nothing."""
+    one = driver(is_async)
+    search = one.start("q", budget=BUDGET)
+    [ask] = search.ask()
+    pending = search.admit(ask, ["a"])
+    for call in (lambda: drive(one, [search]), lambda: one.complete(search)):
+        with pytest.raises(ValueError, match="searches: expected none with admitted states, got Search"):
+            call()
+        assert search.stop_reason is None
+    assert search.grow(pending, [0.5]) == [1]
+    assert one.complete(search).stop_reason == "budget"

@@ -155,6 +155,21 @@ def test_an_answer_found_before_the_failure_is_still_there() -> None:
     assert caught.value.result.answer == "7"
 
 
+@pytest.mark.parametrize("stage", ["generator", "critic", "task"])
+def test_a_failure_that_cannot_say_what_it_is_keeps_the_result(stage: str) -> None:
+    class Mute(TypeError):
+        def __str__(self) -> str:
+            raise RuntimeError("mute")
+
+    searcher = broken(stage, 5, Mute, World(goal_share=0.0, dead_share=0.0), True)
+    with pytest.raises(SearchError, match=r"Mute during the search.*: \(RuntimeError in its __str__\)") as caught:
+        searcher.search("q", budget=TOKENS)
+    result = caught.value.result
+    assert type(result.error) is Mute
+    assert "RuntimeError in its __str__" in result.to_json()
+    assert "Mute" in str(result)
+
+
 # --- generators that answer wrongly
 
 

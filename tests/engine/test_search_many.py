@@ -228,6 +228,11 @@ def test_bad_questions_are_refused_before_anything_is_spent() -> None:
     many = Searcher(generator, TableCritic(world), WorldTask(world))
     with pytest.raises(TypeError, match=r"questions: expected a list of str, got a str; use search\(\)"):
         many.search_many("abc", budget=BUDGET)
+    for none in (None, 5):
+        with pytest.raises(TypeError, match=f"questions: expected a list of str, got {none}"):
+            many.search_many(none, budget=BUDGET)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"questions: expected a list of str, got {none}"):
+            next(many.search_iter(none, budget=BUDGET))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="question: expected a name"):
         many.search_many(["a", ""], budget=BUDGET)
     with pytest.raises(TypeError, match="budget: expected one for all questions or a list of 1, got 80"):

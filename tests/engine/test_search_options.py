@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,3 +224,23 @@ def test_functions_as_generator_and_critic() -> None:
     assert result.path[-1] == "Answer: 42"
     assert result.value == 0.5
     assert asdict(result.spent)["tokens"] <= 40
+
+
+@pytest.mark.parametrize("name", ["clock", "on_progress", "on_event"])
+def test_what_is_called_is_a_function(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: expected a function that .*, got 5"):
+        Searcher(Rounds(), **{name: 5})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"settings": 5}, "settings: expected a Settings, got 5"),
+        ({"settings": {"decay": 0.5}}, "settings: expected a Settings, got {'decay': 0.5}"),
+        ({"decai": 0.5}, "decai: expected no argument of this name, got 0.5; see Settings"),
+        ({"clock": 5}, "clock: expected a function that gives seconds, got 5"),
+    ],
+)
+def test_wrong_arguments_of_a_search_by_hand_are_named(arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        bavt.Search("q", task=TextTask(), budget=bavt.Budget(tokens=9), **arguments)

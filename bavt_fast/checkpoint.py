@@ -117,7 +117,7 @@ def dump_nodes(
     nodes: Sequence[Node], refused: Sequence[Refused], numbers: dict[Hashable, int], task: Any
 ) -> dict[str, Any]:
     """The part of a record that `load_nodes` reads; `numbers` of the states' keys."""
-    keys = [numbers[task.key(node.state)] for node in nodes]
+    keys = [_number_of(numbers, task.key(node.state)) for node in nodes]
     used = {*keys, *[key for _, _, _, key in refused]}
 
     def dropped(node: Node, step: Step) -> list[Any]:  # of an answer that was cancelled after `admit`
@@ -137,6 +137,13 @@ def dump_nodes(
         "refused": [[node, why, key, dump_step(step)] for node, why, step, key in refused],
         "unused_keys": [number for number in range(len(numbers)) if number not in used],
     }
+
+
+def _number_of(numbers: dict[Hashable, int], key: Hashable) -> int:
+    number = numbers.get(key)
+    if number is None:
+        raise ValueError(f"key: expected of each state the same key every time, got the new one {key!r:.80}")
+    return number
 
 
 def load_nodes(
@@ -183,8 +190,11 @@ def load_nodes(
 
 def _number_key(keys: dict[int, Hashable], number: Any, key: Hashable) -> None:
     """Gives a state's key its number, the same as before where it has one."""
-    if type(number) is not int or keys.setdefault(number, key) != key:
-        raise SnapshotError(f"checkpoint: expected another number of a key than {number!r:.40}")
+    if type(number) is int:
+        known = keys.setdefault(number, key)
+        if known is key or known == key:  # NaN is not equal to itself
+            return
+    raise SnapshotError(f"checkpoint: expected another number of a key than {number!r:.40}")
 
 
 def _step_at(place: int, nodes: Sequence[Node], refused: Sequence[Refused]) -> Step:

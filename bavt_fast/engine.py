@@ -411,7 +411,8 @@ class Search(Beside):
         Raises:
             OSError: the file cannot be written; what stood there before stands there still.
             ValueError: states are admitted and not grown: `grow` or `cancel` them first. While a run has the search,
-                that is where a critic that is a coroutine works on values: save it later.
+                that is where a critic that is a coroutine works on values: save it later. Or the task's key of a state
+                is not the same every time.
         """
         with self._lock:
             if self.stop_reason is None and self._native.asks:  # the time until now counts

@@ -14,6 +14,7 @@ they are native (csrc/python/waves.cpp), and here is what they leave to Python, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -207,9 +208,10 @@ def _call_many(task: Any, new: Sequence[tuple[int, Any]]) -> dict[int, Any]:
 
 
 def named(error: Exception, who: str) -> Exception:
-    """The error, with a note on who raised it, where Python keeps notes."""
-    if hasattr(error, "add_note") and not whose(error):
-        error.add_note(_RAISED_BY + who)
+    """The error, with a note on who raised it, where Python and its class keep notes."""
+    with contextlib.suppress(Exception):  # of a frozen dataclass, or a class that has its own idea of notes
+        if hasattr(error, "add_note") and not whose(error):
+            error.add_note(_RAISED_BY + who)
     return error
 
 

@@ -9,10 +9,12 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from saved_search import Clock, FreeTask, Scripted, asks_of, in_child, seen, written_search
+from search_checks import arrays
 
 import bavt_fast as bavt
 from bavt_fast.engine import Search
@@ -148,3 +150,44 @@ def test_asks_and_requests_are_pickled(written: tuple[Search, Path, Path]) -> No
             assert getattr(again.request, name) == getattr(ask.request, name)
         search.tell(again, ["!no"])
     assert search.open_asks() == []
+
+
+class Number:
+    """A task whose states, and their keys, are numbers."""
+
+    def initial_state(self, question: str) -> float:
+        return float(question)
+
+    def apply(self, state: float, step: Step) -> float:
+        return float(step.text)
+
+    def key(self, state: float) -> Any:
+        return state
+
+    def describe(self, state: float) -> bavt.Description:
+        return bavt.Description(prompt=f"{state}\n")
+
+
+@pytest.mark.parametrize("question", ["nan", "1"])
+def test_keys_that_are_not_equal_to_themselves(question: str, tmp_path: Path) -> None:
+    search = Search(question, task=Number(), budget=bavt.Budget(tokens=50))
+    for text in ("nan", "1.5", "nan", "1.5"):
+        search.tell(search.ask()[0], [text])
+    search.save(tmp_path / "saved")
+    loaded = Search.load(tmp_path / "saved", Number())
+    for one in (search, loaded):
+        one.tell(one.ask()[0], ["1.5"])
+        one.tell(one.ask()[0], ["nan"])
+    assert search.result().duplicate_steps == loaded.result().duplicate_steps == 2
+    assert arrays(loaded.tree) == arrays(search.tree)
+
+
+def test_keys_that_are_new_every_time_are_named(tmp_path: Path) -> None:
+    class Forgetful(Number):
+        def key(self, state: float) -> Any:
+            return object()
+
+    search = Search("1", task=Forgetful(), budget=bavt.Budget(tokens=50))
+    with pytest.raises(ValueError, match="key: expected of each state the same key every time, got the new one"):
+        search.save(tmp_path / "saved")
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import os
 import signal
@@ -168,6 +169,26 @@ def test_a_failure_that_cannot_say_what_it_is_keeps_the_result(stage: str) -> No
     assert type(result.error) is Mute
     assert "RuntimeError in its __str__" in result.to_json()
     assert "Mute" in str(result)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no note of who raised it."""
+
+    code: int
+
+
+@pytest.mark.parametrize("stage", ["generator", "critic", "task", "on_progress"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_failure_that_takes_no_notes_keeps_the_results(stage: str, seed: int) -> None:
+    def searcher() -> Searcher:
+        return broken(stage, 9, lambda: Frozen(4), World(goal_share=0.0, dead_share=0.0, seed=seed), True)
+
+    with pytest.raises(SearchError, match="Frozen during the search") as caught:
+        searcher().search("q", budget=TOKENS)
+    assert caught.value.result.error == Frozen(4)
+    results = searcher().search_many(["a", "b"], budget=TOKENS)
+    assert [result.error for result in results] == [Frozen(4)] * 2
 
 
 # --- generators that answer wrongly

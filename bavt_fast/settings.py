@@ -12,7 +12,10 @@ from bavt_fast._core import SearchOptions
 from bavt_fast.budget import Budget, Spent, cost_units
 from bavt_fast.protocols import Sampling
 
-__all__ = ["Settings", "settings_of"]
+__all__ = ["MAX_PRICE", "Settings", "settings_of"]
+
+MAX_PRICE = 9.2
+"""The largest price of a token: 64 bits of 1e-18."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Settings:
             nothing can grow.
         max_step_tokens: tokens after which a step is cut short, paid for and dropped.
         max_nodes: limit on the tree's nodes; 2**24 for None.
-        token_cost, prompt_token_cost: prices of a generated token and of one that is read, for a budget's ``cost``.
+        token_cost, prompt_token_cost: prices of a generated token and of one that is read, for a budget's ``cost``; 9.2
+            at most.
         cached_token_cost: price of one that is read out of a cache (`Step.cached_tokens`), at most that of any other;
             None for the same.
         step_tool_calls: tool calls of a step: the most that it may make, and what it is charged if it does not say.
@@ -84,6 +88,11 @@ class Settings:
             put(self, name, as_count(name, getattr(self, name)))
         for name in ("token_cost", "prompt_token_cost", "max_step_cost"):
             put(self, name, as_amount(name, getattr(self, name), allow_zero=True))
+        for name in ("token_cost", "prompt_token_cost"):
+            if (price := getattr(self, name)) > MAX_PRICE:
+                raise ValueError(
+                    f"{name}: expected a number from 0 to {MAX_PRICE}, got {price}; count in another currency"
+                )
         if self.cached_token_cost is not None:
             cached = as_amount("cached_token_cost", self.cached_token_cost, allow_zero=True)
             if cached > self.prompt_token_cost:

@@ -228,3 +228,15 @@ def test_the_callers_decimal_context_rounds_no_money(rounding: str) -> None:
         search.extend(bavt.Budget(cost=0.123))
         assert search.budget.cost == 10.123
         assert critic._price(1234, 0) == 1.52344704
+
+
+@pytest.mark.parametrize("name", ["token_cost", "prompt_token_cost"])
+def test_a_price_that_64_bits_cannot_hold_is_refused(name: str) -> None:
+    """It was charged as 9.22 before."""
+    for price in (9.3, 100, 1e6):
+        with pytest.raises(ValueError, match=f"^{name}: expected a number from 0 to 9.2, got {float(price)}; count in"):
+            bavt.Settings(**{name: price})  # type: ignore[arg-type]
+    settings = bavt.Settings(**{name: 9.2}, max_prompt_tokens=10)  # type: ignore[arg-type]
+    search = Search("q", task=TextTask(), budget=bavt.Budget(cost=1000.0), settings=settings)
+    search.tell(search.ask()[0], [Step("a\n", 10, prompt_tokens=10)])
+    assert search.spent.cost == 92.0

@@ -17,7 +17,7 @@ from bavt_fast.budget import Spent
 from bavt_fast.drive_base import Asked, Base
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
-from bavt_fast.protocols import GenerationError
+from bavt_fast.protocols import DeadlinePassed, GenerationError
 from bavt_fast.waves import Pending, ask, cancel, named, rounds, stream, tell
 
 __all__ = ["Drive"]
@@ -36,6 +36,27 @@ def _held(generator: Any) -> Callable[[], Any]:
         return weakref.ref(generator)
     except TypeError:  # of a class with __slots__
         return lambda: generator
+
+
+def _charged(error: Exception, spent: Spent) -> GenerationError:
+    """The error of an ask that took something; a deadline stays one."""
+    kind = DeadlinePassed if isinstance(error, DeadlinePassed) else GenerationError
+    failure = kind(message_of(error), spent)
+    failure.__cause__ = error
+    return failure
+
+
+def _pairs(done: Any) -> list[tuple[int, Any]]:
+    """What `collect` gave: tickets, each with its answer."""
+    wanted = "pairs of a ticket and its answer from collect"
+    pairs = []
+    for pair in as_iterator("generator", done, wanted):
+        try:
+            ticket, answer = pair
+            pairs.append((index(ticket), answer))
+        except (TypeError, ValueError):
+            raise TypeError(f"generator: expected {wanted}, got {pair!r:.80} among them") from None
+    return pairs
 
 
 class Drive(Base):
@@ -281,7 +302,7 @@ class Drive(Base):
         """Asks that a generator did not take, or not all of them."""
         took = self.discarded(tickets)
         for slot, ticket in zip(slots, tickets, strict=True):
-            self.ask_failed(slot, ticket, GenerationError(message_of(error), took[ticket]) if ticket in took else error)
+            self.ask_failed(slot, ticket, _charged(error, took[ticket]) if ticket in took else error)
 
     def discarded(self, tickets: Sequence[int]) -> dict[int, Spent]:
         """What asks took that the generator gives up, as far as it says."""
@@ -303,7 +324,7 @@ class Drive(Base):
     def tell_done(self, done: Any, out: Out) -> None:
         """What a generator has done, told in the order of the tickets."""
         try:
-            done = sorted([(index(ticket), answer) for ticket, answer in done], key=lambda item: item[0])
+            done = sorted(_pairs(done), key=lambda item: item[0])
             told = {ticket: answer for ticket, answer in done if ticket in out}
             if len(told) < len(done):
                 unknown = [ticket for ticket, _ in done if ticket not in told] or list(told)
@@ -322,6 +343,6 @@ class Drive(Base):
         """All asks that are out have failed."""
         took = self.discarded(list(out))
         for ticket, (slot, _, _) in out.items():
-            failure = GenerationError(message_of(error), took[ticket]) if ticket in took else error
+            failure = _charged(error, took[ticket]) if ticket in took else error
             self.ask_failed(slot, ticket, named(failure, "generator"))
         out.clear()

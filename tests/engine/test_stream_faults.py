@@ -92,6 +92,37 @@ def test_a_ticket_that_is_told_twice_is_the_generators_error() -> None:
     assert all("tickets that are out" in str(search.error) for search in searches)
 
 
+@pytest.mark.parametrize("given", [None, 5, {0: []}, [0], ["ab"], [(0, [], [])], [(0.0, [])]])
+@pytest.mark.parametrize("observed", [False, True])
+def test_what_is_no_list_of_pairs_is_named(given: Any, observed: bool) -> None:
+    class Wrong(StreamingGenerator):
+        def collect(self) -> Any:
+            return given
+
+    one = searcher_of(Wrong(ENDLESS), on_event=(lambda event: None) if observed else None)
+    with pytest.raises(bavt.SearchError, match="generator: expected pairs of a ticket and its answer from collect"):
+        one.search("q", budget=BUDGET)
+
+
+@pytest.mark.parametrize("call", ["submit", "collect"])
+def test_a_deadline_stays_one_where_the_asks_took_something(call: str) -> None:
+    class Late(StreamingGenerator):
+        def discard(self, tickets: Any) -> Any:
+            super().discard(tickets)
+            return {ticket: bavt.Spent(tokens=2) for ticket in tickets}
+
+    def late(self: Any, *asked: Any) -> Any:
+        raise bavt.DeadlinePassed("late")
+
+    setattr(Late, call, late)
+    result = searcher_of(Late(ENDLESS)).search("q", budget=bavt.Budget(tokens=90, seconds=1e6))
+    assert (result.stop_reason, result.spent.tokens) == ("deadline", 2)
+    with pytest.raises(bavt.SearchError, match="late") as caught:
+        searcher_of(Late(ENDLESS)).search("q", budget=BUDGET)
+    assert isinstance(caught.value.result.error.__cause__, bavt.DeadlinePassed)
+    assert caught.value.result.spent.tokens == 2
+
+
 @pytest.mark.parametrize("given", [RuntimeError("discard"), 3, {0: "much"}, {0: None}])
 def test_a_discard_that_fails_gives_the_asks_up(given: Any) -> None:
     class Keeps(Clears):

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 import numbers
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from bavt_fast._checks import as_count
+from bavt_fast._checks import as_count, as_iterator
 from bavt_fast._core import RecipeTree
 
 __all__ = ["BudgetAwareUCB", "BudgetAwareValueTreeSearch", "DualRoleLLMAgent", "TreeNode"]
@@ -289,7 +289,7 @@ class DualRoleLLMAgent:
         prompt = context + "\n\nNext reasoning steps:"
         return [self.model.generate(prompt, max_tokens=50, temperature=0.7).strip() for _ in range(num_candidates)]
 
-    def compare_budgets(self, question: str, budgets: Sequence[int] = (100, 250, 500, 1000)) -> dict[int, Any]:
+    def compare_budgets(self, question: str, budgets: Iterable[int] = (100, 250, 500, 1000)) -> dict[int, Any]:
         """{budget: self.evaluate(reasoning, question)} for the reasoning that each budget buys.
 
         Raises:
@@ -301,10 +301,11 @@ class DualRoleLLMAgent:
                 f"evaluate: expected a method evaluate(reasoning, question) of {type(self).__name__}, got none; "
                 "define it in a subclass"
             )
-        for budget in budgets:
+        given = list(as_iterator("budgets", budgets, "integers of at least 1"))
+        for budget in given:
             as_count("budgets", budget, minimum=1)
         scores = {}
-        for budget in budgets:
+        for budget in given:
             reasoning = self.reason_with_budget(question, budget)
             scores[budget] = self.evaluate(reasoning, question)  # type: ignore[attr-defined]
         return scores

@@ -242,6 +242,7 @@ def test_compare_budgets_evaluates_each_budget() -> None:
         expected[budget] = (len(search.search("Why?")), "Why?")
     assert results == expected
     assert list(results) == [8, 1]
+    assert agent.compare_budgets("Why?", budgets=(budget for budget in (8, 1))) == expected  # as of the recipe
     assert list(agent.compare_budgets("Why?")) == [100, 250, 500, 1000]
 
 
@@ -252,7 +253,9 @@ def test_compare_budgets_without_evaluate_says_so_before_it_searches() -> None:
     assert not agent.model.calls
 
 
-@pytest.mark.parametrize(("budgets", "error"), [([5, 0], ValueError), ([5, True], TypeError), ([1.5], TypeError)])
+@pytest.mark.parametrize(
+    ("budgets", "error"), [([5, 0], ValueError), ([5, True], TypeError), ([1.5], TypeError), (5, TypeError)]
+)
 def test_bad_budgets_are_refused_before_any_search(budgets: Any, error: type[Exception]) -> None:
     agent = CountingAgent(HashEncoder())
     with pytest.raises(error, match=r"^budgets: expected"):

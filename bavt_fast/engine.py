@@ -198,6 +198,8 @@ class Search(Beside):
         made = checked_steps(steps, self.rules.counts_tried)
         by_step: dict[int, tuple[float, float | None]] = {}
         for name, numbers in (("values", values), ("weights", weights)):
+            if numbers is not None and not hasattr(numbers, "__getitem__"):
+                raise TypeError(f"{name}: expected a list of numbers, got {numbers!r:.80}")
             if numbers is not None and len(numbers) != len(made):
                 raise ValueError(f"{name}: expected {len(made)}, one for each step, got {len(numbers)}")
         for i, step in enumerate(made):

@@ -67,9 +67,9 @@ class RunFolder:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder)
         if self.path.is_dir() and not is_run(self.path):
-            foreign = sorted(
-                {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".bavt-")} - {*_OWN}
-            )
+            names = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".bavt-")}
+            # A run that was killed as it began left its lock. Without one, questions.jsonl is somebody's own.
+            foreign = sorted(names - {*_OWN} if "lock" in names else names)
             if foreign:
                 raise RunError(f"{self.path}: expected the folder of a run, or an empty one, got one with {foreign[0]}")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -135,8 +135,8 @@ class RunFolder:
                     f"with that, or begin another run in another folder than {self.path}"
                 )
         for old, new in itertools.zip_longest(self.rows(), rows):
-            if old != new:
-                line = (old or new).line
+            if old is None or new is None or not old.is_same(new):
+                line = (new or old).line
                 raise RunError(
                     f"questions: line {line}: expected {_row(old)}, with which this run began, got {_row(new)}; go on "
                     f"with that, or begin another run in another folder than {self.path}"

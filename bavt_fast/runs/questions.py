@@ -39,8 +39,12 @@ class Row(NamedTuple):
     budget_tokens: int | None = None
     seed: int | None = None
 
+    def is_same(self, other: Row) -> bool:
+        """Whether it asks the same, wherever in a file it stands."""
+        return self[1:] == other[1:]
+
     def to_json(self) -> str:
-        """One line, which `from_json` reads; without the number of the line where it stood."""
+        """One line, which `from_json` reads."""
         fields = {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
         return json.dumps(fields)
 

@@ -133,6 +133,30 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_questions_of_the_folders_owner_are_not_written_over(tmp_path: Path) -> None:
+    """Questions that lie where a run keeps its own, as by --out of the folder that they are in."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"id": 1, "question": "q", "note": "mine"}\nbroken\n')
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=r"expected the folder of a run, or an empty one, got one with questions\.jsonl"):
+        completed(tmp_path, path)
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("questions.jsonl", before)]
+
+
+def test_a_run_that_was_killed_as_it_began_begins_again(tmp_path: Path) -> None:
+    completed(tmp_path, questions(2))
+    for name in ("run.json", "results.jsonl", "journal"):
+        (tmp_path / name).unlink()
+    assert completed(tmp_path, questions(3)).finished == 3
+
+
+def test_the_same_questions_go_on_without_the_broken_and_blank_lines_between_them(tmp_path: Path) -> None:
+    rows = questions(4)
+    one_life(tmp_path / "out", written(tmp_path, [rows[0], "{broken", "", *rows[1:]]), 2)
+    summary = completed(tmp_path / "out", written(tmp_path, rows))
+    assert (summary.finished, summary.broken) == (4, ())
+
+
 def test_several_asks_in_one_tree_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leaves: expected 1 in a run"):
         Run(tmp_path, searcher(leaves=2), questions(1), budget=BUDGET)

@@ -214,7 +214,12 @@ def _applied(task: Any, state: Any, step: Step) -> Any:
 
 
 def dump_step(step: Step) -> list[Any]:
-    """A step as JSON, without its hidden state."""
+    """A step as JSON, without its hidden state.
+
+    Raises:
+        TypeError: its tokens' ids are no integers, or its probabilities no numbers, which nothing but a file reads.
+    """
+    logarithm = step.log_probability
     return [
         step.text,
         step.tokens,
@@ -223,11 +228,18 @@ def dump_step(step: Step) -> list[Any]:
         step.tool_calls,
         step.cost,
         step.seconds,
-        [int(token) for token in step.token_ids],
-        [float(probability) for probability in step.token_probabilities],
-        None if step.log_probability is None else float(step.log_probability),
+        _numbers("token_ids", step.token_ids, int),
+        _numbers("token_probabilities", step.token_probabilities, float),
+        None if logarithm is None else _numbers("log_probability", (logarithm,), float)[0],
         step.cached_tokens,
     ]
+
+
+def _numbers(name: str, values: Any, kind: Callable[[Any], Any]) -> list[Any]:
+    try:
+        return [] if values is None else [kind(value) for value in values]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"Step.{name}: expected numbers, got {values!r:.80} ({error})") from error
 
 
 def load_step(fields: Sequence[Any]) -> Step:

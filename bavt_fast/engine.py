@@ -412,6 +412,7 @@ class Search(Beside):
 
         Raises:
             OSError: the file cannot be written; what stood there before stands there still.
+            TypeError: token ids or probabilities of a step are no numbers.
             ValueError: states are admitted and not grown: `grow` or `cancel` them first. While a run has the search,
                 that is where a critic that is a coroutine works on values: save it later. Or the task's key of a state
                 is not the same every time.

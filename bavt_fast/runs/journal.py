@@ -104,7 +104,7 @@ class JournalLines:
         self._lines.append(f"{number} b\n")
 
     def answered(self, number: int, answer: Answer) -> None:
-        self.answers += 1
+        """Raises TypeError, and notes nothing, where a step cannot be written down."""
         asked_s, told_s, steps, abouts, values, cost = answer
         if len(steps) == 1 and cost is None and asked_s is None and _is_plain(steps[0]):  # as most are: by hand, faster
             step = steps[0]
@@ -114,6 +114,7 @@ class JournalLines:
         else:
             text = _json([asked_s, told_s, [_dumped(step) for step in steps], abouts, values, cost])
         self._lines.append(f"{number} a {text}\n")
+        self.answers += 1
 
     def failed(self, number: int, failure: Failure) -> None:
         self._lines.append(f"{number} f {_json(failure)}\n")
@@ -346,6 +347,8 @@ def _is_plain(step: Step) -> bool:
         and step.tool_calls is None
         and step.cost is None
         and not step.seconds
+        and step.token_ids.__class__ is tuple  # an array is neither true nor false
+        and step.token_probabilities.__class__ is tuple
         and not step.token_ids
         and not step.token_probabilities
         and step.log_probability is None
@@ -353,10 +356,13 @@ def _is_plain(step: Step) -> bool:
     )
 
 
-_LAST: list[Any] = [None, ""]  # a description, and its text: tasks may give the same one again and again
+_last: tuple[Description | None, str] = (None, "")
+"""A description, and its text: tasks may give the same one again and again. One object, for threads share it."""
 
 
 def _about(about: Description) -> str:
-    if about is not _LAST[0]:
-        _LAST[:] = about, _json(about)
-    return _LAST[1]
+    global _last
+    last = _last
+    if about is not last[0]:
+        _last = last = (about, _json(about))
+    return last[1]

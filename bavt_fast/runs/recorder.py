@@ -115,7 +115,13 @@ class Recorder(Observer):
         cost: Sequence[int] | None,
     ) -> None:
         told_s = search._native.account.elapsed_s
-        self._journal.answered(self.number, Answer(self._asked_s, told_s, steps, abouts, values, cost))
+        try:
+            self._journal.answered(self.number, Answer(self._asked_s, told_s, steps, abouts, values, cost))
+        except (TypeError, ValueError) as error:  # what a step says and no search reads, as its tokens' ids
+            self._not_answered(search, None)
+            if search.error is None:
+                search.error = error
+            search.stop("error")
 
 
 def _difference(now: Sequence[int], before: Sequence[int]) -> tuple[int, int, int, int]:

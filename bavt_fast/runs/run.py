@@ -28,7 +28,7 @@ from bavt_fast.runs.journal import Answer, Failure, History, Journal, read_journ
 from bavt_fast.runs.questions import BrokenLine, Row, Rows, checked_rows, problems_of
 from bavt_fast.runs.recorder import Recorder
 from bavt_fast.runs.replay import replay
-from bavt_fast.runs.searching import Outcome, Searching, error_line, parts_of
+from bavt_fast.runs.searching import Outcome, Searching, error_line, parts_of, save_search
 from bavt_fast.searcher import Searcher
 from bavt_fast.settings import Settings
 
@@ -366,7 +366,7 @@ class Run:
         assert isinstance(recorder, Recorder), "every search of a run has one"
         line = self.searching.line(recorder.row, search)
         if self.keep:
-            search.save(self.folder.search_file(recorder.row))
+            save_search(search, self.folder.search_file(recorder.row), line)
         del self._open[recorder.number]
         self._write(recorder.number, line)
         return line

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bavt_fast._checks import message_of
@@ -18,7 +19,7 @@ from bavt_fast.result import SearchResult
 from bavt_fast.runs.questions import Row
 from bavt_fast.searcher import Searcher
 
-__all__ = ["Outcome", "Searching", "error_line", "parts_of"]
+__all__ = ["Outcome", "Searching", "error_line", "parts_of", "save_search"]
 
 Outcome = Callable[[Row, SearchResult], Mapping[str, Any]]
 
@@ -112,6 +113,20 @@ def _checked_fields(fields: Any) -> Mapping[str, Any]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"outcome: expected fields that JSON can hold, got {fields!r:.80} ({error})") from error
     return fields
+
+
+def save_search(search: Search, path: Path, line: dict[str, Any]) -> None:
+    """Saves the search of a line. Where its task or its steps do not let it, that is an error of the line.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        search.save(path)
+    except OSError:
+        raise
+    except Exception as error:
+        line.setdefault("error", _about_error(error))
 
 
 def error_line(row: Row, error: Exception) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from bavt_fast.runs.journal import Answer, Failure, JournalLines
 from bavt_fast.runs.questions import Row, problems_of
 from bavt_fast.runs.recorder import Recorder
 from bavt_fast.runs.replay import replay
-from bavt_fast.runs.searching import Outcome, Searching, error_line, parts_of
+from bavt_fast.runs.searching import Outcome, Searching, error_line, parts_of, save_search
 from bavt_fast.searcher import Searcher
 from bavt_fast.settings import Settings
 
@@ -279,8 +279,8 @@ class Worker:
         assert isinstance(recorder, Recorder), "every search of a run has one"
         amounts = search._native.account.spent
         self._spent = [old + new for old, new in zip(self._spent, amounts, strict=True)]
-        kept = _as_bytes(search) if self._keep else None
         line = searching.line(recorder.row, search)
+        kept = _as_bytes(search, line) if self._keep else None
         with self._changed:
             del self._open[recorder.number]
             self._finished.append(Finished(recorder.number, line, kept))
@@ -385,8 +385,8 @@ class _Waiting:
                 return search
 
 
-def _as_bytes(search: Search) -> bytes:
+def _as_bytes(search: Search, line: dict[str, Any]) -> bytes | None:
     with tempfile.TemporaryDirectory(prefix="bavt-") as folder:
         path = Path(folder, "search.bavt")
-        search.save(path)
-        return path.read_bytes()
+        save_search(search, path, line)
+        return path.read_bytes() if path.exists() else None

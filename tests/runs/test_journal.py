@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,22 @@ def test_compacting_leaves_out_what_is_finished_alone(tmp_path: Path) -> None:
     assert listed(again.events) == listed({1: events[1], 4: events[4], 7: []})
     assert again.lost_asks == 5
     assert path.stat().st_size > size
+
+
+def test_two_runs_in_two_threads_do_not_mix_their_descriptions() -> None:
+    """Between any two lines the other thread may write a description of its own."""
+    mine, theirs = ABOUTS[1], Description(answer="theirs")
+    code = journals._about.__code__
+
+    def between(frame: Any, event: str, argument: Any) -> Any:
+        if event == "line" and frame.f_locals.get("about") is mine:
+            journals._about(theirs)
+        return between if frame.f_code is code else None
+
+    before = sys.gettrace()
+    sys.settrace(between)
+    try:
+        texts = [journals._about(mine) for _ in range(2)]
+    finally:
+        sys.settrace(before)
+    assert texts == [journals._json(mine)] * 2

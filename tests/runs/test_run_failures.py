@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from run_worlds import BUDGET, Killed, Mortal, completed, questions, results, searcher
 
@@ -136,3 +137,71 @@ def test_a_question_that_cannot_begin_is_a_result_too(tmp_path: Path) -> None:
         2: "RuntimeError: too odd",
     }
     assert found == {line["id"]: line for line in read_run(tmp_path)}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_steps_that_cannot_be_written_down_fail_their_question_alone(keep: bool, tmp_path: Path) -> None:
+    """As ids and probabilities that no search reads. Arrays are taken for what they hold."""
+    numbers = itertools.count()
+    said: dict[str, dict[str, Any]] = {
+        "ids": {"token_ids": ("one", "two")},
+        "none": {"token_ids": None, "tool_calls": 0},
+        "likely": {"log_probability": "likely"},
+        "half": {"token_probabilities": ("half",)},
+        "arrays": {"token_ids": np.arange(2), "token_probabilities": np.full(2, 0.5)},
+        "plain": {},
+    }
+
+    def steps(text: str, count: int) -> list[bavt.Step]:
+        return [bavt.Step(f"step {next(numbers)}\n", 2, **said[text.split()[0]]) for _ in range(count)]
+
+    rows = [{"id": name, "question": f"{name} "} for name in said]
+    made = bavt.Searcher(steps, wave=8, max_step_tokens=2, record=keep)
+    for retry in (False, True):
+        options: dict[str, Any] = {"budget": bavt.Budget(tokens=10), "keep": keep, "retry_errors": retry}
+        with Run(tmp_path, made, rows, **options) as run:
+            list(run)
+        found = results(tmp_path)
+        assert {name: str(line.get("error"))[:30] for name, line in found.items()} == {
+            "ids": "TypeError: Step.token_ids: exp",
+            "none": "None",
+            "likely": "TypeError: Step.log_probabilit",
+            "half": "TypeError: Step.token_probabil",
+            "arrays": "None",
+            "plain": "None",
+        }
+        bad = ("ids", "likely", "half")
+        assert [found[name]["spent"]["tokens"] for name in bad] == [4 if retry else 2] * 3, "paid for all the same"
+        assert [found[name]["spent"]["tokens"] for name in said if name not in bad] == [10] * 3
+        if keep:
+            assert {path.stem for path in (tmp_path / "searches").iterdir()} == {*said} - {*bad}
+
+
+def test_a_search_that_cannot_be_saved_is_an_error_of_its_question(tmp_path: Path) -> None:
+    class Changing(TextTask):
+        def key(self, state: Any) -> Any:
+            if "bad" in state.text and state.depth > 1 and self.keys_are_wanted_again:
+                raise KeyError("state")
+            return super().key(state)
+
+    task = Changing()
+    task.keys_are_wanted_again = False
+    saved = bavt.Search.save
+
+    def save(search: bavt.Search, path: Any) -> None:
+        task.keys_are_wanted_again = True
+        try:
+            saved(search, path)
+        finally:
+            task.keys_are_wanted_again = False
+
+    numbers = itertools.count()
+    made = bavt.Searcher(lambda text, count: [f"step {next(numbers)}"], task=task, policy="best_first", wave=4)
+    rows = [{"id": 1, "question": "bad"}, {"id": 2, "question": "good"}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bavt.Search, "save", save)
+        with Run(tmp_path, made, rows, budget=bavt.Budget(tokens=12), keep=True) as run:
+            list(run)
+    found = results(tmp_path)
+    assert (found[1]["error"], "error" in found[2]) == ("KeyError: 'state'", False)
+    assert [path.name for path in (tmp_path / "searches").iterdir()] == ["2.bavt"]

@@ -114,6 +114,13 @@ def test_a_result_that_says_little_has_its_row(tmp_path: Path) -> None:
     assert [line.split()[:3] for line in done.stdout.splitlines()[-2:]] == [["a", "no", "0"], ["b", "no", "0"]]
 
 
+def test_a_value_of_any_size_has_its_row(tmp_path: Path) -> None:
+    """As a run's `outcome` may give one."""
+    done = run("view", a_run(tmp_path / "run", f'{{"id": "a", "spent": {{}}, "value": {10**400}}}'))
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].split()[:3] == ["a", "no", "0"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -168,6 +175,7 @@ def test_solve_saves_what_view_shows(tmp_path: Path) -> None:
     refused = run("solve", "4 5 6 10", "--quiet", "--save", tmp_path / "no" / "s.bavt")
     assert refused.exit_code == 2
     assert "No such file" in refused.stderr
+    assert refused.stdout.strip() == made.answer, "what was found is worth more than the file"
 
 
 def test_solve_live_links_to_its_page(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,11 +64,12 @@ def _tokens(line: Mapping[str, Any]) -> int:
 def _cells(line: Mapping[str, Any]) -> tuple[str, ...]:
     answer = line.get("error") or line.get("answer") or ""
     value = line.get("value")
+    is_amount = isinstance(value, (int, float)) and abs(value) < 1e9
     return (
         str(line["id"]),
         "yes" if line.get("solved") else "no",
         f"{_tokens(line):,}",
-        "" if value is None else f"{value:.3f}" if isinstance(value, (int, float)) else str(value)[:40],
+        "" if value is None else f"{value:.3f}" if is_amount else str(value)[:40],
         str(line.get("stop_reason")),
         " ".join(str(answer)[:2000].split()),
     )

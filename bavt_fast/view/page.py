@@ -59,6 +59,8 @@ def html(sources: Any, path: str | os.PathLike[str] | None = None, *, title: str
 
 def page(shown: Sequence[Picture], *, title: str | None = None, live: bool = False) -> str:
     """The HTML of pictures. With `live` they are not in it: the page asks for them at ``events`` beside its address."""
+    if title is not None and not isinstance(title, str):
+        raise TypeError(f"title: expected a str, got {title!r:.80}")
     if title is None:
         title = label(shown[0].question, 80) if len({one.question for one in shown}) == 1 else ""
     names = [one.name or (label(one.question, 60) if len(shown) > 1 else "") for one in shown]

@@ -250,7 +250,10 @@ def _count(value: Any) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"picture: expected a number, got {value!r:.40}")
-    return float(value)
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"picture: expected a number, got {value!r:.40}") from None
 
 
 def _text(value: Any) -> str:
@@ -282,8 +285,9 @@ def _column(record: Mapping[str, Any], name: str, check: Callable[[Any], Any], s
 
 
 def _amount(value: Any) -> float:
-    """A count stays one."""
-    return value if type(value) is int else _number(value)
+    """A count stays one; it has to be one that a float can hold."""
+    number = _number(value)
+    return value if type(value) is int else number
 
 
 def _amounts(record: Any, check: Callable[[Any], Any] = _amount) -> dict[str, Any]:

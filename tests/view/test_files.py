@@ -59,6 +59,11 @@ def test_only_our_script_and_style_may_run_and_nothing_is_loaded() -> None:
     assert [attrs for _, attrs in elements(page).found if loading & attrs.keys()] == []
 
 
+def test_a_title_that_is_no_text_is_refused() -> None:
+    with pytest.raises(TypeError, match="title: expected a str, got 5"):
+        view.html(picture_of([-1]), title=5)  # type: ignore[arg-type]
+
+
 def test_scripts_have_no_end_tag_in_them_and_take_no_text_as_html() -> None:
     assets = Path(view.__file__).parent / "assets"
     for path in [*assets.glob("*.js"), *assets.glob("vendor/*.js")]:

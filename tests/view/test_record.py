@@ -144,6 +144,9 @@ def test_numbers_that_json_has_no_form_for() -> None:
         ({"nodes": 3}, "damaged"),
         ({"refused": None}, "damaged"),
         ({"spent": [1]}, "damaged"),
+        ({"spent": {"tokens": 10**400}}, "expected a number, got 1000"),
+        ({"budget": {"tokens": 10**400}}, "expected a number, got 1000"),
+        ({"value": "half"}, "expected a number, got 'half'"),
     ],
 )
 def test_a_damaged_record_is_refused(change: dict[str, Any], problem: str) -> None:

@@ -105,10 +105,11 @@ def save_folder(
         settings: what `load_folder` needs besides.
 
     Raises:
-        ValueError: the head does not fit the model, a weight is not finite in half precision, or there is no such task.
-            Nothing has been written then.
+        ValueError: the head does not fit the model, a weight is not finite in half precision, there is no such task, or
+            an option is a number that JSON has no form for. Nothing has been written then.
     """
     task_module(settings.task)
+    text = settings.to_json()
     copied: Any = copy.deepcopy(model).eval()
     weights = {
         f"predictor.{name.removeprefix('predictor.')}": weight.detach().half().contiguous()
@@ -128,7 +129,7 @@ def save_folder(
     half.save_pretrained(path)
     tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
     save_file(weights, path / HEAD_FILE)
-    (path / SETTINGS_FILE).write_text(settings.to_json(), encoding="utf-8")
+    (path / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def _check_code(path: Path, trust_remote_code: bool) -> None:

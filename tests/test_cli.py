@@ -128,6 +128,14 @@ def test_bad_input_is_said_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("bad", [["--policy", "best"], ["--candidates", "0"], ["--seed", "-1"]])
+def test_bad_input_costs_no_trace_of_before(invoke: Callable[..., Any], tmp_path: Path, bad: list[str]) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("of yesterday")
+    assert invoke("solve", "4 5", "--trace", str(trace), *bad).exit_code == 2
+    assert trace.read_text() == "of yesterday"
+
+
 def test_code_in_a_model_folder_is_refused_and_not_asked_about(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(embedded_folder(), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
@@ -169,6 +177,13 @@ def test_output_that_cannot_be_written_is_said() -> None:
             done = shell(*arguments, stdout=full)
         assert done.returncode == 2
         assert done.stderr == "bavt-fast: [Errno 28] No space left on device\n"
+
+
+def test_bad_input_is_bad_input_where_nobody_can_be_told() -> None:
+    """Standard error may be a full disk, too."""
+    with open("/dev/full", "w") as full:
+        assert shell("solve", "2 three", stderr=full).returncode == 2
+        assert shell("solve", "2 3 -> 6", "--quiet", stderr=full).returncode == 0
 
 
 def test_a_reader_that_goes_away_ends_it_without_a_word() -> None:

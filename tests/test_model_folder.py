@@ -134,6 +134,8 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
             save_folder(out, model.lm, COURSE.tokenizer(), head, COURSE.settings)
     with pytest.raises(ValueError, match=r"task: expected the name of a module in bavt_fast.tasks .*, got 'nowhere'"):
         save(out, model, task="nowhere")
+    with pytest.raises(ValueError, match="JSON"):
+        save(out, model, search={"decay": float("nan")})
     with torch.no_grad():
         model.lm.get_input_embeddings().weight[0, 0] = 1e6
     with pytest.raises(ValueError, match="expected weights that half precision can hold, got infinity or NaN in model"):

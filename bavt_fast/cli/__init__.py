@@ -8,6 +8,7 @@ show, or in a run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -77,12 +78,15 @@ def _run() -> int:
         return NOT_SOLVED
     except OSError as error:
         _drop_output()
-        print(f"bavt-fast: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # it may be standard error that cannot be written
+            print(f"bavt-fast: {error}", file=sys.stderr)
         return BAD_INPUT
     return SOLVED
 
 
 def _drop_output() -> None:
     """Standard output goes nowhere from here on: it is flushed once more as the process ends."""
+    if sys.stdout is None:
+        return
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

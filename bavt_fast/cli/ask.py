@@ -12,10 +12,9 @@ import bavt_fast.cli.options as given
 from bavt_fast.budget import Budget
 from bavt_fast.cli.options import TaskName, VoteRule
 from bavt_fast.cli.output import (
-    NOT_SOLVED,
-    SOLVED,
     as_json,
     as_question,
+    exit_code,
     opened_trace,
     refuse,
     searched,
@@ -88,7 +87,7 @@ def ask(
             )
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, prompt_of(text), budget, seed, trace=heard, live=live, save=save)
+    result, saved = searched(console, searcher, prompt_of(text), budget, seed, trace=heard, live=live, save=save)
     answer, path, outcome = voted(result, made, vote_by)
     if json_alone:
         typer.echo(json.dumps(_as_json(text, result, answer, path, outcome)))
@@ -98,7 +97,7 @@ def ask(
         show_path(console, path)
         _show_answer(console, result, answer, outcome)
         show_spent(console, result, budget)
-    raise typer.Exit(SOLVED if answer else NOT_SOLVED)
+    raise typer.Exit(exit_code(bool(answer), saved))
 
 
 def _show_answer(console: Console, result: SearchResult, answer: str | None, outcome: Vote | None) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "as_json",
     "as_question",
     "errors",
+    "exit_code",
     "opened_trace",
     "plain_warnings",
     "refuse",
@@ -48,6 +49,12 @@ errors = Console(stderr=True)
 
 def refuse(error: Exception) -> NoReturn:
     """Says what is wrong with the input, and ends. Where the reader of the output went away nothing is wrong."""
+    say(error)
+    raise typer.Exit(BAD_INPUT) from error
+
+
+def say(error: Exception) -> None:
+    """Says what is wrong."""
     if isinstance(error, BrokenPipeError):
         raise error
     text = str(error)
@@ -56,7 +63,6 @@ def refuse(error: Exception) -> NoReturn:
     if isinstance(error, ModuleNotFoundError) and "pip install" not in text:
         text = f"this command needs {error.name}; install it with: pip install 'bavt_fast[all]'"
     errors.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(BAD_INPUT) from error
 
 
 @contextmanager
@@ -105,8 +111,11 @@ def searched(
     trace: JsonLines | None = None,
     live: bool = False,
     save: Path | None = None,
-) -> SearchResult:
+) -> tuple[SearchResult, bool]:
     """Searches and shows how far it is; where something fails, says so and gives what was found by then.
+
+    Returns:
+        The result, and whether it was saved where it should be. A result is worth more than its file.
 
     Args:
         trace: hears what happens, and is closed at the end.
@@ -123,12 +132,13 @@ def searched(
         result = error.result
     except (ValueError, TypeError) as error:
         refuse(error)
-    if save is not None:
-        try:
+    try:
+        if save is not None:
             search.save(save)
-        except (OSError, TypeError, ValueError) as error:
-            refuse(error)
-    return result
+    except (OSError, TypeError, ValueError) as error:
+        say(error)
+        return result, False
+    return result, True
 
 
 @contextmanager
@@ -197,6 +207,11 @@ def show_path(console: Console, path: Sequence[str]) -> None:
     """The steps, numbered."""
     for number, step in enumerate(path, start=1):
         console.print(f"  {number}. {step.strip()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def exit_code(found: bool, saved: bool) -> int:
+    """Of a search that has ended."""
+    return BAD_INPUT if not saved else SOLVED if found else NOT_SOLVED
 
 
 def show_spent(console: Console, result: SearchResult, budget: Budget) -> None:

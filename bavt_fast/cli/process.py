@@ -14,7 +14,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 __all__ = ["begin", "end", "loading"]
@@ -95,5 +95,6 @@ def end(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it is None where the shell closed it
-            stream.flush()
+            with suppress(OSError):  # what can be said of it was said
+                stream.flush()
     os._exit(code)

@@ -12,10 +12,9 @@ from rich.console import Console
 import bavt_fast.cli.options as given
 from bavt_fast.budget import Budget
 from bavt_fast.cli.output import (
-    NOT_SOLVED,
-    SOLVED,
     as_json,
     as_question,
+    exit_code,
     opened_trace,
     refuse,
     searched,
@@ -24,6 +23,7 @@ from bavt_fast.cli.output import (
 )
 from bavt_fast.cli.searchers import folder_searcher
 from bavt_fast.folder_settings import embedded_folder, read_settings
+from bavt_fast.searcher import Searcher
 
 if TYPE_CHECKING:
     from bavt_fast.protocols import Task
@@ -59,16 +59,17 @@ def solve(
         text = as_question(question)
         folder = embedded_folder() if model is None else model
         task = read_settings(folder).make_task(None if target is None else {"target": target})
-        task.initial_state(text)
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
-        heard = opened_trace(trace)
         options: dict[str, Any] = {"candidates": candidates, "record": live or save is not None}
         if policy is not None:
             options["policy"] = policy
+        # Loading takes long, and a trace is written anew: what is wrong with the rest is said before.
+        Searcher(lambda context, count: [], None, task, **options).start(text, budget=budget, seed=seed)
+        heard = opened_trace(trace)
         searcher = folder_searcher(folder, task, temperature, trust_remote_code, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
-    result = searched(console, searcher, text, budget, seed, trace=heard, live=live, save=save)
+    result, saved = searched(console, searcher, text, budget, seed, trace=heard, live=live, save=save)
     solved = _is_right(task, text, result)
     if json_alone:
         typer.echo(json.dumps(as_json(text, result, solved)))
@@ -76,7 +77,7 @@ def solve(
         typer.echo(result.answer or "")
     else:
         _report(console, result, solved, budget)
-    raise typer.Exit(SOLVED if solved else NOT_SOLVED)
+    raise typer.Exit(exit_code(solved, saved))
 
 
 def _is_right(task: Task[Any], question: str, result: SearchResult) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index
@@ -136,14 +138,16 @@ def _row(number: int, fields: Any) -> Row:
     missing = [name for name in ("id", "question") if name not in fields]
     if missing:
         raise ValueError(f"expected id and question, got none for {' and '.join(missing)}")
-    name, question, answer = fields["id"], fields["question"], fields.get("answer")
+    name, question = fields["id"], fields["question"]
+    answer: Any = fields.get("answer")
     if not isinstance(name, (str, int, bool)) and hasattr(name, "__index__"):
         name = index(name)  # numpy's, say
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise TypeError(f"id: expected a str or an int, got {name!r:.60}")
     if not isinstance(question, str) or not question.strip():
         raise TypeError(f"question: expected a str that says something, got {question!r:.60}")
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    is_number = isinstance(answer, numbers.Real) and not isinstance(answer, bool)
+    if is_number and -math.inf < answer < math.inf:  # NaN stands in tables where nobody knows: no answer to search for
         answer = str(answer)
     if answer is not None and (not isinstance(answer, str) or not answer.strip()):
         raise TypeError(f"answer: expected a str or a number, got {answer!r:.60}")

@@ -72,6 +72,19 @@ def test_what_an_outcome_says_of_a_value_can_be_shown(tmp_path: Path) -> None:
     assert "high" in run_table(tmp_path, width=100)
 
 
+def test_answers_are_numbers_of_any_kind_but_nan(tmp_path: Path) -> None:
+    """As a table gives them, which has NaN where nobody knows."""
+    np = pytest.importorskip("numpy")
+    known = [7, np.int64(7), np.float32(7), 7.0, "7"]
+    rows = [{"id": i, "question": "Which?", "answer": answer} for i, answer in enumerate([*known, math.nan, np.inf])]
+    summary = Run(tmp_path, answering(), rows, budget=BUDGET).complete()
+    assert (summary.solved, summary.finished) == (5, 5)
+    assert [str(line)[:55] for line in summary.broken] == [
+        "line 6: answer: expected a str or a number, got nan",
+        "line 7: answer: expected a str or a number, got inf",
+    ]
+
+
 def test_ids_of_numpy_are_numbers(tmp_path: Path) -> None:
     np = pytest.importorskip("numpy")
     rows = [{"id": np.int64(7), "question": "q"}, {"id": np.bool_(True), "question": "q"}]

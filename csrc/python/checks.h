@@ -86,7 +86,9 @@ inline uint64_t seed(py::handle object) {
 }
 
 inline std::string file_path(const py::object& path) {
-    return py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+    auto encoded = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+    if (encoded.find('\0') != std::string::npos) bad_value("path", "a path without a null character", text_of(path));
+    return encoded;
 }
 
 inline NodeId node(const Tree& tree, py::handle object) {

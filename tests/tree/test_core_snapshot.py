@@ -133,6 +133,12 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         _core.Tree.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         tree.save(tmp_path / "no folder" / "tree")
+    for path in (f"{tmp_path}/a\0b", os.fsencode(tmp_path) + b"/a\0b"):
+        with pytest.raises(ValueError, match="path: expected a path without a null character"):
+            tree.save(path)
+        with pytest.raises(ValueError, match="path: expected a path without a null character"):
+            _core.Tree.load(path)
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "empty").touch()
     with pytest.raises(_core.SnapshotError, match="shorter than its header"):
         _core.Tree.load(tmp_path / "empty")

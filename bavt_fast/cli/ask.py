@@ -20,6 +20,7 @@ from bavt_fast.cli.output import (
     searched,
     show_path,
     show_spent,
+    shown,
 )
 from bavt_fast.cli.searchers import ENDS, MAX_DEPTH, check_critic, model_searcher, voted
 from bavt_fast.searcher import Searcher
@@ -109,7 +110,7 @@ def _show_answer(console: Console, result: SearchResult, answer: str | None, out
     about = f"value {result.value:.3f}"
     if outcome is not None:
         about = f"{outcome.share:.0%} of the votes, {len(outcome.counts)} different answers"
-    console.print(f"answer: {answer}  ({about})", style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"answer: {shown(answer)}  ({about})", style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def _as_json(

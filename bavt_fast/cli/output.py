@@ -17,6 +17,7 @@ from rich.text import Text
 from bavt_fast.budget import Budget
 from bavt_fast.result import Progress, SearchError, SearchResult
 from bavt_fast.traces import JsonLines, jsonl
+from bavt_fast.view.labels import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ __all__ = [
     "searched",
     "show_path",
     "show_spent",
+    "shown",
 ]
 
 SOLVED, NOT_SOLVED, BAD_INPUT = 0, 1, 2
@@ -197,16 +199,21 @@ def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
         table.add_row("spent", f"{progress.spent.tokens} of {budget.tokens} tokens, {progress.spent.seconds:.1f} s")
         table.add_row("nodes", str(progress.num_nodes))
         table.add_row("best value", f"{progress.value:.3f}")
-        table.add_row("best path", Text("\n".join(progress.path)))
+        table.add_row("best path", Text("\n".join(map(shown, progress.path))))
         live.update(table)
 
     return update
 
 
+def shown(text: str) -> str:
+    """The lines of a model's text, with escapes in the place of what a terminal would obey."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def show_path(console: Console, path: Sequence[str]) -> None:
     """The steps, numbered."""
     for number, step in enumerate(path, start=1):
-        console.print(f"  {number}. {step.strip()}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {number}. {shown(step.strip())}", markup=False, highlight=False, soft_wrap=True)
 
 
 def exit_code(found: bool, saved: bool) -> int:

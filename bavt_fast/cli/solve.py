@@ -20,6 +20,7 @@ from bavt_fast.cli.output import (
     searched,
     show_path,
     show_spent,
+    shown,
 )
 from bavt_fast.cli.searchers import folder_searcher
 from bavt_fast.folder_settings import embedded_folder, read_settings
@@ -89,11 +90,12 @@ def _is_right(task: Task[Any], question: str, result: SearchResult) -> bool:
 def _report(console: Console, result: SearchResult, solved: bool, budget: Budget) -> None:
     show_path(console, result.path)
     if solved:
-        text = f"solved: {result.answer}  (checked)"
+        text = f"solved: {shown(result.answer or '')}  (checked)"
         console.print(text, style="bold green", markup=False, highlight=False, soft_wrap=True)
     else:
         if result.answer:
-            console.print(f"answer: {result.answer}  (not verified)", markup=False, highlight=False, soft_wrap=True)
+            text = f"answer: {shown(result.answer)}  (not verified)"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         text = f"not solved; best path so far has value {result.value:.3f}"
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
     show_spent(console, result, budget)

@@ -27,6 +27,7 @@ __all__ = [
     "as_seed",
     "as_share",
     "message_of",
+    "require_function",
     "require_parameters",
 ]
 
@@ -153,6 +154,12 @@ def _cut(value: object) -> str:
     except ValueError:  # an integer of more digits than Python writes
         text = "a number too long to show"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def require_function(name: str, value: object, *, or_none: bool = True) -> None:
+    """Something to call; None passes with `or_none`. Raises TypeError for anything else."""
+    if not callable(value) and not (or_none and value is None):
+        raise TypeError(f"{name}: expected a function{' or None' * or_none}, got {_describe(value)}")
 
 
 def require_parameters(name: str, function: Callable[..., Any], *wanted: str) -> None:

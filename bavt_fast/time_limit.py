@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from bavt_fast._checks import as_amount
+from bavt_fast._checks import as_amount, require_function
 from bavt_fast.protocols import Description, Step, Task
 
 __all__ = ["TimeLimit"]
@@ -40,12 +41,13 @@ class TimeLimit:
         late: state -> what is said of a state whose verifier is late; terminal without an answer where None.
 
     Raises:
-        TypeError, ValueError: `task` has no ``describe``, or `seconds` is not above 0.
+        TypeError, ValueError: `task` has no ``describe``, `seconds` is not above 0, or `late` is not a function.
     """
 
     def __init__(self, task: Task[Any], seconds: float, late: Callable[[Any], Description] | None = None) -> None:
-        if not callable(getattr(task, "describe", None)):
+        if inspect.isclass(task) or not callable(getattr(task, "describe", None)):
             raise TypeError(f"task: expected a task, which has a method describe, got {task!r:.80}")
+        require_function("late", late)
         self.task = task
         self.seconds = as_amount("seconds", seconds)
         self.num_late = 0

@@ -160,6 +160,7 @@ def test_all_else_is_the_tasks(tmp_path: Path) -> None:
     ("task", "seconds", "said"),
     [
         (object(), 1.0, "task: expected a task"),
+        (TextTask, 1.0, "task: expected a task"),
         (TextTask(), 0, "seconds: expected a finite number above zero"),
         (TextTask(), float("nan"), "seconds"),
         (TextTask(), "5", "seconds"),
@@ -168,3 +169,8 @@ def test_all_else_is_the_tasks(tmp_path: Path) -> None:
 def test_bad_arguments(task: Any, seconds: Any, said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):
         bavt.TimeLimit(task, seconds)
+
+
+def test_what_is_said_of_a_late_state_is_a_function() -> None:
+    with pytest.raises(TypeError, match="late: expected a function or None, got 'wrong'"):
+        bavt.TimeLimit(TextTask(), 1.0, "wrong")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from bavt_fast._checks import require_parameters
+from bavt_fast._checks import require_function, require_parameters
 from bavt_fast.protocols import Node
 
 __all__ = ["AsyncFunctionCritic", "FunctionCritic", "UniformCritic", "as_critic"]
@@ -27,6 +27,7 @@ class FunctionCritic:
     predicts: Literal["value", "residual"] = "value"
 
     def __init__(self, function: Callable[[str], Any]) -> None:
+        require_function("function", function, or_none=False)
         self._function = function
 
     def score(self, candidates: Sequence[Node]) -> list[float]:
@@ -44,6 +45,9 @@ def as_critic(critic: Any) -> Any:
     """The critic itself, a plain or coroutine function wrapped as one, or, for None, V = 1 everywhere."""
     if critic is None:
         return UniformCritic()
+    if inspect.isclass(critic):
+        name = critic.__name__
+        raise TypeError(f"critic: expected an object, got the class {name}; make one: {name}(...)")
     if hasattr(critic, "score") and hasattr(critic, "predicts"):
         if critic.predicts not in ("value", "residual"):
             raise ValueError(f"critic: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from bavt_fast._checks import require_function
 from bavt_fast.protocols import Node
 
 __all__ = ["AGGREGATES", "Aggregate", "Laid", "StepLayout", "checked_aggregate", "max_length_of", "qwen_layout"]
@@ -70,8 +71,7 @@ class StepLayout:
                 raise TypeError(f"{name}: expected a str, got {value!r:.80}")
         if not step_tag:
             raise ValueError("step_tag: expected a non-empty str such as '\\n' or '<extra_0>', got ''")
-        if prompt is not None and not callable(prompt):
-            raise TypeError(f"prompt: expected a function question -> text, got {prompt!r:.80}")
+        require_function("prompt", prompt)
         self.tokenizer = tokenizer
         self.step_tag, self.between = step_tag, between
         self.prompt = prompt
@@ -93,6 +93,8 @@ class StepLayout:
         if not steps:
             raise ValueError(f"critic: expected a state with a step behind it, got the question {node.text[-60:]!r}")
         text = node.text if self.prompt is None else self.prompt(node.text)
+        if not isinstance(text, str):
+            raise TypeError(f"prompt: expected a str from the function, got {text!r:.80}")
         places = []
         for number, step in enumerate(reversed(steps)):
             text += (self.between if number else "") + step + self.step_tag

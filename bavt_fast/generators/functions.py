@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bavt_fast._checks import require_parameters
+from bavt_fast._checks import as_count, require_function, require_parameters
 from bavt_fast.protocols import DeadlinePassed, Step, StepRequest, as_step
 
 __all__ = ["AsyncFunctionGenerator", "FunctionGenerator", "as_generator"]
@@ -28,6 +28,8 @@ class FunctionGenerator:
     def __init__(
         self, function: Callable[..., Sequence[str | Step]], count_tokens: Callable[[str], int] | None = None
     ) -> None:
+        require_function("function", function, or_none=False)
+        require_function("count_tokens", count_tokens)
         self._function = function
         self._count_tokens = count_tokens
         self._takes_limit = _takes_limit(function)
@@ -51,7 +53,12 @@ class FunctionGenerator:
     def _steps(self, answers: Any) -> list[Step]:
         if not isinstance(answers, (list, tuple)):
             raise TypeError(f"generator: expected a list of str from the function, got {answers!r:.80}")
-        return [as_step(answer, self._count_tokens) for answer in answers]
+        count = None if self._count_tokens is None else self._tokens_of
+        return [as_step(answer, count) for answer in answers]
+
+    def _tokens_of(self, text: str) -> int:
+        assert self._count_tokens is not None, "else nobody asks"
+        return as_count("count_tokens", self._count_tokens(text))
 
 
 class AsyncFunctionGenerator(FunctionGenerator):

@@ -16,8 +16,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from bavt_fast._checks import as_count, as_seed
+from bavt_fast._checks import as_count, as_seed, require_function
 from bavt_fast.protocols import Critic, Description, Node, Step, Task
+from bavt_fast.step_checks import checked_task
 from bavt_fast.tasks import task_module
 from bavt_fast.tasks.text import TextTask
 
@@ -79,6 +80,7 @@ class ReasoningGymTask:
             raise TypeError(f"name: expected a str such as 'chain_sum', got {name!r:.80}")
         self.name = name
         size, seed = as_count("size", size, minimum=1), as_seed("seed", seed)
+        require_function("question_of", question_of)
         self._inner_oracle: Callable[[], Critic] | None = None
         if isinstance(inner, str):
             self._inner_oracle = getattr(task_module(inner), "make_oracle", None)
@@ -89,7 +91,7 @@ class ReasoningGymTask:
             raise ValueError(
                 f"name: expected a family of reasoning-gym and its settings, got {name!r}: {error}"
             ) from error
-        self.inner: Task[Any] = TextTask() if inner is None else inner
+        self.inner: Task[Any] = TextTask() if inner is None else checked_task(inner)
         self.problems: list[Mapping[str, Any]] = [self._dataset[place] for place in range(size)]
         self._question_of = question_of or (lambda problem: problem["question"])
         if isinstance(self.inner, TextTask):
@@ -107,7 +109,11 @@ class ReasoningGymTask:
     @cached_property
     def questions(self) -> list[str]:
         """The inner task's questions, one for each problem; a question that comes twice is the first one's."""
-        return [self._question_of(problem) for problem in self.problems]
+        questions = [self._question_of(problem) for problem in self.problems]
+        for question in questions:
+            if not isinstance(question, str):
+                raise TypeError(f"question_of: expected a str from the function, got {question!r:.80}")
+        return questions
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -123,7 +129,7 @@ class ReasoningGymTask:
         Raises:
             ValueError: the question is none of `questions`, or the inner task does not take it.
         """
-        place = self._places.get(question)
+        place = self._places.get(question) if isinstance(question, str) else None
         if place is None:
             raise ValueError(
                 f"question: expected one of the {len(self.problems)} of {self.name!r}, got {question!r:.80}"

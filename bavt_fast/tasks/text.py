@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from bavt_fast._checks import as_count
+from bavt_fast._checks import as_count, require_function
 from bavt_fast._core import untracked
 from bavt_fast.protocols import Description, Step
 from bavt_fast.tasks.announced import find_answer, is_empty, last_line
@@ -83,6 +83,7 @@ class TextTask:
         prompt: Callable[[str], str] | None = None,
     ) -> None:
         ends = _checked_ends(end)
+        require_function("prompt", prompt)
         self.end = end
         self.max_depth = as_count("max_depth", max_depth, minimum=1)
         self.answers = _checked_answers(answers)
@@ -101,6 +102,8 @@ class TextTask:
         answers = self.answers
         reference = answers if answers is None or isinstance(answers, str) else answers.get(question)
         text = question if self.prompt is None else self.prompt(question)
+        if not isinstance(text, str):
+            raise TypeError(f"prompt: expected a str from the function, got {text!r:.80}")
         return untracked(TextState(text if text.endswith("\n") else text + "\n", reference=reference))
 
     def apply(self, state: TextState, step: Step) -> TextState | None:

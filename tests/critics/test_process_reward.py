@@ -375,7 +375,7 @@ def qwen_model_by_hand(model: Any, tokenizer: Any, result: Any) -> list[float]:
         ({"step_tag": ""}, ValueError, "step_tag: expected a non-empty str"),
         ({"step_tag": None}, TypeError, "step_tag: expected a str, got None"),
         ({"between": 5}, TypeError, "between: expected a str, got 5"),
-        ({"prompt": "q"}, TypeError, "prompt: expected a function question -> text, got 'q'"),
+        ({"prompt": "q"}, TypeError, "prompt: expected a function or None, got 'q'"),
         ({"max_batch": 0}, ValueError, "max_batch: expected an integer of at least 1"),
         ({"max_length": 0}, ValueError, "max_length: expected an integer of at least 1"),
         ({"good_label": -1}, ValueError, "good_label: expected an integer of at least 0"),

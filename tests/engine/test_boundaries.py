@@ -72,9 +72,18 @@ def test_told_values_outside_of_0_to_1_are_clipped_with_a_word() -> None:
     assert search.tree.values.tolist() == [1.0, 1.0, 1e-6, 0.5]
 
 
+class Rating:
+    predicts = "value"
+
+    def score(self, nodes: list[bavt.Node]) -> list[float]:
+        return [0.5] * len(nodes)
+
+
 def test_classes_in_the_place_of_objects_are_named() -> None:
     with pytest.raises(TypeError, match=r"generator: expected an object, got the class Listed; make one: Listed\("):
         bavt.Searcher(Listed)
+    with pytest.raises(TypeError, match=r"critic: expected an object, got the class Rating; make one: Rating\("):
+        bavt.Searcher(Listed(), Rating)
     with pytest.raises(TypeError, match=r"task: expected an object with the methods of bavt_fast.Task.*not called"):
         bavt.Searcher(Listed(), task=TextTask)
     with pytest.raises(TypeError, match=r"task: .*without initial_state and apply and key and describe"):

@@ -84,7 +84,24 @@ def test_a_critic_must_say_what_it_predicts() -> None:
         as_critic(critic)
 
 
+@pytest.mark.parametrize("make", [FunctionGenerator, FunctionCritic])
+def test_what_is_no_function(make: Any) -> None:
+    with pytest.raises(TypeError, match="function: expected a function, got 5 of type int"):
+        make(5)
+
+
+def test_what_counts_tokens_is_a_function() -> None:
+    with pytest.raises(TypeError, match="count_tokens: expected a function or None, got 4 of type int"):
+        FunctionGenerator(lambda text, count: ["a"], count_tokens=4)  # type: ignore[arg-type]
+
+
 class TestFunctionGenerator:
+    @pytest.mark.parametrize("count", [None, "7", -1, 2.5])
+    def test_a_count_of_tokens_is_a_number(self, count: Any) -> None:
+        generator = FunctionGenerator(lambda text, count: ["a"], count_tokens=lambda text: count)
+        error = generator.propose([StepRequest("")], [1], [9])[0]
+        assert str(error).startswith("count_tokens: expected an integer of at least 0"), error
+
     def test_tokens_are_words_by_default(self) -> None:
         generator = FunctionGenerator(lambda text, count: ["one two three", "", "x"])
         assert [s.tokens for s in generator.propose([StepRequest("")], [3], [9])[0]] == [3, 1, 1]

@@ -84,6 +84,8 @@ def test_a_score_that_is_less_than_full_marks_is_wrong() -> None:
 def test_a_question_of_another_set_is_refused() -> None:
     with pytest.raises(ValueError, match="expected one of the 5 of 'chain_sum', got 'What'"):
         in_words("chain_sum").initial_state("What")
+    with pytest.raises(ValueError, match=r"expected one of the 5 of 'chain_sum', got \['What'\]"):
+        in_words("chain_sum").initial_state(["What"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -95,11 +97,19 @@ def test_a_question_of_another_set_is_refused() -> None:
         ("chain_sum", {"size": 0}, ValueError),
         ("chain_sum", {"seed": -1}, ValueError),
         (3, {}, TypeError),
+        ("chain_sum", {"inner": TextTask}, TypeError),
+        ("chain_sum", {"question_of": "question"}, TypeError),
     ],
 )
 def test_what_is_not_a_family_is_refused(name: Any, options: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"size|seed|name"):
+    with pytest.raises(error, match=r"size|seed|name|task|question_of"):
         ReasoningGymTask(name, **options)
+
+
+def test_a_question_that_is_no_text_is_the_functions_fault() -> None:
+    task = ReasoningGymTask("chain_sum", size=2, question_of=lambda problem: problem)  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError, match=r"question_of: expected a str from the function, got \{"):
+        _ = task.questions
 
 
 def test_it_is_a_task_by_its_name() -> None:

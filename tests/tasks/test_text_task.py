@@ -219,6 +219,7 @@ def test_a_chat_model_s_answer_is_found_by_a_search() -> None:
         {"answers": 7},
         {"answers": {"q": 7}},
         {"answers": ["7"]},
+        {"prompt": "Question: {}"},
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any]) -> None:
@@ -230,6 +231,11 @@ def test_bad_arguments(arguments: dict[str, Any]) -> None:
 def test_bad_questions(question: Any) -> None:
     with pytest.raises(ValueError, match="question: expected a non-empty str"):
         TextTask().initial_state(question)
+
+
+def test_a_prompt_that_is_no_text_is_the_functions_fault() -> None:
+    with pytest.raises(TypeError, match="prompt: expected a str from the function, got None"):
+        TextTask(prompt=lambda question: None).initial_state("q")  # type: ignore[arg-type, return-value]
 
 
 def test_a_search_stays_within_max_depth() -> None:

@@ -41,24 +41,28 @@ class AsyncFunctionCritic(FunctionCritic):
         return [await self._function(candidate.text) for candidate in candidates]
 
 
-def as_critic(critic: Any) -> Any:
-    """The critic itself, a plain or coroutine function wrapped as one, or, for None, V = 1 everywhere."""
+def as_critic(critic: Any, name: str = "critic") -> Any:
+    """The critic itself, a plain or coroutine function wrapped as one, or, for None, V = 1 everywhere.
+
+    Args:
+        name: what errors call it.
+    """
     if critic is None:
         return UniformCritic()
     if inspect.isclass(critic):
-        name = critic.__name__
-        raise TypeError(f"critic: expected an object, got the class {name}; make one: {name}(...)")
+        made = critic.__name__
+        raise TypeError(f"{name}: expected an object, got the class {made}; make one: {made}(...)")
     if hasattr(critic, "score") and hasattr(critic, "predicts"):
         if critic.predicts not in ("value", "residual"):
-            raise ValueError(f"critic: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")
+            raise ValueError(f"{name}: expected predicts to be 'value' or 'residual', got {critic.predicts!r}")
         return critic
     if callable(critic):
-        require_parameters("critic", critic, "text")
+        require_parameters(name, critic, "text")
     if inspect.iscoroutinefunction(critic) or inspect.iscoroutinefunction(getattr(critic, "__call__", None)):  # noqa: B004
         return AsyncFunctionCritic(critic)
     if callable(critic):
         return FunctionCritic(critic)
     raise TypeError(
-        "critic: expected an object with score(candidates) and predicts, or a function text -> value, "
+        f"{name}: expected an object with score(candidates) and predicts, or a function text -> value, "
         f"got {type(critic).__name__}"
     )

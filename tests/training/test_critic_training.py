@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.critic_file import load_critic, read_manifest  # noqa: E402
 from bavt_fast.language_model import TorchModel  # noqa: E402
 from bavt_fast.model_folder import ModelFolder, load_folder  # noqa: E402
-from bavt_fast.protocols import Description, Node, Step, StepRequest  # noqa: E402
+from bavt_fast.protocols import Description, Node, Scores, Step, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown import Countdown, make_oracle  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
@@ -346,7 +347,31 @@ def test_an_oracle_out_of_range_is_refused(value: float) -> None:
             return [value] * len(nodes)
 
     with pytest.raises(ValueError, match=r"oracle: expected one number in \[0, 1\]"):
-        label_by_oracle([Node(1, "1")], Wrong())  # type: ignore[arg-type]
+        label_by_oracle([Node(1, "1")], Wrong())
+
+
+@pytest.mark.parametrize("scores", [None, 5, ["x"], [], [0.5, 0.5], [[0.5, 0.5]]])
+def test_an_oracle_without_a_number_for_each_state_is_refused(scores: Any) -> None:
+    class Wrong:
+        predicts = "value"
+
+        def score(self, nodes: Sequence[Node]) -> Any:
+            return scores
+
+    with pytest.raises(ValueError, match=r"oracle: expected one number in \[0, 1\] for each state, got"):
+        label_by_oracle([Node(1, "1")], Wrong())
+
+
+def test_an_oracle_may_be_a_function_or_say_what_it_took() -> None:
+    class Charging:
+        predicts = "value"
+
+        def score(self, nodes: Sequence[Node]) -> Scores:
+            return Scores([0.25] * len(nodes), [bavt.Spent()] * len(nodes))
+
+    nodes = [Node(1, "one"), Node(2, "two")]
+    assert label_by_oracle(nodes, lambda text: float(text == "one")).tolist() == [1.0, 0.0]
+    assert label_by_oracle(nodes, Charging()).tolist() == [0.25, 0.25]
 
 
 # --- from end to end
@@ -411,6 +436,43 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(tmp_path: Pa
     for out in (tmp_path, tmp_path / "none" / "critic.safetensors"):
         with pytest.raises(OSError, match=str(out)):
             train_critic(Untouched(), Countdown(), problems(3), out=out)
+    with pytest.raises(TypeError, match="generator: expected a TorchGenerator, whose model"):
+        train_critic(Untouched(), Countdown(), problems(3), out=tmp_path / "critic.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"questions": "1 2 3 -> 6"}, "questions: expected a list of str, got '1 2 3"),
+        ({"questions": 3}, "questions: expected a list of str, got 3"),
+        ({"task": None}, "task: expected an object with the methods of"),
+        ({"task": Countdown}, "task: expected an object with the methods of"),
+        ({"config": {"rounds": 1}}, "config: expected a CriticConfig, got {'rounds': 1}"),
+        ({"oracle": type(make_oracle())}, "oracle: expected an object, got the class"),
+        ({"oracle": 5}, "oracle: expected an object with score"),
+        ({"seed": 3}, "seed: expected no argument of this name, got 3; see CriticConfig"),
+        ({"reads": "context"}, "reads: expected no argument of this name"),
+        ({"budget": bavt.Budget(tokens=5)}, "budget: expected no argument of this name"),
+        ({"critic": None}, "critic: expected no argument of this name"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_spent(arguments: dict[str, Any], error: str) -> None:
+    given: dict[str, Any] = {"task": Countdown(), "questions": problems(3), **arguments}
+    with pytest.raises(TypeError, match=re.escape(error)):
+        train_critic(Untouched(), **given)
+
+
+def test_questions_may_come_from_an_iterator(folder: ModelFolder) -> None:
+    config = CriticConfig(budget_tokens=60, rounds=1, max_step_tokens=20)
+    asked = problems(5)
+    given = [asked, iter(asked)]
+    trained = [
+        train_critic(folder.generator, folder.task, questions, config=config, oracle=make_oracle())  # type: ignore[arg-type]
+        for questions in given
+    ]
+    assert trained[0].figures.reliability == trained[1].figures.reliability
+    with pytest.raises(TypeError, match="questions: expected a list of str"):
+        collect_visits(folder.generator, folder.task, "4 5 6 10", budget=bavt.Budget(tokens=60))
 
 
 def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None:

@@ -119,6 +119,9 @@ def test_fitting_is_repeatable_and_leaves_the_random_state_alone() -> None:
         ({"labels": torch.ones(20)}, r"labels: expected some that differ, got 20 that are all 1\.0"),
         ({"predicts": "residual"}, "parent_labels: expected one"),
         ({"held_out_share": 1.0}, "held_out_share: expected"),
+        ({"held_out_share": float("nan")}, "held_out_share: expected"),
+        ({"seed": -1}, "seed: expected"),
+        ({"hidden": torch.zeros(20, 0)}, "hidden: expected"),
         ({"predicts": "value"}, "predicts: expected 'logit' or 'residual', got 'value'"),
         ({"depths": torch.zeros(19, dtype=torch.long)}, r"depths: expected shape \(20,\)"),
         ({"batch_size": 0}, "batch_size: expected an integer of at least 1"),
@@ -136,7 +139,14 @@ def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], match: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("questions", torch.ones(20)), ("depths", torch.ones(20)), ("labels", ["yes"] * 20)]
+    ("name", "value"),
+    [
+        ("questions", torch.ones(20)),
+        ("depths", torch.ones(20)),
+        ("labels", ["yes"] * 20),
+        ("held_out_share", "half"),
+        ("seed", "one"),
+    ],
 )
 def test_columns_of_something_else_are_refused(name: str, value: Any) -> None:
     given = {"hidden": torch.zeros(20, 3), "labels": torch.arange(20) % 2, "questions": torch.arange(20), name: value}

@@ -14,12 +14,14 @@ from torch import Tensor
 from bavt_fast._checks import as_count, as_seed
 from bavt_fast.budget import Budget
 from bavt_fast.critics.critic_file import CriticManifest, check_out, save_critic
+from bavt_fast.critics.functions import as_critic
 from bavt_fast.critics.value_head import HiddenStateCritic
 from bavt_fast.language_model import TorchModel
 from bavt_fast.protocols import Critic, Task
+from bavt_fast.step_checks import checked_task
 from bavt_fast.training.critic.fit import Fitted, fit_head
 from bavt_fast.training.critic.labels import label_by_completions, label_by_oracle
-from bavt_fast.training.critic.visits import Visits, collect_visits
+from bavt_fast.training.critic.visits import Visits, collect_visits, listed
 
 __all__ = ["CriticConfig", "train_critic", "write_critic"]
 
@@ -69,7 +71,7 @@ def train_critic(
     questions: Sequence[str],
     *,
     config: CriticConfig | None = None,
-    oracle: Critic | None = None,
+    oracle: Critic | Callable[[str], Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     model_name: str | None = None,
     task_name: str | None = None,
@@ -81,10 +83,11 @@ def train_critic(
         generator: a `TorchGenerator`; its model stays as it is.
         task: verifies answers, unless there is an oracle.
         questions: to learn from; a fifth of them is held out for the figures and the calibration.
-        oracle: a critic that knows the values; None for the share of completions that the task verifies.
+        oracle: a critic that knows the values, or a function of a state's text that does; None for the share of
+            completions that the task verifies.
         out: the file to write (`bavt_fast.critics.critic_file`); None for none.
         model_name, task_name: for the file; None for what model and task are called.
-        **search: of `Searcher`, for the searches that visit.
+        **search: of `Searcher`, for the searches that visit, but for what `config` has.
 
     Returns:
         The head and its figures. ``HiddenStateCritic(fitted.head, fitted.predicts)`` is the critic; one that reads
@@ -95,11 +98,15 @@ def train_critic(
         OSError: the file cannot be written; before anything is spent.
         What generator or task raised, if one of them failed.
     """
-    config = CriticConfig() if config is None else config
+    config = _checked(config, search)
+    questions = listed(questions)
     if len(set(questions)) < 2:
-        raise ValueError(f"questions: expected two or more, so that some can be held out, got {list(questions)!r:.80}")
+        raise ValueError(f"questions: expected two or more, so that some can be held out, got {questions!r:.80}")
+    checked_task(task)
+    oracle = None if oracle is None else as_critic(oracle, "oracle")
     if out is not None:
         check_out(out)
+        _model_of(generator)
     search = {"max_step_tokens": config.max_step_tokens, **search}
     parts: list[tuple[Visits, Tensor]] = []
     tokens = {"visiting": 0, "labelling": 0}
@@ -143,7 +150,7 @@ def write_critic(
     reads: Literal["step", "context"] = "step",
 ) -> None:
     """Writes a fitted head as a critic's file for the generator's model, with its figures and these."""
-    model = TorchModel(generator.model, generator.tokenizer)
+    model = _model_of(generator)
     manifest = CriticManifest(
         model=repr(model) if model_name is None else model_name,
         hidden_size=model.hidden_size,
@@ -155,12 +162,31 @@ def write_critic(
     save_critic(out, fitted.head, manifest, model)
 
 
+def _checked(config: Any, search: Mapping[str, Any]) -> CriticConfig:
+    """The settings. Raises TypeError for something else, or for one of them beside it."""
+    if config is not None and not isinstance(config, CriticConfig):
+        raise TypeError(f"config: expected a CriticConfig, got {config!r:.80}")
+    for name in ("budget", "critic", "reads", "seed"):
+        if name in search:
+            raise TypeError(f"{name}: expected no argument of this name, got {search[name]!r:.80}; see CriticConfig")
+    return CriticConfig() if config is None else config
+
+
+def _model_of(generator: Any) -> TorchModel:
+    """The model that a critic's file is for."""
+    if not (hasattr(generator, "model") and hasattr(generator, "tokenizer")):
+        raise TypeError(
+            f"generator: expected a TorchGenerator, whose model the file of a critic is for, got {generator!r:.80}"
+        )
+    return TorchModel(generator.model, generator.tokenizer)
+
+
 def _reader(generator: Any, config: CriticConfig) -> Any:
     return generator if config.reads == "context" else None
 
 
 def _labels(
-    visits: Visits, generator: Any, task: Task[Any], oracle: Critic | None, config: CriticConfig, number: int
+    visits: Visits, generator: Any, task: Task[Any], oracle: Any, config: CriticConfig, number: int
 ) -> tuple[Tensor, int]:
     if oracle is not None:
         return label_by_oracle(visits.nodes, oracle), 0

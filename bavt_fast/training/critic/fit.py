@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from bavt_fast._checks import as_count
+from bavt_fast._checks import as_count, as_number, as_seed
 from bavt_fast.critics.value_head import ResidualValuePredictor
 from bavt_fast.training.calibration import calibrate
 from bavt_fast.training.figures import auc
@@ -81,13 +81,14 @@ def fit_head(
         predicts: "logit": the head's sigmoid is the value; "residual": the head is the value less the parent's.
 
     Raises:
-        TypeError: a column is not one of numbers.
+        TypeError: a column is not one of numbers, or a setting is none.
         ValueError: shapes that do not go together, numbers that are not finite or out of range, labels that are all the
             same, or fewer than two questions.
     """
     if predicts not in ("logit", "residual"):
         raise ValueError(f"predicts: expected 'logit' or 'residual', got {predicts!r:.80}")
     epochs, batch_size = as_count("epochs", epochs, minimum=1), as_count("batch_size", batch_size, minimum=1)
+    held_out_share, seed = as_number("held_out_share", held_out_share), as_seed("seed", seed)
     with torch.inference_mode(False), torch.enable_grad():  # wherever it is called
         hidden, labels, questions = _floats("hidden", hidden), _floats("labels", labels), _whole("questions", questions)
         parents = None if parent_labels is None else _floats("parent_labels", parent_labels)
@@ -139,7 +140,7 @@ def _whole(name: str, values: Any) -> Tensor:
 def _check(
     hidden: Tensor, labels: Tensor, questions: Tensor, parent_labels: Tensor | None, depths: Tensor | None
 ) -> None:
-    if hidden.ndim != 2 or len(hidden) < 2:
+    if hidden.ndim != 2 or len(hidden) < 2 or not hidden.shape[1]:
         raise ValueError(f"hidden: expected (states, H) with two states or more, got {tuple(hidden.shape)}")
     if parent_labels is None:
         raise ValueError("parent_labels: expected one for each state where residuals are predicted, got none")

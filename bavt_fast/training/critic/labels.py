@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bavt_fast._checks import MAX_SEED, as_count
-from bavt_fast.protocols import Critic, Node, StepRequest, Task
+from bavt_fast.critics.functions import as_critic
+from bavt_fast.protocols import Node, Scores, StepRequest, Task
 
 __all__ = ["Completions", "label_by_completions", "label_by_oracle"]
 
@@ -19,21 +20,30 @@ _ENOUGH = 32
 _STRIDE = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: seeds of neighbours lie far apart
 
 
-def label_by_oracle(nodes: Sequence[Node], oracle: Critic) -> Tensor:
+def label_by_oracle(nodes: Sequence[Node], oracle: Any) -> Tensor:
     """The values of a critic that knows, such as an exact solver: float32 (states,), in [0, 1].
 
     Raises:
+        TypeError: it is not a critic.
         ValueError: it gives something else.
     """
+    oracle = as_critic(oracle, "oracle")
     if oracle.predicts != "value":
         raise ValueError(f"oracle: expected one that predicts values, got one that predicts {oracle.predicts}s")
-    values: Any = oracle.score(list(nodes))
+    scores: Any = oracle.score(list(nodes))
+    values: Any = scores.values if isinstance(scores, Scores) else scores
+    expected = f"oracle: expected one number in [0, 1] for each state, got {values!r:.80}"
+    if not hasattr(values, "__iter__"):
+        raise ValueError(expected)
     for value in values:
         if isinstance(value, Exception):
             raise value
-    labels = torch.as_tensor([float(value) for value in values], dtype=torch.float32)
+    try:
+        labels = torch.as_tensor([float(value) for value in values], dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected}: {error}") from error
     if labels.shape != (len(nodes),) or not ((labels >= 0) & (labels <= 1)).all():
-        raise ValueError("oracle: expected one number in [0, 1] for each state")
+        raise ValueError(expected)
     return labels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,7 +16,7 @@ from bavt_fast.critics.value_head import ContextReader
 from bavt_fast.protocols import Critic, Node, Task
 from bavt_fast.searcher import Searcher
 
-__all__ = ["Visits", "collect_visits"]
+__all__ = ["Visits", "collect_visits", "listed"]
 
 _STRIDE = 0xD1342543DE82EF95  # odd, and not the engine's own: nodes of two searches have no seed in common
 
@@ -101,10 +101,11 @@ def collect_visits(
         **search: of `Searcher`.
 
     Raises:
-        TypeError: a step carries no hidden state.
+        TypeError: a step carries no hidden state, or `questions` is one text.
         ValueError: no question, or no state was visited.
         What generator or task raised, if one of them failed.
     """
+    questions = listed(questions)
     if not questions:
         raise ValueError("questions: expected at least one, got none")
     recorder = _Recorder(critic, generator if reads == "context" else None)
@@ -122,6 +123,13 @@ def collect_visits(
     if not recorder.nodes:
         raise ValueError(f"budget: expected enough for a step, got {budget} and no state that is new and not an answer")
     return _visits([one.nodes[0] for one in searches], recorder, tokens)
+
+
+def listed(questions: Iterable[str]) -> list[str]:
+    """The questions as a list. Raises TypeError for one text, whose letters are no questions."""
+    if isinstance(questions, (str, bytes)) or not isinstance(questions, Iterable):
+        raise TypeError(f"questions: expected a list of str, got {questions!r:.80}")
+    return list(questions)
 
 
 def _seeds(questions: Sequence[str], seed: int) -> list[int]:

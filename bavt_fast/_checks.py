@@ -1,8 +1,8 @@
 """Checks of arguments that several modules share.
 
-Every check takes NumPy scalars as well as Python's numbers, returns the value in its canonical Python type (``int`` or
-``float``), so that what is stored never depends on which of them came, and raises an error that names the argument:
-"name: expected X, got Y".
+Every check takes NumPy scalars as well as Python's numbers, returns the value in its canonical Python type (``int``,
+``float`` or ``bool``), so that what is stored never depends on which of them came, and raises an error that names the
+argument: "name: expected X, got Y".
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = [
     "as_amount",
     "as_clock",
     "as_count",
+    "as_flag",
     "as_function",
     "as_iterator",
     "as_number",
@@ -56,6 +57,13 @@ def as_count(name: str, value: object, *, minimum: int = 0, maximum: int | None 
     if count < minimum or (maximum is not None and count > maximum):
         raise ValueError(f"{name}: expected {wanted}, got {_cut(count)}")
     return count
+
+
+def as_flag(name: str, value: object) -> bool:
+    """`value` as a ``bool``. Raises TypeError for anything else: a text such as "no" counts as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {_describe(value)}")
+    return bool(value)
 
 
 def as_seed(name: str, value: object) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from bavt_fast._checks import MAX_SEED, as_amount, as_count, as_seed
+from bavt_fast._checks import MAX_SEED, as_amount, as_count, as_flag, as_seed
 from bavt_fast.critics.value_head import HiddenStateCritic
 from bavt_fast.generators.model_checks import check_model
 from bavt_fast.generators.torch_model import TorchGenerator
@@ -205,6 +205,7 @@ def load(
     """
     from bavt_fast.generators.pretrained import find_model, load_pretrained
 
+    as_flag("trust_remote_code", trust_remote_code)
     place, wanted = _placing(device, dtype)
     spread = place == "auto"
     found = find_model(name)

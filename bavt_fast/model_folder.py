@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 
+from bavt_fast._checks import as_flag
 from bavt_fast.critics.critic_file import LEAST_COSINE
 from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
 from bavt_fast.folder_settings import HEAD_FILE, SETTINGS_FILE, FolderSettings, embedded_folder, read_settings
@@ -70,7 +71,7 @@ def load_folder(
     path = embedded_folder() if folder is None else Path(folder)
     settings = read_settings(path)
     task = settings.make_task(task_options)
-    _check_code(path, trust_remote_code)
+    _check_code(path, as_flag("trust_remote_code", trust_remote_code))
     try:
         if unknown := sorted(set(settings.search) - _SEARCH_OPTIONS):
             raise ValueError(f"{SETTINGS_FILE}: search: expected arguments of Searcher, got {', '.join(unknown):.80}")

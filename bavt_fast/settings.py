@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING
 from functools import cached_property
 from typing import Any
 
-from bavt_fast._checks import as_amount, as_count, as_number, as_share
+from bavt_fast._checks import as_amount, as_count, as_flag, as_number, as_share
 from bavt_fast._core import SearchOptions
 from bavt_fast.budget import Budget, Spent, cost_units
 from bavt_fast.protocols import Sampling
@@ -109,6 +109,7 @@ class Settings:
             raise ValueError(f"widening_exponent: expected a number from 0 to 1, got {self.widening_exponent}")
         if self.max_nodes is not None:
             put(self, "max_nodes", as_count("max_nodes", self.max_nodes, minimum=1))
+        put(self, "record", as_flag("record", self.record))
         put(self, "exploration", as_number("exploration", self.exploration))
         self._check_sampling()
         _ = self.native  # a bad policy is refused here and not in the middle of a search

@@ -16,7 +16,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bavt_fast._checks import message_of
+from bavt_fast._checks import as_flag, message_of
 from bavt_fast._version import __version__
 from bavt_fast.events import Event
 
@@ -159,7 +159,7 @@ class Spans:
         if model is not None:
             self._common["gen_ai.request.model"] = model
         self._ask_name = "text_completion" if model is None else f"text_completion {model}"
-        self._content = content
+        self._content = as_flag("content", content)
         self._searches: dict[str, _Open] = {}
         self._lock = threading.Lock()
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bavt_fast._checks import MAX_SEED, as_amount, as_count, as_number, as_seed, as_share, message_of
+from bavt_fast._checks import MAX_SEED, as_amount, as_count, as_flag, as_number, as_seed, as_share, message_of
 
 CHECKS: dict[str, Callable[..., float]] = {
     "count": as_count,
@@ -66,6 +66,17 @@ def test_what_is_out_of_range_is_refused(check: Callable[..., float], bad: list[
         with pytest.raises(ValueError, match=r"^x: expected .*, got ") as caught:
             check("x", value)
         assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("value", [True, False, np.bool_(True), np.bool_(False)], ids=repr)
+def test_flags_are_true_or_false(value: Any) -> None:
+    assert as_flag("x", value) is bool(value)
+
+
+@pytest.mark.parametrize("value", ["no", "", 0, 1, None, [], np.int64(1)], ids=repr)
+def test_what_is_no_flag_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^x: expected True or False, got .* of type {type(value).__name__}$"):
+        as_flag("x", value)
 
 
 def test_the_bounds_are_within() -> None:

@@ -347,6 +347,8 @@ def test_code_of_a_folder_runs_only_where_it_is_allowed_to(
 ) -> None:
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     place = with_code(folder, tmp_path / "own")
+    with pytest.raises(TypeError, match="trust_remote_code: expected True or False, got 'no'"):
+        load(place, device="cpu", trust_remote_code="no")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"trust_remote_code: .*brings Python code of its own, .*--trust-remote"):
         load(place, device="cpu")
     assert not (place / "ran").exists()

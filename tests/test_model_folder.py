@@ -344,6 +344,8 @@ def test_code_in_a_folder_runs_only_where_it_is_trusted(
     auto_map = {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddModel"}
     rewrite(folder / "config.json", auto_map=auto_map, model_type=model_type)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("a question was asked"))
+    with pytest.raises(TypeError, match="trust_remote_code: expected True or False, got 'no'"):
+        load_folder(folder, trust_remote_code="no")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"config.json names Python code .* \(auto_map\).*trust_remote_code=True"):
         load_folder(folder)
     assert not mark.exists()

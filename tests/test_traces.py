@@ -247,6 +247,8 @@ def test_the_global_tracer_does_nothing_until_it_is_set_up() -> None:
         "q", budget=BUDGET
     )
     assert result.stop_reason == "budget"
+    with pytest.raises(TypeError, match="content: expected True or False, got 'no'"):
+        traces.spans(content="no")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="tracer: expected an OpenTelemetry tracer, got 3"):
         traces.spans(3)  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from bavt_fast._checks import require_function
+from bavt_fast._checks import as_flag, require_function
 from bavt_fast.protocols import Node
 
 __all__ = ["AGGREGATES", "Aggregate", "Laid", "StepLayout", "checked_aggregate", "max_length_of", "qwen_layout"]
@@ -75,7 +75,7 @@ class StepLayout:
         self.tokenizer = tokenizer
         self.step_tag, self.between = step_tag, between
         self.prompt = prompt
-        self.add_special_tokens = add_special_tokens
+        self.add_special_tokens = as_flag("add_special_tokens", add_special_tokens)
 
     def text(self, node: Node) -> tuple[str, list[int]]:
         """The text of the path to a node, and the places of its tags' last characters.

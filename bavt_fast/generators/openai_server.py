@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bavt_fast._checks import as_flag
 from bavt_fast.budget import Spent
 from bavt_fast.generators import sglang_generate
 from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
@@ -39,7 +40,6 @@ from bavt_fast.generators.served_answers import (
 )
 from bavt_fast.generators.served_steps import (
     as_delimiters,
-    as_flag,
     as_sampling,
     candidate_seed,
     goes_on,

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bavt_fast._checks import as_flag
 from bavt_fast.generators.vocabulary import control_tokens
 from bavt_fast.protocols import GenerationError
 
@@ -40,7 +41,7 @@ class PlainPrompts:
 
     def __init__(self, tokenizer: Any, *, tokens_as_text: bool = False) -> None:
         self.tokenizer = tokenizer
-        self.tokens_as_text = tokens_as_text
+        self.tokens_as_text = as_flag("tokens_as_text", tokens_as_text)
         self._prefix = _prefix(tokenizer)
         self._encoder = _TextEncoder(tokenizer, _control_words(tokenizer))
 
@@ -101,7 +102,7 @@ class ChatPrompts:
         self.system = system
         self.examples = tuple((question, answer) for question, answer in examples)
         self.opening = opening
-        self.user_tokens_as_text = user_tokens_as_text
+        self.user_tokens_as_text = as_flag("user_tokens_as_text", user_tokens_as_text)
         self.template_options = template_options
         self._prefix = _prefix(tokenizer)
         self._words = _control_words(tokenizer, _template(tokenizer, template_options))

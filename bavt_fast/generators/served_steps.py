@@ -12,7 +12,6 @@ from bavt_fast.protocols import GenerationError, Step
 
 __all__ = [
     "as_delimiters",
-    "as_flag",
     "as_sampling",
     "candidate_seed",
     "goes_on",
@@ -41,13 +40,6 @@ def as_sampling(
         None if top_k is None else as_count("top_k", top_k),
         None if not min_p else as_share("min_p", min_p),
     )
-
-
-def as_flag(name: str, value: object) -> bool:
-    """A bool. Raises TypeError for anything else: a text such as "no" counts as true."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {value!r:.80}")
-    return value
 
 
 def candidate_seed(seed: int, candidate: int) -> int:

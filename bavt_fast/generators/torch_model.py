@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import as_count
+from bavt_fast._checks import as_count, as_flag, require_function
 from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.group_scheduler import GroupScheduler
 from bavt_fast.generators.host_sampling import sampler_on
-from bavt_fast.generators.model_checks import check_model
+from bavt_fast.generators.model_checks import ModelFacts, check_model
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
@@ -125,17 +125,15 @@ class TorchGenerator:
         if not isinstance(delimiter, Sequence):
             raise TypeError(f"delimiter: expected a str such as '\\n', or several, got {delimiter!r:.80}")
         self.delimiters = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
-        self.without_replacement = without_replacement
-        for name, function in (("prompts", prompts), ("processors", processors)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: expected a function or None, got {function!r:.80}")
+        self.without_replacement = as_flag("without_replacement", without_replacement)
+        require_function("prompts", prompts)
+        require_function("processors", processors)
         self._facts = check_model(model, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.prompts: Callable[[str], Sequence[int]] = PlainPrompts(tokenizer) if prompts is None else prompts
         self.processors = processors
-        self.graphs = graphs
-        self.measure = measure
+        self.graphs, self.measure = as_flag("graphs", graphs), as_flag("measure", measure)
         self._build()
 
     def _build(self) -> None:
@@ -149,6 +147,7 @@ class TorchGenerator:
         named = self._vocabulary.named
         sampler = sampler_on(forward.device, stops.next_state, stops.FOUND, ends, named)
         self._most_tokens = facts.max_positions
+        self._known_ids = _known_ids(facts)
         self._store = PrefixStore(self._store_limit(facts.device))
         self._scheduler = self._make_scheduler(forward, sampler)
         self._lock = threading.RLock()
@@ -358,7 +357,7 @@ class TorchGenerator:
         prompt, steps = node.context()
         ids = self._prompt_ids.get(prompt)
         if ids is None:
-            ids = tuple(self.prompts(prompt))
+            ids = _checked_ids("prompts", self.prompts(prompt), self._known_ids)
             if not ids:
                 raise ValueError(f"states: expected a text of at least one token to continue, got {prompt!r:.80}")
             self._prompt_ids[prompt] = ids
@@ -369,7 +368,7 @@ class TorchGenerator:
         return ids
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return _checked_ids("tokenizer", self.tokenizer(text, add_special_tokens=False)["input_ids"], self._known_ids)
 
     def _charge(self, context: Context) -> Spent:
         tokens = sum(len(drawn.tokens) for drawn in context.drawn.values())
@@ -413,6 +412,20 @@ class TorchGenerator:
 
     def _tail(self, context: Context) -> str:
         return str(self.tokenizer.decode(context.ids[-40:]))[-60:]
+
+
+def _known_ids(facts: ModelFacts) -> int:
+    """How many token ids the model's input embedding knows; the vocabulary's where it does not say."""
+    known = getattr(facts.core.get_input_embeddings(), "num_embeddings", None)
+    return known if isinstance(known, int) else facts.vocabulary_size
+
+
+def _checked_ids(name: str, ids: Any, known: int) -> tuple[int, ...]:
+    """Token ids, checked. One that the model has not would end a GPU's work for the whole process."""
+    numbers = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(numbers, Sequence) or isinstance(numbers, (str, bytes)):
+        raise TypeError(f"{name}: expected a list of token ids, got {ids!r:.80}")
+    return tuple([as_count(f"{name}: token ids", number, maximum=known - 1) for number in numbers])
 
 
 def _is_alone(node: Node) -> bool:

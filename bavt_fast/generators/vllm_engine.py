@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bavt_fast._checks import as_flag
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import FileStates, source_of, vllm_arguments
 from bavt_fast.generators.prompts import PlainPrompts, too_long
 from bavt_fast.generators.served_steps import (
     as_delimiters,
-    as_flag,
     as_sampling,
     candidate_seed,
     goes_on,

@@ -300,6 +300,9 @@ BAD_ARGUMENTS = {
     "store_bytes": [-1, 0.5, True],
     "prompts": ["text", [1, 2]],
     "processors": [[lambda ids, logits: logits], 3],
+    "without_replacement": ["no", 1, None],
+    "graphs": ["no"],
+    "measure": ["no"],
 }
 
 
@@ -333,6 +336,44 @@ def test_bad_delimiters(model: Any, tokenizer: Any) -> None:
             TorchGenerator(model, tokenizer, delimiter=value)
     with pytest.raises(ValueError, match=r"delimiter: .*xyz"):
         TorchGenerator(model, tokenizer, delimiter="xyz")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [None, "12", 5, [-1], [5000], [1.5], ["1"], [[1, 2]], {"input_ids": [1]}, np.ones((1, 2), dtype=int), np.ones(2)],
+    ids=repr,
+)
+def test_prompts_that_are_no_token_ids_fail_their_own_request(model: Any, tokenizer: Any, ids: Any) -> None:
+    """On a GPU an id that the embedding has not would end the process's work there."""
+    plain = TorchGenerator(model, tokenizer, delimiter=")").prompts
+    generator = TorchGenerator(
+        model, tokenizer, delimiter=")", prompts=lambda text: ids if text == "bad" else plain(text)
+    )
+    good, bad = generator.propose([StepRequest(PROMPTS[0]), StepRequest("bad")], [1, 1], [5, 5])
+    assert isinstance(good, list)
+    assert isinstance(bad, (TypeError, ValueError))
+    assert str(bad).startswith("prompts: ")
+    assert "expected" in str(bad)
+    assert isinstance(generator.read([Node(None, "bad")])[0], type(bad))
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_prompts_may_be_arrays_of_ids(model: Any, tokenizer: Any, array: Any) -> None:
+    plain = TorchGenerator(model, tokenizer, delimiter=")")
+    generator = TorchGenerator(model, tokenizer, delimiter=")", prompts=lambda text: array(plain.prompts(text)))
+    for _ in range(2):  # the second time from the store
+        found, wanted = (one.propose(requests(2), [1, 1], [5, 5]) for one in (generator, plain))
+        assert found == wanted
+    assert generator.statistics().saved_prompt_tokens > 0
+
+
+def test_a_step_of_tokens_that_the_model_has_not_is_refused(model: Any, tokenizer: Any) -> None:
+    generator = TorchGenerator(model, tokenizer, delimiter=")")
+    generator.tokenizer = lambda text, **_: {"input_ids": [5000]}
+    step = StepRequest(Node(None, None, Node(None, PROMPTS[0]), Step("new", 1)))
+    good, bad = generator.propose([StepRequest(PROMPTS[0]), step], [1, 1], [5, 5])
+    assert isinstance(good, list)
+    assert str(bad) == "tokenizer: token ids: expected an integer from 0 to 1015, got 5000"
 
 
 @pytest.mark.parametrize("text", ["", " \n"])

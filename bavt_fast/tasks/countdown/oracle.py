@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 import bavt_fast._core as _core
+from bavt_fast._checks import as_flag
 from bavt_fast.protocols import Node
 from bavt_fast.tasks.countdown.task import MAX_NUMBERS
 
@@ -26,7 +27,7 @@ class CountdownOracle:
 
     def __init__(self, unsolvable_value: float = 1e-6, fractions: bool = False) -> None:
         self._unsolvable_value = unsolvable_value
-        self._fractions = fractions
+        self._fractions = as_flag("fractions", fractions)
 
     def score(self, candidates: Sequence[Node]) -> list[float]:
         if not candidates:

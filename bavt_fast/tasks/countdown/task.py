@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from bavt_fast._checks import as_count
+from bavt_fast._checks import as_count, as_flag
 from bavt_fast._core import countdown_apply, countdown_describe
 from bavt_fast.protocols import Description, Step
 
@@ -65,10 +65,8 @@ class Countdown:
     """
 
     def __init__(self, target: int = 24, fractions: bool = False) -> None:
-        if not isinstance(fractions, bool):
-            raise TypeError(f"fractions: expected a bool, got {fractions!r:.80}")
         self.target = _checked("target", target)
-        self.fractions = fractions
+        self.fractions = as_flag("fractions", fractions)
 
     def initial_state(self, question: str) -> CountdownState:
         """Parses ``"4 5 6 10"`` or ``"4 5 6 10 -> 24"``: 2 to 6 integers from 1 to 999."""

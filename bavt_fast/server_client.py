@@ -114,6 +114,8 @@ class ServerClient:
         if base_url is not None and not _is_url(base_url):
             got = shown(base_url) if isinstance(base_url, str) else base_url
             raise ValueError(f"base_url: expected an address such as 'http://127.0.0.1:8000/v1', got {got!r:.80}")
+        if api_key is not None and not isinstance(api_key, str):
+            raise TypeError(f"api_key: expected a str or None, got one of type {type(api_key).__name__}")
         self._failures, self._connect = FAILURES, Connections
         self._api_key = api_key
         self.base_url = base_url

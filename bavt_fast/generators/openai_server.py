@@ -65,6 +65,10 @@ _log = logging.getLogger("bavt_fast")
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 _NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
 """What servers say of a context that leaves no room for a token."""
+_DECIDED = ("prompt", "messages", "max_tokens", "stop")
+"""Fields of a request that follow from what is asked: another limit would break the budget."""
+_ONE_ANSWER = {"n": 1, "best_of": 1, "stream": False, "echo": False}
+"""Fields that have to be so, or not one answer comes that is the step alone."""
 _KEPT_PROMPTS = 4096
 """Prompts whose token ids are remembered."""
 
@@ -117,7 +121,9 @@ class OpenAIGenerator:
         retries: times that a request is sent again after a dropped connection, a timeout, or a status of 408, 409, 425,
             429 or 5xx, with longer and longer waits, or after what the server asks for (Retry-After). A server that
             asks so with 429 or 503 is asked for nothing until then, and a question whose deadline comes first ends.
-        extra_body: fields sent with every request.
+        extra_body: fields sent with every request; not those that a request decides itself (``prompt``, ``messages``,
+            ``max_tokens``, ``stop``), nor those with which not one answer comes (``n``, ``best_of``, ``stream``,
+            ``echo``).
 
     Raises:
         ModuleNotFoundError: the package aiohttp is not installed.
@@ -162,6 +168,8 @@ class OpenAIGenerator:
             raise ValueError(f"stop_is_returned: expected False, True or 'always', got {stop_is_returned!r:.80}")
         if system is not None and not chat:
             raise ValueError("system: expected None without chat=True; write it into the question")
+        if system is not None and not isinstance(system, str):
+            raise TypeError(f"system: expected a str or None, got {system!r:.80}")
         self.base_url = base_url
         self.model = model
         self.delimiters = as_delimiters(delimiter)
@@ -179,6 +187,8 @@ class OpenAIGenerator:
         self.extra_body = _fields("extra_body", {} if extra_body is None else extra_body)
         if generate_endpoint:
             sglang_generate.check_fields(self.extra_body)
+        else:
+            _check_extra(self.extra_body)
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._counts = dict.fromkeys(("unmetered", "generated_tokens", "prompt_tokens", "cached_tokens"), 0)
         self._stateless = 0
@@ -447,6 +457,17 @@ class OpenAIGenerator:
             if len(self._prompt_ids) > _KEPT_PROMPTS:
                 self._prompt_ids.popitem(last=False)
         return True
+
+
+def _check_extra(extra_body: Mapping[str, Any]) -> None:
+    """Raises ValueError for fields with which no budget holds, or not one answer comes."""
+    for name in _DECIDED:
+        if name in extra_body:
+            raise ValueError(f"extra_body: expected no {name}, which follows from what is asked, got one")
+    for name, only in _ONE_ANSWER.items():
+        value = extra_body.get(name)
+        if value not in (only, None):
+            raise ValueError(f"extra_body: expected {only} as {name}: a request is for one answer, got {value!r:.40}")
 
 
 def _fields(name: str, body: Any) -> dict[str, Any]:

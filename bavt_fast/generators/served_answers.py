@@ -54,9 +54,10 @@ def text_of(answer: Any, chat: bool, usage: Usage) -> tuple[str | None, dict[str
     Raises:
         ValueError: there is none.
     """
-    if not isinstance(answer, dict) or not answer.get("choices"):
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
         raise ValueError(f"expected an answer with a text, got {answer!r:.80}")
-    choice: dict[str, Any] = answer["choices"][0]
     said = choice.get("message") if chat else choice
     if not isinstance(said, dict):
         raise ValueError(f"expected an answer to a chat, got {answer!r:.80}")

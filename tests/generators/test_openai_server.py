@@ -181,6 +181,14 @@ def test_a_fault_that_stays_ends_its_own_ask_alone() -> None:
     assert len([body for body in server.requests if "bad" in body["prompt"]]) == 3
 
 
+@pytest.mark.parametrize("choices", [{"a": 1}, [None], ["text"], "text", 5])
+@pytest.mark.parametrize("chat", [False, True])
+def test_choices_of_another_form_are_shown(choices: Any, chat: bool) -> None:
+    with FakeServer(lambda body: Reply({"choices": choices})) as server:
+        (answer,) = propose(OpenAIGenerator("m", base_url=server.url, retries=0, chat=chat), StepRequest("Q"))
+    assert "ValueError: expected an answer with a text, got {'choices': " in str(answer)
+
+
 def test_what_is_of_no_use_to_repeat_is_not_repeated() -> None:
     for status in (400, 401, 403, 404, 422):
         with FakeServer(lambda body, status=status: Reply({"error": {"message": "no"}}, status)) as server:
@@ -300,6 +308,10 @@ def test_cancelling_gives_up_what_is_in_flight() -> None:
         ({"chat": "no"}, "chat"),
         ({"token_ids": "no"}, "token_ids"),
         ({"extra_body": 3}, "extra_body"),
+        *[({"extra_body": {name: 3}}, "extra_body") for name in ("n", "best_of", "stream", "echo")],
+        *[({"extra_body": {name: 9}}, "extra_body") for name in ("prompt", "messages", "max_tokens", "stop")],
+        ({"api_key": 5}, "api_key"),
+        ({"system": 5, "chat": True}, "system"),
         ({"continue_body": "no"}, "continue_body"),
     ],
 )

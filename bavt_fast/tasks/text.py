@@ -30,9 +30,10 @@ ENDS = (
     "####",
 )
 """How texts announce an answer: models of many kinds, and GSM8K's solutions (``#### 42``; a line that goes on with
-something else than a number is a heading)."""
+something else than a number, or with that of a section, as in ``#### 1. Plan``, is a heading)."""
 _LEAD = r"(?:(?:So|Thus|Hence|Therefore),?[ \t]+)?"  # before one of `ENDS`
-_BEFORE_A_NUMBER = r"(?=[ \t*]*[-+$€£]*[ \t]*\.?\d)"  # what has to follow the last of them
+# What has to follow the last of them: a number, and not that of a section ("1. Plan").
+_BEFORE_A_NUMBER = r"(?![ \t*_]*\d+[.)][ \t*_]+[^\W\d_])(?=[ \t*]*[-−+$€£¥₹]*[ \t]*\.?\d)"
 _SIGNS = ("nswer", "####")  # one of them stands in whatever one of `ENDS` stands in
 
 _OPEN = Description(min_tokens=1)

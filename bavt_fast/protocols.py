@@ -450,7 +450,9 @@ class GenerationStatistics(NamedTuple):
 
 class Scores(NamedTuple):
     """What a critic returns if scoring costs something: a number (or an exception) per node, and a `Spent` per node.
-    Its ``seconds`` do not count, for the search has its clock."""
+
+    Their seconds do not count: the search's own clock runs while a critic is asked.
+    """
 
     values: Sequence[float | Exception]
     spent: Sequence[Any]

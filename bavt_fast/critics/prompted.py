@@ -22,6 +22,7 @@ from bavt_fast._checks import as_amount, as_count, as_number, as_share
 from bavt_fast.budget import Spent, priced
 from bavt_fast.critics.ratings import read_rating
 from bavt_fast.protocols import GenerationError, Node, Sampling, Scores, Step, StepRequest
+from bavt_fast.step_checks import checked_step
 
 __all__ = ["AsyncPromptedCritic", "PromptedCritic"]
 
@@ -159,6 +160,10 @@ class PromptedCritic:
             return reply, replace(spent, cost=spent.cost or self._price(spent.tokens, spent.prompt_tokens))
         if not isinstance(reply, Sequence) or not all(isinstance(step, Step) for step in reply):
             return TypeError(f"generator: expected a list of Step for each state, got {reply!r:.80}"), Spent()
+        try:
+            reply = [checked_step(step) for step in reply]
+        except (TypeError, ValueError) as error:
+            return error, Spent()
         spent = sum(map(self._spent, reply), Spent())
         number = None
         if reply:
@@ -186,7 +191,7 @@ class PromptedCritic:
         return checked
 
     def _checked_generator(self, generator: Any) -> Any:
-        propose = getattr(generator, "propose", None)
+        propose = _propose_of(generator)
         if not callable(propose):
             raise TypeError(
                 f"generator: expected an object with propose(states, counts, limits), got {type(generator).__name__}"
@@ -206,11 +211,19 @@ class AsyncPromptedCritic(PromptedCritic):
         return self._scores(candidates, [_only(answer) for answer in answers])
 
     def _checked_generator(self, generator: Any) -> Any:
-        if not inspect.iscoroutinefunction(getattr(generator, "propose", None)):
+        if not inspect.iscoroutinefunction(_propose_of(generator)):
             raise TypeError(
                 f"generator: expected a propose that is a coroutine, got {type(generator).__name__}; use PromptedCritic"
             )
         return generator
+
+
+def _propose_of(generator: Any) -> Any:
+    """A generator's method, or None. Raises TypeError for a class, which was not called."""
+    if inspect.isclass(generator):
+        name = generator.__name__
+        raise TypeError(f"generator: expected an object, got the class {name}; make one: {name}(...)")
+    return getattr(generator, "propose", None)
 
 
 def _only(answer: Any) -> Any:
@@ -228,6 +241,7 @@ def _checked_scale(scale: Any) -> tuple[float, float]:
     if not isinstance(scale, (tuple, list)) or len(scale) != 2:
         raise TypeError(f"scale: expected a pair of numbers such as (0, 10), got {scale!r:.80}")
     low, high = as_number("scale", scale[0]), as_number("scale", scale[1])
+    as_number("scale", high - low)
     if not low < high:
         raise ValueError(f"scale: expected the lower number first, got {scale!r:.80}")
     return low, high

@@ -286,6 +286,20 @@ def test_a_reply_that_is_none_fails_its_node_alone(reply: Any) -> None:
     assert "generator: expected a list of Step for each state" in str(first)
 
 
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [(Step(None, 2), "Step.text"), (Step("8\n", "2"), "Step.tokens"), (Step("8\n", -2), "Step.tokens")],  # type: ignore[arg-type]
+)
+def test_a_reply_of_a_bad_step_fails_its_node_alone(step: Step, name: str) -> None:
+    model = Model()
+    model.answer = lambda prompt: [step if "x" in prompt else Step("8\n", 2)]  # type: ignore[method-assign]
+    (first, second), spent = PromptedCritic(model).score([path("x\n"), path("a\n")])
+    assert second == 0.8
+    assert isinstance(first, (TypeError, ValueError))
+    assert name in str(first)
+    assert spent[1].tokens == 2
+
+
 @pytest.mark.parametrize("answers", [[], [[]] * 3, None, "ab", {1: 2}])
 def test_an_answer_of_another_size(answers: Any) -> None:
     class Odd(Model):
@@ -401,6 +415,7 @@ def test_the_kind_of_generator_must_fit() -> None:
         ({"scale": (10, 0)}, ValueError, r"scale: expected the lower number first, got \(10, 0\)"),
         ({"scale": (1, 1)}, ValueError, "scale: expected the lower number first"),
         ({"scale": (0, float("inf"))}, ValueError, "scale: expected a finite number"),
+        ({"scale": (-1e308, 1e308)}, ValueError, "scale: expected a finite number"),
         ({"scale": "09"}, TypeError, "scale: expected a pair of numbers"),
         ({"scale": (0, 5, 10)}, TypeError, "scale: expected a pair of numbers"),
         ({"scale": ("0", 10)}, TypeError, "scale: expected a finite number"),
@@ -432,6 +447,12 @@ def test_bad_arguments(options: Any, error: type[Exception], message: str) -> No
 def test_a_generator_that_cannot_be_asked(generator: Any) -> None:
     with pytest.raises(TypeError, match=r"generator: expected an object with propose\(states, counts, limits\), got"):
         PromptedCritic(generator)
+
+
+@pytest.mark.parametrize("make", [PromptedCritic, AsyncPromptedCritic])
+def test_a_generator_that_was_not_made(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"generator: expected an object, got the class Model; make one: Model\("):
+        make(Model)
 
 
 def test_it_is_a_critic() -> None:

@@ -181,6 +181,18 @@ def test_a_question_that_comes_again_is_one_question_and_another_search(folder: 
     assert steps(0) == [node.step.text for node in alone.nodes[1:] if node.parent is alone.nodes[0]]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("arguments", [{"seed": "x"}, {"seed": -1}, {"reads": "mind"}])
+def test_visits_of_bad_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(arguments))}: expected"):
+        collect_visits(Untouched(), Countdown(), ["4 5 6 10"], budget=bavt.Budget(tokens=60), **arguments)  # type: ignore[arg-type]
+
+
+def test_every_labelled_step_has_a_label(folder: ModelFolder) -> None:
+    paths = [LabelledPath("Target:", ("1", "2"), (1.0, 0.0)), LabelledPath("Target:", ("1", "2"), (1.0,))]
+    with pytest.raises(ValueError, match=r"paths\[1\]: expected 2 labels, one for each step, got 1"):
+        label_states(paths, folder.generator)
+
+
 def test_nothing_to_visit_is_an_error(folder: ModelFolder) -> None:
     with pytest.raises(ValueError, match="questions: expected at least one"):
         collect_visits(folder.generator, folder.task, [], budget=bavt.Budget(tokens=10))
@@ -247,6 +259,23 @@ def test_completions_end() -> None:
     found = label_by_completions([Node(0, "0\n")], Coins("0"), Coin(), completions=2, max_steps=5)
     assert found.labels.tolist() == [0.0]
     assert found.tokens == 2 * 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"completions": 0}, ValueError, "completions: expected an integer of at least 1"),
+        ({"max_step_tokens": 0}, ValueError, "max_step_tokens: expected an integer of at least 1"),
+        ({"max_step_tokens": "5"}, TypeError, "max_step_tokens: expected"),
+        ({"seed": "x"}, TypeError, "seed: expected"),
+        ({"task": None}, TypeError, "task: expected an object with the methods of"),
+        ({"generator": len}, TypeError, "generator: expected one with propose"),
+    ],
+)
+def test_completions_of_bad_arguments(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
+    given: dict[str, Any] = {"generator": Untouched(), "task": Countdown(), **arguments}
+    with pytest.raises(error, match=match):
+        label_by_completions([Node(None, "1")], **given)
 
 
 def test_completions_need_a_verdict() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import MAX_SEED, as_count
+from bavt_fast._checks import MAX_SEED, as_count, as_seed
 from bavt_fast.critics.functions import as_critic
 from bavt_fast.protocols import Node, Scores, StepRequest, Task
+from bavt_fast.step_checks import checked_task
 
 __all__ = ["Completions", "label_by_completions", "label_by_oracle"]
 
@@ -115,9 +116,14 @@ def label_by_completions(
     by side. An answer that the task cannot judge, such as one whose verifier is late, counts neither way.
 
     Raises:
+        TypeError: generator or task is none.
         ValueError: a count that is none, or the task has no verdict on any answer.
     """
     completions = as_count("completions", completions, minimum=1)
+    limit, seed = as_count("max_step_tokens", max_step_tokens, minimum=1), as_seed("seed", seed)
+    checked_task(task)
+    if not callable(getattr(generator, "propose", None)):
+        raise TypeError(f"generator: expected one with propose, such as TorchGenerator, got {generator!r:.80}")
     verdicts, tokens, going = _Verdicts(len(nodes)), 0, []
     for start, node in enumerate(nodes):
         about = task.describe(node.state)
@@ -131,7 +137,7 @@ def label_by_completions(
         if not going:
             break
         requests = [StepRequest(path.node, (path.seed + level) & MAX_SEED) for path in going]
-        answers = generator.propose(requests, [1] * len(going), [max_step_tokens] * len(going))
+        answers = generator.propose(requests, [1] * len(going), [limit] * len(going))
         reached = []
         for path, steps in zip(going, answers, strict=True):
             if isinstance(steps, Exception):

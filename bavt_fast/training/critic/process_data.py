@@ -91,8 +91,8 @@ def label_states(
         separator: the delimiter, put behind every step that does not end with it; None for the generator's own.
 
     Raises:
-        ValueError: no path, no valid step, a question that the task cannot parse, or a path that is too long for the
-            model; with the number of the path.
+        ValueError: no path, a step without a label, no valid step, a question that the task cannot parse, or a path
+            that is too long for the model; with the number of the path.
     """
     if not paths:
         raise ValueError("paths: expected at least one, got none")
@@ -101,6 +101,10 @@ def label_states(
     questions: dict[str, int] = {}
     for number, path in enumerate(paths):
         before = 1.0
+        if len(path.steps) != len(path.labels):
+            raise ValueError(
+                f"paths[{number}]: expected {len(path.steps)} labels, one for each step, got {len(path.labels)}"
+            )
         try:
             contexts = list(_contexts(path, generator.tokenizer, task, ends))
         except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import MAX_SEED
+from bavt_fast._checks import MAX_SEED, as_seed
 from bavt_fast.budget import Budget
 from bavt_fast.critics.value_head import ContextReader
 from bavt_fast.protocols import Critic, Node, Task
@@ -106,6 +106,9 @@ def collect_visits(
         What generator or task raised, if one of them failed.
     """
     questions = listed(questions)
+    seed = as_seed("seed", seed)
+    if reads not in ("step", "context"):
+        raise ValueError(f"reads: expected 'step' or 'context', got {reads!r:.80}")
     if not questions:
         raise ValueError("questions: expected at least one, got none")
     recorder = _Recorder(critic, generator if reads == "context" else None)

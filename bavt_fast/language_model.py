@@ -163,7 +163,7 @@ class TorchModel:
 
         if chat is None:
             chat = getattr(self.tokenizer, "chat_template", None) is not None
-        if chat:
+        if as_flag("chat", chat):
             return ChatPrompts(self.tokenizer, system=system, examples=examples, opening=opening)
         for name, value in (("system", system), ("examples", examples), ("opening", opening)):
             if value:

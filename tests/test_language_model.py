@@ -183,6 +183,11 @@ def test_a_chat_template_is_taken_where_there_is_one(model: Any) -> None:
     assert prompt_ids(torch_model.generator(delimiter=")", **options), "4 5") == expected
 
 
+def test_whether_to_chat_is_true_or_false(torch_model: TorchModel) -> None:
+    with pytest.raises(TypeError, match="chat: expected True or False, got 'no'"):
+        torch_model.generator(delimiter=")", chat="no")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("options", [{"system": "s"}, {"examples": [("q", "a")]}, {"opening": "o"}])
 def test_a_chat_without_a_template(torch_model: TorchModel, options: dict[str, Any]) -> None:
     (name,) = options

@@ -22,7 +22,6 @@ from bavt_fast._checks import as_amount, as_count, as_number, as_share
 from bavt_fast.budget import Spent, priced
 from bavt_fast.critics.ratings import read_rating
 from bavt_fast.protocols import GenerationError, Node, Sampling, Scores, Step, StepRequest
-from bavt_fast.step_checks import checked_step
 
 __all__ = ["AsyncPromptedCritic", "PromptedCritic"]
 
@@ -161,10 +160,9 @@ class PromptedCritic:
         if not isinstance(reply, Sequence) or not all(isinstance(step, Step) for step in reply):
             return TypeError(f"generator: expected a list of Step for each state, got {reply!r:.80}"), Spent()
         try:
-            reply = [checked_step(step) for step in reply]
+            spent = sum(map(self._spent, reply), Spent())
         except (TypeError, ValueError) as error:
             return error, Spent()
-        spent = sum(map(self._spent, reply), Spent())
         number = None
         if reply:
             number = read_rating(reply[0].text, self.low, self.high, cut=reply[0].is_cut)
@@ -175,8 +173,12 @@ class PromptedCritic:
         return share if self.predicts == "value" else (2.0 * share - 1.0) * self.reach, spent
 
     def _spent(self, step: Step) -> Spent:
-        cost = self._price(step.tokens, step.prompt_tokens) if step.cost is None else step.cost
-        return Spent(step.tokens, step.tool_calls or 0, step.seconds, cost, step.prompt_tokens)
+        if not isinstance(step.text, str):
+            raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
+        tokens = as_count("Step.tokens", step.tokens, minimum=1)
+        read = as_count("Step.prompt_tokens", step.prompt_tokens)
+        cost = self._price(tokens, read) if step.cost is None else step.cost
+        return Spent(tokens, step.tool_calls or 0, step.seconds, cost, read)
 
     def _price(self, tokens: int, prompt_tokens: int) -> float:
         return float(priced((tokens, self._prices[0]), (prompt_tokens, self._prices[1])))

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from bavt_fast._checks import as_count, as_seed, require_function
 from bavt_fast.protocols import Critic, Description, Node, Step, Task
-from bavt_fast.step_checks import checked_task
 from bavt_fast.tasks import task_module
 from bavt_fast.tasks.text import TextTask
 
@@ -91,7 +90,7 @@ class ReasoningGymTask:
             raise ValueError(
                 f"name: expected a family of reasoning-gym and its settings, got {name!r}: {error}"
             ) from error
-        self.inner: Task[Any] = TextTask() if inner is None else checked_task(inner)
+        self.inner: Task[Any] = TextTask() if inner is None else _checked_inner(inner)
         self.problems: list[Mapping[str, Any]] = [self._dataset[place] for place in range(size)]
         self._question_of = question_of or (lambda problem: problem["question"])
         if isinstance(self.inner, TextTask):
@@ -178,6 +177,13 @@ class _OfInner:
 
     def score(self, candidates: Sequence[Node]) -> Any:
         return self._critic.score([Node(node.state.inner, node.prompt, None, node.step) for node in candidates])
+
+
+def _checked_inner(inner: Any) -> Task[Any]:
+    if isinstance(inner, type) or not callable(getattr(inner, "describe", None)):
+        raise TypeError(f"inner: expected a task, or the name of one, got {inner!r:.80}")
+    task: Task[Any] = inner
+    return task
 
 
 def _named(inner: str, question_of: QuestionOf | None) -> tuple[Task[Any], QuestionOf]:

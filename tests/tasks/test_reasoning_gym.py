@@ -102,7 +102,7 @@ def test_a_question_of_another_set_is_refused() -> None:
     ],
 )
 def test_what_is_not_a_family_is_refused(name: Any, options: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"size|seed|name|task|question_of"):
+    with pytest.raises(error, match=r"size|seed|name|inner|question_of"):
         ReasoningGymTask(name, **options)
 
 

@@ -17,7 +17,6 @@ from rich.text import Text
 from bavt_fast.budget import Budget
 from bavt_fast.result import Progress, SearchError, SearchResult
 from bavt_fast.traces import JsonLines, jsonl
-from bavt_fast.view.labels import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -207,6 +206,8 @@ def _shows(live: Live, budget: Budget) -> Callable[[Progress], None]:
 
 def shown(text: str) -> str:
     """The lines of a model's text, with escapes in the place of what a terminal would obey."""
+    from bavt_fast.view.labels import printable
+
     return "\n".join(map(printable, text.split("\n")))
 
 

@@ -22,7 +22,6 @@ __all__ = [
     "as_clock",
     "as_count",
     "as_flag",
-    "as_function",
     "as_iterator",
     "as_number",
     "as_seed",
@@ -109,16 +108,10 @@ def as_share(name: str, value: object) -> float:
     return share
 
 
-def as_function(name: str, value: Any, wanted: str) -> Any:
-    """`value`, if it can be called. Raises TypeError where it cannot; `wanted` says what was expected."""
-    if not callable(value):
-        raise TypeError(f"{name}: expected {wanted}, got {_describe(value)}")
-    return value
-
-
 def as_clock(clock: Any) -> Callable[[], float]:
     """A clock, if it can be called. Raises TypeError where it cannot."""
-    read: Callable[[], float] = as_function("clock", clock, "a function that gives seconds")
+    require_function("clock", clock, or_none=False, wanted="a function that gives seconds")
+    read: Callable[[], float] = clock
     return read
 
 
@@ -164,10 +157,10 @@ def _cut(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def require_function(name: str, value: object, *, or_none: bool = True) -> None:
-    """Something to call; None passes with `or_none`. Raises TypeError for anything else."""
+def require_function(name: str, value: object, *, or_none: bool = True, wanted: str = "a function") -> None:
+    """Something to call; None passes with `or_none`. Raises TypeError for anything else than `wanted`."""
     if not callable(value) and not (or_none and value is None):
-        raise TypeError(f"{name}: expected a function{' or None' * or_none}, got {_describe(value)}")
+        raise TypeError(f"{name}: expected {wanted}{' or None' * or_none}, got {_describe(value)}")
 
 
 def require_parameters(name: str, function: Callable[..., Any], *wanted: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import aclosing
 from typing import Any
 
-from bavt_fast._checks import as_clock, as_count, as_function, as_iterator, message_of
+from bavt_fast._checks import as_clock, as_count, as_iterator, message_of, require_function
 from bavt_fast.async_drive import AsyncDrive
 from bavt_fast.budget import Budget, Spent
 from bavt_fast.critics.functions import as_critic
@@ -79,8 +79,8 @@ class Searcher:
         self.wave = None if wave is None else as_count("wave", wave, minimum=1)
         self.leaves = None if leaves is None else as_count("leaves", leaves, minimum=1)
         self.retries = as_count("retries", retries)
-        wanted = "a function that takes a Progress or a ManyProgress"
-        self.on_progress = None if on_progress is None else as_function("on_progress", on_progress, wanted)
+        require_function("on_progress", on_progress, wanted="a function that takes a Progress or a ManyProgress")
+        self.on_progress = on_progress
         self.clock = as_clock(clock)
         self.on_event = checked_listener(on_event)
         if self.critic.predicts == "residual":

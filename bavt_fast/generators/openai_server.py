@@ -255,14 +255,16 @@ class OpenAIGenerator:
     async def _answer(self, request: StepRequest, count: int, limit: int) -> list[Step] | Exception:
         if count <= 0 or limit <= 0:
             return []
+        # One for all candidates: a place that is free since another's time is over is not taken then.
+        deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
         if count == 1:
             try:
-                only = await self._step(request, 0, limit)
+                only = await self._step(request, 0, limit, deadline)
             except Exception as error:
                 return error
             return [] if only is None else [only]
         found = await asyncio.gather(
-            *(self._step(request, candidate, limit) for candidate in range(count)), return_exceptions=True
+            *(self._step(request, candidate, limit, deadline) for candidate in range(count)), return_exceptions=True
         )
         steps = [step for step in found if isinstance(step, Step)]
         errors = [error for error in found if isinstance(error, Exception)]
@@ -277,13 +279,12 @@ class OpenAIGenerator:
         errors = [error for error in errors if not isinstance(error, DeadlinePassed)]
         return with_failed(steps, errors, spent_on(errors))
 
-    async def _step(self, request: StepRequest, candidate: int, limit: int) -> Step | None:
+    async def _step(self, request: StepRequest, candidate: int, limit: int, deadline: float | None) -> Step | None:
         """One candidate; None where the context leaves no room for a step.
 
         A step has to say something: behind a delimiter with nothing but white space before it the model goes on, as
         long as what may be generated and read for it is enough for another request.
         """
-        deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
         step = last = await self._ask(request, candidate, limit, deadline)
         while step is not None and last is not None:
             reads = last.prompt_tokens and last.prompt_tokens + last.tokens

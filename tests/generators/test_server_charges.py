@@ -226,6 +226,5 @@ def test_candidates_that_came_by_the_deadline_are_used() -> None:
         generator = OpenAIGenerator("m", base_url=server.url, max_in_flight=2)
         [steps] = asyncio.run(generator.propose([StepRequest("Q", seconds_left=1.0)], [4], [9]))
     assert isinstance(steps, list)
+    assert sorted((step.tokens, step.finish_reason) for step in steps[1:]) == [(9, "deadline")] * 2
     assert steps[0].text.startswith("a")
-    assert {(step.tokens, step.finish_reason) for step in steps[1:]} == {(9, "deadline")}
-    assert len(steps) in (3, 4)  # the last is sent where another's time is over a moment before its own

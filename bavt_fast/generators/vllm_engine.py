@@ -234,7 +234,8 @@ class VLLMGenerator:
         self._done.put((ticket, await self._answer(ask, request, count, limit)))
 
     async def _answer(self, ask: _Ask, request: StepRequest, count: int, limit: int) -> list[Step] | Exception:
-        steps = [self._step(ask, request, candidate, limit) for candidate in range(count)]
+        deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
+        steps = [self._step(ask, request, candidate, limit, deadline) for candidate in range(count)]
         found = await asyncio.gather(*steps, return_exceptions=True)
         whole = [step for step in found if isinstance(step, Step)]
         errors = [error for error in found if isinstance(error, Exception)]
@@ -243,9 +244,10 @@ class VLLMGenerator:
         read = ask.prompt_tokens - sum(step.prompt_tokens for step in whole)
         return with_failed(whole, errors, Spent(tokens, prompt_tokens=read))
 
-    async def _step(self, ask: _Ask, request: StepRequest, candidate: int, limit: int) -> Step | None:
+    async def _step(
+        self, ask: _Ask, request: StepRequest, candidate: int, limit: int, deadline: float | None
+    ) -> Step | None:
         """One candidate; None where the context leaves no room for a token."""
-        deadline = None if request.seconds_left is None else time.monotonic() + request.seconds_left
         ids = self._ids_of(request)
         room = min(limit, self._most_tokens - len(ids))
         if room <= 0:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bavt_fast.training.precision import matrix_dtype
+
 __all__ = ["StackedMuon"]
 
 
@@ -42,10 +44,10 @@ class StackedMuon(torch.optim.Muon):
 
 
 def orthogonalized(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """bfloat16 (count, rows, columns): each matrix with singular values near 1, by Newton-Schulz iterations."""
+    """(count, rows, columns), in `matrix_dtype`: each matrix with singular values near 1 (Newton-Schulz iterations)."""
     a, b, c = coefficients
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
+    x = matrices.to(matrix_dtype(matrices.device))
     x = x.mT if is_tall else x
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
     for _ in range(steps):

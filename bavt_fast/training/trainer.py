@@ -22,6 +22,7 @@ from bavt_fast.training.course import Batch, Course, Sizes, concatenate
 from bavt_fast.training.feed import Feed, ThreadFeed, WorkerFeed
 from bavt_fast.training.model import JointModel
 from bavt_fast.training.muon import StackedMuon
+from bavt_fast.training.precision import mixed_precision
 from bavt_fast.training.ring import Ring, moved
 
 __all__ = ["TrainConfig", "Trainer", "prepare_out"]
@@ -131,7 +132,7 @@ def joint_loss(
     """
     longest = max(batch.layout.length for batch in batches)
     ids = torch.cat([pad(batch.ids, (0, longest - batch.layout.length)) for batch in batches])
-    with torch.autocast(ids.device.type, torch.bfloat16):
+    with mixed_precision(ids.device):
         return (losses_of or losses_from)(model, batches, model(ids), alive_weight)
 
 

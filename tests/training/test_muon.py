@@ -28,7 +28,7 @@ def test_matrices_together_move_as_they_do_one_by_one(nesterov: bool) -> None:
     expected = updates_of(torch.optim.Muon, 6, nesterov)
     for before, one, other in zip(start, expected, updates_of(StackedMuon, 6, nesterov), strict=True):
         moved = one - before
-        assert float((one - other).norm()) < 0.03 * float(moved.norm())  # the iterations are in bfloat16
+        assert float((one - other).norm()) < 0.03 * float(moved.norm())  # torch's iterations are in bfloat16
         assert float(moved.norm()) > 0.1
 
 

@@ -12,6 +12,7 @@ from bavt_fast.tasks.countdown.training.batches import encode, layout_of
 from bavt_fast.tasks.countdown.training.states import Bools, Ints, apply_steps
 from bavt_fast.tasks.countdown.training.vocabulary import CLOSE_ID, EQUALS_ID, FIRST_OPERATOR_ID, LEFT_ID
 from bavt_fast.training.model import JointModel
+from bavt_fast.training.precision import mixed_precision
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def sample_steps(model: JointModel, numbers: Ints, targets: Ints, temperature: f
     generator = torch.Generator(device).manual_seed(seed)
     cache, sampled = None, []
     inputs = ids.to(device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         for _ in range(layout.length - layout.step_start):
             output = model.lm.model(input_ids=inputs, past_key_values=cache, use_cache=True)
             cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]

@@ -22,6 +22,7 @@ from bavt_fast import cli  # noqa: E402
 from bavt_fast._version import __version__  # noqa: E402
 from bavt_fast.folder_settings import SETTINGS_FILE, embedded_folder  # noqa: E402
 from bavt_fast.tasks.countdown import check_expression  # noqa: E402
+from bavt_fast.tasks.countdown.training import course  # noqa: E402
 
 # Threads that spin while they wait for a core make a search on a busy machine ten times as long.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -221,10 +222,14 @@ def test_what_is_not_installed_is_named(missing: str, arguments: list[str], tmp_
 # --- train
 
 
-def test_train_makes_a_folder_that_solve_takes(invoke: Callable[..., Any], tmp_path: Path) -> None:
+def test_train_makes_a_folder_that_solve_takes(
+    invoke: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the shipped weights, for a moment."""
+    monkeypatch.setattr(course, "HELD_OUT", 30)
     out = tmp_path / "run"
-    arguments = ["--minutes", "0.01", "--threads", "1", "--no-compile", "--init", str(embedded_folder())]
+    sizes = ["--minutes", "0.01", "--batch", "20", "--threads", "1"]
+    arguments = [*sizes, "--no-compile", "--init", str(embedded_folder())]
     result = invoke("train", "--out", str(out), *arguments)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"model folder: {out / 'model'}\n"

@@ -22,7 +22,7 @@ import bavt_fast as bavt  # noqa: E402
 from bavt_fast.model_folder import embedded_folder, load_folder  # noqa: E402
 from bavt_fast.protocols import Step  # noqa: E402
 from bavt_fast.tasks.countdown import Countdown, CountdownState, load_game24  # noqa: E402
-from bavt_fast.tasks.countdown.training import make_course, rollouts  # noqa: E402
+from bavt_fast.tasks.countdown.training import course, make_course, rollouts  # noqa: E402
 from bavt_fast.tasks.countdown.training.batches import MIXES, choices, encode, layout_of, make_batch, walk  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import evaluate, held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_config, build_tokenizer  # noqa: E402
@@ -321,7 +321,9 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainConf
         compile=False,
         threads=1,
     )
-    Trainer(config, make_course()).run()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(course, "HELD_OUT", 50)
+        Trainer(config, make_course()).run()
     return out, config
 
 

@@ -26,6 +26,8 @@ SIBLINGS = 4
 """Steps that it takes from each state it visits."""
 PIECE = 8192
 """Visited steps that are labelled at once."""
+HELD_OUT = 1000
+"""Held-out problems of each range on which a run is calibrated and measured."""
 Problems = tuple[Ints, Ints]
 
 
@@ -68,10 +70,10 @@ class CountdownCourse:
         return make_batch(*visit)
 
     def visited_values(self, model: JointModel) -> tuple[np.ndarray, np.ndarray]:
-        logits, labels = zip(*(graded_states(model, 1000, seed=8, mix=mix) for mix in (SMALL, WIDE)), strict=True)
+        logits, labels = zip(*(graded_states(model, HELD_OUT, seed=8, mix=mix) for mix in (SMALL, WIDE)), strict=True)
         return np.concatenate(logits), np.concatenate(labels)
 
     def figures(self, model: JointModel) -> dict[str, float]:
-        small = evaluate(model, problems=1000, seed=7)
-        wide = evaluate(model, problems=1000, seed=7, mix=WIDE)
+        small = evaluate(model, HELD_OUT, seed=7)
+        wide = evaluate(model, HELD_OUT, seed=7, mix=WIDE)
         return {**small, **{f"wide_{name}": value for name, value in wide.items()}}

@@ -129,11 +129,23 @@ def test_bad_input_is_said_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("bad", [["--policy", "best"], ["--candidates", "0"], ["--seed", "-1"]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["--policy", "best"],
+        ["--candidates", "0"],
+        ["--seed", "-1"],
+        ["--temperature", "-1"],
+        ["--model", "{torn}"],
+    ],
+)
 def test_bad_input_costs_no_trace_of_before(invoke: Callable[..., Any], tmp_path: Path, bad: list[str]) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text("of yesterday")
-    assert invoke("solve", "4 5", "--trace", str(trace), *bad).exit_code == 2
+    torn = Path(shutil.copytree(embedded_folder(), tmp_path / "model"))
+    (torn / "config.json").write_text("{")
+    words = [word.format(torn=torn) for word in bad]
+    assert invoke("solve", "4 5", "--trace", str(trace), *words).exit_code == 2
     assert trace.read_text() == "of yesterday"
 
 

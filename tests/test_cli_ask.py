@@ -7,6 +7,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -256,6 +257,23 @@ def test_bad_input_is_said_before_a_model_is_loaded(model: ScriptedModel, argume
     result = invoke(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert not hasattr(model.tokenizer, "name")
+
+
+@pytest.mark.parametrize("bad", [["--seed", "-1"], ["--model", "nowhere"], ["--critic", "best"]])
+def test_bad_input_costs_no_trace_of_before(model: ScriptedModel, tmp_path: Path, bad: list[str]) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("of yesterday")
+    assert invoke("--trace", str(trace), *bad).exit_code == 2
+    assert trace.read_text() == "of yesterday"
+
+
+@pytest.mark.parametrize("place", ["{tmp}", "{tmp}/nowhere/trace.jsonl"])
+def test_a_trace_that_cannot_be_written_is_said_before_a_model_is_loaded(
+    model: ScriptedModel, tmp_path: Path, place: str
+) -> None:
+    result = invoke("--trace", place.format(tmp=tmp_path))
+    assert (result.exit_code, result.stdout) == (2, "")
     assert not hasattr(model.tokenizer, "name")
 
 

@@ -14,6 +14,7 @@ from bavt_fast.cli.options import TaskName, VoteRule
 from bavt_fast.cli.output import (
     as_json,
     as_question,
+    check_trace,
     exit_code,
     opened_trace,
     refuse,
@@ -80,12 +81,13 @@ def ask(
         budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
-        heard = opened_trace(trace)
+        check_trace(trace)
         loads = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
         with console.status("loading the model", spinner="line"):
             searcher, prompt_of = model_searcher(
                 model, task.value, critic, system=system, chat=chat, loads=loads, **options
             )
+        heard = opened_trace(trace)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
     result, saved = searched(console, searcher, prompt_of(text), budget, seed, trace=heard, live=live, save=save)

@@ -76,7 +76,9 @@ System = Annotated[
     str | None, typer.Option(help="System prompt in the place of our own, which asks for steps and an answer.")
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; as suits the model without it.")]
-Trace = Annotated[Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.")]
+Trace = Annotated[
+    Path | None, typer.Option(help="Write what happens to a file, one JSON object a line.", dir_okay=False)
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that the model brings, if any.")
 ]

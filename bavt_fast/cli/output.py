@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -32,6 +34,7 @@ __all__ = [
     "SOLVED",
     "as_json",
     "as_question",
+    "check_trace",
     "errors",
     "exit_code",
     "opened_trace",
@@ -97,8 +100,18 @@ def as_question(words: Sequence[str]) -> str:
     return text
 
 
+def check_trace(file: Path | None) -> None:
+    """Raises OSError where `opened_trace` could not write what ``--trace`` names; the file stays as it was."""
+    if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
+        code = errno.EACCES if file.parent.is_dir() else errno.ENOENT
+        raise OSError(code, os.strerror(code), str(file))
+
+
 def opened_trace(file: Path | None) -> JsonLines | None:
-    """What ``--trace`` names, before the search begins. Raises OSError where it cannot be written."""
+    """What ``--trace`` names, written anew: once all that was given is known to be good, before the search begins.
+
+    Raises OSError where it cannot be written.
+    """
     return None if file is None else jsonl(file)
 
 

@@ -14,6 +14,7 @@ from bavt_fast.budget import Budget
 from bavt_fast.cli.output import (
     as_json,
     as_question,
+    check_trace,
     exit_code,
     opened_trace,
     refuse,
@@ -64,10 +65,11 @@ def solve(
         options: dict[str, Any] = {"candidates": candidates, "record": live or save is not None}
         if policy is not None:
             options["policy"] = policy
-        # Loading takes long, and a trace is written anew: what is wrong with the rest is said before.
+        # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, task, **options).start(text, budget=budget, seed=seed)
-        heard = opened_trace(trace)
+        check_trace(trace)
         searcher = folder_searcher(folder, task, temperature, trust_remote_code, **options)
+        heard = opened_trace(trace)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
     result, saved = searched(console, searcher, text, budget, seed, trace=heard, live=live, save=save)

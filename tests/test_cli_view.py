@@ -131,6 +131,10 @@ def test_a_value_of_any_size_has_its_row(tmp_path: Path) -> None:
         (["empty"], "found none"),
         (["torn"], "torn/run.json: expected what a run wrote"),
         (["one.bavt", "-o", "no/such/folder.html"], "no/such/folder.html"),
+        (["one.bavt", "-o", "tree.svg", "--depth", "2"], "--depth: expected in the terminal, got it beside --out"),
+        (["one.bavt", "-o", "tree.html", "--depth", "2"], "--depth: expected in the terminal, got it beside --out"),
+        (["one.bavt", "-o", "tree.svg", "--title", "A"], "--title: expected beside --out of a page (.html)"),
+        (["one.bavt", "--title", "A"], "--title: expected beside --out of a page (.html)"),
     ],
 )
 def test_bad_input_says_what_is_wrong(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,7 @@ __all__ = [
     "TrustRemoteCode",
     "VoteBy",
     "VoteRule",
+    "refuse_options",
 ]
 
 
@@ -49,6 +51,16 @@ class VoteRule(str, Enum):
 def policies() -> list[str]:
     """What a shell completes ``--policy`` with."""
     return ["power", "best_first", "uct", "puct", "ucb"]
+
+
+def refuse_options(context: typer.Context, names: Sequence[str], where: str) -> None:
+    """Raises ValueError for the first of these options that was given: `where` says beside what it has an effect."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in names and source is not None and source.name == "COMMANDLINE":
+            flags = parameter.secondary_opts if context.params[name] is False else parameter.opts
+            raise ValueError(f"{(flags or parameter.opts)[0]}: expected {where}")
 
 
 BudgetSeconds = Annotated[float | None, typer.Option(help="Hard limit on wall-clock seconds.")]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import typer
+
+from bavt_fast.cli.options import refuse_options
 
 __all__ = ["check_options"]
 
@@ -33,21 +33,12 @@ def check_options(context: typer.Context, *, is_folder: bool) -> None:
     """
     given = context.params
     if given["searcher"] is not None:
-        _refuse(context, (*_SEARCH, *_WORDS, *_LOADING), "without --searcher, which brings its own")
+        refuse_options(context, (*_SEARCH, *_WORDS, *_LOADING), "without --searcher, which brings its own")
     elif given["server"] is not None:
-        _refuse(context, _LOADING, "without --server, which has loaded its model")
+        refuse_options(context, _LOADING, "without --server, which has loaded its model")
     elif is_folder:
         model = "the embedded model" if given["model"] is None else f"--model {given['model']}, a model folder"
-        _refuse(context, _WORDS, f"beside --server or the --model of a language model, got it with {model}")
-        _refuse(context, ("device", "dtype"), f"beside the --model of a language model, got it with {model}")
+        refuse_options(context, _WORDS, f"beside --server or the --model of a language model, got it with {model}")
+        refuse_options(context, ("device", "dtype"), f"beside the --model of a language model, got it with {model}")
     if given["ray"] is None:
-        _refuse(context, ("ray_workers", "ray_gpus"), "beside --ray, got it without")
-
-
-def _refuse(context: typer.Context, names: Sequence[str], where: str) -> None:
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if name in names and source is not None and source.name == "COMMANDLINE":
-            flags = parameter.secondary_opts if context.params[name] is False else parameter.opts
-            raise ValueError(f"{(flags or parameter.opts)[0]}: expected {where}")
+        refuse_options(context, ("ray_workers", "ray_gpus"), "beside --ray, got it without")

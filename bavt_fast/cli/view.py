@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from bavt_fast.cli.options import refuse_options
 from bavt_fast.cli.output import plain_warnings, refuse
 from bavt_fast.cli.run_table import run_table
 from bavt_fast.runs.folder import is_run
@@ -55,6 +56,7 @@ def view(
 
     context.with_resource(plain_warnings())
     try:
+        _check_options(context, out)
         runs = [path for path in files if is_run(path)]
         console = Console()
         if out is None and runs:
@@ -72,7 +74,7 @@ def view(
             for one in shown:
                 heading = f"{one.name}\n" if len(shown) > 1 else ""
                 typer.echo(heading + text(one, depth=depth, lines=nodes, color=color))
-        elif out.suffix.lower() in (".html", ".htm"):
+        elif _is_page(out):
             out.write_text(page(shown, title=title), encoding="utf-8")
         else:
             diagram: Callable[[Picture], None] = _writer(out, nodes)
@@ -81,6 +83,18 @@ def view(
             diagram(shown[0])
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
+
+
+def _is_page(out: Path) -> bool:
+    return out.suffix.lower() in (".html", ".htm")
+
+
+def _check_options(context: typer.Context, out: Path | None) -> None:
+    """Refuses what was given and has no effect."""
+    if out is not None:
+        refuse_options(context, ("depth",), "in the terminal, got it beside --out")
+    if out is None or not _is_page(out):
+        refuse_options(context, ("title",), "beside --out of a page (.html), got it without")
 
 
 def _writer(out: Path, nodes: int | None) -> Callable[[Picture], None]:

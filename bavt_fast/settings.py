@@ -156,19 +156,19 @@ class Settings:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("native", "sampling")}
 
-    def check_budget(self, budget: Budget) -> None:
-        """Refuses a limit that nothing is ever charged to: it would be no limit at all."""
+    def check_budget(self, budget: Budget, name: str = "budget") -> None:
+        """Refuses a limit that nothing is ever charged to: it would be no limit at all. `name` says in errors whose."""
         if not isinstance(budget, Budget):
-            raise TypeError(f"budget: expected a Budget such as Budget(tokens=500), got {budget!r:.80}")
+            raise TypeError(f"{name}: expected a Budget such as Budget(tokens=500), got {budget!r:.80}")
         priced = self.token_cost or self.prompt_token_cost or self.max_step_cost or self.max_score.cost
         if budget.cost is not None and not priced:
-            raise ValueError("budget: cost is limited but nothing has a price; give a token_cost or max_step_cost > 0")
+            raise ValueError(f"{name}: cost is limited but nothing has a price; give a token_cost or max_step_cost > 0")
         if budget.cost is not None and self.prompt_token_cost and not self.max_prompt_tokens:
-            raise ValueError("budget: prompt tokens have a price but are not reserved; give max_prompt_tokens >= 1")
+            raise ValueError(f"{name}: prompt tokens have a price but are not reserved; give max_prompt_tokens >= 1")
         if budget.tool_calls is not None and not (self.step_tool_calls or self.max_score.tool_calls):
-            raise ValueError("budget: tool_calls is limited but steps make none; give step_tool_calls >= 1")
+            raise ValueError(f"{name}: tool_calls is limited but steps make none; give step_tool_calls >= 1")
         if budget.prompt_tokens is not None and not self.max_prompt_tokens:
-            raise ValueError("budget: prompt_tokens is limited but not reserved; give max_prompt_tokens >= 1")
+            raise ValueError(f"{name}: prompt_tokens is limited but not reserved; give max_prompt_tokens >= 1")
 
 
 def settings_of(given: dict[str, Any]) -> Settings:

@@ -95,7 +95,8 @@ def test_what_is_not_solved_shows_the_best_path_and_says_so(invoke: Callable[...
     [
         (["solve", "4 5 x"], "question: expected integers"),
         (["solve", "4"], "question: expected 2 to 6 numbers, got 1"),
-        (["solve", "4 5", "--budget-tokens", "0"], "tokens: expected an integer of at least 1, got 0"),
+        (["solve", "4 5", "--budget-tokens", "0"], "budget_tokens: expected an integer of at least 1, got 0"),
+        (["solve", "4 5", "--budget-seconds", "nan"], "budget_seconds: expected a finite number above zero, got nan"),
         (["solve", "4 5", "--temperature", "nan"], "temperature"),
         (["solve", "4 5", "--candidates", "0"], "candidates"),
         (["solve", "4 5", "--policy", "best"], "policy"),

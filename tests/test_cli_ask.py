@@ -240,8 +240,8 @@ def test_answers_are_announced_as_the_tasks_read_them(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--budget-tokens", "0"], "tokens: expected an integer of at least 1, got 0"),
-        (["--budget-seconds", "-1"], "seconds"),
+        (["--budget-tokens", "0"], "budget_tokens: expected an integer of at least 1, got 0"),
+        (["--budget-seconds", "-1"], "budget_seconds: expected a finite number above zero"),
         (["--policy", "best"], "policy"),
         (["--seed", "-1"], "seed: expected an integer"),
         (["--wave", "0"], "wave: expected an integer of at least 1, got 0"),

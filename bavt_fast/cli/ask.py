@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 import bavt_fast.cli.options as given
-from bavt_fast.budget import Budget
 from bavt_fast.cli.options import TaskName, VoteRule
 from bavt_fast.cli.output import (
     as_json,
@@ -78,7 +77,7 @@ def ask(
         text = as_question(question)
         check_critic(critic)
         made = task_module(task.value).make_task(end=ENDS, max_depth=MAX_DEPTH)
-        budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
+        budget = given.budget_of("budget", tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
         check_trace(trace)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from bavt_fast.budget import Budget
 
 __all__ = [
     "BudgetSeconds",
@@ -29,6 +31,7 @@ __all__ = [
     "TrustRemoteCode",
     "VoteBy",
     "VoteRule",
+    "budget_of",
     "refuse_options",
 ]
 
@@ -51,6 +54,18 @@ class VoteRule(str, Enum):
 def policies() -> list[str]:
     """What a shell completes ``--policy`` with."""
     return ["power", "best_first", "uct", "puct", "ucb"]
+
+
+def budget_of(prefix: str, **limits: Any) -> Budget:
+    """A budget of the options that are called like its limits, behind a prefix: errors name the option.
+
+    Raises:
+        TypeError, ValueError: as `Budget`.
+    """
+    try:
+        return Budget(**limits)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{prefix}_{error}") from error
 
 
 def refuse_options(context: typer.Context, names: Sequence[str], where: str) -> None:

@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 
 import bavt_fast.cli.options as given
-from bavt_fast.budget import Budget
 from bavt_fast.cli.options import TaskName, VoteRule
 from bavt_fast.cli.output import errors, plain_warnings, refuse
 from bavt_fast.cli.progress import Reporter
@@ -142,11 +141,12 @@ def run(
             raise FileNotFoundError(f"questions: expected a file of JSON lines, got {questions}, which is no file")
         check_options(context, is_folder=_is_folder(words))
         usual = FOLDER_TOKENS if searcher is not None or _is_folder(words) else WORDS_TOKENS
-        limits = {"tokens": total_tokens, "cost": total_cost}
+        tokens = usual if budget_tokens is None else budget_tokens
+        is_limited = total_tokens is not None or total_cost is not None
         settings: dict[str, Any] = {
-            "budget": Budget(tokens=usual if budget_tokens is None else budget_tokens, seconds=budget_seconds),
+            "budget": given.budget_of("budget", tokens=tokens, seconds=budget_seconds),
             "seed": seed,
-            "total": Budget(**limits) if any(limit is not None for limit in limits.values()) else None,  # type: ignore[arg-type]
+            "total": given.budget_of("total", tokens=total_tokens, cost=total_cost) if is_limited else None,
             "verify": verify,
             "strict": strict,
             "retry_errors": retry_errors,

@@ -61,7 +61,7 @@ def solve(
         text = as_question(question)
         folder = embedded_folder() if model is None else model
         task = read_settings(folder).make_task(None if target is None else {"target": target})
-        budget = Budget(tokens=budget_tokens, seconds=budget_seconds)
+        budget = given.budget_of("budget", tokens=budget_tokens, seconds=budget_seconds)
         options: dict[str, Any] = {"candidates": candidates, "record": live or save is not None}
         if policy is not None:
             options["policy"] = policy

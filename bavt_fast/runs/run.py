@@ -457,7 +457,7 @@ def most_of_an_ask(settings: Settings, budget: Budget) -> tuple[int, ...]:
 def _checked_total(total: Budget | None, settings: Settings) -> tuple[int | None, ...] | None:
     if total is None:
         return None
-    settings.check_budget(total)
+    settings.check_budget(total, "total")
     if total.seconds is not None:
         raise ValueError(
             "total: expected tokens, cost, tool calls or prompt tokens, got seconds; limit each question's"

@@ -4,7 +4,7 @@ Only the first line that is not blank counts. Without the white space, quotes, b
 be a rating and nothing else:
 
     rating   = [ label ] number [ scale ] [ "." | "!" ]
-    label    = [ words ] name [ ":" | "=" | "is" | "of" ]
+    label    = [ words ] name [ ":" | "：" | "=" | "is" | "of" ]
     words    = any of "the", "my", "your", "final", "overall"
     name     = "score" | "rating" | "grade" | "value" | "number" | "probability" | "confidence"
     number   = [ "+" | "-" ] ASCII digits with at most one decimal point, at most 9 digits on either side of it
@@ -26,7 +26,7 @@ _LONGEST = 100
 _RATING = re.compile(
     r"""(?: (?: (?:the|my|your|final|overall) \s+ )*
             (?: score | rating | grade | value | number | probability | confidence )
-            [\s*_`]* (?: (?: : | = | is\b | of\b ) [\s*_`]* )? )?
+            [\s*_`]* (?: (?: [:：=] | is\b | of\b ) [\s*_`]* )? )?
         (?P<number> [+−-]? (?: [0-9]{1,9} (?:\.[0-9]{1,9})? | \.[0-9]{1,9} ) )
         (?: \s* (?: / | out\s+of\b ) \s* (?P<highest> [0-9]{1,9} (?:\.[0-9]{1,9})? ) | \s? (?P<percent> %) )?
         [*_`]* [.!]?""",

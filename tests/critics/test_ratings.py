@@ -34,6 +34,8 @@ READ = {
     "score 8": 8.0,
     "SCORE=8": 8.0,
     "Rating: 8/10": 8.0,
+    "Score：8": 8.0,
+    "**Rating：** 8/10": 8.0,
     "My final rating is 8.": 8.0,
     "The overall score of 8": 8.0,
     "**Score:** 8": 8.0,

@@ -81,6 +81,11 @@ def test_a_path_ends_on_an_answer_or_at_max_depth() -> None:
         ("Therefore, the answer is: **42**", "42"),
         ("**Final Answer:** 42", "42"),
         ("The final answer is\n42\n", "42"),
+        ("Answer：42", "42"),
+        ("**Answer**：**北京**", "北京"),
+        ("**Final Answer：** 42", "42"),
+        ("The answer is：\u300042", "42"),
+        ("Answer：\n42\n", "42"),
         ("so 6 * 7 = 42\n#### 42", "42"),
         ("answer: 42", "42"),
         ("#### -$1,000", "-$1,000"),
@@ -167,6 +172,12 @@ def test_several_words_may_announce_an_answer() -> None:
         assert after(text, task=task).answer == "7"
 
 
+@pytest.mark.parametrize("end", ["答案：", "答案:"])
+def test_a_colon_may_be_as_wide_as_a_chinese_sign(end: str) -> None:
+    for text in ("答案：42", "**答案：** 42", "答案: 42", "**答案**：42"):
+        assert after(text, task=TextTask(end)).answer == "42"
+
+
 def test_an_empty_answer_is_none() -> None:
     assert not after("Answer: **\n").terminal
     result = bavt.search(
@@ -176,7 +187,9 @@ def test_an_empty_answer_is_none() -> None:
     assert after("", ended=True).answer == ""
 
 
-@pytest.mark.parametrize("line", ["Answer:", "Answer: **", "**Answer**:", "Answer: $$", r"\boxed{}", r"$\boxed{ ** }$"])
+@pytest.mark.parametrize(
+    "line", ["Answer:", "Answer：", "Answer: **", "**Answer**:", "Answer: $$", r"\boxed{}", r"$\boxed{ ** }$"]
+)
 def test_a_last_line_that_says_no_answer_is_none(line: str) -> None:
     assert after("3 + 4 = 7\n", line, ended=True) == Description(True, None, "")
     assert after("3 + 4 = 7\n" + line, ended=True).answer == ""

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 __all__ = [
     "CUT",
     "AsyncStepGenerator",
@@ -39,6 +41,7 @@ State = TypeVar("State")
 FinishReason = Literal["delimiter", "end", "limit", "deadline"]
 CUT = ("limit", "deadline")
 """How a step ends that is not whole."""
+_new = tuple.__new__
 
 
 @dataclass(slots=True)
@@ -101,8 +104,16 @@ def as_step(answer: Any, count_tokens: Callable[[str], int] | None = None) -> St
     return Step(answer if answer.endswith("\n") else answer + "\n", max(1, tokens))
 
 
-class Description(NamedTuple):
-    """What the search needs to know of a new state, asked for once.
+class _DescriptionFields(NamedTuple):
+    terminal: bool
+    verdict: bool | None
+    answer: str | None
+    prompt: str | None
+    min_tokens: int
+
+
+class Description(_DescriptionFields):
+    """What the search needs to know of a new state, asked for once. NumPy's bools and integers become Python's.
 
     Attributes:
         terminal: whether the state ends a path.
@@ -114,11 +125,24 @@ class Description(NamedTuple):
         min_tokens: a lower bound on the tokens from here to an answer; 0 where none is known.
     """
 
-    terminal: bool = False
-    verdict: bool | None = None
-    answer: str | None = None
-    prompt: str | None = None
-    min_tokens: int = 0
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        terminal: bool = False,
+        verdict: bool | None = None,
+        answer: str | None = None,
+        prompt: str | None = None,
+        min_tokens: int = 0,
+    ) -> Description:
+        are_flags = terminal.__class__ is bool and (verdict is None or verdict.__class__ is bool)
+        if not are_flags or min_tokens.__class__ is not int:
+            terminal, verdict, min_tokens = _plain(terminal), _plain(verdict), _plain(min_tokens)
+        return _new(cls, (terminal, verdict, answer, prompt, min_tokens))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, (np.bool_, np.integer)) else value
 
 
 class Node:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bavt_fast as bavt
@@ -139,6 +140,19 @@ def test_a_description_is_asked_of_plain_answers_as_of_all() -> None:
         with pytest.raises(bavt.SearchError, match="describe: expected a verdict of None") as caught:
             bavt.search("q", generator=Listed(*texts), task=Odd(), budget=bavt.Budget(tokens=9), wave=wave)
         assert caught.value.result.tree.num_nodes >= 2
+
+
+@pytest.mark.parametrize("wave", [1, 4])
+def test_a_verifier_may_say_what_numpy_says(wave: int) -> None:
+    class Verified(TextTask):
+        def describe(self, state: Any) -> Description:
+            about = super().describe(state)
+            is_right = np.bool_(about.answer == "7") if about.terminal else None
+            return Description(np.bool_(about.terminal), is_right, about.answer, about.prompt, np.int64(0))  # type: ignore[arg-type]
+
+    steps = [Step(text, 1) for text in ("so\n", "Answer: 6\n", "Answer: 7\n")]
+    result = bavt.search("q", generator=Listed(*steps), task=Verified(), budget=bavt.Budget(tokens=9), wave=wave)
+    assert (result.solved, result.answer, result.refuted_steps) == (True, "7", 1)
 
 
 class Model:

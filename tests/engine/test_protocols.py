@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bavt_fast.critics.functions import AsyncFunctionCritic, FunctionCritic, as_critic
 from bavt_fast.generators.functions import AsyncFunctionGenerator, FunctionGenerator, as_generator
 from bavt_fast.protocols import (
     Critic,
+    Description,
     GenerationError,
     Node,
     Sampling,
@@ -27,6 +29,7 @@ from bavt_fast.protocols import (
     as_step,
     without_hidden,
 )
+from bavt_fast.step_checks import checked_description
 
 
 class Generator:
@@ -208,6 +211,21 @@ def test_texts_become_steps() -> None:
     assert as_step(step) is step
     with pytest.raises(TypeError, match="generator: expected steps as str or Step, got 5"):
         as_step(5)
+
+
+def test_a_description_takes_numpys_bools_and_integers() -> None:
+    about = Description(np.bool_(True), np.bool_(False), "7", min_tokens=np.int64(3))  # type: ignore[arg-type]
+    assert about == (True, False, "7", None, 3)
+    assert [type(field) for field in about] == [bool, bool, str, type(None), int]
+    assert type(Description(terminal=np.bool_(True)).terminal) is bool  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(about)) == about == Description(*about)
+    assert repr(Description()) == "Description(terminal=False, verdict=None, answer=None, prompt=None, min_tokens=0)"
+
+
+@pytest.mark.parametrize("fields", [{"terminal": 1}, {"terminal": True, "verdict": np.int64(1)}, {"min_tokens": 2.0}])
+def test_what_is_neither_a_bool_nor_an_integer_is_refused_of_a_description(fields: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match="describe: expected"):
+        checked_description(Description(**fields))
 
 
 def test_the_log_probability_of_a_step() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bavt_fast._checks import message_of
 from bavt_fast._core import Tree
 from bavt_fast.budget import Budget, Spent
 from bavt_fast.protocols import GenerationStatistics, Step
@@ -38,7 +39,7 @@ class _Referable:
     __slots__ = ("__weakref__",)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SearchResult(_Referable):
     """What a search found.
 
@@ -94,6 +95,17 @@ class SearchResult(_Referable):
     settings: Settings | None = None
     seed: int | None = None
     events: tuple[tuple[Any, ...], ...] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two results say the same, trees and errors by what is in them: a copy or a pickle's is equal."""
+        if not isinstance(other, SearchResult):
+            return NotImplemented
+        return self is other or self._compared() == other._compared()
+
+    def _compared(self) -> tuple[Any, ...]:
+        error = None if self.error is None else (type(self.error), message_of(self.error))
+        others = [getattr(self, field.name) for field in fields(self) if field.name not in ("tree", "error")]
+        return *others, error, self.tree.to_bytes()
 
     def __repr__(self) -> str:
         """One short line."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import pickle
 import warnings
@@ -26,6 +28,29 @@ class Listed:
     def propose(self, states: Any, counts: Any, limits: Any) -> list[list[Step]]:
         self.requests += states
         return [[self.steps[(len(self.requests) - len(states) + i) % len(self.steps)]] for i in range(len(states))]
+
+
+def searched(seed: int = 0, fails: bool = False) -> bavt.SearchResult:
+    def propose(text: str, count: int) -> list[str]:
+        if fails and text.count("\n") > 2:
+            raise ValueError("no more")
+        return [f"{len(text)}"] * count
+
+    try:
+        return bavt.search("q", generator=propose, budget=bavt.Budget(tokens=9), seed=seed, clock=lambda: 0.0)
+    except bavt.SearchError as error:
+        return error.result
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_result_is_equal_to_a_copy_of_it(fails: bool) -> None:
+    result = searched(fails=fails)
+    assert (result.error is not None) is fails
+    for copied in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result), searched(fails=fails)):
+        assert copied == result
+    assert result not in (searched(seed=1, fails=fails), dataclasses.replace(result, value=0.5), "q", None)
+    assert result != dataclasses.replace(result, tree=searched(seed=1).tree)
+    assert result != dataclasses.replace(result, error=TypeError("no more"))
 
 
 class OtherTask(TextTask):

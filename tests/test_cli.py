@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("rich")
 testing = pytest.importorskip("typer.testing")
 
+import bavt_fast as bavt  # noqa: E402
 from bavt_fast import cli  # noqa: E402
 from bavt_fast._version import __version__  # noqa: E402
 from bavt_fast.folder_settings import SETTINGS_FILE, embedded_folder  # noqa: E402
@@ -191,6 +193,27 @@ def test_output_that_cannot_be_written_is_said() -> None:
             done = shell(*arguments, stdout=full)
         assert done.returncode == 2
         assert done.stderr == "bavt-fast: [Errno 28] No space left on device\n"
+
+
+def saved(folder: Path) -> Path:
+    result = bavt.search("q", generator=lambda text, count: ["a"], budget=bavt.Budget(tokens=3))
+    (folder / "one.json").write_text(result.to_json())
+    return folder / "one.json"
+
+
+@pytest.mark.parametrize("words", ["--version", "--help", "solve 2 3 --target 6 --json", "view {file}"])
+def test_a_shell_that_closes_standard_output_is_told_what_is_lost(tmp_path: Path, words: str) -> None:
+    line = f"{sys.executable} -m bavt_fast {words.format(file=saved(tmp_path))} >&-"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"(bavt-fast|error): \[Errno 9\] Bad file descriptor\n", done.stderr)
+
+
+def test_what_prints_nothing_needs_no_standard_output(tmp_path: Path) -> None:
+    out = tmp_path / "tree.svg"
+    line = f"{sys.executable} -m bavt_fast view {saved(tmp_path)} -o {out} >&-"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stderr, out.read_text()[:4]) == (0, "", "<svg")
 
 
 def test_bad_input_is_bad_input_where_nobody_can_be_told() -> None:

@@ -69,8 +69,7 @@ def _run() -> int:
         try:
             app(prog_name="bavt-fast")
         finally:
-            if sys.stdout is not None:  # it is None where the shell closed it
-                sys.stdout.flush()  # what cannot be written is said here, not as the process ends
+            sys.stdout.flush()  # what cannot be written is said here, not as the process ends
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else SOLVED
     except BrokenPipeError:
@@ -86,7 +85,5 @@ def _run() -> int:
 
 def _drop_output() -> None:
     """Standard output goes nowhere from here on: it is flushed once more as the process ends."""
-    if sys.stdout is None:
-        return
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -27,10 +27,13 @@ def begin() -> None:
     """To be called before torch is imported: its threads sleep while they wait, unless the user wants otherwise.
 
     See `bavt_fast.threads`. What the terminal's encoding lacks is written as an escape: a model writes any character.
+    Where the shell closed standard output, writing to it fails, as on a disk that is full.
     """
     global _is_ours
     _is_ours = True
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if sys.stdout is None:  # Python would let all that is printed go nowhere
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115 (until the end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # it is None where the shell closed it
             stream.reconfigure(errors="backslashreplace")

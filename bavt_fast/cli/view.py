@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,39 +50,52 @@ def view(
     depth: Annotated[int | None, typer.Option(min=0, help="Deepest nodes to show in the terminal.")] = None,
 ) -> None:
     """Look at saved searches: a tree in the terminal, one HTML file, or a diagram."""
-    from bavt_fast.view.page import page
+    context.with_resource(plain_warnings())
+    made: list[str] = []
+    try:
+        _check_options(context, out)
+        if out is None:
+            made = _texts(files, depth, nodes)
+        else:
+            _write(files, out, title, nodes)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        refuse(error)
+    for one in made:
+        typer.echo(one)
+
+
+def _texts(files: Sequence[Path], depth: int | None, nodes: int | None) -> list[str]:
+    """The tables of runs, then the trees of the other files."""
     from bavt_fast.view.sources import pictures
     from bavt_fast.view.terminal import text
 
-    context.with_resource(plain_warnings())
-    try:
-        _check_options(context, out)
-        runs = [path for path in files if is_run(path)]
-        console = Console()
-        if out is None and runs:
-            for run in runs:
-                typer.echo(run_table(run, width=console.width, lines=nodes))
-            files, runs = [path for path in files if path not in runs], []
-            if not files:
-                return
-        for run in runs:
-            if not (run / "searches").is_dir():
-                raise ValueError(f"{run}: expected a run that kept its searches; `bavt-fast run --save` does")
-        shown = pictures(files)
-        if out is None:
-            color = console.is_terminal and not console.no_color
-            for one in shown:
-                heading = f"{one.name}\n" if len(shown) > 1 else ""
-                typer.echo(heading + text(one, depth=depth, lines=nodes, color=color))
-        elif _is_page(out):
-            out.write_text(page(shown, title=title), encoding="utf-8")
-        else:
-            diagram: Callable[[Picture], None] = _writer(out, nodes)
-            if len(shown) > 1:
-                raise ValueError(f"--out: expected a file of .html for {len(shown)} searches, got {out.name}")
-            diagram(shown[0])
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        refuse(error)
+    console = Console()
+    tables = [run_table(path, width=console.width, lines=nodes) for path in files if is_run(path)]
+    others = [path for path in files if not is_run(path)]
+    shown = pictures(others) if others else []
+    color = console.is_terminal and not console.no_color
+    trees = [text(one, depth=depth, lines=nodes, color=color) for one in shown]
+    if len(shown) > 1:
+        trees = [f"{one.name}\n{tree}" for one, tree in zip(shown, trees, strict=True)]
+    return [*tables, *trees]
+
+
+def _write(files: Sequence[Path], out: Path, title: str | None, nodes: int | None) -> None:
+    """All of them into a page, or one into a diagram."""
+    from bavt_fast.view.page import page
+    from bavt_fast.view.sources import pictures
+
+    for path in files:
+        if is_run(path) and not (path / "searches").is_dir():
+            raise ValueError(f"{path}: expected a run that kept its searches; `bavt-fast run --save` does")
+    shown = pictures(files)
+    if _is_page(out):
+        out.write_text(page(shown, title=title), encoding="utf-8")
+        return
+    diagram = _writer(out, nodes)
+    if len(shown) > 1:
+        raise ValueError(f"--out: expected a file of .html for {len(shown)} searches, got {out.name}")
+    diagram(shown[0])
 
 
 def _is_page(out: Path) -> bool:

@@ -248,3 +248,10 @@ class SlowLetters(SlowTable):
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         return bytes(self.byte_decoder[letter] for letter in "".join(tokens)).decode("utf-8", errors="replace")
+
+
+def word_tokenizer(words: list[str]) -> Any:
+    """A tokenizer of these words alone."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)

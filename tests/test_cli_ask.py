@@ -65,7 +65,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
 def loaded(monkeypatch: pytest.MonkeyPatch, model: ScriptedModel) -> ScriptedModel:
     def load(name: str, **options: Any) -> ScriptedModel:
         if name == "nowhere":
-            raise FileNotFoundError("model: expected a folder, got nowhere")
+            raise FileNotFoundError("name: expected a folder, got nowhere")
         model.tokenizer.name, model.tokenizer.options = name, options
         return model
 

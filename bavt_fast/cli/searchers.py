@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bavt_fast.protocols import Task
     from bavt_fast.result import SearchResult
 
-__all__ = ["ENDS", "MAX_DEPTH", "check_critic", "folder_searcher", "model_searcher", "voted"]
+__all__ = ["ENDS", "MAX_DEPTH", "check_critic", "folder_searcher", "loaded_model", "model_searcher", "voted"]
 
 MAX_DEPTH = 16
 
@@ -59,12 +59,22 @@ def model_searcher(
         loads: arguments of `bavt_fast.language_model.load`.
     """
     with loading():
-        from bavt_fast.language_model import load
-
-        model = load(name, **loads)
+        model = loaded_model(name, **loads)
         generator, prompt_of = generator_and_prompts(model, system, chat)
         made = task_module(task).make_task(end=ENDS, max_depth=MAX_DEPTH)
         return Searcher(generator, _critic(model, critic, task, generator), made, **options), prompt_of
+
+
+def loaded_model(name: str, **loads: Any) -> TorchModel:
+    """`bavt_fast.language_model.load`; its errors call the name by the option that it is given with."""
+    from bavt_fast.language_model import load
+
+    try:
+        return load(name, **loads)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        if not str(error).startswith("name: "):
+            raise
+        raise type(error)(f"model: {str(error).removeprefix('name: ')}") from error
 
 
 def check_critic(name: str) -> None:

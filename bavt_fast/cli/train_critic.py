@@ -15,6 +15,7 @@ import typer
 from bavt_fast.cli.output import errors, refuse
 from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import generator_and_prompts
+from bavt_fast.cli.searchers import loaded_model
 from bavt_fast.folder_settings import SETTINGS_FILE
 from bavt_fast.tasks import task_module
 from bavt_fast.tasks.problems import read_problems
@@ -172,11 +173,9 @@ def _learner(
         return Learner(
             Path(model).resolve().name, folder.generator, name, {**own, **options}, str, folder.settings.search
         )
-    from bavt_fast.language_model import load
-
     name = "mathematics" if task is None else task
     task_module(name)
-    loaded = load(model, device=device, dtype=dtype)
+    loaded = loaded_model(model, device=device, dtype=dtype)
     generator, prompt_of = generator_and_prompts(
         loaded, None, None, temperature=0.7 if temperature is None else temperature
     )

@@ -190,6 +190,10 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         ((*model, "--task-option", "size"), "task-option: expected NAME=VALUE"),
         ((*model, "--problems", plain, "--task", "text"), "problems: expected JSON lines with question and answer"),
         ((*model, "--steps", same), "labels: expected some that differ, got 2 that are all 1.0"),
+        (
+            (*model, "--problems", plain, "--model", "no/such/model"),
+            "error: model: expected a folder with a model or a",
+        ),
         (("--model", "nowhere", "--problems", plain, "--out", tmp_path), "expected a file to write, got a folder"),
     ):
         result = run(*arguments)

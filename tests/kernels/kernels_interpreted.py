@@ -36,7 +36,7 @@ TILINGS = {"vector": VECTOR, "few": FEW, "many": MANY, "descriptors": DESCRIPTOR
 
 
 def some_rows(name: str, count: int) -> int:
-    """So many rows for a tiling, fewer where each takes a program of its own: the interpreter runs one after the other."""
+    """So many rows for a tiling, fewer where each is a program: the interpreter runs one after the other."""
     return count if TILINGS[name].block_rows > 1 else count // 5
 
 
@@ -54,7 +54,7 @@ def fused(config: Config, arguments: tuple[Tensor, ...], **options: Tensor) -> T
 
 
 CASES = [(rows, hidden_size, dtype) for rows in (1, 2, 17, 129) for hidden_size in (64, 96) for dtype in DTYPES]
-# A large H takes many seconds here: each comes with every dtype and with every number of rows, not with all pairs of them.
+# A large H takes many seconds here: each comes with every dtype and every number of rows, not with all pairs of them.
 LARGE = (577, 768, 1023)
 CASES += [
     (rows, hidden_size, DTYPES[(i + place) % len(DTYPES)])

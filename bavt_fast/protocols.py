@@ -11,7 +11,7 @@ tree, with the step that led to it. This module imports nothing else of the pack
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -105,11 +105,11 @@ def as_step(answer: Any, count_tokens: Callable[[str], int] | None = None) -> St
 
 
 class _DescriptionFields(NamedTuple):
-    terminal: bool
-    verdict: bool | None
-    answer: str | None
-    prompt: str | None
-    min_tokens: int
+    terminal: bool = False
+    verdict: bool | None = None
+    answer: str | None = None
+    prompt: str | None = None
+    min_tokens: int = 0
 
 
 class Description(_DescriptionFields):
@@ -139,6 +139,11 @@ class Description(_DescriptionFields):
         if not are_flags or min_tokens.__class__ is not int:
             terminal, verdict, min_tokens = _plain(terminal), _plain(verdict), _plain(min_tokens)
         return _new(cls, (terminal, verdict, answer, prompt, min_tokens))
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Description:  # type: ignore[override]
+        """By which `_replace` makes its copy, too."""
+        return cls(*iterable)
 
 
 def _plain(value: Any) -> Any:

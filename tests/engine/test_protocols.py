@@ -219,6 +219,7 @@ def test_a_description_takes_numpys_bools_and_integers() -> None:
     assert [type(field) for field in about] == [bool, bool, str, type(None), int]
     assert type(Description(terminal=np.bool_(True)).terminal) is bool  # type: ignore[arg-type]
     assert pickle.loads(pickle.dumps(about)) == about == Description(*about)
+    assert type(Description()._replace(terminal=np.bool_(True)).terminal) is bool
     assert repr(Description()) == "Description(terminal=False, verdict=None, answer=None, prompt=None, min_tokens=0)"
 
 

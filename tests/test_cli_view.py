@@ -114,6 +114,16 @@ def test_a_result_that_says_little_has_its_row(tmp_path: Path) -> None:
     assert [line.split()[:3] for line in done.stdout.splitlines()[-2:]] == [["a", "no", "0"], ["b", "no", "0"]]
 
 
+def test_the_table_counts_answers_that_were_compared(tmp_path: Path) -> None:
+    lines = [
+        '{"id": 1, "spent": {}, "correct": true}',
+        '{"id": 2, "spent": {}, "correct": false}',
+        '{"id": 3, "spent": {}}',
+    ]
+    done = run("view", a_run(tmp_path / "run", *lines))
+    assert done.stdout.startswith("3 of 3 questions finished: 0 solved, 0 errors, 0 tokens, 1 of 2 correct\n")
+
+
 def test_a_value_of_any_size_has_its_row(tmp_path: Path) -> None:
     """As a run's `outcome` may give one."""
     done = run("view", a_run(tmp_path / "run", f'{{"id": "a", "spent": {{}}, "value": {10**400}}}'))

@@ -37,18 +37,22 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
         raise ValueError(f"{folder / 'run.json'}: expected what a run wrote, got something else")
     most = MOST_LINES if lines is None else lines
     shown: list[tuple[str, ...]] = []
-    finished = solved = errors = tokens = 0
+    finished = solved = errors = tokens = compared = correct = 0
     stopped: Counter[str] = Counter()
     for line in read_run(folder):
         finished += 1
         solved += line.get("solved") is True
         errors += "error" in line
         tokens += _tokens(line)
+        compared += "correct" in line
+        correct += line.get("correct") is True
         stopped[str(line.get("stop_reason"))] += 1
         if len(shown) < most:
             shown.append(_cells(line))
     reasons = ", ".join(f"{count} {reason}" for reason, count in stopped.most_common())
     head = f"{finished} of {began['questions']} questions finished: {solved} solved, {errors} errors, {tokens:,} tokens"
+    if compared:
+        head += f", {correct} of {compared} correct"
     text = [head, f"stopped: {reasons or 'none'}", *_table(shown, width)]
     if finished > len(shown):
         text.append(f"… {finished - len(shown)} more")

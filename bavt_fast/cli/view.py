@@ -43,9 +43,7 @@ def view(
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     nodes: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Most nodes, or results of a run, to show but in a page: 200 in a file, 60 in the terminal."
-        ),
+        typer.Option(min=1, help="Most nodes, or results of a run, to show: 200 in a diagram, 60 in the terminal."),
     ] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Deepest nodes to show in the terminal.")] = None,
 ) -> None:
@@ -53,7 +51,7 @@ def view(
     context.with_resource(plain_warnings())
     made: list[str] = []
     try:
-        _check_options(context, out)
+        _check_options(context, files, out)
         if out is None:
             made = _texts(files, depth, nodes)
         else:
@@ -102,10 +100,14 @@ def _is_page(out: Path) -> bool:
     return out.suffix.lower() in (".html", ".htm")
 
 
-def _check_options(context: typer.Context, out: Path | None) -> None:
+def _check_options(context: typer.Context, files: Sequence[Path], out: Path | None) -> None:
     """Refuses what was given and has no effect."""
     if out is not None:
         refuse_options(context, ("depth",), "in the terminal, got it beside --out")
+    elif all(map(is_run, files)):
+        refuse_options(context, ("depth",), "beside a tree, got it beside the table of a run")
+    if out is not None and (_is_page(out) or out.suffix.lower() == ".json"):
+        refuse_options(context, ("nodes",), f"in the terminal or beside a diagram, got it beside --out {out.name}")
     if out is None or not _is_page(out):
         refuse_options(context, ("title",), "beside --out of a page (.html), got it without")
 

@@ -215,7 +215,8 @@ class Picture:
         try:
             plain = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"picture: expected JSON, got {text[:40]!r} ({error})") from error
+            expected = "one JSON object, as to_json() of a result gave"
+            raise ValueError(f"picture: expected {expected}, got {text[:40]!r} ({error})") from error
         if not isinstance(plain, dict):
             raise ValueError(f"picture: expected what to_json() of a result gave, got a {type(plain).__name__}")
         return cls.from_dict(plain)

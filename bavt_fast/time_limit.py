@@ -38,7 +38,8 @@ class TimeLimit:
         task: its ``describe``, ``describe_many`` and ``adescribe`` are limited; all else it has is passed on.
         seconds: for one state. `describe_many` has so much for each of its states; where that is not enough, its states
             are described one by one.
-        late: state -> what is said of a state whose verifier is late; terminal without an answer where None.
+        late: state -> what is said of a state whose verifier is late; terminal without an answer where None. Then it
+            has no prompt either: a critic reads the context before it and the step.
 
     Raises:
         TypeError, ValueError: `task` has no ``describe``, `seconds` is not above 0, or `late` is not a function.

@@ -35,6 +35,7 @@ _LEAD = r"(?:(?:So|Thus|Hence|Therefore),?[ \t]+)?"  # before one of `ENDS`
 # What has to follow the last of them: a number, and not that of a section ("1. Plan").
 _BEFORE_A_NUMBER = r"(?![ \t*_]*\d+[.)][ \t*_]+[^\W\d_])(?=[ \t*]*[-−+$€£¥₹]*[ \t]*\.?\d)"
 _COLONS = (":", "：")  # the second one is as wide as a Chinese sign
+_COLON = r"[ \t\u00a0*_`]*[:：]"
 _SIGNS = ("nswer", "####")  # one of them stands in whatever one of `ENDS` stands in
 
 _OPEN = Description(min_tokens=1)
@@ -65,9 +66,9 @@ class TextTask:
 
     A path ends with an answer: a line that begins with ``end``, such as ``Answer: 42``, ``**Answer:** 42`` or ``So the
     answer is 42.``, and has one behind it or on the next line; or ``\boxed{42}`` anywhere in a step. A colon may be a
-    full-width one. Of several answers in a step the last one counts, and an empty one is none. A path also ends where
-    the model ends its text, or at ``max_depth``: its last line is the answer of last resort, unless it announces one
-    and does not say it.
+    full-width one, and stand behind a blank. Of several answers in a step the last one counts, and an empty one is
+    none. A path also ends where the model ends its text, or at ``max_depth``: its last line is the answer of last
+    resort, unless it announces one and does not say it.
 
     Args:
         end: what announces the answer; one text or several, as they are written. `ENDS` unless it is given.
@@ -94,7 +95,7 @@ class TextTask:
         words, lead = "|".join(map(_with_marks, ends)), ""
         if ends == ENDS:
             words, lead = f"{words}{_BEFORE_A_NUMBER}", _LEAD
-        self._announcement = re.compile(rf"^[ \t>#*_`-]*{lead}(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
+        self._announcement = re.compile(rf"^[ \t\u00a0\u3000>#*_`-]*{lead}(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
         # What a step that announces an answer has in it.
         signs = _SIGNS if ends == ENDS else [word.rstrip(" :：") or word for word in ends]
         self._signs = (*signs, "box")
@@ -154,11 +155,11 @@ make_task = TextTask
 
 
 def _with_marks(word: str) -> str:
-    """A pattern for a text that announces an answer. Markdown may end before its colon, and a colon may follow."""
+    """A pattern for a text that announces an answer. Blanks and markdown may stand before its colon; one may follow."""
     bare = word.rstrip()
     if bare.endswith(_COLONS):
-        return re.escape(bare[:-1]) + "[*_`]*[:：]" + re.escape(word[len(bare) :])
-    return re.escape(word) + "[*_`]*[:：]?"
+        return re.escape(bare[:-1]) + _COLON + re.escape(word[len(bare) :])
+    return f"{re.escape(word)}(?:{_COLON})?"
 
 
 def _checked_ends(end: str | Sequence[str]) -> tuple[str, ...]:

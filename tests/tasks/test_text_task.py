@@ -86,6 +86,11 @@ def test_a_path_ends_on_an_answer_or_at_max_depth() -> None:
         ("**Final Answer：** 42", "42"),
         ("The answer is：\u300042", "42"),
         ("Answer：\n42\n", "42"),
+        ("Answer : 42", "42"),
+        ("**Answer** ：42", "42"),
+        ("The answer is : 42", "42"),
+        ("\u3000\u3000Answer：42", "42"),
+        ("\u00a0Answer\u00a0: 42", "42"),
         ("so 6 * 7 = 42\n#### 42", "42"),
         ("answer: 42", "42"),
         ("#### -$1,000", "-$1,000"),
@@ -174,7 +179,7 @@ def test_several_words_may_announce_an_answer() -> None:
 
 @pytest.mark.parametrize("end", ["答案：", "答案:"])
 def test_a_colon_may_be_as_wide_as_a_chinese_sign(end: str) -> None:
-    for text in ("答案：42", "**答案：** 42", "答案: 42", "**答案**：42"):
+    for text in ("答案：42", "\u3000答案 ：42", "**答案：** 42", "答案: 42", "**答案**：42"):
         assert after(text, task=TextTask(end)).answer == "42"
 
 
@@ -188,7 +193,8 @@ def test_an_empty_answer_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["Answer:", "Answer：", "Answer: **", "**Answer**:", "Answer: $$", r"\boxed{}", r"$\boxed{ ** }$"]
+    "line",
+    ["Answer:", "Answer：", "Answer :", "Answer: **", "**Answer**:", "Answer: $$", r"\boxed{}", r"$\boxed{ ** }$"],
 )
 def test_a_last_line_that_says_no_answer_is_none(line: str) -> None:
     assert after("3 + 4 = 7\n", line, ended=True) == Description(True, None, "")

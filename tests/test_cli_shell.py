@@ -288,6 +288,6 @@ def test_a_trace_that_cannot_be_written(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == f"error: {tmp_path}/nowhere/trace.jsonl: No such file or directory\n".encode()
     done = run(*SOLVE, "--quiet", "--trace", "/dev/full")
-    assert done.returncode == 0
+    assert done.returncode == 2
     assert check_expression(done.stdout.decode(), (4, 5, 6, 10), 24)
     assert done.stderr == b"error: trace: [Errno 28] No space left on device; the file is not whole\n"

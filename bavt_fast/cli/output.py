@@ -129,15 +129,16 @@ def searched(
     """Searches and shows how far it is; where something fails, says so and gives what was found by then.
 
     Returns:
-        The result, and whether it was saved where it should be. A result is worth more than its file.
+        The result, and whether it and its trace were written where they should be. A result is worth more than a file.
 
     Args:
         trace: hears what happens, and is closed at the end.
         live: whether to serve the page of `bavt_fast.view` meanwhile.
         save: where to write the search when it has ended.
     """
+    trouble: list[OSError] = []
     try:
-        with _traced(searcher, trace):
+        with _traced(searcher, trace, trouble):
             search = searcher.start(question, budget=budget, seed=seed)
             with _served(search) if live else nullcontext(), _shown(console, searcher, budget):
                 result = searcher.complete(search)
@@ -152,13 +153,12 @@ def searched(
     except (OSError, TypeError, ValueError) as error:
         say(error)
         return result, False
-    return result, True
+    return result, not trouble
 
 
 @contextmanager
-def _traced(searcher: Searcher, trace: JsonLines | None) -> Iterator[None]:
-    """The search is worth more than its trace: what cannot be written is said at the end, and harms nothing."""
-    trouble: list[OSError] = []
+def _traced(searcher: Searcher, trace: JsonLines | None, trouble: list[OSError]) -> Iterator[None]:
+    """The search is worth more than its trace: what cannot be written is said at the end, and put into `trouble`."""
 
     def heard(event: Event) -> None:
         assert trace is not None

@@ -35,7 +35,10 @@ class AsyncDrive(Base):
         came: whether something has.
         is_coroutine: whether the generator's `propose` is one.
         critic_waits: whether the critic's `score` is one, or gives what can be awaited.
+        in_thread: the call of a generator that blocks, where there was one. It goes on when nobody waits for it.
     """
+
+    in_thread: asyncio.Future[Any] | None = None
 
     async def run(self, searches: Iterable[Search]) -> AsyncGenerator[tuple[int, Search], None]:
         """(place, search) of each search as it stops. Cancelling stops them all; so does SystemExit and its like."""
@@ -69,7 +72,7 @@ class AsyncDrive(Base):
                         yield place, search
                 if stopped:
                     continue  # their places are free
-                if not self.out:
+                if not self.out and not (self.searches and self.is_busy):
                     return
                 await self.wait(self.came)
                 self.came.clear()
@@ -82,13 +85,20 @@ class AsyncDrive(Base):
             self.out.clear()
             for task in left:
                 task.cancel()
+            if self.in_thread is not None:
+                self.in_thread.cancel()
             self.break_off()
             await asyncio.gather(*left, return_exceptions=True)
 
     @property
     def room(self) -> int:
         """For so many more asks. A generator that blocks is asked by the wave, and by one thread at a time."""
-        return 0 if self.out and not self.is_coroutine else self.wave - len(self.out)
+        return 0 if (self.out or self.is_busy) and not self.is_coroutine else self.wave - len(self.out)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a generator that blocks is at work, if only for asks that were given up."""
+        return self.in_thread is not None and not self.in_thread.done()
 
     def give_up(self, tickets: Sequence[int]) -> None:
         """Nobody waits for these any more. A task goes on while somebody waits for another ticket of it."""
@@ -134,8 +144,7 @@ class AsyncDrive(Base):
                 requests, counts, limits = asked.requests, asked.counts, asked.limits
                 answers = await self.generator.propose(list(requests), list(counts), list(limits))
             else:
-                loop = asyncio.get_running_loop()
-                answers = await loop.run_in_executor(None, self.propose, asked)
+                answers = await self.propose_in_thread(asked)
             if not is_whole(answers, len(asked.tickets)):
                 raise not_whole(answers, len(asked.tickets))
         except Exception as error:
@@ -148,6 +157,12 @@ class AsyncDrive(Base):
                 answers = [named(_cancelled_within(error), "generator")] * len(asked.tickets)
         self.brought.append((task, asked, answers))
         self.came.set()
+
+    async def propose_in_thread(self, asked: Asked) -> Any:
+        """A generator that blocks is at work until it returns: another thread does not begin before."""
+        self.in_thread = asyncio.get_running_loop().run_in_executor(None, self.propose, asked)
+        self.in_thread.add_done_callback(lambda _: self.came.set())
+        return await asyncio.shield(self.in_thread)
 
     def tell(self) -> None:
         """What has come by now, in the order of its tickets. Raises what ends the whole search, after the others."""

@@ -341,6 +341,38 @@ def test_a_deadline_ends_no_other_question_of_a_batch_that_blocks() -> None:
     assert [search.spent.tokens for search in searches] == [16, 40, 40]
 
 
+def test_a_generator_that_blocks_is_asked_by_one_thread_at_a_time() -> None:
+    """Also where its last call goes on for asks that were given up at their deadline."""
+    at_work = threading.Lock()
+    release = threading.Event()
+
+    def generator(text: str, count: int) -> list[str]:
+        if not at_work.acquire(blocking=False):
+            raise AssertionError("two calls at once")
+        try:
+            if text == "slow\n":
+                release.wait(PATIENCE_S)
+            return [f"so {len(text)}"]
+        finally:
+            at_work.release()
+
+    async def critic(text: str) -> float:
+        return 0.5
+
+    searcher = Searcher(generator, critic, wave=1, max_step_tokens=16)
+    budgets = [bavt.Budget(tokens=100, seconds=0.1), bavt.Budget(tokens=40, seconds=PATIENCE_S)]
+    searches = [searcher.start(q, budget=budget) for q, budget in zip(("slow", "next"), budgets, strict=True)]
+
+    async def main() -> None:
+        async for search in searcher.arun(searches):
+            if search is searches[0]:
+                asyncio.get_running_loop().call_later(0.2, release.set)
+
+    asyncio.run(main())
+    assert [search.stop_reason for search in searches] == ["deadline", "budget"]
+    assert [search.spent.tokens for search in searches] == [16, 40]
+
+
 def test_what_an_ask_may_take_is_charged_whole_where_it_is_given_up() -> None:
     async def generator(text: str, count: int) -> list[str]:
         await asyncio.sleep(PATIENCE_S)

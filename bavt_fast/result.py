@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,7 +66,8 @@ class SearchResult(_Referable):
         refused: steps that were paid for and dropped, in order.
         invalid_steps, duplicate_steps, refuted_steps: how many of them for which reason; those cut short by their
             limit are invalid.
-        error: what failed, where the stop reason is "error".
+        error: what failed, where the stop reason is "error". An exception that pickle cannot carry, as of many a class
+            that takes other arguments than a message, is a RuntimeError that says the same in a pickle and in a copy.
         generation: of a generator that runs a model itself, what it did for all questions of this run until this one
             stopped: prompt tokens computed and saved, hits and evictions of its store, ...; else None.
         question, budget, settings, seed: what was searched, and how.
@@ -106,6 +108,10 @@ class SearchResult(_Referable):
         error = None if self.error is None else (type(self.error), message_of(self.error))
         others = [getattr(self, field.name) for field in fields(self) if field.name not in ("tree", "error")]
         return *others, error, self.tree.to_bytes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self), (*(values | {"error": _portable(self.error)}).values(),)
 
     def __repr__(self) -> str:
         """One short line."""
@@ -169,6 +175,16 @@ class SearchResult(_Referable):
     def log_probabilities(self) -> tuple[float | None, ...]:
         """Log-probability of the step that led to each node, by node id; None where the generator did not say."""
         return tuple([None if step is None else step.total_log_probability() for step in self.steps])
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """An exception that comes back from pickle: where one does not, the whole result is lost with it."""
+    if error is not None:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return RuntimeError(f"{type(error).__name__}: {message_of(error)}")
+    return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,33 @@ def test_a_result_is_equal_to_a_copy_of_it(fails: bool) -> None:
     assert result != dataclasses.replace(result, error=TypeError("no more"))
 
 
+class StatusError(Exception):
+    """As of many a client: it takes more than the message that it keeps."""
+
+    def __init__(self, message: str, *, response: Any) -> None:
+        super().__init__(message)
+        self.response = response
+
+
+@pytest.mark.parametrize("response", [429, lambda: 429])
+def test_an_error_that_pickle_cannot_carry_loses_no_result(response: Any) -> None:
+    """`Pool.map` would wait for ever."""
+
+    def propose(text: str, count: int) -> list[str]:
+        raise StatusError("too many requests", response=response)
+
+    searcher = bavt.Searcher(propose)
+    with pytest.raises(bavt.SearchError) as raised:
+        searcher.search("q", budget=bavt.Budget(tokens=9))
+    results = searcher.search_many(["q"], budget=bavt.Budget(tokens=9))
+    assert isinstance(results[0].error, StatusError)
+    failure, there = pickle.loads(pickle.dumps([raised.value, results[0]]))
+    assert str(failure) == str(raised.value)
+    for found in (failure.result, there, copy.deepcopy(results[0])):
+        assert repr(found) == repr(results[0])
+        assert repr(found.error) == "RuntimeError('StatusError: too many requests')"
+
+
 class OtherTask(TextTask):
     """A text task of another name."""
 

@@ -127,7 +127,7 @@ def _within(seconds: float, call: Callable[[Any], Any], argument: Any) -> tuple[
     context = contextvars.copy_context()
     thread = threading.Thread(target=run, name="bavt_fast verifier", daemon=True)  # a late one does not hold up the end
     thread.start()
-    thread.join(seconds)
+    thread.join(min(seconds, threading.TIMEOUT_MAX))
     if errors:
         raise errors[0]
     return (results[0],) if results else None

@@ -121,6 +121,19 @@ def test_in_time_nothing_changes() -> None:
     assert limited.num_late == 0
 
 
+@pytest.mark.parametrize("seconds", [1e10, 1.7e308])
+def test_a_limit_that_no_clock_reaches(seconds: float) -> None:
+    """Above what a thread can wait, and of several states together above the largest float."""
+
+    class Many(TextTask):
+        def describe_many(self, states: Sequence[TextState]) -> list[Description]:
+            return [self.describe(state) for state in states]
+
+    for task in (TextTask(), Many()):
+        searcher = bavt.Searcher(propose, task=bavt.TimeLimit(task, seconds), candidates=3)
+        assert searcher.search("q", budget=BUDGET).error is None
+
+
 def test_what_a_verifier_raises_is_raised() -> None:
     class Broken(TextTask):
         def describe(self, state: TextState) -> Description:

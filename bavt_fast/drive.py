@@ -68,7 +68,7 @@ class Drive(Base):
 
     together: int | None = None
 
-    def run(self, searches: Iterable[Search]) -> Iterator[tuple[int, Search]]:
+    def run(self, searches: Iterable[Search]) -> Generator[tuple[int, Search]]:
         """(place, search) of each search as it stops. Ctrl-C stops all that have begun, and all of a list."""
         waiting = as_iterator("searches", searches, "a list of Search")
         streams = self.begin_streaming()

@@ -204,7 +204,15 @@ class Base:
             self.more = True
 
     def break_off(self) -> list[tuple[int, Search]]:
-        """Ends every question where it stands: nothing stays in flight."""
+        """Ends every question where it stands: nothing stays in flight, even if Ctrl-C breaks in here too."""
+        try:
+            return self.end_all()
+        except BaseException:
+            self.end_all()
+            raise
+
+    def end_all(self) -> list[tuple[int, Search]]:
+        """Of `break_off`, what can be called again where it was broken off."""
         finished = []
         place, coming = self.coming or (0, None)
         if coming is not None and coming not in self.searches.values() and not coming.in_other_run(self.engine):

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any
 
 from bavt_fast._checks import as_clock, as_count, as_iterator, message_of, require_function
@@ -175,8 +175,9 @@ class Searcher:
             raise TypeError("generator: expected a plain one here, got a coroutine; use asearch_iter")
         rules = Rules(self.task, self.settings)
         searches = (self._start(question, budget, seed, rules) for question in _questions(questions))
-        for index, search in self._drive(searches, one=False):
-            yield index, search.result()
+        with closing(self._drive(searches, one=False)) as driving:
+            for index, search in driving:
+                yield index, search.result()
 
     async def asearch_many(
         self, questions: Sequence[str], *, budget: Budget | Sequence[Budget], seed: int | Sequence[int] = 0
@@ -210,8 +211,9 @@ class Searcher:
         """
         if self.is_async:
             raise TypeError("generator: expected a plain one here, got a coroutine; use arun")
-        for _, search in self._drive(searches, one=False, host=host):
-            yield search
+        with closing(self._drive(searches, one=False, host=host)) as driving:
+            for _, search in driving:
+                yield search
 
     async def arun(self, searches: Iterable[Search], *, host: Host | None = None) -> AsyncGenerator[Search]:
         """`run` with a generator or a critic that may be coroutines."""
@@ -227,7 +229,7 @@ class Searcher:
         propose = getattr(self.generator, "propose", None)
         return inspect.iscoroutinefunction(propose) or inspect.iscoroutinefunction(self.critic.score)
 
-    def _drive(self, searches: Iterable[Search], one: bool, host: Host | None = None) -> Iterator[tuple[int, Search]]:
+    def _drive(self, searches: Iterable[Search], one: bool, host: Host | None = None) -> Generator[tuple[int, Search]]:
         return Drive(self, *self._widths(one), one, host).run(searches)
 
     def _adrive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
+from scripted import AsyncGenerator, ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
 from search_checks import ENDLESS, WORLDS, check_consistent, check_idle, fingerprint, worlds
 
 import bavt_fast as bavt
 from bavt_fast.engine import Search
+from bavt_fast.events import Event
 from bavt_fast.protocols import Description, Node, Step, StepRequest
 from bavt_fast.searcher import Searcher
 
@@ -275,3 +277,39 @@ def test_an_interrupt_on_the_way_in_or_out_leaves_no_search_behind(
     assert len(list(one.run(searches))) == 4
     for search in searches:
         check_idle(search)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("at", ["cancel", "stop"])
+def test_an_interrupt_while_a_run_is_broken_off_leaves_no_search_behind(is_async: bool, at: str) -> None:
+    """As a second Ctrl-C, in the code of a listener."""
+    ending = False
+
+    def listen(event: Event) -> None:
+        nonlocal ending
+        if ending and event.kind == at:
+            ending = False
+            raise KeyboardInterrupt
+
+    generator = AsyncGenerator(ENDLESS) if is_async else ScriptedGenerator(ENDLESS)
+    one = Searcher(generator, TableCritic(ENDLESS), WorldTask(ENDLESS), wave=3, on_event=listen)
+    searches = [one.start(f"q{i}", budget=bavt.Budget(tokens=20 if i == 0 else 1000)) for i in range(3)]
+
+    def come(search: Search) -> None:
+        nonlocal ending
+        ending = True
+
+    async def arun() -> None:
+        async with contextlib.aclosing(one.arun(searches)) as driving:
+            come(await anext(driving))
+
+    def run() -> None:
+        with contextlib.closing(one.run(searches)) as driving:
+            come(next(driving))
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(arun()) if is_async else run()
+    assert not ending
+    for search in searches:
+        check_idle(search)
+        search.ask()

@@ -131,13 +131,15 @@ def test_bad_rules(by: Any) -> None:
         bavt.vote(searched(("Answer: 7", 0.5)).result(), by=by)
 
 
-@pytest.mark.parametrize("task", [TextTask, "majority", 1])
+@pytest.mark.parametrize("task", [TextTask, "majority", 1, object()])
 def test_what_is_no_task_is_refused(task: Any) -> None:
     result = searched(("Answer: 7", 0.5)).result()
     with pytest.raises(TypeError, match="task: expected the search's task, or None, got"):
         bavt.vote(result, task)
     with pytest.raises(TypeError, match="result: expected a SearchResult, got"):
         bavt.vote([result])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="result: expected a SearchResult, got"):
+        bavt.vote(result.tree)  # type: ignore[arg-type]
 
 
 def test_a_whole_search_votes() -> None:

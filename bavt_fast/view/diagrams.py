@@ -7,6 +7,7 @@ import warnings
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
+from bavt_fast._checks import as_count
 from bavt_fast.view.labels import label, node_label, node_notes, number, summary
 from bavt_fast.view.record import Picture
 
@@ -19,6 +20,7 @@ _TEXT = 31  # columns of a label
 
 def dot(picture: Picture, *, most_nodes: int = MOST_NODES) -> str:
     """The tree in the language of graphviz."""
+    most_nodes = as_count("most_nodes", most_nodes, minimum=1)
     lines = ["digraph search {", "  rankdir=LR;", '  node [shape=box, style="rounded,filled", fontname="sans-serif"];']
     path = {0, *picture.path}
     for node in picture.foremost(most_nodes):
@@ -36,6 +38,7 @@ def _quoted(line: str) -> str:
 
 def mermaid(picture: Picture, *, most_nodes: int = MOST_NODES) -> str:
     """The tree as a flowchart of mermaid."""
+    most_nodes = as_count("most_nodes", most_nodes, minimum=1)
     lines = ["flowchart LR"]
     for node in picture.foremost(most_nodes):
         text = "<br/>".join(_entities(line) for line in _lines(picture, node, most_nodes))
@@ -83,7 +86,7 @@ class _Drawing(NamedTuple):
 
 def _drawing(picture: Picture, most_nodes: int) -> _Drawing:
     """A row for every leaf; a parent stands in the middle of its children."""
-    nodes = picture.foremost(most_nodes)
+    nodes = picture.foremost(as_count("most_nodes", most_nodes, minimum=1))
     kept = set(nodes)
     children = {node: [child for child in picture.children[node] if child in kept] for node in nodes}
     rows: dict[int, float] = {}

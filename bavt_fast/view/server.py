@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from bavt_fast._checks import as_count
 from bavt_fast.engine import Search
 from bavt_fast.view.page import chunk_of_part, dump, final_columns, page
 from bavt_fast.view.record import NodeColumns, Picture
@@ -65,7 +66,7 @@ class _Serving(ABC):
         self.ended = threading.Event()
         self.watchers: set[int] = set()
         self._told = threading.Condition()
-        self._server = _Server(("127.0.0.1", port), self)
+        self._server = _Server(("127.0.0.1", as_count("port", port, maximum=65_535)), self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="bavt-live")
         self._thread.start()
@@ -171,11 +172,13 @@ class LiveRun(_Serving):
         port: of 127.0.0.1; any free one for 0.
 
     Raises:
-        ValueError: its searches keep no events.
+        TypeError, ValueError: not a run, or one whose searches keep no events.
         OSError: the port is taken.
     """
 
     def __init__(self, run: Any, *, port: int = 0) -> None:
+        if not hasattr(run, "searches") or not hasattr(run, "searcher"):
+            raise TypeError(f"run: expected a bavt_fast.Run, got {run!r:.80}")
         if not run.searcher.settings.record:
             raise ValueError("run: expected searches that keep their events, got ones without; search with record=True")
         self.run = run

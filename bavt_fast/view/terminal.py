@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from bavt_fast._checks import as_count
 from bavt_fast.view.labels import cut, node_label, node_notes, number, summary, width_of
 from bavt_fast.view.record import Picture
 
@@ -53,9 +54,7 @@ def text(
         color: whether to use the terminal's colours.
         encoding: of where it is shown; that of standard output without it. What it cannot hold is escaped.
     """
-    if width is None:
-        width = shutil.get_terminal_size((100, 40)).columns
-    width = max(width, 40)
+    width = max(40, shutil.get_terminal_size((100, 40)).columns if width is None else as_count("width", width))
     encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
     if not _can_show("", encoding):
         encoding = "ascii"
@@ -66,10 +65,10 @@ def text(
 
     head = len(_HEAD)
     most = max(1, (width - head - _LEAST_TEXT) // len(signs.branch))
-    kept = picture.foremost(_LINES if lines is None else max(1, lines))
+    kept = picture.foremost(_LINES if lines is None else max(1, as_count("lines", lines)))
     path = {0, *picture.path}
     out = [*[fitted(line, width) for line in summary(picture)], _HEAD.rstrip()]
-    for row in _rows(picture, kept, most if depth is None else min(most, max(0, depth)), signs):
+    for row in _rows(picture, kept, most if depth is None else min(most, as_count("depth", depth)), signs):
         if row.node < 0:
             out.append(" " * head + cut(row.indent + row.text, width - head, signs.more))
             continue

@@ -164,6 +164,19 @@ def test_a_table() -> None:
     assert len(bavt.view.to_dataframe(evil())) == 1 + len(EVIL)
 
 
+@pytest.mark.parametrize(
+    ("draw", "options"),
+    [
+        *[(draw, {"most_nodes": most}) for draw in (view.dot, view.mermaid, view.svg) for most in (0, 2.5, "5", None)],
+        *[(view.text, {name: value}) for name in ("width", "depth", "lines") for value in (-1, 80.0, "80")],
+    ],
+)
+def test_a_bad_option_is_named(draw: Any, options: dict[str, Any]) -> None:
+    [(name, value)] = options.items()
+    with pytest.raises((TypeError, ValueError), match=f"{name}: expected an integer of at least [01], got {value!r}"):
+        draw(chain(3), **options)
+
+
 def test_names_are_reached_from_the_face() -> None:
     missing: list[Any] = [name for name in view.__all__ if not hasattr(bavt.view, name)]
     assert missing == []

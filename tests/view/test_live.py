@@ -138,6 +138,9 @@ def test_what_cannot_be_watched() -> None:
         Live(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="record=True"):
         Live(start())
+    for port in (-1, 65_536, "80", 80.0):
+        with pytest.raises((TypeError, ValueError), match="port: expected an integer from 0 to 65535, got"):
+            Live(start(record=True), port=port)  # type: ignore[arg-type]
 
 
 def test_a_watched_search_is_the_same_search() -> None:

@@ -84,3 +84,5 @@ def test_a_search_is_followed_to_its_end(run: Run) -> None:
 def test_searches_have_to_keep_their_events(tmp_path: Path) -> None:
     with Run(tmp_path, searcher(), questions(1), budget=BUDGET) as run, pytest.raises(ValueError, match="record=True"):
         LiveRun(run)
+    with pytest.raises(TypeError, match=r"run: expected a bavt_fast\.Run, got 5"):
+        LiveRun(5)

@@ -8,6 +8,7 @@ value.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -159,8 +160,12 @@ class AsyncDrive(Base):
         self.came.set()
 
     async def propose_in_thread(self, asked: Asked) -> Any:
-        """A generator that blocks is at work until it returns: another thread does not begin before."""
-        self.in_thread = asyncio.get_running_loop().run_in_executor(None, self.propose, asked)
+        """A generator that blocks is at work until it returns: another thread does not begin before.
+
+        It finds the context variables of its caller, as a coroutine does.
+        """
+        run = contextvars.copy_context().run
+        self.in_thread = asyncio.get_running_loop().run_in_executor(None, run, self.propose, asked)
         self.in_thread.add_done_callback(lambda _: self.came.set())
         return await asyncio.shield(self.in_thread)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,6 +134,27 @@ def test_a_plain_generator_beside_a_coroutine_critic_blocks_no_loop() -> None:
     results = asyncio.run(main())
     assert ticks > 10
     assert [fingerprint(result) for result in results] == [alone(ENDLESS, name) for name in "abc"]
+
+
+def test_all_parts_find_the_context_variables_of_the_caller() -> None:
+    """Also a plain generator, which runs in a thread: a tracer's current span is one of them."""
+    name = contextvars.ContextVar("name", default="nobody's")
+    found: dict[str, str] = {}
+
+    def generator(text: str, count: int) -> list[str]:
+        found["generator"] = name.get()
+        return ["Answer: 4"]
+
+    async def critic(text: str) -> float:
+        found["critic"] = name.get()
+        return 0.5
+
+    async def main() -> None:
+        name.set("mine")
+        await Searcher(generator, critic).asearch("q", budget=BUDGET)
+
+    asyncio.run(main())
+    assert found == {"generator": "mine", "critic": "mine"}
 
 
 def test_what_asyncio_does_not_take() -> None:

@@ -238,8 +238,8 @@ class Drive(Base):
                     self.give_up(left, out)
                 self.charge_late(slot)
                 yield from self.hand_over(slot)
-            if stopped:
-                continue  # their places are free
+            if stopped or (asked.tickets and not out):
+                continue  # their places are free, or the generator took none of what was asked
             if not out:
                 return
             self.collect(out)

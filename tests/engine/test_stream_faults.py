@@ -73,6 +73,15 @@ def test_a_submit_that_raises_fails_its_own_asks_alone(kind: type[Raises], wave:
     assert not generator.out
 
 
+@pytest.mark.parametrize("watch", ["nobody", "on_event", "on_progress"])
+@pytest.mark.parametrize("wave", [1, 3])
+def test_a_submit_that_raises_ends_no_run_where_it_is_retried(watch: str, wave: int) -> None:
+    """Nothing is out then, and yet no question has stopped."""
+    options: dict[str, Any] = {} if watch == "nobody" else {watch: lambda seen: None}
+    searches = ended(searcher_of(Clears(ENDLESS, 2), wave=wave, retries=1, **options))
+    assert [search.stop_reason for search in searches] == ["budget"] * 5
+
+
 @pytest.mark.parametrize("ticket", [float, str, lambda ticket: None])
 def test_what_is_no_ticket_is_the_generators_error(ticket: Any) -> None:
     class Renames(StreamingGenerator):

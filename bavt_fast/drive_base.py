@@ -130,8 +130,9 @@ class Base:
 
     def ask(self, room: int) -> tuple[Asked, list[int]]:
         """Up to ``room`` asks, and the slots that have stopped."""
+        out, room = self.wave - room, max(0, room)  # searches may have come with more asks out than the wave has
         if self.host is not None:
-            room = self.host.room(room, self.wave - room)
+            room = self.host.room(room, out)
         slots, nodes, counts, tickets, limits, seeds, requests, stopped = ask(
             self.engine, self.searches, room, self.clock()
         )

@@ -198,9 +198,9 @@ class Searcher:
     def run(self, searches: Iterable[Search], *, host: Host | None = None) -> Generator[Search]:
         """Drives searches made by `start` or `Search.load` to their ends; each as it stops.
 
-        Between two of them any search may be stopped (`Search.stop`) or given more budget (`Search.extend`). One that
-        has stopped and is extended goes on, and comes again; after the end of a run it can be run again. Asks that were
-        out are asked again, unchanged.
+        Between two of them any search may be stopped (`Search.stop`) or given more budget (`Search.extend`). The one
+        that has just come goes on where it is extended, and comes again; one that came before can be run again. Asks
+        that were out are asked again, unchanged, also where they are more than `wave`.
 
         Args:
             host: who lets it run; `bavt_fast.runs` is one.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from scripted import ScriptedGenerator, StreamingGenerator, TableCritic, WorldTask
+from scripted import AsyncGenerator, ScriptedGenerator, StreamingGenerator, TableCritic, WorldTask
 from search_checks import BUDGET, ENDLESS, check_consistent, check_idle, fingerprint
 
 import bavt_fast as bavt
@@ -160,6 +161,23 @@ def test_an_ask_that_is_out_takes_its_questions_place(kind: Any, wave: int) -> N
         assert len(list(searcher.run(searches))) == 4
         found.append([fingerprint(search.result()) for search in searches])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", [ScriptedGenerator, StreamingGenerator, AsyncGenerator])
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_more_asks_are_out_than_the_wave_has(kind: Any, is_watched: bool) -> None:
+    watch = (lambda seen: None) if is_watched else None
+    searcher = searcher_of(kind(ENDLESS), wave=2, max_step_tokens=4, on_progress=watch)
+    searches = [searcher.start(f"q{i}", budget=BUDGET, seed=i) for i in range(3)]
+    assert [len(search.ask(3)) for search in searches] == [3] * 3
+
+    async def run() -> list[Search]:
+        return [search async for search in searcher.arun(searches)]
+
+    assert len(asyncio.run(run()) if searcher.is_async else list(searcher.run(searches))) == 3
+    for search in searches:
+        check_idle(search)
+        assert search.stop_reason == "budget"
 
 
 @pytest.mark.parametrize("kind", [ScriptedGenerator, StreamingGenerator])

@@ -112,13 +112,17 @@ class AsyncDrive(Base):
         if not self.timed:
             await came.wait()
             return
-        left = [left_s for search in self.searches.values() if (left_s := search.seconds_left()) is not None]
-        least_s = min([*left, _LONGEST_WAIT_S])
-        bell = asyncio.get_running_loop().call_later(least_s + 0.001 if least_s else LATE_S, came.set)
+        now_s = self.clock()
+        left = [self.rest_s(slot, now_s) for slot, search in self.searches.items() if not search.untimed]
+        bell = asyncio.get_running_loop().call_later(min([*left, _LONGEST_WAIT_S]) + 0.001, came.set)
         try:
             await came.wait()
         finally:
             bell.cancel()
+
+    def rest_s(self, slot: int, now_s: float) -> float:
+        """Time to a question's deadline, or until what goes on after it is given up."""
+        return self.searches[slot].seconds_left() or max(0.0, self.over.get(slot, now_s) + LATE_S - now_s)
 
     def begin(self, asked: Asked) -> None:
         """Asks that block go to a thread together; each coroutine is a task of its own."""

@@ -170,10 +170,13 @@ class Base:
             return
         now_s = self.clock()
         for slot, search in self.searches.items():
-            if search.untimed or not search._native.in_flight:
+            if search.untimed:
                 continue
-            search._native.set_time(now_s)
-            if not search.seconds_left() and now_s - self.over.setdefault(slot, now_s) >= LATE_S:
+            if search._native.in_flight:
+                search._native.set_time(now_s)
+            if not search._native.in_flight or search.seconds_left():
+                self.over.pop(slot, None)  # its answers came, or it was given more time
+            elif now_s - self.over.setdefault(slot, now_s) >= LATE_S:
                 self.engine.stop(slot, "deadline")
 
     def charge_late(self, slot: int) -> None:

@@ -14,6 +14,7 @@ from scripted import AsyncGenerator, ScriptedGenerator, TableCritic, World, Worl
 from search_checks import check_consistent, check_idle, fingerprint
 
 import bavt_fast as bavt
+from bavt_fast.engine import Search
 from bavt_fast.protocols import Description, Node, StepRequest
 from bavt_fast.searcher import Searcher
 
@@ -250,6 +251,44 @@ def test_a_coroutine_that_goes_on_after_the_deadline_is_given_up(leaves: int) ->
     assert cancelled == ["slow\n"] * len(cancelled)
     assert [result.spent.tokens for result in results] == [16 * len(cancelled), 40, 40]
     assert len(cancelled) == leaves
+
+
+def test_what_comes_meanwhile_gives_no_coroutine_more_time() -> None:
+    """Half a second after its deadline it is given up, also where answers to other questions come until then."""
+
+    async def generator(text: str, count: int) -> list[str]:
+        await asyncio.sleep(PATIENCE_S if text == "slow\n" else 0.3)
+        return [f"so {len(text)}"]
+
+    searcher = Searcher(generator, wave=2, max_step_tokens=16)
+    budgets = [bavt.Budget(tokens=100, seconds=0.2), bavt.Budget(tokens=100, seconds=1.4)]
+    slow, _ = searcher.search_many(["slow", "other"], budget=budgets)
+    assert slow.stop_reason == "deadline"
+    assert 0.7 <= slow.spent.seconds < 1.05  # not half a second after the answer of 0.6 s
+
+
+def test_more_time_makes_a_late_coroutine_one_in_time() -> None:
+    """It was late once: at its next deadline it has half a second again."""
+    searches: list[Search] = []
+
+    def extend(progress: Any) -> None:
+        if searches[0].budget.seconds == 0.1 and searches[0].spent.seconds >= 0.1:
+            searches[0].extend(bavt.Budget(seconds=0.7))
+
+    async def generator(text: str, count: int) -> list[str]:
+        await asyncio.sleep(0.15 if text == "other\n" else 1.0)
+        return ["Answer: 4"]
+
+    searcher = Searcher(generator, wave=2, max_step_tokens=16, on_progress=extend)
+    searches += [searcher.start("late", budget=bavt.Budget(tokens=16, seconds=0.1))]
+    searches += [searcher.start("other", budget=bavt.Budget(tokens=16))]
+
+    async def main() -> None:
+        async for _ in searcher.arun(searches):
+            pass
+
+    asyncio.run(main())
+    assert [search.result().answer for search in searches] == ["4", "4"]
 
 
 @pytest.mark.parametrize("stage", ["critic", "describe"])

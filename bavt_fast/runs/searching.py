@@ -165,10 +165,20 @@ def _looped(searches: AsyncGenerator[Search], close: Callable[[], Any] | None) -
             yield search
     finally:
         loop.run_until_complete(searches.aclose())
+        _end_tasks(loop)
         if close is not None:
             loop.run_until_complete(close())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """What is left in a loop ends before it, as in `asyncio.run`: coroutines that were given up, the user's tasks."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
 
 
 def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Search:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,30 @@ def test_a_search_that_cannot_be_saved_is_an_error_of_its_question(tmp_path: Pat
     found = results(tmp_path)
     assert (found[1]["error"], "error" in found[2]) == ("KeyError: 'state'", False)
     assert [path.name for path in (tmp_path / "searches").iterdir()] == ["2.bavt"]
+
+
+def test_tasks_that_are_left_end_with_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A coroutine that was given up at a deadline, and one that the generator began for itself."""
+    ended: list[str] = []
+    tasks: list[Any] = []
+
+    async def wait(name: str) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            try:
+                await asyncio.sleep(0.1)
+            finally:
+                ended.append(name)
+
+    async def generator(text: str, count: int) -> list[str]:
+        tasks.append(asyncio.ensure_future(wait("its own")))
+        await wait("given up")
+        return []
+
+    rows = [{"id": 1, "question": "q"}]
+    with Run(tmp_path, bavt.Searcher(generator), rows, budget=bavt.Budget(tokens=9, seconds=0.1)) as run:
+        assert [line["stop_reason"] for line in run] == ["deadline"]
+    assert sorted(ended) == ["given up", "its own"]
+    assert [task.done() for task in tasks] == [True]
+    assert not caplog.records

@@ -15,7 +15,6 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from bavt_fast.result import SearchResult
-from bavt_fast.step_checks import checked_task
 
 __all__ = ["Vote", "vote"]
 

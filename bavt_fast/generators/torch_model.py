@@ -337,7 +337,7 @@ class TorchGenerator:
         node, left_s = request.node, request.seconds_left
         deadline = None if left_s is None else time.monotonic() + left_s
         tried = request.tried if self.without_replacement else ()
-        known = [(step.token_ids, step.token_probabilities) for step in tried if step.token_probabilities]
+        known = _taken_out(tried)
         rules = [SamplingRules(request.seed, candidate, limit, *sampling, known) for candidate in range(count)]
         context = Context(ids, rules, done, _is_alone(node), deadline)
         self._scheduler.submit(context)
@@ -412,6 +412,17 @@ class TorchGenerator:
 
     def _tail(self, context: Context) -> str:
         return str(self.tokenizer.decode(context.ids[-40:]))[-60:]
+
+
+def _taken_out(tried: Sequence[Step]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """The tokens of tried steps and their probabilities, none of which is part of another's.
+
+    Steps that were drawn side by side may be equal, and one that was cut short holds all that go on from it.
+    """
+    known = {tuple(step.token_ids): step.token_probabilities for step in tried if step.token_probabilities}
+    cut = {tuple(step.token_ids) for step in tried if step.is_cut}
+    inside = {ids for ids in known if cut and any(ids[:count] in cut for count in range(1, len(ids)))}
+    return [one for one in known.items() if one[0] not in inside]
 
 
 def _known_ids(facts: ModelFacts) -> int:

@@ -118,6 +118,23 @@ def test_the_steps_of_one_ask_may_repeat_each_other_but_not_those_of_earlier_one
     assert first[0].token_ids not in {step.token_ids for step in again}
 
 
+@pytest.mark.parametrize("kind", ["twice", "inside one that was cut short"])
+def test_what_is_tried_twice_is_taken_out_once(small: TorchGenerator, kind: str) -> None:
+    """Steps of one ask may be equal, and a step may begin with one that a smaller limit has cut short."""
+    expected = all_steps(small, [1, 2], limit=3)
+    likeliest = max((step for step in expected if len(step) == 3), key=lambda step: expected[step])
+    whole = next(step for step in draw_steps(small, (), 6000, limit=3) if step.token_ids == likeliest)
+    begun = next(step for step in draw_steps(small, (), 6000, limit=2) if step.token_ids == likeliest[:2])
+    tried, gone = ((whole, whole), likeliest) if kind == "twice" else ((whole, begun), likeliest[:2])
+    firsts = dict.fromkeys([ids[:1] for ids in expected], 0.0)
+    for ids, p in expected.items():
+        firsts[ids[:1]] += 0.0 if ids[: len(gone)] == gone else p
+    steps = draw_steps(small, tried, 4000, limit=3)
+    assert gone not in {step.token_ids[: len(gone)] for step in steps}
+    shares = {ids: p / sum(firsts.values()) for ids, p in firsts.items()}
+    assert chi_square_is_plausible(Counter(step.token_ids[:1] for step in steps), shares, 4000)
+
+
 def test_with_replacement_what_was_tried_does_not_matter(small: TorchGenerator) -> None:
     generator = TorchGenerator(small.model, small.tokenizer, delimiter=".", without_replacement=False)
     tried = tuple(draw_steps(generator, (), 50, limit=2))

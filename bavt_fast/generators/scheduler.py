@@ -91,14 +91,24 @@ class Scheduler(BaseScheduler):
             self._retire([row for row in late if not row.is_over], [])
 
     def _read(self, contexts: Sequence[Context]) -> None:
-        for context in contexts:
-            match = self.store.find(context.ids, context.alone)
-            self._end_with(context, match.ends)
-            if match.ends is None:
-                self._know(context, match, len(context.ids) - 1)
-                self.prefilling.append(context)
-        while any(context.ends is None and context.error is None for context in contexts):
-            self._prefill()
+        left = list(contexts)
+        while left:
+            put_off: list[Context] = []
+            reading: list[Context] = []
+            for context in left:
+                match = self.store.find(context.ids, context.alone)
+                most = len(context.ids) - 1
+                if match.ends is None and self._is_computed_now(context, min(match.tokens, most), reading):
+                    put_off.append(context)
+                    continue
+                self._end_with(context, match.ends)
+                if match.ends is None:
+                    self._know(context, match, most)
+                    reading.append(context)
+            self.prefilling += reading
+            while any(context.ends is None and context.error is None for context in reading):
+                self._prefill()
+            left = put_off
 
     def drop(self, contexts: Sequence[Context]) -> None:
         """Gives contexts up: what their candidates have drawn by now is in ``drawn``."""
@@ -127,7 +137,7 @@ class Scheduler(BaseScheduler):
             context = self.waiting.popleft()
             match = self.store.find(context.ids, context.alone)
             known = min(match.tokens, context.target if match.ends is not None else len(context.ids) - 1)
-            if known < context.target and self._is_computed_now(context, known):
+            if known < context.target and self._is_computed_now(context, known, [*self.prefilling, *self.joining]):
                 put_off.append(context)
                 continue
             self._know(context, match, known)
@@ -163,12 +173,12 @@ class Scheduler(BaseScheduler):
             self.saved_tokens -= context.known > 0
             self.row_passes += 1
 
-    def _is_computed_now(self, context: Context, known: int) -> bool:
-        """Whether more of a context is on its way for another one, so that it pays to wait."""
+    def _is_computed_now(self, context: Context, known: int, others: Sequence[Context]) -> bool:
+        """Whether more of a context is on its way for one of others, so that it pays to wait."""
         if self.store.limit_bytes <= 0:
             return False
         ids, enough = context.ids, known + 1 + int(_WORTH_WAITING * (len(context.ids) - known))
-        for other in (*self.prefilling, *self.joining):
+        for other in others:
             if other.ids == ids or (not (context.alone or other.alone) and other.ids[:enough] == ids[:enough]):
                 return True
         return False

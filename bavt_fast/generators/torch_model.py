@@ -254,21 +254,31 @@ class TorchGenerator:
         a context that is longer than the model takes, it is the state that the last step left behind.
         """
         with self._lock:
-            answers: list[Any] = []
-            contexts: dict[tuple[tuple[int, ...], bool], Context] = {}
+            keys: list[tuple[tuple[int, ...], bool] | Tensor | Exception] = []
             for node in nodes:
                 try:
                     ids = self._ids_of(node)
                 except Exception as error:
-                    answers.append(error)
+                    keys.append(error)
                     continue
-                if self._most_tokens is not None and len(ids) > self._most_tokens:
-                    answers.append(_left_behind(node))
-                    continue
-                key = (ids, _is_alone(node))
-                answers.append(contexts.setdefault(key, Context(ids, [], [], alone=key[1])))
-            self._scheduler.read(list(contexts.values()))
-            return [_state_of(answer) if isinstance(answer, Context) else answer for answer in answers]
+                is_too_long = self._most_tokens is not None and len(ids) > self._most_tokens
+                keys.append(_left_behind(node) if is_too_long else (ids, _is_alone(node)))
+            states = self._states_of([key for key in keys if isinstance(key, tuple)])
+            return [states[key] if isinstance(key, tuple) else key for key in keys]
+
+    def _states_of(
+        self, keys: Sequence[tuple[tuple[int, ...], bool]]
+    ) -> dict[tuple[tuple[int, ...], bool], Tensor | Exception]:
+        """What `read` says of contexts, by their ids and whether they are alone. No more than a batch of them is held
+        at once, besides what the store holds."""
+        states: dict[tuple[tuple[int, ...], bool], Tensor | Exception] = {}
+        left = list(dict.fromkeys(keys))
+        while left:
+            part, left = left[: self._scheduler.max_rows], left[self._scheduler.max_rows :]
+            contexts = [Context(ids, [], [], alone=alone) for ids, alone in part]
+            self._scheduler.read(contexts)
+            states.update(zip(part, map(_state_of, contexts), strict=True))
+        return states
 
     # ---- more
 

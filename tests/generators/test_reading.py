@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from model_families import LETTERS, build_model, build_tokenizer, families, fresh_pass
 
+from bavt_fast.generators.contexts import Context
 from bavt_fast.generators.torch_model import TorchGenerator
 from bavt_fast.protocols import GenerationError, Node, Step, StepRequest
 
@@ -77,6 +79,33 @@ def test_nothing_is_computed_twice() -> None:
     unread = generator_of()
     expected = unread.propose([StepRequest(node, 7) for node in nodes], [1, 1], [3, 3])
     assert [s.token_ids for row in steps for s in row] == [s.token_ids for row in expected for s in row]  # type: ignore[union-attr]
+
+
+def test_what_contexts_share_is_computed_once() -> None:
+    """The steps of a path, read together: each goes on from the one before. More paths than a batch has rows."""
+    paths = []
+    for number in range(6):
+        nodes = [Node(None, prompt(number, 20 + number))]
+        for text in ("abc", "de", "fghij"):
+            ids = tuple(build_tokenizer()(text)["input_ids"])
+            nodes.append(Node(None, None, nodes[-1], Step(text, len(ids), token_ids=ids)))
+        paths.append(nodes)
+    generator = generator_of()
+    check(generator, [node for nodes in paths for node in nodes[1:]])
+    assert generator.statistics().computed_prompt_tokens == sum(len(ids_of(generator, nodes[-1])) for nodes in paths)
+
+
+def test_no_more_than_a_batch_of_contexts_is_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = generator_of(store_bytes=0)
+    read, held = generator._scheduler.read, []
+
+    def counted(contexts: Sequence[Context]) -> None:
+        held.append(len(contexts))
+        read(contexts)
+
+    monkeypatch.setattr(generator._scheduler, "read", counted)
+    check(generator, [Node(None, prompt(i, 5 + i)) for i in range(11)])
+    assert held == [4, 4, 3]
 
 
 def test_requests_under_way_go_on() -> None:

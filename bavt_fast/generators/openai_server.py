@@ -305,8 +305,8 @@ class OpenAIGenerator:
         """One answer of the server."""
         hidden = {} if self._hidden is None else self._hidden.fields()
         body = self._body(request, candidate, limit, hidden)
-        # A context that has grown too long is closed; a prompt that never fitted is an error.
-        none_if = _NO_ROOM if request.node.prompt is None else ()
+        # A context that has grown too long is closed, also a state with a prompt of its own; a question is an error.
+        none_if = () if request.node.parent is None else _NO_ROOM
         path = self._generate_address or ("/chat/completions" if self.chat else "/completions")
         try:
             found = await self._server.post(

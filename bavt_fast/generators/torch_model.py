@@ -340,7 +340,7 @@ class TorchGenerator:
         if self._most_tokens is not None and len(ids) + limit > self._most_tokens:
             limit = self._most_tokens - len(ids)
             self._too_long += limit <= 0
-            if limit <= 0 and request.node.prompt is not None:
+            if limit <= 0 and request.node.parent is None:
                 return too_long(len(ids), self._most_tokens)
         if count <= 0 or limit <= 0:
             return []

@@ -252,7 +252,7 @@ class VLLMGenerator:
         room = min(limit, self._most_tokens - len(ids))
         if room <= 0:
             self._counts["too_long"] += limit > 0
-            if limit > 0 and request.node.prompt is not None:
+            if limit > 0 and request.node.parent is None:
                 raise too_long(len(ids), self._most_tokens)
             return None
         step = await self._ask_engine(ask, ids, request, candidate, room, deadline)

@@ -205,14 +205,15 @@ def test_what_is_of_no_use_to_repeat_is_not_repeated() -> None:
     ],
 )
 def test_a_context_without_room_has_no_next_step(message: str) -> None:
-    """But a prompt that never fitted is an error."""
+    """Nor has a state whose own prompt has grown so long. But a question that never fitted is an error."""
     reply = Reply({"error": {"message": message}}, 400)
     error = one_step(reply)
     assert isinstance(error, bavt.GenerationError)
     assert message in str(error)
     with FakeServer(lambda body: reply) as server:
-        behind = StepRequest(Node(None, None, Node(None, "Q"), bavt.Step("a", 1)))
-        assert propose(OpenAIGenerator("m", base_url=server.url), behind) == [[]]
+        for prompt in (None, "Q and a"):
+            behind = StepRequest(Node(None, prompt, Node(None, "Q"), bavt.Step("a", 1)))
+            assert propose(OpenAIGenerator("m", base_url=server.url), behind) == [[]]
 
 
 def test_nobody_there() -> None:

@@ -375,13 +375,14 @@ def test_a_context_that_does_not_fit_the_model_is_closed() -> None:
     length = len(TOKENIZER(PROMPT)["input_ids"])
     ids = tuple(TOKENIZER(PROMPT)["input_ids"])
     node = child(Node(None, PROMPT), Step("x", 20 - length, token_ids=(ids * 2)[: 20 - length]))
-    requests = [StepRequest(PROMPT, 1), StepRequest(node, 1), StepRequest(PROMPT * 20, 1)]
-    rows = generator.propose(requests, [1, 1, 1], [100, 5, 5])
+    own = Node(None, PROMPT * 20, Node(None, PROMPT), node.step)  # a state's own prompt, which has grown
+    requests = [StepRequest(PROMPT, 1), StepRequest(node, 1), StepRequest(PROMPT * 20, 1), StepRequest(own, 1)]
+    rows = generator.propose(requests, [1] * 4, [100, 5, 5, 5])
     assert rows[0][0].tokens == 20 - length  # type: ignore[index]
-    assert rows[1] == []
+    assert rows[1] == rows[3] == []
     assert isinstance(rows[2], GenerationError)
     assert "prompt: expected fewer than 20 tokens, which is all that the model's context holds, got" in str(rows[2])
-    assert generator.statistics().too_long == 2
+    assert generator.statistics().too_long == 3
 
 
 # --- the ledger, and memory

@@ -7,7 +7,7 @@ from fake_vllm import Said, fake_vllm
 
 import bavt_fast as bavt
 from bavt_fast.budget import Spent
-from bavt_fast.protocols import GenerationError, Sampling, StepRequest
+from bavt_fast.protocols import GenerationError, Node, Sampling, Step, StepRequest
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,15 @@ def test_a_step_of_no_tokens_beside_one_that_failed(monkeypatch: pytest.MonkeyPa
         ("", 1, 2, "deadline"),
         ("", 2, 2, "limit"),
     ]
+
+
+def test_a_state_whose_own_prompt_has_grown_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But a question that never fitted is an error."""
+    made, engine = fake_vllm(monkeypatch, lambda ids: Said("a\n", [5, 10]))
+    with made as generator:
+        grown = StepRequest(Node(None, "Q" * 1000, Node(None, "Q"), Step("a", 1)))
+        closed, error = generator.propose([grown, StepRequest("Q" * 1000)], [1, 1], [6, 6])
+    assert closed == []
+    assert isinstance(error, GenerationError)
+    assert "prompt: expected fewer than 1,000 tokens" in str(error)
+    assert engine.asked == []

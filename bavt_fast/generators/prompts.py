@@ -18,7 +18,7 @@ from bavt_fast._checks import as_flag
 from bavt_fast.generators.vocabulary import control_tokens
 from bavt_fast.protocols import GenerationError
 
-__all__ = ["ChatPrompts", "PlainPrompts", "PromptTooLong", "too_long"]
+__all__ = ["ChatPrompts", "PlainPrompts", "PromptTooLong", "bare_ids", "too_long"]
 
 _OWN_OPTIONS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict")
 
@@ -48,7 +48,7 @@ class PlainPrompts:
     def __call__(self, text: str) -> list[int]:
         if not isinstance(text, str):
             raise TypeError(f"text: expected a str, got {text!r} of type {type(text).__name__}")
-        ids = self._encoder.encode([text]) if self.tokens_as_text else _bare_ids(self.tokenizer, text)
+        ids = self._encoder.encode([text]) if self.tokens_as_text else bare_ids(self.tokenizer, text)
         ids = _behind(self._prefix, ids)
         if not ids and self.tokenizer.bos_token_id is not None:
             return [self.tokenizer.bos_token_id]
@@ -118,7 +118,7 @@ class ChatPrompts:
             masked = [self._encoder.mask(text) for text in questions]
             ids = self._encoder.encode(self._encoder.parts(self._render(*masked)))
         else:
-            ids = _bare_ids(self.tokenizer, self._render(*questions))
+            ids = bare_ids(self.tokenizer, self._render(*questions))
         return _behind(self._prefix, ids)
 
     def _render(self, question: str, *examples_asked: str) -> str:
@@ -191,7 +191,7 @@ def too_long(tokens: int, most: int) -> PromptTooLong:
 # --- what a tokenizer puts around a text
 
 
-def _bare_ids(tokenizer: Any, text: str, *, as_text: bool = False) -> list[int]:
+def bare_ids(tokenizer: Any, text: str, *, as_text: bool = False) -> list[int]:
     """The ids of a text, with nothing put around it, whole; control words as control tokens or `as_text`."""
     bare = {"add_special_tokens": False, "truncation": False, "padding": False, "verbose": False}
     return list(tokenizer(_whole(text), split_special_tokens=as_text, **bare)["input_ids"])
@@ -209,7 +209,7 @@ def _prefix(tokenizer: Any) -> list[int]:
     plain = (word for word in words if word.isascii() and word.isalnum())
     probe = min(plain, key=lambda word: (len(word), word), default="a")  # some tokenizers refuse what they do not know
     ids = list(tokenizer(probe, truncation=False, padding=False, verbose=False)["input_ids"])
-    bare = _bare_ids(tokenizer, probe)
+    bare = bare_ids(tokenizer, probe)
     for start in range(len(ids) - len(bare) + 1):
         if bare and ids[start : start + len(bare)] == bare:
             return ids[:start]
@@ -267,7 +267,7 @@ class _TextEncoder:
         """Whether the tokenizer by itself would make a control token of some of the text."""
         if self._pattern.search(text):
             return True
-        return not self._control_ids.isdisjoint(_bare_ids(self.tokenizer, text))
+        return not self._control_ids.isdisjoint(bare_ids(self.tokenizer, text))
 
     def mask(self, text: str) -> str:
         """The text with its control words hidden, for a template to write it where it wants."""
@@ -310,7 +310,7 @@ class _TextEncoder:
             text = part.lstrip() if before is not None and before.rstrip else part
             text = text.rstrip() if after is not None and after.lstrip else text
             if text:
-                ids += self._as_text(_bare_ids(self.tokenizer, text, as_text=True))
+                ids += self._as_text(bare_ids(self.tokenizer, text, as_text=True))
         return ids
 
     @functools.cached_property

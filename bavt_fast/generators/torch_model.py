@@ -28,7 +28,7 @@ from bavt_fast.generators.model_checks import ModelFacts, check_model
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
-from bavt_fast.generators.prompts import PlainPrompts, too_long
+from bavt_fast.generators.prompts import PlainPrompts, bare_ids, too_long
 from bavt_fast.generators.sampling import (
     BROKEN,
     DELIMITER,
@@ -378,7 +378,7 @@ class TorchGenerator:
         return ids
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return _checked_ids("tokenizer", self.tokenizer(text, add_special_tokens=False)["input_ids"], self._known_ids)
+        return _checked_ids("tokenizer", bare_ids(self.tokenizer, text), self._known_ids)
 
     def _charge(self, context: Context) -> Spent:
         tokens = sum(len(drawn.tokens) for drawn in context.drawn.values())

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from bavt_fast._checks import as_flag
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import FileStates, source_of, vllm_arguments
-from bavt_fast.generators.prompts import PlainPrompts, too_long
+from bavt_fast.generators.prompts import PlainPrompts, bare_ids, too_long
 from bavt_fast.generators.served_steps import (
     as_delimiters,
     as_sampling,
@@ -340,7 +340,7 @@ class VLLMGenerator:
                 self._prompt_ids.popitem(last=False)
         found = list(ids)
         for step in steps:
-            found += step.token_ids or self.tokenizer(step.text, add_special_tokens=False)["input_ids"]
+            found += step.token_ids or bare_ids(self.tokenizer, step.text)
         return found
 
 

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from tiny_models import tiny_model  # noqa: E402
+from tiny_tokenizers import tiny_tokenizer  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.generators.host_sampling import HostSampler  # noqa: E402
@@ -366,6 +367,15 @@ def test_what_is_given_up_is_charged_and_forgotten() -> None:
     assert 2 <= took[5].tokens <= 6
     assert [ticket for ticket, _ in generator.collect()] == [6]
     assert generator.statistics().generated_tokens == 3 + took[5].tokens + 50
+
+
+def test_half_a_character_of_a_step_is_a_question_mark() -> None:
+    """As it is in a prompt. Steps that a model has made carry their tokens; others are encoded."""
+    tokenizer = tiny_tokenizer("byte_level")
+    generator = TorchGenerator(tiny_model(), tokenizer)
+    nodes = [child(Node(None, PROMPT), Step(text, 1)) for text in ("a\ud800", "a?")]
+    found, expected = generator.propose([StepRequest(node, 3) for node in nodes], [1, 1], [4, 4])
+    assert [step.token_ids for step in found] == [step.token_ids for step in expected]  # type: ignore[union-attr]
 
 
 def test_a_context_that_does_not_fit_the_model_is_closed() -> None:

@@ -25,6 +25,13 @@ def test_a_blank_step_goes_on_while_another_request_fits(
     assert step.prompt_tokens == sum(range(2, 2 + requests))
 
 
+def test_half_a_character_of_a_step_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, engine = fake_vllm(monkeypatch, lambda ids: Said("a\n", [5, 10]))
+    with made as generator:
+        generator.propose([StepRequest(Node(None, None, Node(None, "Q"), Step("\ud800", 1)))], [1], [6])
+    assert engine.asked == [[ord("Q"), ord("?")]]
+
+
 def test_what_a_failed_candidate_took_is_charged_beside_the_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([Said("a\n", [5, 10]), Said("b", [6, 7], error=RuntimeError("gone")), Said("c\n", [8, 10])])
     made, _ = fake_vllm(monkeypatch, lambda ids: next(answers))

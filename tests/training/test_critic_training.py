@@ -146,6 +146,30 @@ def test_labelled_steps_end_where_the_task_takes_one_for_invalid(folder: ModelFo
         label_states([LabelledPath("1 2\n", ("s",), (1.0,)), long], folder.generator)
 
 
+def test_half_a_character_in_a_labelled_path_is_a_question_mark() -> None:
+    """As it is in a prompt of a search. JSON can hold it, no tokenizer takes it."""
+    generator = TorchModel(tiny_model(), tiny_tokenizer("byte_level")).generator()
+    broken = LabelledPath("Which\ud83d", ("a \udc00\n", "b\ud83d"), (1.0, 0.0))
+    whole = LabelledPath("Which?", ("a ?\n", "b?"), (1.0, 0.0))
+    found, expected = (label_states([path], generator) for path in (broken, whole))
+    torch.testing.assert_close(found.hidden, expected.hidden, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"paths": [("1 2\n", ("s",), (1.0,))]}, r"paths: expected a list of LabelledPath, got \[\('1 2"),
+        ({"paths": None}, "paths: expected a list of LabelledPath, got None"),
+        ({"generator": len}, "generator: expected one that reads contexts, such as TorchGenerator, got <built-in"),
+        ({"separator": 5}, "separator: expected a str or None, got 5"),
+    ],
+)
+def test_what_is_no_labelled_data_is_said(folder: ModelFolder, wrong: dict[str, Any], message: str) -> None:
+    given = {"paths": [LabelledPath("1 2\n", ("s",), (1.0,))], "generator": folder.generator, **wrong}
+    with pytest.raises(TypeError, match=message):
+        label_states(**given)
+
+
 def test_visits_for_a_critic_of_contexts_hold_what_their_prompts_leave_behind(
     folder: ModelFolder, visits: Visits
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bavt_fast.generators.prompts import bare_ids
 from bavt_fast.protocols import Node, Step, Task
 
 __all__ = ["LabelledPath", "LabelledSteps", "label_states", "read_process_data"]
@@ -91,11 +92,11 @@ def label_states(
         separator: the delimiter, put behind every step that does not end with it; None for the generator's own.
 
     Raises:
+        TypeError: an argument is not what it should be.
         ValueError: no path, a step without a label, no valid step, a question that the task cannot parse, or a path
             that is too long for the model; with the number of the path.
     """
-    if not paths:
-        raise ValueError("paths: expected at least one, got none")
+    _check(paths, generator, separator)
     ends = (tuple(generator.delimiters) or ("\n",)) if separator is None else (separator,)
     nodes, owners, rows = [], [], []
     questions: dict[str, int] = {}
@@ -124,6 +125,17 @@ def label_states(
     return LabelledSteps(hidden, torch.tensor(labels), torch.tensor(parents), torch.tensor(owned), torch.tensor(depths))
 
 
+def _check(paths: Any, generator: Any, separator: Any) -> None:
+    if not isinstance(paths, Sequence) or not all(isinstance(path, LabelledPath) for path in paths):
+        raise TypeError(f"paths: expected a list of LabelledPath, got {paths!r:.80}")
+    if not paths:
+        raise ValueError("paths: expected at least one, got none")
+    if not all(hasattr(generator, name) for name in ("read", "tokenizer", "delimiters")):
+        raise TypeError(f"generator: expected one that reads contexts, such as TorchGenerator, got {generator!r:.80}")
+    if separator is not None and not isinstance(separator, str):
+        raise TypeError(f"separator: expected a str or None, got {separator!r:.80}")
+
+
 def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: tuple[str, ...]) -> Iterator[Node]:
     """Of each step the context that predicts its last token."""
     state = None if task is None else task.initial_state(path.prompt)
@@ -145,7 +157,7 @@ def _step(text: str, before: str, tokenizer: Any) -> Step:
     """A step with its tokens as they are behind what stands before: some tokenizers begin a text with a space."""
 
     def ids_of(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(bare_ids(tokenizer, text))
 
     lead, ids = ids_of(before), ids_of(before + text)
     ids = ids[len(lead) :] if ids[: len(lead)] == lead else ids_of(text)

@@ -347,7 +347,7 @@ class TorchGenerator:
         node, left_s = request.node, request.seconds_left
         deadline = None if left_s is None else time.monotonic() + left_s
         tried = request.tried if self.without_replacement else ()
-        known = _taken_out(tried)
+        known = _taken_out(tried, self._facts.vocabulary_size)
         rules = [SamplingRules(request.seed, candidate, limit, *sampling, known) for candidate in range(count)]
         context = Context(ids, rules, done, _is_alone(node), deadline)
         self._scheduler.submit(context)
@@ -374,7 +374,14 @@ class TorchGenerator:
             if len(self._prompt_ids) > _KEPT_PROMPTS:
                 self._prompt_ids.popitem(last=False)
         for step in steps:
-            ids += tuple(step.token_ids) if step.token_ids else self._encode(step.text)
+            ids += self._step_ids(step) if step.token_ids else self._encode(step.text)
+        return ids
+
+    def _step_ids(self, step: Step) -> tuple[int, ...]:
+        """A step's own tokens. Those of another model may be none of this one's, such as in a checkpoint."""
+        ids = tuple(step.token_ids)
+        if min(ids) < 0 or max(ids) >= self._known_ids:
+            return _checked_ids("Step.token_ids", ids, self._known_ids)
         return ids
 
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -424,15 +431,22 @@ class TorchGenerator:
         return str(self.tokenizer.decode(context.ids[-40:]))[-60:]
 
 
-def _taken_out(tried: Sequence[Step]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+def _taken_out(tried: Sequence[Step], size: int) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
     """The tokens of tried steps and their probabilities, none of which is part of another's.
 
-    Steps that were drawn side by side may be equal, and one that was cut short holds all that go on from it.
+    Steps that were drawn side by side may be equal, and one that was cut short holds all that go on from it. What
+    cannot be drawn from `size` tokens, such as a step of another model, takes nothing out.
     """
-    known = {tuple(step.token_ids): step.token_probabilities for step in tried if step.token_probabilities}
-    cut = {tuple(step.token_ids) for step in tried if step.is_cut}
+    own = [step for step in tried if step.token_probabilities and _could_be_drawn(step, size)]
+    known = {tuple(step.token_ids): step.token_probabilities for step in own}
+    cut = {tuple(step.token_ids) for step in own if step.is_cut}
     inside = {ids for ids in known if cut and any(ids[:count] in cut for count in range(1, len(ids)))}
     return [one for one in known.items() if one[0] not in inside]
+
+
+def _could_be_drawn(step: Step, size: int) -> bool:
+    ids = step.token_ids
+    return len(ids) == len(step.token_probabilities) and min(ids) >= 0 and max(ids) < size
 
 
 def _known_ids(facts: ModelFacts) -> int:

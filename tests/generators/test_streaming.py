@@ -369,6 +369,18 @@ def test_what_is_given_up_is_charged_and_forgotten() -> None:
     assert generator.statistics().generated_tokens == 3 + took[5].tokens + 50
 
 
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_a_step_with_tokens_of_another_model_fails_alone(token: int) -> None:
+    """Such as one of a checkpoint that another model has begun."""
+    generator = make(tiny_model())
+    node = child(Node(None, PROMPT), Step("x", 2, token_ids=(5, token)))
+    error, steps = generator.propose([StepRequest(node, 1), StepRequest(PROMPT, 1)], [1, 1], [4, 4])
+    assert "Step.token_ids: token ids: expected an integer from 0 to" in str(error)
+    assert f"got {token}" in str(error)
+    assert len(steps) == 1  # type: ignore[arg-type]
+    assert "Step.token_ids" in str(generator.read([node])[0])
+
+
 def test_half_a_character_of_a_step_is_a_question_mark() -> None:
     """As it is in a prompt. Steps that a model has made carry their tokens; others are encoded."""
     tokenizer = tiny_tokenizer("byte_level")

@@ -143,6 +143,9 @@ def test_with_replacement_what_was_tried_does_not_matter(small: TorchGenerator) 
 
 
 def test_steps_of_other_generators_do_not_matter(small: TorchGenerator) -> None:
-    """A tried step without token ids takes nothing out."""
-    tried = (Step("a .", 2),)
+    """A tried step without tokens takes nothing out, nor one of other tokens or without a probability for each."""
+    probable = {"token_probabilities": (0.5, 0.5)}
+    others = [{}, {"token_ids": (1, SIZE), **probable}, {"token_ids": (1, -1), **probable}]
+    others.append({"token_ids": (1, 2, 0), **probable})
+    tried = tuple(Step("a .", 2, **fields) for fields in others)  # type: ignore[arg-type]
     assert draw_steps(small, tried, 5, 3)[0].token_ids == draw_steps(small, (), 5, 3)[0].token_ids

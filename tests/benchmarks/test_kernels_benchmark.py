@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,8 @@ from benchmarks.kernel.critic_timing import Floors, call_bytes, call_flops, inpu
 from tools.critic_kernel import tune  # noqa: E402
 from tools.critic_kernel.ahead import Ahead, Job  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_bytes_and_operations_of_a_call() -> None:
     # 3 rows, H = 4: hidden 12, w1 32, b1 8, w2 8, b2 1, out 3 numbers; 3 * (8*4 + 8) multiply-adds.
@@ -51,15 +52,6 @@ def test_input_sets_rotate_past_the_cache() -> None:
     assert len(small) == 128
     assert len({inputs[1].data_ptr() for inputs in small}) == 128
     assert len(input_sets(1, 1024, torch.float32, torch.device("cpu"))) == 2
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for a busy core would make these seconds minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_benchmark_runs_on_the_cpu_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -25,13 +23,7 @@ from bavt_fast.tasks.countdown.training import make_course  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
 from bavt_fast.training.figures import auc  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,7 @@ STARTS = {6: 30, 5: 300, 4: 600, 3: 400}
 TEST_PUZZLES = {tuple(sorted(numbers)) for rank, numbers in load_game24() if 901 <= rank <= 1000}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def row_states(batch: Batch) -> tuple[np.ndarray, np.ndarray]:

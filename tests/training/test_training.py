@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -36,13 +35,7 @@ from bavt_fast.training.model import JointModel  # noqa: E402
 from bavt_fast.training.ring import Ring, packed, unpacked  # noqa: E402
 from bavt_fast.training.trainer import TrainConfig, Trainer, joint_loss, prepare_out  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny_config(out: Path | str, **changes: Any) -> TrainConfig:

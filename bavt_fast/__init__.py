@@ -115,6 +115,22 @@ __all__ = [
     "vote",
 ]
 
+# The native module holds no texts: `_core.pyi` has them, for editors and the reference. ``help`` gets their beginnings.
+_NATIVE = {
+    Tree: "One search tree. The root is node 0; ids are dense and good for the tree's life, but for `reroot`.",
+    Forest: "Many trees, worked on in waves: arrays of tree ids and of node ids in and out, one call for a whole wave.",
+    CapacityError: "A tree would need more nodes than it may hold, or a forest more trees, or there is not enough "
+    "memory for them.",
+    SnapshotError: "Not a snapshot, a damaged one, or one of an unknown version.",
+    TicketError: "A ticket that is not open, of another search, or not in the state that the call needs. Nothing was "
+    "changed.",
+}
+for _class, _text in _NATIVE.items():
+    _class.__doc__ = (
+        f"{_text}\n\nMore in the file `_core.pyi` of this package, and in the reference (Trees and forests).\n"
+    )
+del _class, _text
+
 _NEEDS_TORCH = {
     "CriticHead": "bavt_fast.recipe.heads",
     "DualRoleLLMAgent": "bavt_fast.recipe.search",

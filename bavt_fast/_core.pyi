@@ -86,7 +86,7 @@ class Tree:
     tree would have, also in another process. (Pickle protocol 2 or later.)
 
     Every method raises IndexError on an unknown node id, and TypeError or ValueError on a bad argument, before
-    anything changes. bools are no numbers.
+    anything changes. A bool is not taken for a number.
     """
 
     TERMINAL: ClassVar[int]
@@ -197,7 +197,7 @@ class Tree:
         no more memory than the tree that the file describes: 64 bytes a node, and 25 KB for each tree of a forest.
 
         Raises:
-            SnapshotError: the file is no snapshot, is damaged, or needs more address space than there is.
+            SnapshotError: the file is not a snapshot, is damaged, or needs more address space than there is.
             OSError: the file cannot be read.
         """
     def to_bytes(self) -> bytes:

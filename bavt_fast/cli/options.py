@@ -86,7 +86,10 @@ Critic = Annotated[
     str, typer.Option(help="Who scores steps: none, prompted (the model itself), or a trained critic's file.")
 ]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the best there is without it.")]
-Dtype = Annotated[str | None, typer.Option(help="Such as float32 or bfloat16; the model's own without it.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Such as float32 or bfloat16; without it float32 on a CPU, and the model's own on a GPU."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Live = Annotated[bool, typer.Option("--live", help="Link to a page that shows the search as it runs.")]
 MaxStepTokens = Annotated[int, typer.Option(help="Tokens after which a step is cut short and dropped.")]

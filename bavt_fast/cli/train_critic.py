@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+import bavt_fast.cli.options as given
 from bavt_fast.cli.output import errors, refuse
 from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import generator_and_prompts
@@ -75,8 +76,8 @@ def train_critic(
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature.")] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Tokens after which a step is cut short.")] = 128,
     seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the best there is without it.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16; the model's own without it.")] = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
 ) -> None:
     """Train a critic for a language model on the states that its own searches visit."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

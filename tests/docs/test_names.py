@@ -1,0 +1,70 @@
+"""What a reader can type is explained: every option of the command on a page, every public name in the reference."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bavt_fast
+
+pytest.importorskip("torch")
+
+ROOT = Path(__file__).parents[2]
+MODULES = (bavt_fast, bavt_fast.kernels, bavt_fast.view, bavt_fast.runs)
+NAMES = [pytest.param(module, name, id=name) for module in MODULES for name in module.__all__]
+
+
+def flags(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from (flag for flag in (*parameter.opts, *parameter.secondary_opts) if flag.startswith("--"))
+    for part in getattr(command, "commands", {}).values():
+        yield from flags(part)
+
+
+def test_every_option_of_the_command_is_on_a_page() -> None:
+    typer = pytest.importorskip("typer")
+    from bavt_fast.cli import app
+
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    missing = [
+        flag for flag in flags(typer.main.get_command(app)) if not re.search(re.escape(flag) + r"(?![\w-])", text)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_a_public_name_is_in_the_reference(module: Any, name: str) -> None:
+    if inspect.ismodule(getattr(module, name)):
+        return
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    assert any(re.search(rf"^::: [\w.]+\.{name}$", page.read_text(), re.MULTILINE) for page in pages)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_help_says_what_a_public_name_is(module: Any, name: str) -> None:
+    """In words of its own: ``inspect`` takes those of a base class where there are none."""
+    item = getattr(module, name)
+    assert (vars(item).get("__doc__") if isinstance(item, type) else item.__doc__) or False
+
+
+def test_help_of_the_native_classes_begins_as_their_stubs_do() -> None:
+    stub = ast.parse((ROOT / "bavt_fast" / "_core.pyi").read_text(encoding="utf-8"))
+    texts = {item.name: ast.get_docstring(item) for item in stub.body if isinstance(item, ast.ClassDef)}
+    classes = (
+        bavt_fast.Tree,
+        bavt_fast.Forest,
+        bavt_fast.CapacityError,
+        bavt_fast.SnapshotError,
+        bavt_fast.TicketError,
+    )
+    for native in classes:
+        beginning, _, _ = (native.__doc__ or "").partition("\n")
+        assert beginning
+        assert " ".join((texts[native.__name__] or "").split()).startswith(beginning)

@@ -110,7 +110,7 @@ def test_broken_lines_and_errors_are_told_and_counted(desk: Path) -> None:
 def test_a_total_ends_the_run_and_a_larger_one_goes_on(desk: Path) -> None:
     first = ours("--total-tokens", 9, "--searcher", "adder:frugal")
     assert first.exit_code == 1
-    assert "the total budget is spent: start again with a larger one to go on" in first.stdout
+    assert "nothing more fits the total budget: start again with a larger one to go on" in first.stdout
     more = ours("--total-tokens", 900, "--searcher", "adder:frugal")
     assert (more.exit_code, len(lines(desk / "out"))) == (0, 5)
 
@@ -356,7 +356,7 @@ def test_a_total_in_money(desk: Path) -> None:
         arguments = ["q.jsonl", "--out", "out", "--server", server.url, *options]
         short = run(*arguments, "--total-cost", 0.32)
         assert (short.exit_code, 0 < len(server.requests) <= 6) == (1, True)  # 0.05 each, 0.08 while it is out
-        assert "the total budget is spent" in short.stdout
+        assert "nothing more fits the total budget" in short.stdout
         done = run(*arguments, "--total-cost", 100)
     assert (done.exit_code, len(lines(desk / "out"))) == (0, 5), done.output
     assert sum(line["spent"]["cost"] for line in lines(desk / "out").values()) == pytest.approx(

@@ -171,7 +171,7 @@ def _summary_lines(summary: RunSummary, out: Path) -> list[str]:
     if summary.lost_asks:
         lines.append(f"lost with lives that ended: {summary.lost_asks} asks, at most {_amounts(summary.lost)}")
     if summary.end == "total":
-        lines.append("the total budget is spent: start again with a larger one to go on")
+        lines.append("nothing more fits the total budget: start again with a larger one to go on")
     elif summary.end == "interrupted":
         lines.append("interrupted: start again with the same command to go on")
     return [*lines, f"results: {out / 'results.jsonl'}"]

@@ -178,7 +178,7 @@ class BudgetAwareValueTreeSearch:
         """The texts along the path of the highest mean value, joined with newlines; "" for a bare root.
 
         Raises:
-            TypeError: `question` is no str, `max_depth` no number, or model or critic returned a wrong type.
+            TypeError: `question` is not a str, `max_depth` is not a number, or model or critic returned a wrong type.
             ValueError: `max_depth` is NaN.
             Exception: whatever the model or the critic raises passes through.
         """

@@ -63,7 +63,7 @@ class RunSummary:
         broken: lines of the question file that are no question.
         lost_asks: asks whose answers were lost with a life, and asked again.
         lost: the most that they may have cost a server, by what was reserved for them; not part of `spent`.
-        end: "done", "total" (the total budget is spent) or "interrupted" (Ctrl-C, or the caller stopped).
+        end: "done", "total" (nothing more fits the total budget) or "interrupted" (Ctrl-C, or the caller stopped).
     """
 
     questions: int

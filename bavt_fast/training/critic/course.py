@@ -44,7 +44,7 @@ class CriticConfig:
         seed: of everything random.
 
     Raises:
-        TypeError, ValueError: a count that is none.
+        TypeError, ValueError: an argument is not what it should be.
     """
 
     budget_tokens: int = 300

@@ -81,7 +81,7 @@ def fit_head(
         predicts: "logit": the head's sigmoid is the value; "residual": the head is the value less the parent's.
 
     Raises:
-        TypeError: a column is not one of numbers, or a setting is none.
+        TypeError: a column holds no numbers, or a setting has the wrong type.
         ValueError: shapes that do not go together, numbers that are not finite or out of range, labels that are all the
             same, or fewer than two questions.
     """

@@ -116,8 +116,8 @@ def label_by_completions(
     by side. An answer that the task cannot judge, such as one whose verifier is late, counts neither way.
 
     Raises:
-        TypeError: generator or task is none.
-        ValueError: a count that is none, or the task has no verdict on any answer.
+        TypeError: `generator` or `task` is something else.
+        ValueError: a count is not at least 1, or the task has no verdict on any answer.
     """
     completions = as_count("completions", completions, minimum=1)
     limit, seed = as_count("max_step_tokens", max_step_tokens, minimum=1), as_seed("seed", seed)

@@ -79,6 +79,12 @@ class Search(Beside):
             search. What it raises is logged once (logger ``bavt_fast.events``), and harms nothing.
         rules: of this task and these settings, where many searches share them; made here where it is None.
 
+    Attributes:
+        question, task, budget, seed, settings: what is searched, and how. `extend` makes the budget larger.
+        nodes: the `Node` of each id, the root first. For reading.
+        events: as of `SearchResult`.
+        error: what failed, where the stop reason is "error".
+
     Raises:
         TypeError, ValueError: a bad question, budget, seed or setting.
     """

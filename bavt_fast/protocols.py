@@ -491,8 +491,8 @@ class Critic(Protocol):
     """Scores new states.
 
     Attributes:
-        predicts: "value" for V of the state, "residual" for its difference to the parent's V. The search turns both
-            into V(child) = clip(V(parent) + residual).
+        predicts: "value" for V of the state, "residual" for its difference to the parent's V. The search makes
+            V(child) of it: the value, or V(parent) + residual, clipped to [1e-6, 1].
 
     A critic whose scoring costs something says so by an attribute ``max_score``, a `Spent`: the most that one node may
     take. It is reserved together with the step. ``score`` may be a coroutine, for `Searcher.asearch`.

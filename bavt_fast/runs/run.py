@@ -1,4 +1,4 @@
-"""A file of questions, searched for hours, killed and gone on with.
+"""A file of questions, searched for hours, also when the process is killed and started again.
 
     with bavt.Run("out", searcher, "questions.jsonl", budget=bavt.Budget(tokens=500)) as run:
         for line in run:                      # results as they come; all are in out/results.jsonl
@@ -86,7 +86,7 @@ class Run:
     was reserved, ``correct`` where `verify` is False and the right answer is known.
 
     Args:
-        folder: holds the run; made where it is missing. One that holds a run is gone on with.
+        folder: holds the run; made where it is missing. One that holds a run goes on.
         searcher: what searches; its ``leaves`` may not be above 1.
         questions: a file of JSON lines, see `bavt_fast.runs.questions`, or what such lines hold.
         budget: of each question; a line's ``budget_tokens`` takes the place of its tokens. It holds over all lives.

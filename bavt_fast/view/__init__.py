@@ -43,27 +43,33 @@ __all__ = [
 
 
 def text(source: Any, **options: Any) -> str:
-    """A search as a tree of lines; ``options`` as of `bavt_fast.view.terminal.text`: width, depth, lines, color."""
+    """A search as a tree of lines. The path to the answer is marked with "*".
+
+    Args:
+        source: what `picture` takes.
+        options: ``width`` in columns (the terminal's), ``depth`` (steps from the question to show), ``lines`` (nodes to
+            show at most, 60), ``color`` (False), ``encoding`` (that of standard output; what it lacks is escaped).
+    """
     return terminal.text(picture(source), **options)
 
 
 def dot(source: Any, *, most_nodes: int = diagrams.MOST_NODES) -> str:
-    """A search in the language of graphviz: the path and the nodes visited most, at most ``most_nodes``."""
+    """A search in the language of graphviz: the path and the nodes visited most, ``most_nodes`` (200) at most."""
     return diagrams.dot(picture(source), most_nodes=most_nodes)
 
 
 def mermaid(source: Any, *, most_nodes: int = diagrams.MOST_NODES) -> str:
-    """A search as a flowchart of mermaid; nodes as of `dot`."""
+    """A search as a flowchart of mermaid; nodes as in `dot`."""
     return diagrams.mermaid(picture(source), most_nodes=most_nodes)
 
 
 def svg(source: Any, *, most_nodes: int = diagrams.MOST_NODES) -> str:
-    """A search as an SVG image; nodes as of `dot`."""
+    """A search as an SVG image; nodes as in `dot`."""
     return diagrams.svg(picture(source), most_nodes=most_nodes)
 
 
 def png(source: Any, path: str | os.PathLike[str], *, most_nodes: int = diagrams.MOST_NODES) -> None:
-    """Writes a search as a PNG image; nodes as of `dot`. Needs matplotlib."""
+    """Writes a search as a PNG image; nodes as in `dot`. Needs matplotlib."""
     diagrams.png(picture(source), path, most_nodes=most_nodes)
 
 

@@ -65,9 +65,16 @@ _EXACT = Context(prec=400)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A hard limit on any non-empty subset of the resources; None means no limit on that resource.
+    """A hard limit on one or more resources; None means no limit on that resource.
 
     Counts are stored as ``int``, `seconds` and `cost` as ``float``.
+
+    Args:
+        tokens: that the model generates.
+        tool_calls: calls of tools, as the steps count them.
+        seconds: of the clock, from the first ask of a search.
+        cost: money, in any one currency.
+        prompt_tokens: that the model reads.
 
     Raises:
         TypeError: a limit has the wrong type; bools are refused everywhere, floats where a count is expected.
@@ -107,7 +114,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """An amount of each resource: what a step took, or what a whole search took.
+    """An amount of each resource, as of `Budget`: what a step took, or what a whole search took.
 
     ``a + b`` adds resource by resource. Costs are added as the decimal numbers they are written as, so
     ``Spent(cost=0.1) + Spent(cost=0.2) == Spent(cost=0.3)``.

@@ -189,7 +189,15 @@ def _portable(error: Exception | None) -> Exception | None:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One search under way, for display."""
+    """One search under way, for display.
+
+    Attributes:
+        spent: what was settled so far.
+        remaining_ratio: r, the share of the budget that is left.
+        num_nodes: of the tree, the root included.
+        value: V of the last state of the path.
+        path: the steps to the best state so far.
+    """
 
     spent: Spent
     remaining_ratio: float

@@ -291,7 +291,13 @@ def search(
     seed: int = 0,
     **options: Any,
 ) -> SearchResult:
-    """Searches one question within a budget; see `Searcher` for the arguments and ``options``."""
+    """Searches one question within a budget, as `Searcher.search` does, and raises as that.
+
+    Args:
+        generator, critic, task, options: of `Searcher`; ``options`` may be fields of `Settings` too.
+        policy: of `Settings`.
+        seed: seeds everything random.
+    """
     return Searcher(generator, critic, task, policy=policy, **options).search(question, budget=budget, seed=seed)
 
 

@@ -27,7 +27,7 @@ def train(
     ] = None,
     task: Annotated[str | None, typer.Option(help="The task to train for; the embedded model's without it.")] = None,
     minutes: Annotated[float, typer.Option(help="Wall time of the training.")] = 75.0,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     init: Annotated[Path | None, typer.Option(help="A checkpoint or a model folder to go on from.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="Where the model is trained: cpu, cuda or cuda:N.")] = "cpu",

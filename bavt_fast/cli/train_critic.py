@@ -75,7 +75,7 @@ def train_critic(
     limit: Annotated[int | None, typer.Option(help="Take the first so many problems.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature.")] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Tokens after which a step is cut short.")] = 128,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     device: given.Device = None,
     dtype: given.Dtype = None,
 ) -> None:

@@ -204,7 +204,10 @@ class PromptedCritic:
 
 
 class AsyncPromptedCritic(PromptedCritic):
-    """The same over a generator whose ``propose`` is a coroutine, called for each node by itself, all at once."""
+    """`PromptedCritic` over a generator whose ``propose`` is a coroutine; arguments as there.
+
+    It is called for each node by itself, for all at once.
+    """
 
     async def score(self, candidates: Sequence[Node]) -> Scores:  # type: ignore[override]
         """As `PromptedCritic.score`; here a call that raises fails its own node alone."""

@@ -211,7 +211,10 @@ class ServedRewardCritic:
 
 
 class AsyncServedRewardCritic(ServedRewardCritic):
-    """The same with coroutines, for a generator whose ``propose`` is one. All calls come from one event loop."""
+    """`ServedRewardCritic` with coroutines, for a generator whose ``propose`` is one; arguments as there.
+
+    All calls come from one event loop.
+    """
 
     async def score(self, candidates: Sequence[Node]) -> Scores:  # type: ignore[override]
         """As `ServedRewardCritic.score`."""

@@ -54,7 +54,10 @@ def text(source: Any, **options: Any) -> str:
 
 
 def dot(source: Any, *, most_nodes: int = diagrams.MOST_NODES) -> str:
-    """A search in the language of graphviz: the path and the nodes visited most, ``most_nodes`` (200) at most."""
+    """A search in the language of graphviz: the path and the nodes visited most, ``most_nodes`` (200) at most.
+
+    `source` is what `picture` takes, as for `mermaid`, `svg`, `png`, `to_dataframe` and `to_networkx`.
+    """
     return diagrams.dot(picture(source), most_nodes=most_nodes)
 
 

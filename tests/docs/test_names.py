@@ -20,23 +20,28 @@ MODULES = (bavt_fast, bavt_fast.kernels, bavt_fast.view, bavt_fast.runs)
 NAMES = [pytest.param(module, name, id=name) for module in MODULES for name in module.__all__]
 
 
-def flags(command: Any) -> Iterator[str]:
-    for parameter in command.params:
-        yield from (flag for flag in (*parameter.opts, *parameter.secondary_opts) if flag.startswith("--"))
+def parameters(command: Any) -> Iterator[Any]:
+    yield from command.params
     for part in getattr(command, "commands", {}).values():
-        yield from flags(part)
+        yield from parameters(part)
 
 
-def test_every_option_of_the_command_is_on_a_page() -> None:
+def of_the_command() -> list[Any]:
     typer = pytest.importorskip("typer")
     from bavt_fast.cli import app
 
+    return list(parameters(typer.main.get_command(app)))
+
+
+def test_every_option_of_the_command_says_what_it_is() -> None:
+    assert [one.name for one in of_the_command() if not one.help] == []
+
+
+def test_every_option_of_the_command_is_on_a_page() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    missing = [
-        flag for flag in flags(typer.main.get_command(app)) if not re.search(re.escape(flag) + r"(?![\w-])", text)
-    ]
-    assert missing == []
+    flags = [flag for one in of_the_command() for flag in (*one.opts, *one.secondary_opts) if flag.startswith("--")]
+    assert [flag for flag in flags if not re.search(re.escape(flag) + r"(?![\w-])", text)] == []
 
 
 @pytest.mark.parametrize(("module", "name"), NAMES)
@@ -51,7 +56,7 @@ def test_a_public_name_is_in_the_reference(module: Any, name: str) -> None:
 def test_help_says_what_a_public_name_is(module: Any, name: str) -> None:
     """In words of its own: ``inspect`` takes those of a base class where there are none."""
     item = getattr(module, name)
-    assert (vars(item).get("__doc__") if isinstance(item, type) else item.__doc__) or False
+    assert vars(item).get("__doc__") if isinstance(item, type) else item.__doc__
 
 
 def test_help_of_the_native_classes_begins_as_their_stubs_do() -> None:

@@ -329,7 +329,7 @@ class Ledger:
 
     @property
     def exhausted(self) -> bool:
-        """Whether some limited resource is wholly *spent*, or the time is up.
+        """Whether some limited resource is wholly *spent* or was overrun, or the time is up.
 
         What is only reserved does not count: it may come back when it is settled.
         """

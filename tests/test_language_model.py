@@ -22,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noq
 import bavt_fast  # noqa: E402
 from bavt_fast import Budget, DualRoleLLMAgent, TorchModel, load  # noqa: E402
 from bavt_fast.critics.value_head import ResidualValuePredictor  # noqa: E402
+from bavt_fast.folder_settings import embedded_folder  # noqa: E402
 from bavt_fast.generators import pretrained  # noqa: E402
 from bavt_fast.protocols import Sampling, StepRequest  # noqa: E402
 from bavt_fast.recipe.heads import CriticHead  # noqa: E402
@@ -253,8 +254,6 @@ def test_loading_says_nothing(folder: Path) -> None:
 
 
 def test_a_model_folder_of_our_own_is_a_model() -> None:
-    from bavt_fast.folder_settings import embedded_folder
-
     loaded = load(embedded_folder(), device="cpu", threads=1)
     assert loaded.hidden_size == 256
     assert loaded.generator(delimiter=")").threads == 1
@@ -404,6 +403,28 @@ def test_the_hub_cannot_be_reached() -> None:
         "name: 'no-one/no-such-model' is no folder here, and the hub, which may have it, cannot be"
     )
     assert unknown == "name: expected a folder, 'smollm2' or the id of a model on the hub, got 'a name!': no such"
+
+
+def test_without_a_network_what_was_downloaded_is_taken_at_once(tmp_path: Path) -> None:
+    """Nothing is tried again for a minute, as transformers does for each file."""
+    cached = tmp_path / "hub" / "models--no-one--our-model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots").mkdir()
+    (cached / "snapshots" / "abc").symlink_to(embedded_folder())
+    code = (
+        "from bavt_fast.language_model import load\n"
+        "print(load('no-one/our-model'))\n"
+        "try: load('no-one/no-such-model')\n"
+        "except OSError as error: print(error)\n"
+    )
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    env.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    found, missing = done.stdout.splitlines()
+    assert found.startswith("TorchModel(LlamaForCausalLM")
+    assert missing.startswith("name: 'no-one/no-such-model' is no folder here, and the hub")
+    assert "Retrying" not in done.stderr
 
 
 def test_it_is_at_hand_at_the_top() -> None:

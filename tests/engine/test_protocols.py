@@ -281,6 +281,24 @@ def test_a_request_travels_with_its_context_and_nothing_of_the_tree() -> None:
     assert b"dropped" not in pickle.dumps(request)  # nor what lies before the prompt
 
 
+def test_a_request_that_travels_is_of_a_question_or_of_a_state_as_before() -> None:
+    """A context that is too long is an error of a question; a state is closed, also one with a prompt of its own."""
+    last = chain()
+    for node in (Node(None, "q"), last, last.parent):
+        assert node is not None
+        there = pickle.loads(pickle.dumps(StepRequest(node))).node
+        assert (there.parent is None, there.prompt) == (node.parent is None, node.prompt)
+        assert there.text == node.text
+    far = pickle.loads(pickle.dumps(StepRequest(Node(None, None, Node(None, "q"), Step("s", 1))))).node
+    assert far.parent is not None
+    assert far.parent.parent is None
+
+
+def test_the_steps_that_a_request_knows_travel_without_their_hidden_states() -> None:
+    request = StepRequest("q", tried=(Step("tried", 1, hidden=[1.0]),))
+    assert pickle.loads(pickle.dumps(request)).tried[0].hidden is None
+
+
 def test_a_request_far_down_a_path_travels() -> None:
     node = Node(None, "q\n")
     for i in range(5000):

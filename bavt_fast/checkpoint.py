@@ -30,7 +30,17 @@ from bavt_fast._files import replaced
 from bavt_fast.protocols import Node, Step
 from bavt_fast.step_checks import checked_step
 
-__all__ = ["VERSION", "checked", "dump_nodes", "is_checkpoint", "load_nodes", "load_step", "read", "write"]
+__all__ = [
+    "VERSION",
+    "checked",
+    "dump_nodes",
+    "is_checkpoint",
+    "load_nodes",
+    "load_step",
+    "read",
+    "require_file",
+    "write",
+]
 
 VERSION = 1
 _MAGIC = b"BAVTSRCH"
@@ -50,13 +60,13 @@ def write(path: str | os.PathLike[str], record: dict[str, Any], native: bytes) -
     whole = _HEADER.pack(_MAGIC, VERSION, 0, len(text), len(native)) + text + native
     whole += hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
     target = Path(path)
-    _require_file(target)
+    require_file(target)
     with replaced(target) as file:
         file.write(whole)
 
 
-def _require_file(target: Path) -> None:
-    """A rename would put a file in the place of a device or a pipe."""
+def require_file(target: Path) -> None:
+    """Raises OSError for a folder, a device or a pipe: a rename would put a file in its place."""
     with contextlib.suppress(FileNotFoundError):
         mode = target.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -67,7 +77,7 @@ def _require_file(target: Path) -> None:
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a checkpoint does. Raises OSError where it cannot be read, or is not a file."""
-    _require_file(Path(path))
+    require_file(Path(path))
     with open(path, "rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
@@ -79,7 +89,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
         OSError: the file cannot be read, or is not a file.
         SnapshotError: it is not a checkpoint, is damaged, or of another version.
     """
-    _require_file(Path(path))
+    require_file(Path(path))
     whole = Path(path).read_bytes()
     if len(whole) < _HEADER.size + _DIGEST_BYTES or not whole.startswith(_MAGIC):
         raise SnapshotError("checkpoint: expected a file that Search.save wrote, got something else")

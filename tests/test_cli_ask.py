@@ -277,6 +277,39 @@ def test_a_trace_that_cannot_be_written_is_said_before_a_model_is_loaded(
     assert not hasattr(model.tokenizer, "name")
 
 
+def test_a_search_that_cannot_be_saved_is_said_before_a_model_is_loaded(model: ScriptedModel, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere" / "s.bavt", "/dev/null"):
+        result = invoke("--save", str(place))
+        assert (result.exit_code, result.stdout) == (2, "")
+    assert not hasattr(model.tokenizer, "name")
+
+
+def test_what_was_found_is_worth_more_than_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def save(search: bavt.Search, path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    loaded(monkeypatch, ScriptedModel())
+    monkeypatch.setattr(bavt.Search, "save", save)
+    result = invoke("--save", str(tmp_path / "s.bavt"), "--quiet")
+    assert (result.exit_code, result.stdout) == (2, "$18\n")
+    assert "s.bavt: No space left" in result.stderr
+
+
+def test_no_file_is_written_twice_or_over_one_that_is_read(model: ScriptedModel, tmp_path: Path) -> None:
+    one, link = tmp_path / "one", tmp_path / "link"
+    one.write_text("a critic's")
+    link.symlink_to(one)
+    for words, names in (
+        (["--trace", str(one), "--save", str(link)], "--save: expected a file of its own, got {}, which --trace"),
+        (["--critic", str(one), "--save", str(link)], "--save: expected a file of its own, got {}, which --critic"),
+        (["--critic", str(one), "--trace", str(link)], "--trace: expected a file of its own, got {}, which --critic"),
+    ):
+        result = invoke(*words)
+        assert (result.exit_code, one.read_text()) == (2, "a critic's")
+        assert names.format(link) in result.stderr
+    assert not hasattr(model.tokenizer, "name")
+
+
 @pytest.mark.parametrize("words", [["ask"], ["ask", "q"], ["ask", " ", "--model", "m"]])
 def test_a_question_and_a_model_are_needed(model: ScriptedModel, words: list[str]) -> None:
     result = testing.CliRunner().invoke(cli.app, words)

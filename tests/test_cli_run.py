@@ -131,7 +131,7 @@ def test_a_total_ends_the_run_and_a_larger_one_goes_on(desk: Path) -> None:
         (["q.jsonl", "--out", ".", "--searcher", "adder:make"], "expected the folder of a run, or an empty one"),
         (
             ["q.jsonl", "--out", "out", "--searcher", "adder:make", "--total-cost", "1"],
-            "total: cost is limited but nothing has a price",
+            "total_cost: cost is limited but nothing has a price",
         ),
         (["q.jsonl", "--out", "out", "--total-tokens", "0"], "total_tokens: expected an integer of at least 1, got 0"),
         (["q.jsonl", "--out", "out", "--total-cost", "nan"], "total_cost: expected a finite number above zero"),

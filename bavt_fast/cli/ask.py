@@ -13,7 +13,7 @@ from bavt_fast.cli.options import TaskName, VoteRule
 from bavt_fast.cli.output import (
     as_json,
     as_question,
-    check_trace,
+    check_files,
     exit_code,
     opened_trace,
     refuse,
@@ -76,11 +76,12 @@ def ask(
     try:
         text = as_question(question)
         check_critic(critic)
+        given.check_apart({"--trace": trace, "--save": save}, {"--model": model, "--critic": critic})
         made = task_module(task.value).make_task(end=ENDS, max_depth=MAX_DEPTH)
         budget = given.budget_of("budget", tokens=budget_tokens, seconds=budget_seconds)
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, made, **options).start(text, budget=budget, seed=seed)
-        check_trace(trace)
+        check_files(trace, save)
         loads = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
         with console.status("loading the model", spinner="line"):
             searcher, prompt_of = model_searcher(

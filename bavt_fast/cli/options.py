@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,7 @@ __all__ = [
     "VoteBy",
     "VoteRule",
     "budget_of",
+    "check_apart",
     "refuse_options",
 ]
 
@@ -66,6 +68,14 @@ def budget_of(prefix: str, **limits: Any) -> Budget:
         return Budget(**limits)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{prefix}_{error}") from error
+
+
+def check_apart(outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path | None] | None = None) -> None:
+    """Raises ValueError where a file to write is another one, or one that is read. Each has the name of its option."""
+    read = {os.path.realpath(file): name for name, file in (inputs or {}).items() if file and Path(file).is_file()}
+    for name, file in outputs.items():
+        if file is not None and (other := read.setdefault(os.path.realpath(file), name)) != name:
+            raise ValueError(f"{name}: expected a file of its own, got {file}, which {other} names too")
 
 
 def refuse_options(context: typer.Context, names: Sequence[str], where: str) -> None:

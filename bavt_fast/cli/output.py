@@ -8,6 +8,7 @@ import sys
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -17,12 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bavt_fast.budget import Budget
+from bavt_fast.checkpoint import require_file
 from bavt_fast.result import Progress, SearchError, SearchResult
 from bavt_fast.traces import JsonLines, jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from bavt_fast.engine import Search
     from bavt_fast.events import Event
@@ -34,7 +35,7 @@ __all__ = [
     "SOLVED",
     "as_json",
     "as_question",
-    "check_trace",
+    "check_files",
     "errors",
     "exit_code",
     "opened_trace",
@@ -100,10 +101,19 @@ def as_question(words: Sequence[str]) -> str:
     return text
 
 
-def check_trace(file: Path | None) -> None:
-    """Raises OSError where `opened_trace` could not write what ``--trace`` names; the file stays as it was."""
-    if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
-        code = errno.EACCES if file.parent.is_dir() else errno.ENOENT
+def check_files(trace: Path | None, save: Path | None) -> None:
+    """Raises OSError where what ``--trace`` or ``--save`` names could not be written; the files stay as they were."""
+    if trace is not None:
+        _require_access(trace, trace if trace.exists() else trace.parent)
+    if save is not None:
+        require_file(save)
+        _require_access(save, Path(os.path.realpath(save)).parent)
+
+
+def _require_access(file: Path, place: Path) -> None:
+    """The place is what has to be writable for the file."""
+    if not os.access(place, os.W_OK):
+        code = errno.EACCES if place.exists() else errno.ENOENT
         raise OSError(code, os.strerror(code), str(file))
 
 

@@ -171,7 +171,7 @@ def run(
                 gpus = 0.0 if ray_gpus is None and server is not None else ray_gpus
                 begun = RayRun(out, make, questions, address=ray, workers=ray_workers, gpus=gpus, **settings)
     except (ValueError, TypeError, OSError, ImportError, RunError) as error:
-        refuse(error)
+        refuse(_of_option(error))
     with begun, _served(begun) if live else nullcontext():
         try:
             with reporter.showing(begun, questions), closing(iter(begun)) as lines:
@@ -185,6 +185,13 @@ def run(
         raise typer.Exit(INTERRUPTED)
     whole = summary.end == "done" and not summary.errors and not summary.broken
     raise typer.Exit(DONE if whole else NOT_ALL)
+
+
+def _of_option(error: Exception) -> Exception:
+    """What a run refuses of its total is the limit on money: no other needs a price or a reservation."""
+    if isinstance(error, ValueError) and str(error).startswith("total: "):
+        return ValueError(f"total_cost: {str(error).removeprefix('total: ')}")
+    return error
 
 
 class _Words(NamedTuple):

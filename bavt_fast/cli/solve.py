@@ -14,7 +14,7 @@ from bavt_fast.budget import Budget
 from bavt_fast.cli.output import (
     as_json,
     as_question,
-    check_trace,
+    check_files,
     exit_code,
     opened_trace,
     refuse,
@@ -59,6 +59,7 @@ def solve(
     console = Console(quiet=json_alone or quiet)
     try:
         text = as_question(question)
+        given.check_apart({"--trace": trace, "--save": save})
         folder = embedded_folder() if model is None else model
         task = read_settings(folder).make_task(None if target is None else {"target": target})
         budget = given.budget_of("budget", tokens=budget_tokens, seconds=budget_seconds)
@@ -67,7 +68,7 @@ def solve(
             options["policy"] = policy
         # Loading takes long: what is wrong with the rest is said before.
         Searcher(lambda context, count: [], None, task, **options).start(text, budget=budget, seed=seed)
-        check_trace(trace)
+        check_files(trace, save)
         searcher = folder_searcher(folder, task, temperature, trust_remote_code, **options)
         heard = opened_trace(trace)
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -84,6 +84,7 @@ def train_critic(
     try:
         if problems is not None and steps is not None:
             raise ValueError("problems: expected either --problems or --steps")
+        given.check_apart({"--out": out}, {"--model": model, "--problems": problems, "--steps": steps})
         if steps is not None and reads is Reads.CONTEXT:
             raise ValueError("reads: expected step with --steps, whose labels are those of steps; got context")
         options = task_options(task_option or [])

@@ -194,6 +194,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
             (*model, "--problems", plain, "--model", "no/such/model"),
             "error: model: expected a folder with a model or a",
         ),
+        (("--model", "nowhere", "--problems", plain, "--out", plain), "--out: expected a file of its own"),
         (("--model", "nowhere", "--problems", plain, "--out", tmp_path), "expected a file to write, got a folder"),
     ):
         result = run(*arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
@@ -57,6 +57,15 @@ def _pairs(done: Any) -> list[tuple[int, Any]]:
         except (TypeError, ValueError):
             raise TypeError(f"generator: expected {wanted}, got {pair!r:.80} among them") from None
     return pairs
+
+
+def _wrong_ticket(tickets: list[int], told: Mapping[int, Any]) -> ValueError:
+    """Of answers some of which are to no ticket that is out, or to one that was answered before."""
+    for ticket in tickets:
+        if ticket not in told:
+            return ValueError(f"generator: expected answers to tickets that are out, got {ticket}")
+    twice = next(ticket for ticket in tickets if tickets.count(ticket) > 1)
+    return ValueError(f"generator: expected one answer to each ticket, got several to {twice}")
 
 
 class Drive(Base):
@@ -323,14 +332,14 @@ class Drive(Base):
 
     def tell_done(self, done: Any, out: Out) -> None:
         """What a generator has done, told in the order of the tickets."""
+        told: dict[int, Any] = {}
         try:
             done = sorted(_pairs(done), key=lambda item: item[0])
             told = {ticket: answer for ticket, answer in done if ticket in out}
             if len(told) < len(done):
-                unknown = [ticket for ticket, _ in done if ticket not in told] or list(told)
-                raise ValueError(f"generator: expected answers to tickets that are out, got {unknown[0]}")
+                raise _wrong_ticket([ticket for ticket, _ in done], told)
         except Exception as error:
-            self.collecting_failed(error, out)
+            self.collecting_failed(error, out, told)
             return
         asks = [(*out.pop(ticket), ticket) for ticket in told]
         if asks:
@@ -339,10 +348,10 @@ class Drive(Base):
         else:
             self.stop_late()  # it need not know of deadlines, or be in time
 
-    def collecting_failed(self, error: Exception, out: Out) -> None:
-        """All asks that are out have failed."""
+    def collecting_failed(self, error: Exception, out: Out, told: Mapping[int, Any] | None = None) -> None:
+        """All asks that are out have failed. What answers took that came all the same is charged."""
         took = self.discarded(list(out))
         for ticket, (slot, _, _) in out.items():
             failure = _charged(error, took[ticket]) if ticket in took else error
-            self.ask_failed(slot, ticket, named(failure, "generator"))
+            self.ask_failed(slot, ticket, named(failure, "generator"), (told or {}).get(ticket, ()))
         out.clear()

@@ -99,7 +99,22 @@ def test_a_ticket_that_is_told_twice_is_the_generators_error() -> None:
             return [*super().collect()] * 2
 
     searches = ended(searcher_of(Twice(ENDLESS, 2), wave=3))
-    assert all("tickets that are out" in str(search.error) for search in searches)
+    assert all("one answer to each ticket, got several to" in str(search.error) for search in searches)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_what_came_beside_a_wrong_ticket_is_charged_and_the_wrong_one_named(observed: bool) -> None:
+    class Wrong(StreamingGenerator):
+        def collect(self) -> Any:
+            (first, _), (second, _) = sorted(self.out.items())
+            own = [(ticket, [bavt.Step("a step\n", 3)]) for ticket in (first, second)]
+            return [*own, own[1]] if wrong is None else [*own, (wrong, [])]
+
+    for wrong, said in ((None, "several to 4294967296"), (77, "out, got 77")):  # noqa: B007
+        one = searcher_of(Wrong(ENDLESS), wave=2, on_event=(lambda event: None) if observed else None)
+        results = one.search_many(["q", "r"], budget=BUDGET)
+        assert [result.spent.tokens for result in results] == [3, 3]
+        assert all(said in str(result.error) for result in results)
 
 
 @pytest.mark.parametrize("given", [None, 5, {0: []}, [0], ["ab"], [(0, [], [])], [(0.0, [])]])

@@ -19,7 +19,7 @@ from bavt_fast._checks import as_amount, as_clock, as_count, as_number, as_seed
 from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
 from bavt_fast.budget import Budget, Spent, as_spent, sum_of
 from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
-from bavt_fast.events import Listener, checked_listener, note_asks, observer_of
+from bavt_fast.events import Listener, checked_listener, kept_events, note_asks, observer_of
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings, settings_of
@@ -381,7 +381,7 @@ class Search(Beside):
                 self.budget,
                 self.settings,
                 self.seed,
-                None if self.events is None else tuple(self.events),
+                None if (events := kept_events(self)) is None else tuple(events),
             )
 
     def _value_at(self, path: Sequence[int]) -> float:
@@ -435,7 +435,7 @@ class Search(Beside):
                 "task": type(self.task).__qualname__,
                 "budget": asdict(self.budget),
                 "settings": asdict(self.settings),
-                "events": self.events,
+                "events": kept_events(self),
                 **dump_nodes(self.nodes, self.refused, self.keys, self.task),
             }
             write(path, record, native)

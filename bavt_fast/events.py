@@ -16,7 +16,16 @@ from typing import Any, Literal
 from bavt_fast.budget import Spent
 from bavt_fast.protocols import Description, Node, Step, without_hidden
 
-__all__ = ["Event", "Listener", "Observer", "checked_listener", "note_asks", "note_growth", "observer_of"]
+__all__ = [
+    "Event",
+    "Listener",
+    "Observer",
+    "checked_listener",
+    "kept_events",
+    "note_asks",
+    "note_growth",
+    "observer_of",
+]
 
 _NUMBER = 2**32 - 1  # the part of a ticket that numbers the asks of one question
 
@@ -157,6 +166,18 @@ class Observer:
             if not self._failed:
                 self._failed = True
                 _log.exception("on_event: the listener failed; the search %s goes on", search.id)
+
+
+def kept_events(search: Any) -> list[tuple[Any, ...]] | None:
+    """The record of a search, where there is one, with its stop: also where that is about to be noted."""
+    events: list[tuple[Any, ...]] | None = search.events
+    if events is None or search.stop_reason is None:
+        return events
+    last = next((event[0] for event in reversed(events) if event[0] in ("ask", "stop")), None)
+    if last == "stop":
+        return events
+    account = search._native.account
+    return [*events, ("stop", account.elapsed_s, account.spent[0], account.remaining_ratio, search.stop_reason)]
 
 
 def checked_listener(listener: Listener | None) -> Listener | None:

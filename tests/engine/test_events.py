@@ -21,6 +21,7 @@ import bavt_fast as bavt
 from bavt_fast.events import Event
 from bavt_fast.protocols import CUT
 from bavt_fast.result import SearchResult
+from bavt_fast.tasks.text import TextTask
 
 BUDGET = bavt.Budget(tokens=120)
 
@@ -196,6 +197,26 @@ def test_the_record_is_the_same_whoever_listens() -> None:
 
 
 # --- listeners that fail
+
+
+def test_what_a_listener_saves_or_reads_at_the_last_node_has_the_stop(tmp_path: Path) -> None:
+    kept: list[Any] = []
+
+    def listener(event: Event) -> None:
+        if event.kind == "node":
+            search.save(tmp_path / "s.bavt")
+            loaded = bavt.Search.load(tmp_path / "s.bavt", search.task)
+            assert tuple(loaded.events or ()) == search.result().events
+            kept.append(search.result().events)
+
+    words = iter(["one", "Answer: 4"])
+    task = TextTask().with_answer("4")
+    options: dict[str, Any] = {"record": True, "on_event": listener, "clock": lambda: 0.0}
+    one = bavt.Searcher(lambda text, count: [next(words)], None, task, **options)
+    search = one.start("q", budget=bavt.Budget(tokens=500))
+    result = one.complete(search)
+    assert (result.solved, kept[-1]) == (True, result.events)
+    assert [event[0] for event in kept[-2]].count("stop") == 0
 
 
 @pytest.mark.parametrize("questions", [1, 3])

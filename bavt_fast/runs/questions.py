@@ -154,12 +154,21 @@ def _row(number: int, fields: Any) -> Row:
     tokens, seed = fields.get("budget_tokens"), fields.get("seed")
     return Row(
         number,
-        name,
-        question,
-        answer,
+        _whole(name) if isinstance(name, str) else name,
+        _whole(question),
+        None if answer is None else _whole(answer),
         None if tokens is None else as_count("budget_tokens", tokens, minimum=1),
         None if seed is None else as_seed("seed", seed),
     )
+
+
+def _whole(text: str) -> str:
+    """The text as JSON gives it back: two halves of a character that follow each other are the character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return text
 
 
 def _about(error: Exception) -> str:

@@ -190,7 +190,10 @@ class Picture:
         return {"format": FORMAT, "version": VERSION, **plain}
 
     def to_json(self) -> str:
-        """`to_dict` as JSON in ASCII. Numbers that JSON has no form for are "NaN", "Infinity" and "-Infinity"."""
+        """`to_dict` as JSON in ASCII. Numbers that JSON has no form for are "NaN", "Infinity" and "-Infinity".
+
+        A half of a character is an escape; two halves that follow each other are read again as the character.
+        """
         return json.dumps(finite(self.to_dict()), separators=(",", ":"), allow_nan=False)
 
     @classmethod

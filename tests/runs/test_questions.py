@@ -35,8 +35,8 @@ ROWS = [{"id": i, "question": f"Which number is {i}?"} for i in range(3)]
 BUDGET = bavt.Budget(tokens=5)
 
 
-def answering() -> bavt.Searcher:
-    return bavt.Searcher(lambda text, count: ["Answer: 7"])
+def answering(answer: str = "7") -> bavt.Searcher:
+    return bavt.Searcher(lambda text, count: [f"Answer: {answer}"])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,15 @@ def test_ids_of_numpy_are_numbers(tmp_path: Path) -> None:
         assert run.progress().questions == 1
         assert "id: expected a str or an int" in str(run.broken[0])
         assert [line["id"] for line in run] == [7]
+
+
+def test_both_halves_of_a_character_are_the_same_question_when_the_run_goes_on(tmp_path: Path) -> None:
+    halves = "\ud83d\ude00"
+    rows = [{"id": halves, "question": f"\ud83d {halves}", "answer": halves}]
+    for _ in range(2):
+        Run(tmp_path, answering("\U0001f600"), rows, budget=BUDGET).complete()
+    [line] = read_run(tmp_path)
+    assert (line["id"], line["solved"]) == ("\U0001f600", True)
 
 
 def test_half_a_character_in_an_id_is_kept(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from bavt_fast._checks import as_amount, as_seed
+from bavt_fast._checks import as_amount, as_flag, as_seed, require_function, require_parameters
 from bavt_fast.budget import Budget, Spent, cost_units
 from bavt_fast.engine import Search
 from bavt_fast.runs.folder import RunError, RunFolder
@@ -136,8 +136,12 @@ class Run:
             )
         searcher.settings.check_budget(budget)
         self.searcher, self.budget, self.seed = searcher, budget, as_seed("seed", seed)
-        self.verify, self.keep = verify, keep
-        self.searching = Searching(searcher, budget, self.seed, verify, outcome)
+        self.verify, self.keep = as_flag("verify", verify), as_flag("keep", keep)
+        strict, retry_errors = as_flag("strict", strict), as_flag("retry_errors", retry_errors)
+        require_function("outcome", outcome, wanted="a function that takes a question and its result")
+        if outcome is not None:
+            require_parameters("outcome", outcome, "question", "result")
+        self.searching = Searching(searcher, budget, self.seed, self.verify, outcome)
         self.flush_s = as_amount("flush_s", flush_s, allow_zero=True)
         self._limits = _checked_total(total, searcher.settings)
         self._most_tokens = budget.tokens  # that a question has

@@ -117,6 +117,12 @@ def test_half_a_character_in_an_id_is_kept(tmp_path: Path) -> None:
         ({"questions": None}, "questions: expected a file's name"),
         ({"questions": {"id": 1, "question": "x"}}, "questions: expected a file's name"),
         ({"about": {"model": object()}}, "about: expected a dictionary that JSON can hold"),
+        ({"verify": "no"}, "verify: expected True or False, got 'no' of type str"),
+        ({"keep": 1}, "keep: expected True or False, got 1 of type int"),
+        ({"strict": None}, "strict: expected True or False, got None"),
+        ({"retry_errors": "no"}, "retry_errors: expected True or False, got 'no'"),
+        ({"outcome": 5}, "outcome: expected a function that takes a question and its result or None, got 5"),
+        ({"outcome": lambda result: {}}, r"outcome: expected a function of \(question, result\), got"),
         ({"about": {"size": math.nan}}, "about: expected a dictionary that JSON can hold"),
     ],
 )

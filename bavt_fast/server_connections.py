@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import time
 import urllib.request
 import weakref
@@ -36,6 +37,9 @@ _IDLE_S = 4.0
 _LARGE = 2**20
 """Bytes of a body above which aiohttp wants it as a file."""
 _EXIT_S = 2.0
+_LEAST_SECRET = 12
+"""Characters from which on a key is taken out of an answer that is good: "EMPTY" and "token" are words in it, too."""
+_MARKS = ("[key]", "[password]")
 
 _NEW: ContextVar[bool] = ContextVar("bavt_fast_new_connection", default=False)
 """Whether this task's next request must have a connection that was not used before."""
@@ -158,17 +162,17 @@ class Connections:
         return self._session.closed
 
     def without_secrets(self, content: bytes) -> bytes:
-        """What a server said, without them. What is cut from it afterwards has no part of one."""
+        """A good answer, without those that are no words of it. What is cut from it afterwards has no part of one."""
         for secret, instead in self._secrets.items():
-            if secret.encode() in content:
+            if len(secret) >= _LEAST_SECRET and secret.encode() in content:
                 content = content.replace(secret.encode(), instead.encode())
         return content
 
     def told(self, text: str) -> str:
         """A text without the keys and passwords that are used here."""
-        for secret, instead in self._secrets.items():
-            text = text.replace(secret, instead)
-        return text
+        instead = {mark: mark for mark in _MARKS} | self._secrets  # what is hidden stays as it is
+        words = "|".join(map(re.escape, sorted(instead, key=len, reverse=True)))
+        return re.sub(words, lambda found: instead[found[0]], text)
 
     def _authorization(self, key: str) -> str:
         """Basic where the server's address has a user in it."""

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from fake_server import FakeServer, Reply, ask, slowly
+from fake_server import FakeServer, Reply, ask, completion, one_step, slowly
 
 import bavt_fast as bavt
 from bavt_fast.protocols import GenerationError
@@ -325,6 +325,18 @@ def test_a_key_that_cannot_be_sent(key: str) -> None:
         asyncio.run(ask(client))
     assert key not in str(caught.value)
     assert client.retried == 0
+
+
+@pytest.mark.parametrize("key", ["1", "EMPTY", "token", "text", "not-needed"])
+def test_a_key_that_is_a_word_changes_no_answer(key: str) -> None:
+    step = one_step(completion(f"is {key} EMPTY\n", 4, read=11), api_key=key)
+    assert (step.text, step.tokens, step.prompt_tokens) == (f"is {key} EMPTY\n", 4, 11)
+    refusal = Reply({"error": f"no {key} [key]"}, 400)
+    with FakeServer(lambda body: refusal) as server:
+        client = ServerClient(server.url, api_key=key, retries=0)
+        assert asyncio.run(ask(client, none_if=(f"no {key}",))) is None
+        with pytest.raises(GenerationError, match=r"no \[key\] \[key\]$"):
+            asyncio.run(ask(client))
 
 
 def test_a_line_break_behind_the_key_is_no_part_of_it() -> None:

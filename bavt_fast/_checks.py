@@ -11,7 +11,7 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "as_number",
     "as_seed",
     "as_share",
+    "check_asks",
     "message_of",
     "require_function",
     "require_parameters",
@@ -121,6 +122,18 @@ def as_iterator(name: str, values: Any, wanted: str) -> Iterator[Any]:
         return iter(values)
     except TypeError:
         raise TypeError(f"{name}: expected {wanted}, got {_describe(values)}") from None
+
+
+def check_asks(out: Container[int], **columns: Sequence[Any]) -> None:
+    """Raises ValueError for columns that differ in length, and for a ticket that is out or there twice."""
+    if len({len(column) for column in columns.values()}) > 1:
+        sizes = ", ".join([str(len(column)) for column in columns.values()])
+        raise ValueError(f"{', '.join(columns)}: expected as many of each, got {sizes}")
+    seen: set[int] = set()
+    for ticket in columns.get("tickets", ()):
+        if ticket in seen or ticket in out:
+            raise ValueError(f"tickets: expected each once, and none that is out, got {ticket} again")
+        seen.add(ticket)
 
 
 def message_of(error: BaseException) -> str:

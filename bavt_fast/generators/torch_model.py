@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import as_count, as_flag, require_function
+from bavt_fast._checks import as_count, as_flag, check_asks, require_function
 from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.forward import Forward
@@ -188,6 +188,7 @@ class TorchGenerator:
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
         """See `StepGenerator.propose`. Requests that were submitted go on beside these."""
+        check_asks((), states=states, counts=counts, limits=limits)
         with self._lock:
             done: list[Context] = []
             answers: list[list[Step] | Exception] = []
@@ -214,6 +215,8 @@ class TorchGenerator:
     ) -> None:
         """See `StreamingStepGenerator.submit`."""
         with self._lock:
+            out = {*self._contexts, *[ticket for ticket, _ in self._answered]}
+            check_asks(out, tickets=tickets, states=states, counts=counts, limits=limits)
             for ticket, request, count, limit in zip(tickets, states, counts, limits, strict=True):
                 started = self._begin(request, count, limit, self._done)
                 if isinstance(started, Context):

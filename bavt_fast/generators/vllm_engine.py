@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bavt_fast._checks import as_flag
+from bavt_fast._checks import as_flag, check_asks
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import FileStates, source_of, vllm_arguments
 from bavt_fast.generators.prompts import PlainPrompts, bare_ids, too_long
@@ -170,6 +170,7 @@ class VLLMGenerator:
         self, tickets: Sequence[int], states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> None:
         """See `StreamingStepGenerator.submit`."""
+        check_asks(self._asks, tickets=tickets, states=states, counts=counts, limits=limits)
         for ticket, request, count, limit in zip(tickets, states, counts, limits, strict=True):
             ask = self._asks[ticket] = _Ask()
             told = self._tell(ticket, ask, request, count, limit)

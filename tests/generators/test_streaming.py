@@ -369,6 +369,30 @@ def test_what_is_given_up_is_charged_and_forgotten() -> None:
     assert generator.statistics().generated_tokens == 3 + took[5].tokens + 50
 
 
+def test_a_ticket_that_is_out_is_refused_and_nothing_is_taken() -> None:
+    """It took the place of the first one, and whoever collected met a KeyError, again and again."""
+    generator, one = make(delimiter=NEVER), StepRequest(PROMPT)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="tickets: expected each once, and none that is out, got 4 again"):
+            generator.submit([4, 4], [one, one], [1, 1], [3, 3])
+        with pytest.raises(
+            ValueError, match="tickets, states, counts, limits: expected as many of each, got 2, 1, 1, 1"
+        ):
+            generator.submit([4, 5], [one], [1], [3])
+        with pytest.raises(ValueError, match="states, counts, limits: expected as many of each, got 1, 2, 1"):
+            generator.propose([one], [1, 1], [3])
+        assert generator.collect() == []
+    generator.submit([4, 5], [one, one], [1, 0], [3, 3])
+    for ticket in (4, 5):
+        with pytest.raises(ValueError, match=f"got {ticket} again"):
+            generator.submit([ticket], [one], [1], [3])
+    found = dict(generator.collect())
+    while len(found) < 2:
+        found |= dict(generator.collect())
+    assert (len(found[4]), found[5]) == (1, [])
+    assert generator.statistics().generated_tokens == 3
+
+
 @pytest.mark.parametrize("token", [-1, 10**6])
 def test_a_step_with_tokens_of_another_model_fails_alone(token: int) -> None:
     """Such as one of a checkpoint that another model has begun."""

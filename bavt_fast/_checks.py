@@ -167,6 +167,8 @@ def _cut(value: object) -> str:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         text = "a number too long to show"
+    except Exception:  # of a class of the user's
+        text = "something that cannot be shown"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -81,6 +81,7 @@ class Tree:
     call that finds none raises MemoryError and changes nothing.
 
     Columns of numbers may be lists, tuples, arrays of any type of number or other sequences, at about the same cost.
+    An array with masked entries is refused.
 
     `pickle`, `copy.copy` and `copy.deepcopy` go through `to_bytes` and `from_bytes`: the copy goes on by itself as this
     tree would have, also in another process. (Pickle protocol 2 or later.)
@@ -361,7 +362,7 @@ class Forest:
             trees, nodes: (w,) ids.
             values: (w, m), or all children one after the other with `counts`.
             counts: (w,) children of each pair, 0 allowed.
-            terminal, priors: one entry per child, shaped as `values`; see `Tree.expand`.
+            terminal, priors: one entry per child, shaped as `values` or in one row; see `Tree.expand`.
 
         Raises:
             CapacityError: a tree would have more than `max_nodes` nodes, or memory runs out. No tree of the wave was

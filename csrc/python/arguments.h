@@ -28,12 +28,19 @@ class Numbers {
         if (!take(object) || rows_ >= 0 || (count >= 0 && size_ != count)) keep(checked(name, object, count));
     }
 
-    // `count` numbers in one row, or in rows.
-    void read_rows(const char* name, py::handle object, py::ssize_t count) {
-        if (take(object) && size_ == count) return;
+    // `count` numbers in one row, or in so many rows; in one row alone where `rows` is below 0.
+    void read_rows(const char* name, py::handle object, py::ssize_t count, py::ssize_t rows) {
+        if (take(object) && size_ == count && (rows_ < 0 || rows_ == rows)) return;
+        require_unmasked(name, object);
         auto array = py::array::ensure(object);
         if (!array) PyErr_Clear();
-        if (array && array.ndim() == 2 && array.size() == count) array = array.reshape({-1});
+        if (array && array.ndim() == 2 && rows > 0) {
+            if (array.shape(0) != rows || array.size() != count) {
+                const auto expected = py::make_tuple(rows, count / rows);
+                bad_value(name, "shape " + text_of(expected), "shape " + text_of(array.attr("shape")));
+            }
+            array = array.reshape({-1});
+        }
         keep(checked(name, array ? py::object(array) : py::reinterpret_borrow<py::object>(object), count));
     }
 
@@ -42,7 +49,7 @@ class Numbers {
     bool take(py::handle object) {
         rows_ = -1;
         if (is_row(object.ptr())) return take_items(object.ptr());
-        if (py::isinstance<py::array>(object)) return take_array(py::reinterpret_borrow<py::array>(object));
+        if (is_plain_array(object)) return take_array(py::reinterpret_borrow<py::array>(object));
         return is_plain_sequence(object) && take_sequence(object);
     }
 
@@ -58,6 +65,7 @@ class Numbers {
     using Vector = py::array_t<T, py::array::c_style>;
 
     static Vector checked(const char* name, py::handle object, py::ssize_t count) {
+        require_unmasked(name, object);
         if constexpr (std::is_same_v<T, uint32_t>) {
             return checked_ids(name, object, count);
         } else {

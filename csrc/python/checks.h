@@ -19,7 +19,20 @@ namespace py = pybind11;
 inline constexpr double kHuge = std::numeric_limits<double>::max();
 inline constexpr double kTiny = std::numeric_limits<double>::min();
 
-inline std::string text_of(py::handle object) { return py::repr(object).cast<std::string>(); }
+// What an error shows of an object: the beginning of its repr, and its type where it has none.
+inline std::string text_of(py::handle object) {
+    constexpr Py_ssize_t kLongest = 80;
+    const auto text = py::reinterpret_steal<py::object>(PyObject_Repr(object.ptr()));
+    if (!text) {
+        if (PyErr_ExceptionMatches(PyExc_Exception) == 0) throw py::error_already_set();
+        PyErr_Clear();
+        return std::string("something of type ") + Py_TYPE(object.ptr())->tp_name + " that cannot be shown";
+    }
+    const bool is_long = PyUnicode_GET_LENGTH(text.ptr()) > kLongest;
+    const auto shown =
+        py::reinterpret_steal<py::str>(PyUnicode_Substring(text.ptr(), 0, is_long ? kLongest - 3 : kLongest));
+    return shown.attr("encode")("utf-8", "backslashreplace").cast<std::string>() + (is_long ? "..." : "");
+}
 
 [[noreturn]] inline void bad_value(const std::string& name, const std::string& expected, const std::string& got) {
     throw py::value_error(name + ": expected " + expected + ", got " + got);
@@ -49,14 +62,20 @@ inline double number(const char* name, py::handle object, double low, double hig
     return value;
 }
 
-// Any integer, bool excluded, saturated to int64.
+// Any integer as Python's, bool excluded.
+inline py::object index_of(const char* name, py::handle object, const char* expected) {
+    if (is_bool(object)) bad_type(name, expected, object);
+    auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+    if (index) return index;
+    if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    bad_type(name, expected, object);
+}
+
+// The same, saturated to int64.
 inline int64_t integer(const char* name, py::handle object, const char* expected) {
-    if (!PyLong_CheckExact(object.ptr()) && (is_bool(object) || !PyIndex_Check(object.ptr()))) {
-        bad_type(name, expected, object);
-    }
-    const Py_ssize_t value = PyNumber_AsSsize_t(object.ptr(), nullptr);
-    if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-    return value;
+    const auto value = [](py::handle number) { return PyNumber_AsSsize_t(number.ptr(), nullptr); };
+    return PyLong_CheckExact(object.ptr()) ? value(object) : value(index_of(name, object, expected));
 }
 
 inline int64_t integer(const char* name, py::handle object, int64_t low, int64_t high, const char* expected) {
@@ -81,8 +100,7 @@ inline uint32_t node_limit(py::handle max_nodes, py::handle max_bytes, uint32_t 
 
 // 64 bits of any integer, so that hashes serve as seeds.
 inline uint64_t seed(py::handle object) {
-    if (is_bool(object) || !PyLong_Check(object.ptr())) bad_type("seed", "an int", object);
-    return PyLong_AsUnsignedLongLongMask(object.ptr());
+    return PyLong_AsUnsignedLongLongMask(index_of("seed", object, "an int").ptr());
 }
 
 inline std::string file_path(const py::object& path) {
@@ -132,6 +150,22 @@ inline Backup reduce(py::handle object) {
         if (PyUnicode_CompareWithASCIIString(object.ptr(), "max") == 0) return Backup::kMax;
     }
     bad_value("reduce", "'mean' or 'max'", text_of(object));
+}
+
+inline bool is_plain_array(py::handle object) {
+    return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+}
+
+// Refuses an array with masked entries, also one in a list of rows: what lies beneath a mask is no number that was given.
+inline void require_unmasked(const char* name, py::handle object) {
+    if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) {
+        for (const py::handle row : py::reinterpret_borrow<py::sequence>(object)) {
+            if (py::isinstance<py::array>(row)) require_unmasked(name, row);
+        }
+    } else if (py::isinstance<py::array>(object) && !is_plain_array(object) &&
+               py::module_::import("numpy.ma").attr("is_masked")(object).cast<bool>()) {
+        bad_value(name, "an array without masked entries", text_of(object));
+    }
 }
 
 // A C-contiguous and aligned vector of numbers of T; no copy where it is one already. `count` < 0 takes any length.

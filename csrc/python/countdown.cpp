@@ -6,6 +6,7 @@
 #include <string>
 
 #include "countdown/solver.h"
+#include "python/checks.h"
 
 namespace py = pybind11;
 
@@ -16,6 +17,7 @@ using IntArray = py::array_t<int64_t, py::array::c_style | py::array::forcecast>
 // An array of integers of any width as int64: nothing is rounded, and nothing wraps into range. An empty list, which
 // NumPy takes for floats, passes.
 IntArray integers(const char* name, const py::object& object) {
+    bavt::py_checks::require_unmasked(name, object);
     const auto array = py::array::ensure(object);
     if (!array || (array.size() > 0 && array.dtype().kind() != 'i' && array.dtype().kind() != 'u')) {
         PyErr_Clear();

@@ -147,13 +147,14 @@ py::array_t<uint32_t> expand(Forest& forest, py::handle trees, py::handle nodes,
     const std::vector<size_t> offsets =
         offsets_of(values_of_each(v, taken, values, !counts.is_none(), size), counts, size);
     const auto count = static_cast<py::ssize_t>(offsets.back());
-    if (!taken || v.size() != offsets.back()) v.read_rows("values", values, count);
+    const py::ssize_t rows = counts.is_none() ? static_cast<py::ssize_t>(size) : -1;
+    if (!taken || v.size() != offsets.back()) v.read_rows("values", values, count, rows);
     checks::require_finite("values", v.data(), v.size());
     checks::Numbers<bool> ends;
-    if (!terminal.is_none()) ends.read_rows("terminal", terminal, count);
+    if (!terminal.is_none()) ends.read_rows("terminal", terminal, count, rows);
     checks::Numbers<float> weights;
     if (!priors.is_none()) {
-        weights.read_rows("priors", priors, count);
+        weights.read_rows("priors", priors, count, rows);
         checks::require_priors(weights.data(), weights.size());
     }
     const bavt::Children children{offsets.data(), v.data(), reinterpret_cast<const uint8_t*>(ends.data()),

@@ -304,6 +304,7 @@ def test_the_solver_with_six_numbers_ends_soon() -> None:
         ([[True, False]], [1]),
         (None, [1]),
         ([[5, None]], [1]),
+        (np.ma.masked_array([[5, 6]], mask=[[False, True]]), [11]),
     ],
 )
 def test_bad_arrays_are_refused(numbers: Any, targets: Any) -> None:

@@ -96,6 +96,8 @@ def test_bad_calls_change_nothing(method: str, args: tuple[Any, ...], error: typ
         ({"max_nodes": 0}, ValueError, "max_nodes: expected an int from 1 to 100,000,000"),
         ({"max_nodes": 2**40}, ValueError, "max_nodes"),
         ({"max_nodes": 5.0}, TypeError, "max_nodes"),
+        ({"seed": np.array([1, 2])}, TypeError, r"seed: expected an int, got array\(\[1, 2\]\)"),
+        ({"root_value": 10**5000}, TypeError, "root_value: expected a finite number, got something of type int that"),
         ({"root_value": NAN}, ValueError, "root_value: expected a finite number"),
         ({"decay": 0.0}, ValueError, r"decay: expected a number in \(0, 1\]"),
         ({"decay": 1.01}, ValueError, "decay"),
@@ -105,6 +107,20 @@ def test_bad_calls_change_nothing(method: str, args: tuple[Any, ...], error: typ
 def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _core.Tree(**options)
+
+
+def test_integers_of_numpy_are_seeds() -> None:
+    for seed in (np.int64(7), np.uint8(7), np.array(7)):
+        assert _core.Tree(seed=seed).to_bytes() == _core.Tree(seed=7).to_bytes()
+        assert _core.Forest(1, seed=seed).to_bytes() == _core.Forest(1, seed=7).to_bytes()
+
+
+def test_what_was_wrong_is_shown_in_short() -> None:
+    with pytest.raises(TypeError) as caught:
+        _core.Tree().expand(0, ["a"] * 10**5)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(TypeError, match=r"seed: expected an int, got something of type Shy that cannot be shown"):
+        _core.Tree(seed=type("Shy", (), {"__repr__": lambda self: 1 / 0})())  # type: ignore[arg-type]
 
 
 def test_the_limit_on_nodes_is_kept() -> None:

@@ -86,6 +86,41 @@ def test_arrays_of_every_type_of_number(kind: str) -> None:
         assert forest.num_nodes.tolist() == [1, 1, 1, 2, 1, 2]
 
 
+MASKED = np.ma.masked_array([0.5, 1.0, 0.25], mask=[False, True, False])
+UNMASKED = np.ma.masked_array([0.5, 1.0, 0.25], mask=[False, False, False])
+
+
+@pytest.mark.parametrize("name", ["values", "terminal", "priors", "weights"])
+def test_masked_entries_are_no_numbers(name: str) -> None:
+    def columns(column: Any) -> dict[str, Any]:
+        return {"values": [0.5, 1.0, 0.25], name: column.astype(bool) if name == "terminal" else column}
+
+    tree, plain = _core.Tree(), _core.Tree()
+    with pytest.raises(ValueError, match=f"{name}: expected an array without masked entries, got masked_array"):
+        tree.expand(0, **columns(MASKED))
+    assert tree.num_nodes == 1
+    tree.expand(0, **columns(UNMASKED))
+    plain.expand(0, **columns(UNMASKED.data))
+    assert tree.to_bytes() == plain.to_bytes()
+
+
+def test_masked_entries_of_a_wave_are_no_numbers() -> None:
+    forest, plain = _core.Forest(2), _core.Forest(2)
+    before = forest.to_bytes()
+    for values in (np.ma.stack([UNMASKED, MASKED]), [UNMASKED, MASKED], (UNMASKED.tolist(), MASKED)):
+        with pytest.raises(ValueError, match="values: expected an array without masked entries"):
+            forest.expand([0, 1], [0, 0], values)
+    masked = np.ma.masked_array([0, 1], mask=[False, True])
+    for name in ("trees", "nodes", "counts"):
+        wave = {"trees": [0, 1], "nodes": [0, 0], "values": [1.0], "counts": [0, 1], name: masked}
+        with pytest.raises(ValueError, match=f"{name}: expected an array without masked entries"):
+            forest.expand(**wave)
+    assert forest.to_bytes() == before
+    forest.expand([0, 1], [0, 0], [UNMASKED, UNMASKED])
+    plain.expand([0, 1], [0, 0], [UNMASKED.tolist()] * 2)
+    assert forest.to_bytes() == plain.to_bytes()
+
+
 def test_ints_and_floats_mix_and_are_rounded_as_numpy_does() -> None:
     tree = _core.Tree()
     big = 2**63 - 513  # between two float64

@@ -15,14 +15,14 @@ import numpy as np
 
 from bavt_fast._checks import message_of
 from bavt_fast._core import Engine, TicketError
-from bavt_fast.budget import MAX_COST, Spent, as_spent
+from bavt_fast.budget import MAX_COST, Spent, as_spent, exact, priced
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
 from bavt_fast.protocols import DeadlinePassed, GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
 from bavt_fast.result import ManyProgress
 from bavt_fast.settings import Settings
 from bavt_fast.step_checks import MOST, checked_step
-from bavt_fast.waves import Pending, ask, cancel, fail, grow, named, requests_of
+from bavt_fast.waves import Pending, ask, cancel, fail, grow, named, price_of, requests_of
 
 __all__ = ["LATE_S", "Asked", "Base", "Host", "is_whole", "not_whole"]
 
@@ -307,13 +307,14 @@ class Base:
         """What the ask took is charged; the question is tried again, or ends with the error."""
         search = self.searches[slot]
         search._native.set_time(self.clock())
-        spent, error = _taken(error, steps, search.settings)
+        spent, amounts, error = _taken(error, steps, search.settings)
         if isinstance(error, DeadlinePassed) and not search.untimed:
-            claim = None if error.is_known else dict(search._native.claims())[ticket & _NUMBER]
+            if not error.is_known:
+                spent, amounts = None, dict(search._native.claims())[ticket & _NUMBER]
             self.engine.stop(slot, "deadline")
-            cancel(self.engine, search, ticket, spent, amounts=claim)
+            cancel(self.engine, search, ticket, spent, amounts=amounts)
             return
-        cancel(self.engine, search, ticket, spent, named(error, "generator"))
+        cancel(self.engine, search, ticket, spent, named(error, "generator"), amounts)
         self.failures[slot] = self.failures.get(slot, 0) + 1
         if self.failures[slot] > self.retries:
             fail(self.engine, self.searches, slot, error)
@@ -382,8 +383,11 @@ class Base:
 
 def is_whole(answers: Any, size: int) -> bool:
     """Whether there is one answer per ask."""
-    is_list = answers.__class__ is list or (isinstance(answers, Sequence) and not isinstance(answers, (str, bytes)))
-    return is_list and len(answers) == size
+    return _is_list(answers) and len(answers) == size
+
+
+def _is_list(answers: Any) -> bool:
+    return answers.__class__ is list or (isinstance(answers, Sequence) and not isinstance(answers, (str, bytes)))
 
 
 def not_whole(answers: Any, size: int) -> Exception:
@@ -396,7 +400,7 @@ def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
     if isinstance(steps, Exception):
         return steps
     try:
-        if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
+        if not _is_list(steps):
             return TypeError(f"generator: expected a list of Step for each state, got {steps!r:.80}")
         if len(steps) > count:
             return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
@@ -407,27 +411,37 @@ def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
     return None
 
 
-def _taken(error: Exception, steps: Any, settings: Settings) -> tuple[Spent | None, Exception]:
-    """What a failed ask took; and why it failed, which is another reason where it says the first by no `Spent`."""
+def _taken(error: Exception, steps: Any, settings: Settings) -> tuple[Spent | None, Any, Exception]:
+    """What a failed ask took, as it says and, where nothing of that is priced any more, as the account counts it; and
+    why it failed, which is another reason where it says the first by no `Spent`."""
     if not isinstance(error, GenerationError):
-        return _spent_on(steps, settings), error
+        spent = _spent_on(steps, settings)
+        return spent, None if spent is None else spent.amounts(), error
     try:
-        return None if error.spent is None else as_spent("GenerationError.spent", error.spent), error
+        return None if error.spent is None else as_spent("GenerationError.spent", error.spent), None, error
     except TypeError as wrong:
         wrong.__cause__ = error
-        return None, wrong
+        return None, None, wrong
 
 
 def _spent_on(answer: Any, settings: Settings) -> Spent | None:
-    """What an answer that cannot be used took, as far as it says."""
+    """What an answer that cannot be used took, as far as it says: what each of its steps would be charged."""
     try:
-        steps = [step for step in answer if isinstance(step, Step)] if isinstance(answer, (list, tuple)) else []
+        steps = [step for step in answer if isinstance(step, Step)] if _is_list(answer) else []
         calls = [settings.step_tool_calls if step.tool_calls is None else step.tool_calls for step in steps]
         tokens, read = [step.tokens for step in steps], [step.prompt_tokens for step in steps]
-        seconds, costs = [step.seconds for step in steps], [step.cost for step in steps]
+        seconds, costs = [step.seconds for step in steps], [_cost_of(step, settings) for step in steps]
     except Exception:  # of a class of the user's
         return None
     return Spent(_whole(tokens), _whole(calls), _amount(seconds, MOST), _amount(costs, MAX_COST), _whole(read))
+
+
+def _cost_of(step: Step, settings: Settings) -> Any:
+    """What a step says that it cost, or the price of its tokens."""
+    if step.cost is not None:
+        return step.cost
+    tokens, read, cached = (_whole([count]) for count in (step.tokens, step.prompt_tokens, step.cached_tokens))
+    return min(float(price_of(settings, tokens, read, min(cached, read))), MAX_COST)
 
 
 def _whole(counts: Sequence[Any]) -> int:
@@ -438,7 +452,7 @@ def _whole(counts: Sequence[Any]) -> int:
 def _amount(numbers: Sequence[Any], most: float) -> float:
     """The sum of those that are amounts, `most` at most."""
     good = [float(number) for number in numbers if isinstance(number, (int, float, np.number)) and 0 < number <= most]
-    return min(sum(good), most)
+    return min(float(priced(*[(1, exact(number)) for number in good])), most)
 
 
 def _flat(outputs: Any) -> list[Any]:

@@ -66,10 +66,10 @@ def checked_step(step: Any, counts_tried: bool = False) -> Step:
         raise TypeError(f"generator: expected Step objects, got {type(step).__name__}; make one: Step(text, tokens)")
     if not isinstance(step.text, str):
         raise TypeError(f"generator: expected a str as Step.text, got {type(step.text).__name__}")
-    if step.finish_reason not in FINISH_REASONS:
+    if not isinstance(step.finish_reason, str) or step.finish_reason not in FINISH_REASONS:
         raise ValueError(
             "generator: expected 'delimiter', 'end', 'limit' or 'deadline' as Step.finish_reason, got "
-            f"{step.finish_reason!r}"
+            f"{step.finish_reason!r:.80}"
         )
     step.tokens = as_count("Step.tokens", step.tokens, minimum=1, maximum=MOST)
     step.prompt_tokens = as_count("Step.prompt_tokens", step.prompt_tokens, maximum=MOST)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from bavt_fast._checks import as_amount, message_of
@@ -49,6 +50,7 @@ __all__ = [
     "fail",
     "grow",
     "new_states",
+    "price_of",
     "requests_of",
     "rounds",
     "settle",
@@ -247,12 +249,13 @@ def cancel(
     """An ask that nobody answers, what it took all the same, and what failed, where something did.
 
     Args:
-        amounts: what it took as the account counts it, in the place of `spent`. Nothing of it is priced.
+        amounts: what it took as the account counts it, and nothing of it is priced: all of `spent` but its seconds.
     """
     if amounts is not None:
         tokens, prompt_tokens, tool_calls, units = amounts
-        engine.cancel(ticket, [tokens], [(prompt_tokens, tool_calls, units, 0.0)])
-        spent = Spent.of(amounts)
+        seconds = 0.0 if spent is None else spent.seconds
+        engine.cancel(ticket, [tokens], [(prompt_tokens, tool_calls, units, seconds)])
+        spent = Spent.of(amounts, seconds)
     elif spent is None:
         engine.cancel(ticket)
     else:
@@ -270,6 +273,13 @@ def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exceptio
     engine.stop(slot, "error")
 
 
+def price_of(settings: Settings, tokens: int, read: int, cached: int) -> Decimal:
+    """What tokens cost that were generated, and those that were read, so many of them out of a cache."""
+    price = exact(settings.prompt_token_cost)
+    of_cached = price if settings.cached_token_cost is None else exact(settings.cached_token_cost)
+    return priced((tokens, exact(settings.token_cost)), (read - cached, price), (cached, of_cached))
+
+
 def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int | None, int | None, float]:
     """What a step cost beside its tokens, as the engine takes it; None for what the engine prices itself."""
     read = step.prompt_tokens
@@ -279,13 +289,7 @@ def _other_costs(step: Step, settings: Settings, place: int) -> tuple[int, int |
     _check(step, place)
     cost = None if step.cost is None else cost_units(as_amount("Step.cost", step.cost, allow_zero=True))
     if cost is None and step.cached_tokens and settings.cached_token_cost is not None:
-        cost = cost_units(
-            priced(
-                (step.tokens, exact(settings.token_cost)),
-                (step.prompt_tokens - step.cached_tokens, exact(settings.prompt_token_cost)),
-                (step.cached_tokens, exact(settings.cached_token_cost)),
-            )
-        )
+        cost = cost_units(price_of(settings, step.tokens, step.prompt_tokens, step.cached_tokens))
     return step.prompt_tokens, step.tool_calls, cost, step.seconds
 
 

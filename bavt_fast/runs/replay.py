@@ -48,7 +48,8 @@ def _made_again(search: Search, events: Sequence[Answer | Failure]) -> None:
             extra_s += _seconds_elsewhere(event)  # it is in the time at which it was told
             if isinstance(event, Failure):
                 search._native.set_time(event.told_s - extra_s)
-                cancel(engine, search, tickets[0], None if event.spent is None else Spent(*event.spent))
+                spent = None if event.spent is None else Spent(*event.spent)  # as it was charged, prices and all
+                cancel(engine, search, tickets[0], spent, amounts=None if spent is None else spent.amounts())
             else:
                 _tell(engine, searches, slots, nodes, tickets, event, event.told_s - extra_s)
             now_s = event.told_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import UserList
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,7 +122,10 @@ def test_what_a_generator_is_given_is_its_own(how: str, wave: int, observed: boo
     assert found(Clearing) == found(Flaky)
 
 
-@pytest.mark.parametrize("change", [{"finish_reason": "tired"}, {"text": None}, {"log_probability": "likely"}, None])
+@pytest.mark.parametrize(
+    "change",
+    [{"finish_reason": "tired"}, {"finish_reason": ["tired"]}, {"text": None}, {"log_probability": "likely"}, None],
+)
 def test_an_answer_that_cannot_be_used_is_charged_what_its_steps_say(change: dict[str, Any] | None) -> None:
     """None: there is one more than was asked for."""
 
@@ -141,6 +145,24 @@ def test_an_answer_that_cannot_be_used_is_charged_what_its_steps_say(change: dic
     expected = bavt.Spent(tokens=5, prompt_tokens=30, tool_calls=2, cost=0.5, seconds=3.0)
     spent = caught.value.result.spent
     assert spent == sum([expected] * (times - 1), expected) + bavt.Spent(seconds=1.0)
+
+
+@pytest.mark.parametrize("form", [list, tuple, UserList])
+@pytest.mark.parametrize("costs", [(None,), (0.0,), (0.5,), (None, 0.5), (0.0, None), (0.0, 0.0)])
+@pytest.mark.parametrize("cached", [None, 0.125])
+def test_an_answer_that_cannot_be_used_is_priced_step_by_step(form: Any, costs: Any, cached: float | None) -> None:
+    class Generator:
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            return [form([*steps, None])]
+
+    steps = [bavt.Step("so\n", 2, prompt_tokens=4, cached_tokens=1, cost=cost) for cost in costs]
+    searcher = Searcher(
+        Generator(), token_cost=1.0, prompt_token_cost=0.25, cached_token_cost=cached, max_prompt_tokens=9, candidates=3
+    )
+    with pytest.raises(SearchError) as caught:
+        searcher.search("q", budget=bavt.Budget(tokens=1000))
+    price = 2 * 1.0 + 3 * 0.25 + (0.25 if cached is None else cached)
+    assert caught.value.result.spent.cost == sum(price if cost is None else cost for cost in costs)
 
 
 @pytest.mark.parametrize(("fails", "seconds"), [("generator", 2.0 + 0.25 + 2.0), ("critic", 2 * (2.0 + 0.25))])

@@ -121,6 +121,29 @@ def test_asks_that_failed_are_charged_again_when_the_run_goes_on(tmp_path: Path)
     assert whole["out"] == whole["whole"]
 
 
+def test_an_answer_that_cost_nothing_is_not_priced_when_the_run_goes_on(tmp_path: Path) -> None:
+    def made(is_broken: bool) -> bavt.Searcher:
+        class Model:
+            def propose(self, states: Any, counts: Any, limits: Any) -> list[list[Any]]:
+                bad = is_broken and len(calls) == 2
+                calls.append(bad)
+                step = bavt.Step(f"{len(calls)} and so on\n", 4, cost=0.0 if bad else None)
+                return [[step, "no step"] if bad else [step]]
+
+        calls: list[bool] = []
+        return bavt.Searcher(Model(), token_cost=0.5, candidates=2)
+
+    rows = [{"id": 1, "question": "why"}]
+    completed(tmp_path / "out", rows, made(True))
+    [line] = read_run(tmp_path / "out")
+    assert (line["spent"]["tokens"], line["spent"]["cost"]) == (12, 4.0)
+    with Run(tmp_path / "out", made(False), rows, budget=BUDGET, retry_errors=True) as run:
+        assert (run.progress().spent.tokens, run.progress().spent.cost) == (12, 4.0)
+        list(run)
+    [line] = read_run(tmp_path / "out")
+    assert line["spent"]["cost"] == (line["spent"]["tokens"] - 4) * 0.5
+
+
 def test_a_question_that_cannot_begin_is_a_result_too(tmp_path: Path) -> None:
     class Choosy(TextTask):
         def describe(self, state: Any) -> Any:

@@ -375,7 +375,7 @@ class Search(Beside):
                 answers,
                 tuple([Refusal(node, why, step) for node, why, step, _ in self.refused]),
                 *counts,
-                self.error,
+                self._failure,
                 self.generation,
                 self.question,
                 self.budget,
@@ -383,6 +383,11 @@ class Search(Beside):
                 self.seed,
                 None if (events := kept_events(self)) is None else tuple(events),
             )
+
+    @property
+    def _failure(self) -> Exception | None:
+        """What ended the search; None where it had stopped for another reason before something failed."""
+        return self.error if self.stop_reason == "error" else None
 
     def _value_at(self, path: Sequence[int]) -> float:
         value = self.nodes[path[-1] if path else 0].value

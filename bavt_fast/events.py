@@ -138,7 +138,7 @@ class Observer:
             return
         self._keep(search, "stop", reason)
         if self._listener is not None:
-            self._tell(search, "stop", reason=reason, error=search.error)
+            self._tell(search, "stop", reason=reason, error=search._failure)
 
     @contextmanager
     def unheard(self, search: Any) -> Iterator[None]:

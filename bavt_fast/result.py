@@ -66,7 +66,8 @@ class SearchResult(_Referable):
         refused: steps that were paid for and dropped, in order.
         invalid_steps, duplicate_steps, refuted_steps: how many of them for which reason; those cut short by their
             limit are invalid.
-        error: what failed, where the stop reason is "error". An exception that pickle cannot carry, as of many a class
+        error: what failed, where the stop reason is "error"; what fails after another one changes nothing, and is
+            logged. An exception that pickle cannot carry, as of many a class
             that takes other arguments than a message, is a RuntimeError that says the same in a pickle and in a copy.
         generation: of a generator that runs a model itself, what it did for all questions of this run until this one
             stopped: prompt tokens computed and saved, hits and evictions of its store, ...; else None.

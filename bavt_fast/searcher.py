@@ -323,9 +323,9 @@ def _results(searches: list[Search]) -> list[SearchResult]:
 
 def _result_or_error(search: Search) -> SearchResult:
     result = search.result()
-    if search.error is not None:
-        who = whose(search.error)
+    if result.error is not None:
+        who = whose(result.error)
         raised = "" if who is None else f", raised by the {who}"
-        message = f"{type(search.error).__name__} during the search{raised}: {message_of(search.error)}"
-        raise SearchError(message, [result]) from search.error
+        message = f"{type(result.error).__name__} during the search{raised}: {message_of(result.error)}"
+        raise SearchError(message, [result]) from result.error
     return result

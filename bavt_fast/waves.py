@@ -15,6 +15,7 @@ they are native (csrc/python/waves.cpp), and here is what they leave to Python, 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -145,6 +146,8 @@ class Pending:
 
 _RAISED_BY = "raised by the "
 
+_log = logging.getLogger("bavt_fast")
+
 Settled = tuple[list[int], list[Any], list[bool]]
 """Of steps whose cost is settled: the numbers of their states' keys, the states, and whether each is new."""
 
@@ -266,11 +269,19 @@ def cancel(
 
 
 def fail(engine: Engine, searches: Mapping[int, Any], slot: int, error: Exception) -> None:
-    """Stops one question for an error; the others go on."""
+    """Stops one question for an error; the others go on. One that had stopped before, as it was solved, stays so."""
     search = searches[slot]
     if search.error is None:
         search.error = error
     engine.stop(slot, "error")
+    if search.stop_reason != "error":
+        _log.warning(
+            "search %s: it had stopped (%s) when something failed (%s: %.200s), which changes nothing",
+            search.id,
+            search.stop_reason,
+            type(error).__name__,
+            message_of(error),
+        )
 
 
 def price_of(settings: Settings, tokens: int, read: int, cached: int) -> Decimal:

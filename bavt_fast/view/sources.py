@@ -197,7 +197,7 @@ def part_of_search(search: Any, nodes: int, refused: int, events: int) -> tuple[
     tree, account, best, stopped = native.tree, native.account, native.best_path(), native.stop_reason
     own = search.nodes[nodes : tree.num_nodes]
     path = [node for node in best if node < tree.num_nodes]
-    solved = stopped == "solved"
+    solved, failure = stopped == "solved", search._failure
     part = Picture(
         nodes=_nodes(tree, [node.step for node in own], [node.answer for node in own], path if solved else (), nodes),
         refused=_refused([(node, why, step) for node, why, step, _ in new_refused]),
@@ -207,7 +207,7 @@ def part_of_search(search: Any, nodes: int, refused: int, events: int) -> tuple[
         value=float(tree.values[path[-1] if path else 0]),
         path=tuple(path),
         stop_reason=stopped,
-        error=None if search.error is None else f"{type(search.error).__name__}: {message_of(search.error)}",
+        error=None if failure is None else f"{type(failure).__name__}: {message_of(failure)}",
         spent=_amounts(Spent.of(account.spent, account.elapsed_s)),
         budget=asdict(search.budget),
         settings=asdict(search.settings),

@@ -14,6 +14,7 @@ import bavt_fast as bavt
 from bavt_fast.protocols import Node
 from bavt_fast.result import SearchError
 from bavt_fast.searcher import Searcher
+from bavt_fast.tasks.text import TextTask
 
 HUGE = 10**400
 """A number that no float holds."""
@@ -63,6 +64,32 @@ def test_a_search_raises_it() -> None:
         partial(["q"]).search("q", budget=BUDGET)
     assert caught.value.__cause__ is FAILED
     assert caught.value.result.stop_reason == "error"
+
+
+@pytest.mark.parametrize("fails", ["score", "call"])
+def test_a_solution_stays_one_where_another_ask_of_its_wave_fails(fails: str, caplog: Any) -> None:
+    class Solved(TextTask):
+        def describe(self, state: Any) -> bavt.Description:
+            about = super().describe(state)
+            return bavt.Description(True, True, about.answer) if about.terminal else about
+
+    class Half:
+        predicts = "value"
+
+        def score(self, candidates: Sequence[Node]) -> list[Any]:
+            bad = [node.answer is None for node in candidates]
+            if any(bad) and fails == "call":
+                raise FAILED
+            return [FAILED if failed else 0.5 for failed in bad]
+
+    steps, heard = iter(["Answer: 7", "so"]), []
+    searcher = Searcher(
+        lambda text, count: [next(steps)], Half(), Solved(), wave=2, max_step_tokens=8, on_event=heard.append
+    )
+    result = searcher.search("q", budget=BUDGET)
+    assert (result.stop_reason, result.answer, result.solved, result.error) == ("solved", "7", True, None)
+    assert [event.error for event in heard if event.kind in ("cancel", "stop")] == [FAILED, None]
+    assert "it had stopped (solved) when something failed (LookupError: no such state)" in caplog.text
 
 
 def test_coroutines() -> None:

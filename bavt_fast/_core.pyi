@@ -507,6 +507,8 @@ class Question:
     ) -> None: ...
     def set_time(self, now_s: float) -> None:
         """A reading of the clock; the first one starts it."""
+    def change_clock(self) -> None:
+        """The next reading is of another clock: what has passed by then stays."""
     def best_path(self) -> list[int]:
         """Ids from the root's child to the verified state, else to the best one so far."""
     def knows_key(self, key: int) -> bool: ...

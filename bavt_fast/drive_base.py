@@ -118,6 +118,7 @@ class Base:
                 raise
             self.searches[slot], self.indexes[slot] = search, place
             self.coming = None
+            search.time_by(self.clock)
             self.observed = self.observed or search.observer is not None
             self.timed = self.timed or not search.untimed
             out = search._native.open_asks()

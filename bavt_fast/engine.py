@@ -140,7 +140,8 @@ class Search(Beside):
         native.see_key(0)
 
     def _begin(self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Clock, heard: Any) -> None:
-        self._native, self._clock = native, clock
+        self._native = native
+        self._clock = self._own_clock = clock  # the one that it is timed by; a run has its own
         self.nodes, self.keys = nodes, keys
         self.untimed = self.budget.seconds is None
         self.error: Exception | None = None
@@ -537,6 +538,20 @@ class Search(Beside):
             home, self._home, self._driven = self._home, None, False  # first: Ctrl-C may break in before the next line
             if home is not None:
                 home[0].remove(home[1])
+            self.time_by(self._own_clock)
+
+    def time_by(self, clock: Clock) -> None:
+        """Goes on by another clock, which may count from another moment. What has passed by the one before stays."""
+        if clock is self._clock:
+            return
+        with self._lock:
+            native, began = self._native, self._native.asks > 0
+            if began and native.stop_reason is None:
+                native.set_time(self._clock())
+            native.change_clock()
+            if began:
+                native.set_time(clock())
+            self._clock = clock
 
     def _ticket(self, ask: Ask, slot: int) -> int:
         if not isinstance(ask, Ask):

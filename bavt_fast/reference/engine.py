@@ -96,8 +96,11 @@ class Question:
 
     def set_time(self, now_s: float) -> None:
         if self.start_s is None:
-            self.start_s = now_s - self.account.elapsed_s
+            self.start_s, self.extra_s = now_s - self.account.elapsed_s, 0.0
         self.account.set_elapsed(now_s - self.start_s + self.extra_s)
+
+    def change_clock(self) -> None:
+        self.start_s = None
 
     # ---- ask
 

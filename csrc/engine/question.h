@@ -125,6 +125,8 @@ class Question {
 
     // The clock starts at the first `set_time`; readings are seconds of any clock that does not run backwards.
     void set_time(double now_s);
+    // The next reading is of another clock: what has passed by then stays.
+    void change_clock() { started_ = false; }
 
     enum class Outcome { kAsked, kWait, kStopped };
     // The next ask; kWait where only an answer that is out can bring one, until one comes (or more budget); kStopped where

@@ -243,6 +243,7 @@ void bind_question(py::module_& m) {
         .def_property_readonly("counts", &counts_tuple)
         .def_property_readonly("memory_bytes", &Question::memory_bytes)
         .def("set_time", &Question::set_time, "now_s"_a)
+        .def("change_clock", &Question::change_clock)
         .def("best_path", &Question::best_path)
         .def(
             "see_key", [](Question& q, py::handle key) { q.see_key(key_of("key", key, 0)); }, "key"_a)

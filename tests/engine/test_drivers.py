@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from search_checks import (
 import bavt_fast as bavt
 from bavt_fast.result import ManyProgress
 from bavt_fast.searcher import Searcher
+from bavt_fast.tasks.text import TextTask
 
 # --- many questions
 
@@ -302,3 +304,45 @@ def test_a_search_with_admitted_states_is_left_as_it_was(is_async: bool) -> None
         assert search.stop_reason is None
     assert search.grow(pending, [0.5]) == [1]
     assert one.complete(search).stop_reason == "budget"
+
+
+# --- clocks
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_a_search_and_its_run_may_have_clocks_of_their_own(is_async: bool, is_loaded: bool, tmp_path: Path) -> None:
+    passed_s, seen_s = 0.0, []
+
+    def wait(seconds: float) -> None:
+        nonlocal passed_s
+        passed_s += seconds
+
+    def generator(text: str, count: int) -> list[str]:
+        wait(3.0)
+        seen_s.append(search.result().spent.seconds)
+        return [f"step {passed_s}"]
+
+    async def coroutine(text: str, count: int) -> list[str]:
+        return generator(text, count)
+
+    def own() -> float:
+        return 100.0 + passed_s
+
+    budget = bavt.Budget(tokens=8, seconds=60)
+    search = bavt.Search("q", task=TextTask(), budget=budget, max_step_tokens=4, clock=own)
+    [ask] = search.ask()
+    wait(1.0)
+    search.tell(ask, ["a step"])
+    if is_loaded:
+        search.save(tmp_path / "saved")
+        search = bavt.Search.load(tmp_path / "saved", TextTask(), clock=own)
+    wait(2.0)
+    runner = Searcher(coroutine if is_async else generator, clock=lambda: 5e9 + passed_s)
+    runner.complete(search)
+    assert (search.stop_reason, seen_s, search.spent.seconds) == ("budget", [6.0, 9.0, 12.0], 12.0)
+    search.extend(bavt.Budget(tokens=4))
+    [ask] = search.ask()
+    wait(4.0)
+    search.tell(ask, ["another step"])
+    assert search.spent.seconds == 16.0

@@ -75,7 +75,7 @@ class Base:
         self.generator, self.critic = searcher.generator, searcher.critic
         self.on_progress, self.clock, self.retries = searcher.on_progress, searcher.clock, searcher.retries
         self.wave, self.one, self.host = wave, one, host
-        self.engine = Engine(leaves)
+        self.engine = Engine(min(leaves, _NUMBER))  # no tree has more out
         self.searches: dict[int, Search] = {}  # by slot
         self.indexes: dict[int, int] = {}  # of slots: the search's place among those given
         self.failures: dict[int, int] = {}

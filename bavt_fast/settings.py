@@ -16,6 +16,7 @@ __all__ = ["MAX_PRICE", "Settings", "settings_of"]
 
 MAX_PRICE = 9.2
 """The largest price of a token: 64 bits of 1e-18."""
+_LARGEST = 2**63 - 2
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Settings:
     def __post_init__(self) -> None:
         put = object.__setattr__
         for name in ("candidates", "patience", "max_step_tokens"):
-            put(self, name, as_count(name, getattr(self, name), minimum=1))
+            put(self, name, as_count(name, getattr(self, name), minimum=1, maximum=_LARGEST))
         for name in ("step_tool_calls", "max_prompt_tokens"):
             put(self, name, as_count(name, getattr(self, name)))
         for name in ("token_cost", "prompt_token_cost", "max_step_cost"):

@@ -226,6 +226,21 @@ def test_functions_as_generator_and_critic() -> None:
     assert asdict(result.spent)["tokens"] <= 40
 
 
+@pytest.mark.parametrize("options", [{"wave": 2**70}, {"leaves": 2**40, "wave": 3}, {"leaves": 2**70}])
+def test_a_width_may_be_above_all_that_fits(options: dict[str, int]) -> None:
+    results = [
+        bavt.search("q", generator=Rounds(), budget=bavt.Budget(tokens=20), max_step_tokens=2, **options),
+        *Searcher(Rounds(), max_step_tokens=2, **options).search_many(["q"], budget=bavt.Budget(tokens=20)),
+    ]
+    assert [(result.stop_reason, result.spent.tokens) for result in results] == [("budget", 20)] * 2
+
+
+@pytest.mark.parametrize("name", ["candidates", "patience", "max_step_tokens"])
+def test_a_setting_that_is_too_large_is_said_to_be(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected an integer from 1 to {2**63 - 2}, got {2**70}"):
+        Searcher(Rounds(), **{name: 2**70})
+
+
 @pytest.mark.parametrize("name", ["clock", "on_progress", "on_event"])
 def test_what_is_called_is_a_function(name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: expected a function that .*, got 5"):

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <string_view>
 
 #include "tree/tree.h"
 
@@ -103,6 +104,12 @@ inline uint64_t seed(py::handle object) {
     return PyLong_AsUnsignedLongLongMask(index_of("seed", object, "an int").ptr());
 }
 
+// What lies in a bytes object, for as long as that.
+inline std::string_view bytes_of(const char* name, const py::object& object) {
+    if (!PyBytes_Check(object.ptr())) bad_type(name, "bytes", object);
+    return py::reinterpret_borrow<py::bytes>(object);
+}
+
 inline std::string file_path(const py::object& path) {
     auto encoded = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
     if (encoded.find('\0') != std::string::npos) bad_value("path", "a path without a null character", text_of(path));
@@ -182,13 +189,14 @@ py::array_t<T, py::array::c_style> vector_of(const char* name, py::handle object
     auto given = py::array::ensure(object);
     if (!given) PyErr_Clear();
     const char kind = given ? given.dtype().kind() : 'O';
-    const bool integral = std::is_integral_v<T> && !wants_bool;
-    const bool fits = wants_bool ? kind == 'b' || kind == 'i' || kind == 'u'
-                                 : kind == 'i' || kind == 'u' || (kind == 'f' && (!integral || given.size() == 0));
+    const bool floating = !std::is_integral_v<T>;
+    const bool is_empty = kind == 'f' && given.size() == 0;  // as NumPy reads an empty list
+    const bool fits =
+        kind == 'i' || kind == 'u' || is_empty || (wants_bool && kind == 'b') || (floating && kind == 'f');
     const std::string length = count < 0 ? std::string("m") : std::to_string(count);
-    const std::string expected = std::string(wants_bool ? "bools"
-                                             : integral ? "ints"
-                                                        : "numbers") +
+    const std::string expected = std::string(wants_bool  ? "bools"
+                                             : !floating ? "ints"
+                                                         : "numbers") +
                                  " of shape (" + length + ",)";
     if (!fits) bad_type(name, expected, object);
     if (given.ndim() != 1 || (count >= 0 && given.shape(0) != count)) {

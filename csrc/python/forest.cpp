@@ -133,6 +133,7 @@ size_t values_of_each(const checks::Numbers<double>& v, bool taken, py::handle v
     const bool fits =
         shaped && (counted ? shaped.ndim() == 1 : shaped.ndim() == 2 && static_cast<size_t>(shaped.shape(0)) == size);
     if (fits) return counted ? 0 : static_cast<size_t>(shaped.shape(1));
+    if (shaped && size == 0 && shaped.size() == 0) return 0;  // an empty list has no rows
     const std::string rows = "shape (" + std::to_string(size) + ", m), or (sum of counts,) with counts";
     checks::bad_value("values", counted ? "shape (sum of counts,)" : rows,
                       shaped ? "shape " + py::str(shaped.attr("shape")).cast<std::string>() : checks::text_of(values));
@@ -244,8 +245,8 @@ py::bytes to_bytes(Forest& forest) {
     }
 }
 
-std::unique_ptr<Forest> from_bytes(const py::bytes& object, py::handle threads) {
-    const auto data = std::string_view(object);
+std::unique_ptr<Forest> from_bytes(const py::object& object, py::handle threads) {
+    const std::string_view data = checks::bytes_of("data", object);
     const unsigned count = thread_count(threads);
     return without_gil([&] { return Forest::from_bytes(data.data(), data.size(), count); });
 }

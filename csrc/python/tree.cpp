@@ -127,8 +127,8 @@ py::bytes to_bytes(const Tree& tree) {
     return bytes.take();
 }
 
-std::unique_ptr<Tree> from_bytes(const py::bytes& object) {
-    const auto data = std::string_view(object);
+std::unique_ptr<Tree> from_bytes(const py::object& object) {
+    const std::string_view data = checks::bytes_of("data", object);
     const py::gil_scoped_release release;
     return Tree::from_bytes(data.data(), data.size());
 }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import forged
 import numpy as np
@@ -364,3 +365,11 @@ def test_time_to_load_grows_with_the_number_of_trees_alone(entry: tuple[int, byt
         return best
 
     assert seconds(8 * few) < 30 * seconds(few)
+
+
+@pytest.mark.parametrize("kind", [_core.Tree, _core.Forest])
+@pytest.mark.parametrize("data", [bytearray(10**6), memoryview(b"BAVT"), "BAVT", None])
+def test_what_is_no_bytes_is_said_to_be_none(kind: Any, data: Any) -> None:
+    with pytest.raises(TypeError, match=r"^data: expected bytes, got ") as caught:
+        kind.from_bytes(data)
+    assert len(str(caught.value)) < 150

@@ -243,6 +243,17 @@ def test_a_wave_with_a_mistake_changes_nothing(
     assert contents(forest) == before
 
 
+def test_a_wave_of_nothing_changes_nothing() -> None:
+    forest = _core.Forest(2)
+    before = forest.to_bytes()
+    for values in ([], (), np.empty(0), np.empty((0, 3))):
+        assert forest.expand([], [], values).tolist() == []
+        assert forest.expand([], [], values, terminal=[], priors=np.empty((0, 3))).tolist() == []
+    forest.expand([], [], [], [])
+    forest.backup([], [], [])
+    assert forest.to_bytes() == before
+
+
 def test_python_threads_share_a_forest() -> None:
     """Each thread works on trees of its own; calls take turns, so the outcome is that of working alone."""
     forest, alone = _core.Forest(8, seed=5, threads=2), _core.Forest(8, seed=5, threads=1)

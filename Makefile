@@ -28,8 +28,10 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 test: $(VENV)/.built  ## set up, then run the whole test suite
 	OMP_WAIT_POLICY=passive $(PY) -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
+# The interpreter, which is slow, with the oldest alone.
 test-triton: $(TRITONS:%=%/.there)  ## the kernels with the oldest triton that is supported, and the newest
-	BAVT_TRITON_PATHS=$$(echo $(abspath $(TRITONS)) | tr ' ' :) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py -k build/triton-
+	BAVT_TRITON_PATHS=$$(echo $(abspath $(TRITONS)) | tr ' ' :) $(PY) -m pytest tests/kernels tests/benchmarks/test_kernels_aot.py \
+		-k '$(firstword $(TRITONS)) or ($(lastword $(TRITONS)) and not in_the_interpreter)'
 
 test-smollm2: $(VENV)/.smollm2  ## word problems by a real instruction-tuned model
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_cli_smollm2.py

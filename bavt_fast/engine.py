@@ -8,28 +8,25 @@ come back the other: `bavt_fast.waves` takes them apart. This module knows no ge
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from bavt_fast._checks import as_amount, as_clock, as_count, as_number, as_seed
-from bavt_fast._core import Engine, Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
+from bavt_fast._core import Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
 from bavt_fast.budget import Budget, Spent, as_spent, sum_of
 from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
 from bavt_fast.events import Listener, checked_listener, kept_events, note_asks, observer_of
+from bavt_fast.home import ALL, Clock, Housed
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings, settings_of
 from bavt_fast.step_checks import checked_description, checked_steps, checked_task
-from bavt_fast.waves import Beside, Pending, Rules, _of_task, admit, ask, cancel, grow, requests_of
+from bavt_fast.waves import Pending, Rules, _of_task, admit, ask, cancel, grow, requests_of
 
 __all__ = ["Ask", "Search"]
-
-Clock = Callable[[], float]
-_ALL = 2**32 - 1  # asks in flight in one tree, where nobody limits them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class Ask:
     search: str
 
 
-class Search(Beside):
+class Search(Housed):
     """One question under search, for a caller who drives it: hand out asks, take their answers in any order.
 
         search = Search(question, task=task, budget=Budget(tokens=500))
@@ -140,15 +137,11 @@ class Search(Beside):
         native.see_key(0)
 
     def _begin(self, native: Question, nodes: list[Node], keys: dict[Hashable, int], clock: Clock, heard: Any) -> None:
-        self._native = native
-        self._clock = self._own_clock = clock  # the one that it is timed by; a run has its own
+        self._settle(native, clock)
         self.nodes, self.keys = nodes, keys
         self.untimed = self.budget.seconds is None
         self.error: Exception | None = None
         self.generation: GenerationStatistics | None = None
-        self._lock = untracked(threading.RLock())
-        self._home: tuple[Engine, int] | None = None  # the engine it lies in, and its slot there
-        self._driven = False  # whether that is a driver's
         self.observer = observer_of(self, heard)
 
     # ---- ask and tell
@@ -168,7 +161,7 @@ class Search(Beside):
                 note_asks({slot: self}, slots, nodes, counts, tickets, limits, seeds)
                 self.observer.stopped(self)
             return [
-                Ask(ticket & _ALL, node, request, count, most, self.id)
+                Ask(ticket & ALL, node, request, count, most, self.id)
                 for ticket, node, request, count, most in zip(tickets, nodes, requests, counts, limits, strict=True)
             ]
 
@@ -260,7 +253,7 @@ class Search(Beside):
             if pending.search != self.id:
                 raise TicketError("pending: expected what admit() of this search returned, got another search's")
             pending.slots = [slot] * len(pending.slots)  # it may have moved since
-            pending.tickets = [slot << 32 | ticket & _ALL for ticket in pending.tickets]
+            pending.tickets = [slot << 32 | ticket & ALL for ticket in pending.tickets]
             costs = None if amounts is None else [amounts, *[(0, 0, 0, 0)] * (len(pending.tickets) - 1)]
             first = len(self.nodes)
             if grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs):
@@ -488,70 +481,6 @@ class Search(Beside):
         if native.asks and native.stop_reason is None:  # time passes again from here on
             native.set_time(search._clock())
         return search
-
-    # ---- where it lies
-
-    def _at_home(self) -> tuple[Engine, int]:
-        if self._home is None:
-            engine = Engine(_ALL)
-            self._home = engine, engine.add(self._native)
-        return self._home
-
-    def _own_home(self) -> tuple[Engine, int]:
-        if self._driven:
-            raise ValueError(f"search: expected one that no run has, got {self!r}, whose run asks and tells")
-        return self._at_home()
-
-    def seconds_left(self) -> float | None:
-        """Time to the deadline, by the last reading of the clock; None without one."""
-        limit_s = self.budget.seconds
-        return None if limit_s is None else max(0.0, limit_s - self._native.account.elapsed_s)
-
-    def move_to(self, engine: Engine) -> int:
-        """Puts the search into a driver's engine; its slot there.
-
-        Raises:
-            ValueError: a driver has it already, or it has admitted states that nobody would grow.
-        """
-        with self._lock:
-            if self._driven:
-                raise ValueError(f"searches: expected each search in one run and once, got {self!r} again")
-            native = self._native
-            if native.in_flight and native.stop_reason is None and native.in_flight > len(native.open_asks()):
-                raise ValueError(f"searches: expected none with admitted states, got {self!r}; grow or cancel them")
-            self.leave()
-            self._home = engine, engine.add(self._native)
-            self._driven = True
-            return self._home[1]
-
-    def is_in(self, engine: Engine) -> bool:
-        """Whether it lies there."""
-        return self._home is not None and self._home[0] is engine
-
-    def in_other_run(self, engine: Engine) -> bool:
-        """Whether another run than that of this engine has it."""
-        return self._driven and not self.is_in(engine)
-
-    def leave(self) -> None:
-        """Takes it out of the engine that it lies in."""
-        with self._lock:
-            home, self._home, self._driven = self._home, None, False  # first: Ctrl-C may break in before the next line
-            if home is not None:
-                home[0].remove(home[1])
-            self.time_by(self._own_clock)
-
-    def time_by(self, clock: Clock) -> None:
-        """Goes on by another clock, which may count from another moment. What has passed by the one before stays."""
-        if clock is self._clock:
-            return
-        with self._lock:
-            native, began = self._native, self._native.asks > 0
-            if began and native.stop_reason is None:
-                native.set_time(self._clock())
-            native.change_clock()
-            if began:
-                native.set_time(clock())
-            self._clock = clock
 
     def _ticket(self, ask: Ask, slot: int) -> int:
         if not isinstance(ask, Ask):

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "bavt_fast"
 ENGINE = (
     "searcher",
     "engine",
+    "home",
     "drive",
     "drive_base",
     "async_drive",

@@ -226,7 +226,9 @@ class AsyncDrive(Base):
                 raise
             if isinstance(error, (asyncio.CancelledError, Exception)):
                 failure = error if isinstance(error, Exception) else _cancelled_within(error)
-                self.state_failed(Pending(asked.slots, asked.tickets, ()), failure)
+                self.state_failed(
+                    asked if isinstance(asked, Pending) else Pending(asked.slots, asked.tickets, ()), failure
+                )
             else:
                 self.brought.append((task, Asked([], [], [], []), error))
         finally:

@@ -370,13 +370,28 @@ class Base:
                 fail(self.engine, self.searches, slot, named(error, "critic"))
 
     def state_failed(self, pending: Pending, error: Exception, charged: Sequence[Any] | None = None) -> None:
-        """Ends the questions of these asks. What the critic took for them is charged."""
+        """Ends the question of this ask, but for one that is solved. What the critic took for it is charged."""
+        if any(pending.verified) and self.grew_solved(pending, charged):
+            _log.warning("critic: failed for an answer that the task has verified (%.200s)", message_of(error))
+            return
         for i, (slot, ticket) in enumerate(zip(pending.slots, pending.tickets, strict=True)):
             search = self.searches[slot]
             search._native.set_time(self.clock())
             with contextlib.suppress(TicketError):  # it may have grown before the error came
                 cancel(self.engine, search, ticket, None, error, None if charged is None else charged[i])
             fail(self.engine, self.searches, slot, error)
+
+    def grew_solved(self, pending: Pending, charged: Sequence[Any] | None) -> bool:
+        """Whether an ask grew without its scores: V of a verified state is 1 whatever they are, and the search is over.
+
+        States beside it get V of their parent.
+        """
+        values = [0.0 if self.residual else node.parent_value for node in pending.nodes]
+        try:
+            grow(self.engine, self.searches, pending, values, self.clock(), self.residual, None, charged)
+        except (TypeError, ValueError):  # it may have grown before the error came
+            return False
+        return True
 
 
 # ---- Checks

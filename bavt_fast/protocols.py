@@ -506,5 +506,6 @@ class Critic(Protocol):
     predicts: Literal["value", "residual"]
 
     def score(self, candidates: Sequence[Node]) -> Sequence[float | Exception] | Scores:
-        """One finite number per node; an exception in its place ends the node's question, and the others go on."""
+        """One finite number per node; an exception in its place ends the node's question, and the others go on. A node
+        that the task has verified needs none."""
         ...

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from scripted import AsyncGenerator, ScriptedGenerator, TableCritic, WorldTask
+from scripted import AsyncGenerator, ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
 from search_checks import BUDGET, ENDLESS, alone, check_idle, fingerprint, run_all
 
 import bavt_fast as bavt
@@ -165,3 +166,39 @@ def test_scores_that_cannot_be_compared_are_warned_of_too() -> None:
     one = Searcher(ScriptedGenerator(ENDLESS), Large(ENDLESS), WorldTask(ENDLESS))
     with pytest.warns(UserWarning, match="got 7 to 7; they are clipped"):
         assert one.search("q", budget=BUDGET).stop_reason == "budget"
+
+
+@pytest.mark.parametrize("predicts", ["value", "residual"])
+@pytest.mark.parametrize("fails", ["raises", "nan", "exception"])
+@pytest.mark.parametrize("kind", ["plain", "streaming", "async", "async critic"])
+def test_an_answer_that_the_task_has_verified_is_kept_without_a_score(predicts: Any, fails: str, kind: str) -> None:
+    """Its V is 1 whatever a critic says. An answer that nobody verified ends with the error, as before."""
+    one = World(depth=1, goal_share=1.0, invalid_share=0.0, merge_share=0.0, dead_share=0.0)
+
+    class Broken(TableCritic):
+        max_score = bavt.Spent(tool_calls=1)
+
+        def score(self, candidates: Sequence[Node]) -> Any:
+            if fails == "raises":
+                raise FAILED
+            scores = [math.nan if fails == "nan" else FAILED] * len(candidates)
+            return bavt.Scores(scores, [bavt.Spent(tool_calls=1)] * len(candidates))
+
+    class Waiting(Broken):
+        async def score(self, candidates: Sequence[Node]) -> Any:
+            return super().score(candidates)
+
+    def result(verifies: bool) -> bavt.SearchResult:
+        critic = (Waiting if kind == "async critic" else Broken)(one)
+        critic.predicts = predicts
+        generator = {"plain": ScriptedGenerator, "streaming": StreamingGenerator}.get(kind, AsyncGenerator)(one)
+        searcher = Searcher(generator, critic, WorldTask(one, verifies), candidates=2)
+        if kind.startswith("async"):
+            return asyncio.run(searcher.asearch_many(["q"], budget=BUDGET))[0]
+        return searcher.search_many(["q"], budget=BUDGET)[0]
+
+    found = result(verifies=True)
+    assert (found.solved, found.stop_reason, found.error, found.value) == (True, "solved", None, 1.0)
+    assert found.spent.tool_calls == (0 if fails == "raises" else found.tree.num_nodes - 1)
+    unverified = result(verifies=False)
+    assert (unverified.solved, unverified.stop_reason, unverified.tree.num_nodes) == (False, "error", 1)

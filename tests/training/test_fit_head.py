@@ -176,3 +176,20 @@ def test_numbers_of_every_type_are_learnt_from_wherever_it_is_called(place: Any)
         own = (hidden * 1.0, labels * 1.0)  # made here
         assert fit_head(own[0].numpy(), own[1].numpy(), questions.numpy(), seed=1, epochs=2).figures == fitted.figures
         assert fit_head(*own, questions, seed=1, epochs=2).figures == fitted.figures
+
+
+@pytest.mark.parametrize("predicts", ["logit", "residual"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_question_that_alone_has_bad_states_is_learnt_from(seed: int, predicts: Any) -> None:
+    """Held out, it would leave labels that are all the same to learn from, and a head that knows nothing."""
+    hidden, labels, _ = made_up(200)
+    order = labels.argsort()  # 0 first
+    hidden, labels = hidden[order], labels[order]
+    bad = int((labels == 0).sum())
+    questions = torch.cat([torch.zeros(bad, dtype=torch.long), torch.arange(200 - bad) % 4 + 1])
+    options: dict[str, Any] = {"predicts": predicts, "parent_labels": torch.full((200,), 0.5), "epochs": 3}
+    fitted = fit_head(hidden, labels, questions, seed=seed, **options)
+    assert fitted.figures.base_brier == 0.0  # of good states alone: the bad ones are among those learnt from
+    apart = (questions > 0).long()
+    with pytest.raises(ValueError, match="labels: expected some that differ among the questions that are learnt from"):
+        fit_head(hidden, labels, apart, seed=seed, **options)

@@ -83,7 +83,7 @@ def fit_head(
     Raises:
         TypeError: a column holds no numbers, or a setting has the wrong type.
         ValueError: shapes that do not go together, numbers that are not finite or out of range, labels that are all the
-            same, or fewer than two questions.
+            same, also without the questions held out, or fewer than two questions.
     """
     if predicts not in ("logit", "residual"):
         raise ValueError(f"predicts: expected 'logit' or 'residual', got {predicts!r:.80}")
@@ -94,7 +94,7 @@ def fit_head(
         parents = None if parent_labels is None else _floats("parent_labels", parent_labels)
         at = None if depths is None else _whole("depths", depths)
         _check(hidden, labels, questions, parents if predicts == "residual" else labels, at)
-        held_out = _held_out(questions, held_out_share, seed)
+        held_out = _held_out(questions, labels, held_out_share, seed)
         targets = labels if predicts == "logit" or parents is None else labels - parents
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -159,14 +159,21 @@ def _check(
         raise ValueError("questions: expected states of two questions or more, so that some can be held out")
 
 
-def _held_out(questions: Tensor, share: float, seed: int) -> Tensor:
-    """bool (states,): the states of at least one question, and not of all."""
+def _held_out(questions: Tensor, labels: Tensor, share: float, seed: int) -> Tensor:
+    """bool (states,): the states of at least one question, and not of all that differ in their labels."""
     if not 0.0 < share < 1.0:
         raise ValueError(f"held_out_share: expected a number between 0 and 1, got {share}")
     names = questions.unique()
     order = names[torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))]
     count = min(max(round(share * len(names)), 1), len(names) - 1)
-    return torch.isin(questions, order[:count])
+    for first in range(len(names)):
+        held_out = torch.isin(questions, order.roll(-first)[:count])
+        if len(labels[~held_out].unique()) > 1:
+            return held_out
+    raise ValueError(
+        f"labels: expected some that differ among the questions that are learnt from, got {len(names)} questions of "
+        f"which {count} are held out, and labels that differ from one question to another alone; take more questions"
+    )
 
 
 def _trained(

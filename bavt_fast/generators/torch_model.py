@@ -28,7 +28,7 @@ from bavt_fast.generators.model_checks import ModelFacts, check_model
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
-from bavt_fast.generators.prompts import PlainPrompts, bare_ids, too_long
+from bavt_fast.generators.prompts import PlainPrompts, PromptTooLong, bare_ids, too_long
 from bavt_fast.generators.sampling import (
     BROKEN,
     DELIMITER,
@@ -474,7 +474,9 @@ def _is_alone(node: Node) -> bool:
 def _left_behind(node: Node) -> Tensor | Exception:
     hidden = None if node.step is None else node.step.hidden
     if hidden is None:
-        return ValueError("states: expected a context that the model can take, or a step with a hidden state, got none")
+        return PromptTooLong(
+            "states: expected a context that the model can take, or a step with a hidden state, got none"
+        )
     return torch.as_tensor(hidden)
 
 

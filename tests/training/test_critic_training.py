@@ -141,9 +141,23 @@ def test_labelled_steps_end_where_the_task_takes_one_for_invalid(folder: ModelFo
         label_states([paths[0], LabelledPath("none", ("s",), (1.0,))], folder.generator, folder.task)
     with pytest.raises(ValueError, match="paths: expected at least one"):
         label_states([], folder.generator)
+
+
+def test_labelled_steps_end_where_the_context_of_the_model_does(
+    folder: ModelFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No search gets there, and one long path of many is no reason to learn from none."""
     long = LabelledPath("1 2\n", ("1 + 2 = 3 (left: 3)\n",) * 200, (1.0,) * 200)
-    with pytest.raises(ValueError, match=r"paths\[1\]: .*a context that the model can take"):
-        label_states([LabelledPath("1 2\n", ("s",), (1.0,)), long], folder.generator)
+    short = LabelledPath("1 3\n", ("s", "t"), (1.0, 0.0))
+    found = label_states([long, short], folder.generator)
+    steps = len(found.labels) - 2
+    assert 0 < steps < 200
+    assert f"{200 - steps} labelled steps are left out: the model's context does not hold them" in caplog.text
+    assert found.questions.tolist() == [0] * steps + [1, 1]
+    assert found.depths.tolist() == [*range(1, steps + 1), 1, 2]
+    torch.testing.assert_close(found.hidden[steps:], label_states([short], folder.generator).hidden)
+    with pytest.raises(ValueError, match=r"paths\[0\]: .*a context that the model can take"):
+        label_states([long._replace(prompt=long.steps[0] * 200)], folder.generator)
 
 
 def test_half_a_character_in_a_labelled_path_is_a_question_mark() -> None:
@@ -209,6 +223,19 @@ def test_a_question_that_comes_again_is_one_question_and_another_search(folder: 
 def test_visits_of_bad_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{next(iter(arguments))}: expected"):
         collect_visits(Untouched(), Countdown(), ["4 5 6 10"], budget=bavt.Budget(tokens=60), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_question_beyond_the_context_is_passed_over(folder: ModelFolder, caplog: pytest.LogCaptureFixture) -> None:
+    """A file of thousands may hold one, and the work on the others is not lost for it."""
+    task, few = TextTask(answers="1", max_depth=2), bavt.Budget(tokens=40)
+    asked = ["Target: 24 (left: 4 6)\n", "1 2 3 4 " * 200, "Target: 24 (left: 3 8)\n"]
+    found = collect_visits(folder.generator, task, asked, budget=few, seed=1)
+    assert set(found.questions[3:].tolist()) == {0, 2}
+    assert "1 questions are passed over, such as one with this error: prompt: expected fewer than" in caplog.text
+    labels = label_by_completions(found.nodes[:4], folder.generator, task, completions=2, max_steps=3).labels
+    assert labels.isnan().tolist() == [False, True, False, False]
+    with pytest.raises(ValueError, match="prompt: expected fewer than"):
+        collect_visits(folder.generator, task, asked[1:2], budget=few)
 
 
 def test_every_labelled_step_has_a_label(folder: ModelFolder) -> None:

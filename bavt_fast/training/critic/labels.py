@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bavt_fast._checks import MAX_SEED, as_count, as_seed
 from bavt_fast.critics.functions import as_critic
+from bavt_fast.generators.prompts import PromptTooLong
 from bavt_fast.protocols import Node, Scores, StepRequest, Task
 from bavt_fast.step_checks import checked_task
 
@@ -113,7 +114,8 @@ def label_by_completions(
     """Completes each state some times, independently, and asks the task's verifier (Wang et al. 2024, "Math-Shepherd").
 
     A completion ends at an answer, at a step that is invalid or cut short, or after `max_steps`. All are sampled side
-    by side. An answer that the task cannot judge, such as one whose verifier is late, counts neither way.
+    by side. An answer that the task cannot judge, such as one whose verifier is late, counts neither way, nor does a
+    question that the model's context does not hold.
 
     Raises:
         TypeError: `generator` or `task` is something else.
@@ -140,6 +142,9 @@ def label_by_completions(
         answers = generator.propose(requests, [1] * len(going), [limit] * len(going))
         reached = []
         for path, steps in zip(going, answers, strict=True):
+            if isinstance(steps, PromptTooLong):
+                verdicts.unknown[path.start] += 1
+                continue
             if isinstance(steps, Exception):
                 raise steps
             tokens += sum(step.tokens for step in steps)

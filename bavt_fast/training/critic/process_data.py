@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bavt_fast.generators.prompts import bare_ids
+from bavt_fast.generators.prompts import PromptTooLong, bare_ids
 from bavt_fast.protocols import Node, Step, Task
 
 __all__ = ["LabelledPath", "LabelledSteps", "label_states", "read_process_data"]
@@ -87,14 +87,14 @@ def label_states(
     Args:
         generator: a `TorchGenerator`; it reads the steps in its prompts, and writes nothing.
         task: makes the prompt a question and the steps states, with the prompts that they have in a search. A step that
-            it takes for invalid and those behind it are left out: no critic ever sees them. Without a task the prompt
-            is what the model reads, and the steps follow it.
+            it takes for invalid and those behind it are left out: no critic ever sees them. So are steps beyond the
+            model's context. Without a task the prompt is what the model reads, and the steps follow it.
         separator: the delimiter, put behind every step that does not end with it; None for the generator's own.
 
     Raises:
         TypeError: an argument is not what it should be.
-        ValueError: no path, a step without a label, no valid step, a question that the task cannot parse, or a path
-            that is too long for the model; with the number of the path.
+        ValueError: no path, a step without a label, no valid step that the model's context holds, or a question that
+            the task cannot parse; with the number of the path.
     """
     _check(paths, generator, separator)
     ends = (tuple(generator.delimiters) or ("\n",)) if separator is None else (separator,)
@@ -120,8 +120,12 @@ def label_states(
         raise ValueError(f"paths: expected steps that the task takes for valid, got none in {len(paths)} paths")
     if left_out := sum(len(path.steps) for path in paths) - len(rows):
         log.info("%d labelled steps are left out: invalid ones, and those behind them", left_out)
-    hidden = torch.stack([_hidden(*answer) for answer in zip(generator.read(nodes), owners, strict=True)])
-    labels, parents, owned, depths = zip(*rows, strict=True)
+    answers = list(zip(generator.read(nodes), owners, rows, strict=True))
+    held = [answer for answer in answers if not isinstance(answer[0], PromptTooLong)]
+    if len(held) < len(answers):
+        log.warning("%d labelled steps are left out: the model's context does not hold them", len(answers) - len(held))
+    hidden = torch.stack([_hidden(state, owner) for state, owner, _ in held or answers])
+    labels, parents, owned, depths = zip(*[row for *_, row in held], strict=True)
     return LabelledSteps(hidden, torch.tensor(labels), torch.tensor(parents), torch.tensor(owned), torch.tensor(depths))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from torch import Tensor
 from bavt_fast._checks import MAX_SEED, as_seed
 from bavt_fast.budget import Budget
 from bavt_fast.critics.value_head import ContextReader
+from bavt_fast.generators.prompts import PromptTooLong
 from bavt_fast.protocols import Critic, Node, Task
 from bavt_fast.searcher import Searcher
 
 __all__ = ["Visits", "collect_visits", "listed"]
+
+log = logging.getLogger(__name__)
 
 _STRIDE = 0xD1342543DE82EF95  # odd, and not the engine's own: nodes of two searches have no seed in common
 
@@ -94,7 +98,8 @@ def collect_visits(
 
     Args:
         generator: one whose steps carry hidden states, such as `TorchGenerator`.
-        questions: a text that comes again is searched again, with another seed.
+        questions: a text that comes again is searched again, with another seed. One that the model's context does not
+            hold is passed over.
         budget: of each question.
         critic: steers the search; V = 1 everywhere without one.
         reads: which hidden states to keep, as `CriticManifest.reads` has it.
@@ -102,7 +107,7 @@ def collect_visits(
 
     Raises:
         TypeError: a step carries no hidden state, or `questions` is one text.
-        ValueError: no question, or no state was visited.
+        ValueError: no question, no state was visited, or no question is short enough for the model.
         What generator or task raised, if one of them failed.
     """
     questions = listed(questions)
@@ -117,12 +122,18 @@ def collect_visits(
         searcher.start(question, budget=budget, seed=own)
         for question, own in zip(questions, _seeds(questions, seed), strict=True)
     ]
-    tokens = 0
+    tokens, too_long = 0, []
     for ended in searcher.run(searches):
         result = ended.result()
-        if result.error is not None:
+        if isinstance(result.error, PromptTooLong):
+            too_long.append(result.error)
+        elif result.error is not None:
             raise result.error
         tokens += result.spent.tokens
+    if too_long:
+        log.warning("%d questions are passed over, such as one with this error: %s", len(too_long), too_long[0])
+    if not recorder.nodes and too_long:
+        raise too_long[0]
     if not recorder.nodes:
         raise ValueError(f"budget: expected enough for a step, got {budget} and no state that is new and not an answer")
     return _visits([one.nodes[0] for one in searches], recorder, tokens)

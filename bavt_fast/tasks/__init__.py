@@ -8,9 +8,9 @@ A module of this package that a model folder or the command line may name, such 
 - where a model of its own ships, a folder ``model`` beside it;
 - where one can be trained, a submodule ``training`` with ``make_course() -> Course`` (`bavt_fast.training.course`).
 
-A task may have ``check_answer(question, answer) -> bool``, which works an answer out anew, apart from the search, and
-``same_answer(reference, answer) -> bool``, by which a vote counts equal answers together, and
-``with_answer(answer) -> Task``, the task for a question whose right answer is known.
+A task may have ``check_answer(question, answer) -> bool``, which works an answer out anew, apart from the search (None,
+of a search that found none, is not right), and ``same_answer(reference, answer) -> bool``, by which a vote counts equal
+answers together, and ``with_answer(answer) -> Task``, the task for a question whose right answer is known.
 """
 
 from __future__ import annotations

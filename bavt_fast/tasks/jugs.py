@@ -102,7 +102,7 @@ class Jugs:
         is_near = any(state.target in volumes for volumes in _after(state.volumes, state.capacities))
         return Description(prompt=prompt_of(state.volumes, state.capacities, state.target), min_tokens=2 - is_near)
 
-    def check_answer(self, question: str, answer: str) -> bool:
+    def check_answer(self, question: str, answer: str | None) -> bool:
         """Whether an answer is a list of moves after which a jug holds the target. Moves that change nothing may be in
         it, as for the family.
 
@@ -111,7 +111,7 @@ class Jugs:
         """
         asked = self.initial_state(question)
         try:
-            words = json.loads(answer)
+            words = json.loads(answer or "")
         except (ValueError, TypeError, RecursionError):
             return False
         if not isinstance(words, list):

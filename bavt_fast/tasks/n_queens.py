@@ -89,7 +89,7 @@ class NQueens:
             return Description(prompt=prompt_of(state.columns), min_tokens=missing)
         return Description(True, not _attacked(state.columns), _board(state.columns))
 
-    def check_answer(self, question: str, answer: str) -> bool:
+    def check_answer(self, question: str, answer: str | None) -> bool:
         """Whether a board has the question's queens, one in every row, and none that attacks another.
 
         Raises:
@@ -97,7 +97,7 @@ class NQueens:
         """
         asked = self.initial_state(question).columns
         try:
-            placed = self.initial_state(answer).columns
+            placed = self.initial_state(answer or "").columns
         except ValueError:
             return False
         kept = len(placed) == len(asked) and all(a in (NO_QUEEN, b) for a, b in zip(asked, placed, strict=True))

@@ -149,7 +149,7 @@ class ReasoningGymTask:
             return about
         return about._replace(verdict=self._is_right(state.problem, about.answer))
 
-    def check_answer(self, question: str, answer: str) -> bool:
+    def check_answer(self, question: str, answer: str | None) -> bool:
         """Whether the family's verifier gives the answer full marks.
 
         Raises:

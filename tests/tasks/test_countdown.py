@@ -102,6 +102,7 @@ def test_an_answer_is_checked_against_its_question() -> None:
     assert task.check_answer("4 6 -> 24", "6 * 4")
     assert not task.check_answer("4 6", "6 * 4")
     assert not task.check_answer("4 6", "5 + 5")
+    assert task.check_answer("4 6", None) is False  # of a search that found none
     with pytest.raises(ValueError, match="question: expected"):
         task.check_answer("4", "4")
 

@@ -114,6 +114,7 @@ def test_what_is_no_question_is_refused(question: str) -> None:
 )  # fmt: skip
 def test_another_answer_is_wrong(answer: str) -> None:
     assert not task.check_answer(ASKED, answer)
+    assert task.check_answer(ASKED, None) is False
 
 
 def test_moves_that_change_nothing_spoil_no_answer() -> None:

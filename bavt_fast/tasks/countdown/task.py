@@ -99,7 +99,7 @@ class Countdown:
         about = countdown_describe(CountdownState, state, Description)
         return describe_state(state) if about is NotImplemented else about
 
-    def check_answer(self, question: str, answer: str) -> bool:
+    def check_answer(self, question: str, answer: str | None) -> bool:
         """Whether `answer` is an expression that solves `question`. Independent of the search: see `check_expression`.
 
         Raises:
@@ -152,11 +152,13 @@ def describe_state(state: CountdownState) -> Description:
 _LEAST_TOKENS = [sum(7 + left for left in range(1, count)) for count in range(MAX_NUMBERS + 1)]
 
 
-def check_expression(expression: str, numbers: Sequence[Number], target: int) -> bool:
+def check_expression(expression: str | None, numbers: Sequence[Number], target: int) -> bool:
     """Whether an arithmetic expression uses each number exactly once and equals the target, in exact arithmetic.
 
     Independent of the search: it parses the expression anew. False for anything that is not + - * / over integers.
     """
+    if not isinstance(expression, str):  # a search that found no answer has None
+        return False
     used: list[int] = []
     try:
         value = _evaluate(ast.parse(expression.strip(), mode="eval").body, used)

@@ -10,6 +10,7 @@ The forms that are read, by the names in an object:
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -65,8 +66,9 @@ def _problem(fields: Any) -> Problem:
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
-    text = fields.get(name)
-    if isinstance(text, (int, float)) and not isinstance(text, bool) and name == "answer":
+    text: Any = fields.get(name)
+    is_number = isinstance(text, (int, float)) and not isinstance(text, bool) and name == "answer"
+    if is_number and -math.inf < text < math.inf:  # NaN stands in tables where nobody knows: no answer
         text = str(text)
     if not isinstance(text, str) or not text.strip():
         wanted = "question (or problem) and answer (or solution)"

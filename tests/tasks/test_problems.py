@@ -72,6 +72,8 @@ def test_answers(tmp_path: Path, fields: dict[str, Any], answer: str) -> None:
         ({"question": "q", "answer": None}, "answer: expected a non-empty str"),
         ({"question": "q", "answer": True}, "answer: expected a non-empty str"),
         ({"question": "q", "answer": ["7"]}, "answer: expected a non-empty str"),
+        ({"question": "q", "answer": float("nan")}, "answer: expected a non-empty str .* got nan"),
+        ('{"question": "q", "answer": 1e400}', "answer: expected a non-empty str .* got inf"),
         ({"question": "q", "answer": "so ####"}, "answer: expected one behind ####, got 'so ####'"),
         ({"question": 7, "answer": "7"}, "question: expected a non-empty str"),
         ({"problem": "q", "solution": "It is 7."}, r"solution: expected an answer in \\boxed{}, got 'It is 7.'"),

@@ -41,13 +41,14 @@ def test_a_long_run_leaves_nothing_behind() -> None:
         classes = [Node, Step, StepRequest, Description, waves.Pending, Search, Exception, RuntimeError]
         return [sys.getallocatedblocks(), *map(sys.getrefcount, [*common, *classes])]
 
-    for seed in range(60):
-        one_run(seed)
-    before = held()
-    for seed in range(60):
-        one_run(seed)
-    after = held()
-    assert max(now - then for then, now in zip(before, after, strict=True)) < 60, (before, after)
+    def grown() -> int:
+        before = held()
+        for seed in range(60):
+            one_run(seed)
+        return max(now - then for then, now in zip(before, held(), strict=True))
+
+    # What a run leaves comes again with each; what an interpreter keeps for itself comes to an end, in 3.13 late.
+    assert min(grown() for _ in range(2)) < 60 or min(grown() for _ in range(4)) < 60
 
 
 class Walk:

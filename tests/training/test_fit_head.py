@@ -172,10 +172,10 @@ def test_numbers_of_every_type_are_learnt_from_wherever_it_is_called(place: Any)
         assert {weight.dtype for weight in fitted.head.parameters()} == {torch.float32}
         for state, label in ((hidden.bfloat16(), labels.bool()), (hidden.double(), labels.long())):
             again = fit_head(state, label, questions.int(), seed=1, epochs=2)
-            assert again.figures == fitted.figures
+            assert repr(again.figures) == repr(fitted.figures)  # some are NaN
         own = (hidden * 1.0, labels * 1.0)  # made here
-        assert fit_head(own[0].numpy(), own[1].numpy(), questions.numpy(), seed=1, epochs=2).figures == fitted.figures
-        assert fit_head(*own, questions, seed=1, epochs=2).figures == fitted.figures
+        for columns in ((own[0].numpy(), own[1].numpy(), questions.numpy()), (*own, questions)):
+            assert repr(fit_head(*columns, seed=1, epochs=2).figures) == repr(fitted.figures)
 
 
 @pytest.mark.parametrize("predicts", ["logit", "residual"])

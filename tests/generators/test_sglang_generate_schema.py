@@ -214,6 +214,10 @@ def test_what_does_not_go_together_is_refused() -> None:
         ({"base_url": None}, "expected the server's address"),
         ({"extra_body": {"sampling_params": {"n": 2}}}, r"expected no sampling_params\.n"),
         ({"extra_body": {"stream": True}}, "expected no stream"),
+        ({"extra_body": {"text": "Q"}}, "expected no text"),
+        ({"extra_body": {"input_ids": [1]}}, "expected no input_ids"),
+        ({"extra_body": {"sampling_params": {"max_new_tokens": 999}}}, r"expected no sampling_params\.max_new_tokens"),
+        ({"extra_body": {"sampling_params": {"stop": ["x"]}}}, r"expected no sampling_params\.stop"),
         ({"extra_body": {"sampling_params": [1]}}, "expected a dictionary as its sampling_params, got"),
     ):
         with pytest.raises((ValueError, TypeError), match=match):

@@ -211,7 +211,7 @@ class ServerClient:
     async def _failed(self, attempt: int, failure: _Failure, here: Connections, deadline: float | None) -> str:
         """Waits until the request may be sent again. What was wrong, where the server did not ask to wait."""
         answer = failure.answer
-        rest_s = None if answer is None or answer.status < 300 else _rest_s(answer.retry_after)
+        rest_s = None if answer is None or answer.status < 300 else _rest_s(answer.retry_after) or None
         if answer is not None and rest_s is not None and answer.status in _RESTING_STATUS:
             self._rest(rest_s, answer)
         wait_s = self._wait_s(attempt, answer, rest_s)
@@ -267,7 +267,17 @@ class ServerClient:
     @property
     def name(self) -> str:
         """The server's, for errors."""
-        return f"server {shown(self.base_url) or 'OpenAI'}"
+        return f"server {shown(self.base_url or _named()) or 'OpenAI'}"
+
+    @property
+    def _address(self) -> str | None:
+        """Of the argument or the environment. Raises ValueError for one of the environment that cannot be one."""
+        address = _named()
+        if self.base_url is None and address is not None and not _is_url(address):
+            raise ValueError(
+                f"OPENAI_BASE_URL: expected an address such as 'http://127.0.0.1:8000/v1', got {shown(address)!r:.80}"
+            )
+        return self.base_url or address
 
     def _connected(self) -> Connections:
         """This event loop's connections, made where it has none."""
@@ -277,9 +287,9 @@ class ServerClient:
                 self._of_loops.pop(other, None)
         here = self._of_loops.get(loop)
         if here is None:
-            key = self._api_key or os.environ.get("OPENAI_API_KEY") or "none"
+            key = os.environ.get("OPENAI_API_KEY") if self._api_key is None else self._api_key
             try:
-                here = self._connect(key, self.base_url, self.max_in_flight)
+                here = self._connect(key or "none", self._address, self.max_in_flight)
             except ValueError as error:
                 raise self._error(str(error)) from None
             self._of_loops[loop] = here
@@ -306,13 +316,21 @@ class ServerClient:
         return GenerationError(f"{self.name}: {problem if here is None else here.told(problem):.500}")
 
 
+def _named() -> str | None:
+    """The address that the environment names."""
+    return os.environ.get("OPENAI_BASE_URL", "").strip() or None
+
+
 def shown(address: str | None) -> str | None:
     """An address for people: without a user and a password."""
     return None if address is None else re.sub("//.*@", "//", address)
 
 
 def _rest_s(asked: str | None) -> float | None:
-    """What a server asks for (Retry-After, in seconds or as a date), as seconds; None where it asks for nothing."""
+    """What a server asks for (Retry-After, in seconds or as a date), as seconds; None where it asks for nothing.
+
+    0 is no rest either, such as of a date by a clock that is behind: all attempts would be made at once.
+    """
     if asked is None:
         return None
     try:

@@ -87,7 +87,7 @@ class Connections:
 
     Args:
         key: goes with every request, and is left out where the server sends a request on to another one.
-        base_url: None for OPENAI_BASE_URL, or OpenAI.
+        base_url: None for OpenAI.
         most: connections at once.
 
     Attributes:
@@ -105,7 +105,7 @@ class Connections:
         self._secrets: dict[str, str] = {}
         if key not in ("", "none"):
             self._hide(key, "[key]")
-        self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
+        self._base_url = (base_url or _OPENAI).rstrip("/")
         self._ways: dict[str, tuple[URL, URL | None]] = {}
         headers = {
             "Accept": "application/json",

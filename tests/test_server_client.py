@@ -86,7 +86,8 @@ def test_the_key_is_the_one_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
         asyncio.run(ask(ServerClient(server.url, api_key="own-key")))
         monkeypatch.setenv("OPENAI_API_KEY", "key-of-the-environment")
         asyncio.run(ask(ServerClient(server.url)))
-    assert server.keys == ["none", "own-key", "key-of-the-environment"]
+        asyncio.run(ask(ServerClient(server.url, api_key="")))  # none, as it says
+    assert server.keys == ["none", "own-key", "key-of-the-environment", "none"]
 
 
 def test_an_address_of_its_own() -> None:
@@ -239,6 +240,21 @@ def test_the_environment_is_that_of_the_package_openai(monkeypatch: pytest.Monke
     assert headers["OpenAI-Organization"] == "an-organization"
     assert headers["OpenAI-Project"] == "a-project"
     assert headers["Content-Type"] == "application/json"
+
+
+def test_errors_name_the_server_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:password@127.0.0.1:1/v1\n")
+    with pytest.raises(GenerationError, match=r"^server http://127.0.0.1:1/v1: .*Cannot connect"):
+        asyncio.run(ask(ServerClient(retries=0)))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000/v1", "http://h/v1?version=2", "http://h:port/v1"])
+def test_an_address_of_the_environment_that_cannot_be_one(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(
+        GenerationError, match="OPENAI_BASE_URL: expected an address such as .*, got " + re.escape(repr(address))
+    ):
+        asyncio.run(ask(ServerClient(retries=0)))
 
 
 def test_text_of_all_languages_goes_and_comes() -> None:

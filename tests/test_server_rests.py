@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from fake_server import FakeServer, Reply, ask, slowly
+from fake_server import FakeServer, Reply, ask, in_turn, slowly
 
 from bavt_fast.protocols import GenerationError
 from bavt_fast.server_client import OutOfTime, ServerClient, _rest_s
@@ -90,6 +90,16 @@ def test_a_server_that_asks_for_a_rest_is_asked_for_nothing_until_then(status: i
         asyncio.run(run())
     assert len(came) == 6
     assert min(came[1:]) - came[0] >= 0.5
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", formatdate(0, usegmt=True)])
+def test_a_rest_of_nothing_is_none(asked: str) -> None:
+    """Attempts do not follow each other at once, as where the server's clock is behind."""
+    replies = in_turn(Reply({"error": "slow down"}, 429, {"Retry-After": asked}), YES)
+    with FakeServer(replies) as server:
+        begin_s = time.monotonic()
+        assert asyncio.run(ask(ServerClient(server.url))) == 1
+    assert time.monotonic() - begin_s >= 0.125
 
 
 def test_a_deadline_before_the_end_of_a_rest(caplog: pytest.LogCaptureFixture) -> None:

@@ -63,7 +63,14 @@ __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
 _log = logging.getLogger("bavt_fast")
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
-_NO_ROOM = ("context length", "maximum context", "max_tokens must be at least 1")
+_NO_ROOM = (
+    "context length",
+    "maximum context",
+    "max_tokens must be at least 1",
+    "context_length_exceeded",  # the code of OpenAI
+    "context size",  # of llama.cpp
+    "context window",
+)
 """What servers say of a context that leaves no room for a token."""
 _DECIDED = ("prompt", "messages", "max_tokens", "max_completion_tokens", "stop")
 """Fields of a request that follow from what is asked: another limit would break the budget."""

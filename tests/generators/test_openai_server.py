@@ -202,6 +202,9 @@ def test_what_is_of_no_use_to_repeat_is_not_repeated() -> None:
     [
         "This model's maximum context length is 8 tokens.",
         "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
+        "request (9 tokens) exceeds the available context size (8 tokens), try increasing it",
+        "Your input exceeds the context window of this model.",
+        "Please reduce the length of the messages. (context_length_exceeded)",
     ],
 )
 def test_a_context_without_room_has_no_next_step(message: str) -> None:

@@ -197,7 +197,15 @@ class ServerClient:
             problem = f"no answer within {left_s:.3g} s"
         except json.JSONDecodeError as error:
             problem = f"expected an answer in JSON, got {error.doc!r:.80}"
-        except (*self._failures, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        except (
+            *self._failures,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             problem = f"{type(error).__name__}: {error}"
         except GenerationError:
             self.failed += 1

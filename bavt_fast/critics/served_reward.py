@@ -246,7 +246,7 @@ def _read(answer: Any) -> tuple[list[list[float]] | Exception, int]:
         rows = [[math.nan if value is None else float(value) for value in row] for row in only["data"]]
         if not all(rows):
             raise ValueError("expected a row of probabilities for each token, got an empty one")
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         if not said:
             raise
         return ValueError(f"{type(error).__name__}: {error}"), said

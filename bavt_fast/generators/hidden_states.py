@@ -79,7 +79,7 @@ class SentStates:
         sent = choice.get("hidden_states")
         try:
             state = np.asarray(sent, np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             state = np.empty(0, np.float32)
         if sent is None or state.ndim != 1 or not state.size or not np.isfinite(state).all():
             raise HiddenStateError(

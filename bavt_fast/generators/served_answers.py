@@ -37,12 +37,21 @@ class Usage(NamedTuple):
         usage = sent if isinstance(sent, dict) else {}
         read = told_count(usage, "prompt_tokens") or 0
         cached = told_count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
-        return cls(told_count(usage, "completion_tokens"), read, min(cached, read))
+        return cls(_made(usage, read), read, min(cached, read))
 
     @property
     def was_billed(self) -> bool:
         """Whether it took anything."""
         return bool(self.made or self.read)
+
+
+def _made(usage: Mapping[str, Any], read: int) -> int | None:
+    """Generated tokens, with thoughts that are counted beside them: the sum of all says so (xAI)."""
+    made = told_count(usage, "completion_tokens")
+    thought = told_count(usage.get("completion_tokens_details"), "reasoning_tokens") or 0
+    if made is None or not thought or (told_count(usage, "total_tokens") or 0) < read + made + thought:
+        return made
+    return made + thought
 
 
 def text_of(answer: Any, chat: bool, usage: Usage) -> tuple[str | None, dict[str, Any]]:
@@ -126,7 +135,7 @@ def log_probabilities(choice: Mapping[str, Any], wanted: bool) -> list[float]:
         content = found.get("content")
         values: Any = [token["logprob"] for token in content] if content else found.get("token_logprobs")
         numbers = [float(value) for value in values or () if value is not None]
-    except (TypeError, ValueError, AttributeError, LookupError):
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
         if not wanted:
             return []
         expected = "expected the logarithms of tokens' probabilities as logprobs"

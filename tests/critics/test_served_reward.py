@@ -192,7 +192,9 @@ def test_a_server_that_says_too_little_or_what_cannot_be_is_charged_what_was_sen
             assert served(server).score(PATHS[:1]).spent == [bavt.Spent(prompt_tokens=charged)]
 
 
-@pytest.mark.parametrize("data", [[], [{"data": [[]]}], [{"data": 0.5}], [{"data": []}, {"data": []}]])
+@pytest.mark.parametrize(
+    "data", [[], [{"data": [[]]}], [{"data": 0.5}], [{"data": []}, {"data": []}], [{"data": [[10**400]]}]]
+)
 def test_an_answer_that_was_billed_is_charged_and_not_asked_for_again(data: Any) -> None:
     with FakeServer(lambda body: Reply({"data": data, "usage": {"prompt_tokens": 25}})) as server:
         (error,), spent = served(server).score(PATHS[:1])
@@ -249,6 +251,7 @@ def test_a_search_within_its_prompt_tokens(kind: Any) -> None:
         Reply({"data": []}),
         Reply({"data": [{"data": [[]]}]}),
         Reply({"data": [{"data": 0.5}]}),
+        Reply({"data": [{"data": [[10**400]]}]}),
         Reply([]),
         Reply({"data": [{"data": [[0.5, 0.5]] * 25}]}, sent_share=0.5),
     ],

@@ -124,6 +124,24 @@ def test_what_is_charged(tokens: int | None, choice: dict[str, Any], charged: in
     assert one_step(completion(**{"text": "a", "tokens": tokens, **choice})).tokens == charged
 
 
+@pytest.mark.parametrize(
+    ("total", "thought", "charged"),
+    [
+        (7 + 5 + 90, 90, 95),  # beside the answer, as xAI counts
+        (7 + 5, 4, 5),  # a part of it, as OpenAI does
+        (7 + 5, 90, 5),
+        (None, 90, 5),  # who does not say
+        (7 + 5 + 90, None, 5),
+    ],
+)
+def test_thoughts_that_are_counted_beside_the_answer_are_charged(
+    total: int | None, thought: int | None, charged: int
+) -> None:
+    reply = completion("a", 5)
+    reply.body["usage"] |= {"total_tokens": total, "completion_tokens_details": {"reasoning_tokens": thought}}
+    assert one_step(reply, limit=200).tokens == charged
+
+
 def test_probabilities_and_cached_tokens_are_read() -> None:
     reply = completion("a", logprobs=PROBABILITIES)
     reply.body["usage"]["prompt_tokens_details"] = {"cached_tokens": 4}

@@ -142,7 +142,15 @@ def test_an_answer_without_a_text_and_without_a_bill_is_asked_for_again(reason: 
 
 @pytest.mark.parametrize(
     "sent",
-    [[], "x", {"content": [{"token": "x"}]}, {"token_logprobs": 3}, {"token_logprobs": [float("nan")]}, {"content": 3}],
+    [
+        [],
+        "x",
+        {"content": [{"token": "x"}]},
+        {"token_logprobs": 3},
+        {"token_logprobs": [float("nan")]},
+        {"token_logprobs": [10**400]},
+        {"content": 3},
+    ],
 )
 def test_probabilities_that_nobody_asked_for_may_have_any_form(sent: Any) -> None:
     with FakeServer(lambda body: completion("a", logprobs=sent)) as server:

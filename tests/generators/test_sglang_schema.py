@@ -68,7 +68,7 @@ def test_a_server_that_hands_over_none() -> None:
     error, _ = ask(Reply(SCHEMA["states_are_off"], 400), StepRequest("Q\n"))
     assert isinstance(error, GenerationError)
     assert "--return-hidden-states-mode" in str(error)
-    for sent in (None, [], [[1.0, 2.0]], "vector", [1.0, None], [float("inf")]):
+    for sent in (None, [], [[1.0, 2.0]], "vector", [1.0, None], [float("inf")], [10**400]):
         answer = json.loads(json.dumps(SCHEMA["completion"]))
         answer["choices"][0]["hidden_states"] = sent
         error, _ = ask(Reply(answer), StepRequest("Q\n"))

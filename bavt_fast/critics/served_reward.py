@@ -140,6 +140,10 @@ class ServedRewardCritic:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy asks in an event loop of its own."""
+        return {**self.__dict__, "_loop": None}
+
     def _run(self, asking: Coroutine[Any, Any, Found]) -> Found:
         """In an event loop in a thread, since the caller's own may be running."""
         if self._loop is None:

@@ -92,9 +92,11 @@ def ending(
     its own, for a text that is not `is_full`, which is as long as it may be.
     """
     text, reason = said or "", choice.get("finish_reason")
+    if reason in DROPPED:
+        return text, "limit"
     if any(text.endswith(end) for end in delimiters):
         return text, "delimiter"  # it was returned: a text that is cut before its first delimiter does not end so
-    if reason in _AT_LIMIT or reason in DROPPED:
+    if reason in _AT_LIMIT:
         return text, "limit"
     if reason != "stop" and (is_full or said is None):
         return text, "limit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import decimal
 import sys
 import threading
@@ -299,6 +300,17 @@ def test_it_can_be_closed_and_goes_on() -> None:
             return critic.score(PATHS[:1]).values  # a loop is running
 
         assert asyncio.run(inside()) == [0.5]
+        critic.close()
+
+
+def test_a_copy_asks_in_a_loop_of_its_own() -> None:
+    with FakeServer(constant()) as server:
+        critic = served(server)
+        assert critic.score(PATHS[:1]).values == [0.5]
+        for copied in (copy.copy(critic), copy.deepcopy(critic)):
+            assert copied.score(PATHS[:1]).values == [0.5]
+            copied.close()
+        assert critic.score(PATHS[:1]).values == [0.5]
         critic.close()
 
 

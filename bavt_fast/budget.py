@@ -317,7 +317,7 @@ class Ledger:
             elapsed_s = self._read_clock()
             tokens, prompt_tokens, tool_calls, units = self._account.left
             seconds = None if self._budget.seconds is None else max(0.0, self._budget.seconds - elapsed_s)
-            cost = None if units is None else units / _UNITS_PER_COST
+            cost = None if units is None else _cost_within(units)
             return Remaining(tokens, tool_calls, seconds, cost, prompt_tokens)
 
     @property
@@ -406,6 +406,12 @@ def cost_units(cost: Any, rounding: str = ROUND_CEILING, digits: int = 12) -> in
         return 0
     scaled = _EXACT.scaleb(exact(cost), digits)
     return min(int(scaled.to_integral_value(rounding, _EXACT)), _LARGEST)
+
+
+def _cost_within(units: int) -> float:
+    """The largest cost that these units hold: a float tells them apart up to 9,000."""
+    cost = units / _UNITS_PER_COST
+    return cost if cost_units(cost) <= units else math.nextafter(cost, 0.0)
 
 
 def iterations_needed(progress_probability: float, successes: int, failure_probability: float) -> int:

@@ -53,6 +53,17 @@ def test_a_step_is_reserved_then_settled_and_the_rest_comes_back() -> None:
     assert ledger.remaining == Remaining(tokens=75, tool_calls=2)
 
 
+@given(st.floats(1e-6, 9.2e6), st.floats(0.0, 1.0))
+def test_what_remains_can_be_reserved(total: float, share: float) -> None:
+    """Though a float does not tell the units of a large cost apart."""
+    ledger = Ledger(Budget(cost=total))
+    ledger.settle(ledger.reserve(cost=total * share), Spent(cost=total * share))
+    left = ledger.remaining.cost
+    assert left is not None
+    assert abs(left - (total - total * share)) <= 1e-15 * total + 2e-12
+    ledger.reserve(cost=left)
+
+
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     ledger, _ = make_ledger(tokens=100, cost=1.0)
     ledger.reserve(tokens=80, cost=0.25)

@@ -144,22 +144,34 @@ def _row(number: int, fields: Any) -> Row:
         name = index(name)  # numpy's, say
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise TypeError(f"id: expected a str or an int, got {name!r:.60}")
+    _written("id", name)
     if not isinstance(question, str) or not question.strip():
         raise TypeError(f"question: expected a str that says something, got {question!r:.60}")
     is_number = isinstance(answer, numbers.Real) and not isinstance(answer, bool)
     if is_number and -math.inf < answer < math.inf:  # NaN stands in tables where nobody knows: no answer to search for
-        answer = str(answer)
+        answer = _written("answer", answer)
     if answer is not None and (not isinstance(answer, str) or not answer.strip()):
         raise TypeError(f"answer: expected a str or a number, got {answer!r:.60}")
     tokens, seed = fields.get("budget_tokens"), fields.get("seed")
+    if tokens is not None:
+        tokens = as_count("budget_tokens", tokens, minimum=1)
+        _written("budget_tokens", tokens)
     return Row(
         number,
         _whole(name) if isinstance(name, str) else name,
         _whole(question),
         None if answer is None else _whole(answer),
-        None if tokens is None else as_count("budget_tokens", tokens, minimum=1),
+        tokens,
         None if seed is None else as_seed("seed", seed),
     )
+
+
+def _written(name: str, value: Any) -> str:
+    """The value as text. Raises ValueError for an integer of more digits than Python writes, or reads."""
+    try:
+        return str(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected an integer that Python writes, got one of too many digits") from None
 
 
 def _whole(text: str) -> str:

@@ -94,6 +94,15 @@ def test_ids_of_numpy_are_numbers(tmp_path: Path) -> None:
         assert [line["id"] for line in run] == [7]
 
 
+@pytest.mark.parametrize("name", ["id", "answer", "budget_tokens"])
+def test_numbers_of_too_many_digits_break_their_line_alone(name: str, tmp_path: Path) -> None:
+    rows = [{"id": 1, "question": "q", name: 10**5000}, {"id": 2, "question": "q"}]
+    summary = Run(tmp_path / "out", answering(), rows, budget=BUDGET).complete()
+    said = f"line 1: {name}: expected an integer that Python writes, got one of too many digits"
+    assert [str(broken) for broken in summary.broken] == [said]
+    assert (summary.end, summary.finished) == ("done", 1)
+
+
 def test_both_halves_of_a_character_are_the_same_question_when_the_run_goes_on(tmp_path: Path) -> None:
     halves = "\ud83d\ude00"
     rows = [{"id": halves, "question": f"\ud83d {halves}", "answer": halves}]

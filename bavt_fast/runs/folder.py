@@ -130,18 +130,18 @@ class RunFolder:
         was, now = _flat(began), _flat(json.loads(json.dumps(about)))
         for name in [*now, *was]:
             if was.get(name, _ABSENT) != now.get(name, _ABSENT):
-                raise RunError(
-                    f"{name}: expected {_shown(was, name)}, with which this run began, got {_shown(now, name)}; go on "
-                    f"with that, or begin another run in another folder than {self.path}"
-                )
+                raise self._differs(name, _shown(was, name), _shown(now, name))
         for old, new in itertools.zip_longest(self.rows(), rows):
             if old is None or new is None or not old.is_same(new):
-                line = (new or old).line
-                raise RunError(
-                    f"questions: line {line}: expected {_row(old)}, with which this run began, got {_row(new)}; go on "
-                    f"with that, or begin another run in another folder than {self.path}"
-                )
+                raise self._differs(f"questions: line {(new or old).line}", _row(old), _row(new))
         return int(count)
+
+    def _differs(self, what: str, was: str, now: str) -> RunError:
+        was, now = _where_apart(was, now)
+        return RunError(
+            f"{what}: expected {was}, with which this run began, got {now}; go on with that, or begin another run in "
+            f"another folder than {self.path}"
+        )
 
     def rows(self) -> Iterator[Row]:
         """The questions, in order."""
@@ -256,6 +256,7 @@ def _is_result(result: Any) -> bool:
 
 
 _ABSENT = object()
+_SHOWN = 200  # characters of what differs
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -267,8 +268,16 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:
-    return f"{values[name]!r:.200}" if name in values else "none"
+    return repr(values[name]) if name in values else "none"
 
 
 def _row(row: Row | None) -> str:
-    return "no more questions" if row is None else f"{row.to_json():.200}"
+    return "no more questions" if row is None else row.to_json()
+
+
+def _where_apart(was: str, now: str) -> tuple[str, str]:
+    """Two texts, of long ones a part with their first difference."""
+    same = next((at for at, (one, other) in enumerate(zip(was, now, strict=False)) if one != other), len(was))
+    begin = 0 if same < _SHOWN else same - _SHOWN // 2
+    before = "..." if begin else ""
+    return before + was[begin : begin + _SHOWN], before + now[begin : begin + _SHOWN]

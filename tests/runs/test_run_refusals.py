@@ -126,6 +126,21 @@ def test_other_questions_are_refused_by_the_first_line_that_differs(rows: Any, s
     completed(tmp_path, questions(4))
 
 
+def test_what_differs_behind_much_that_is_the_same_is_shown(tmp_path: Path) -> None:
+    long = "much that is the same, " * 50
+    rows = [{"id": 1, "question": f"{long} one"}]
+    completed(tmp_path, rows, about={"system": f"{long} first"})
+    with pytest.raises(
+        RunError, match=r"system: expected \.\.\..* first', with which .* got \.\.\..* second'; go on"
+    ) as one:
+        completed(tmp_path, rows, about={"system": f"{long} second"})
+    with pytest.raises(
+        RunError, match=r"line 1: expected \.\.\..* one\"\}, with which .* got \.\.\..* two\"\};"
+    ) as other:
+        completed(tmp_path, [{"id": 1, "question": f"{long} two"}], about={"system": f"{long} first"})
+    assert max(len(str(told.value)) for told in (one, other)) < 800
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years")
     with pytest.raises(RunError, match=r"expected the folder of a run, or an empty one, got one with thesis\.tex"):

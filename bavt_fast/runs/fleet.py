@@ -244,9 +244,12 @@ class FleetRun(Run):
             self._journal.compact(self._failed)
 
     def close(self) -> None:
-        """Kills the workers and lets the folder go; may be called again."""
-        self._pool.close()
-        super().close()
+        """Ends a loop that was left, kills the workers and lets the folder go; may be called again."""
+        try:
+            self._end_loops()
+        finally:
+            self._pool.close()
+            super().close()
 
     # ---- rounds
 

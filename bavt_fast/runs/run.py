@@ -11,9 +11,11 @@ asked again, and of the others only the steps that were in flight are.
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -152,6 +154,7 @@ class Run:
         self._refused: list[dict[str, Any]] = []
         self._is_starved = self._is_interrupted = False
         self._is_iterated = self._has_ended = self._is_broken = False
+        self._loops: weakref.WeakSet[Generator[dict[str, Any]]] = weakref.WeakSet()  # those that somebody holds
         self._synced_s = time.monotonic()
         self._unused_answers = 0  # right ones that nothing is done with
         self.broken: list[BrokenLine] = []
@@ -238,8 +241,12 @@ class Run:
             RunError: the disk is full, or fails. Nothing is lost: the same run goes on later.
             ValueError: the run is closed, or broken, or another loop over it has not ended.
         """
-        if self.folder.is_closed or self._is_broken:
-            raise ValueError(f"{self.folder.path}: expected a run that is open; make it again to go on")
+        loop = self._looped()
+        self._loops.add(loop)
+        return loop
+
+    def _looped(self) -> Generator[dict[str, Any]]:
+        self._check_open()
         if self._is_iterated:
             raise ValueError(f"{self.folder.path}: expected one loop over a run at a time; end the first one")
         if self._has_ended:
@@ -260,6 +267,10 @@ class Run:
                 f"{error.filename or self.folder.path}: {error.strerror or error}; what was answered before is kept: "
                 "mend that, and start the same run again"
             ) from error
+
+    def _check_open(self) -> None:
+        if self.folder.is_closed or self._is_broken:
+            raise ValueError(f"{self.folder.path}: expected a run that is open; make it again to go on")
 
     def _go_on(self) -> None:
         """After a loop that has ended: what it broke off is made again from the journal, as in a life of its own."""
@@ -305,10 +316,19 @@ class Run:
         return [(recorder.row, recorder.search) for recorder in list(self._open.values())]
 
     def close(self) -> None:
-        """Lets the folder go; may be called again."""
-        if hasattr(self, "_journal"):
-            self._journal.close()
-        self.folder.close()
+        """Ends a loop that was left, and lets the folder go; may be called again."""
+        try:
+            self._end_loops()
+        finally:
+            if hasattr(self, "_journal"):
+                self._journal.close()
+            self.folder.close()
+
+    def _end_loops(self) -> None:
+        """One that is at work, as where its generator closes the run, ends as it finds the run closed."""
+        for loop in list(self._loops):
+            if inspect.getgeneratorstate(loop) != inspect.GEN_RUNNING:
+                loop.close()
 
     def __enter__(self) -> Run:
         return self
@@ -376,6 +396,7 @@ class Run:
         return line
 
     def _write(self, number: int, line: dict[str, Any]) -> None:
+        self._check_open()
         self.folder.write_result(line)
         self._tally(number, line)
 
@@ -412,7 +433,8 @@ class Run:
         return max(0, room)
 
     def before_wait(self) -> None:
-        """What was answered by now goes into the journal."""
+        """What was answered by now goes into the journal. Nothing is asked of a run that was closed meanwhile."""
+        self._check_open()
         journal = self._journal
         journal.flush()
         now_s = time.monotonic()
@@ -429,6 +451,8 @@ class Run:
 
     def _end(self) -> None:
         """A life has ended in order: notes which answers it did not wait for."""
+        if self.folder.is_closed:
+            return
         in_flight = [number for number, recorder in self._open.items() if recorder.is_asked]
         self._journal.ended(in_flight)
         self._journal.flush()

@@ -365,3 +365,45 @@ def test_two_loops_over_a_run_at_a_time_are_refused(tmp_path: Path) -> None:
             next(iter(run))
         got += [line["id"] for line in first]
     assert len(got) == 6
+
+
+@pytest.mark.parametrize("how", ["outside", "within", "generator", "coroutine"])
+def test_a_run_that_is_closed_asks_nothing_more(how: str, tmp_path: Path) -> None:
+    """Nobody would write down what that takes. What was answered before is kept."""
+    asked = [0]
+
+    def steps(text: str, count: int) -> list[str]:
+        asked[0] += 1
+        if asked[0] == 7 and how in ("generator", "coroutine"):
+            run.close()
+        return ["and so on"] * count
+
+    async def coroutine(text: str, count: int) -> list[str]:
+        return steps(text, count)
+
+    def made() -> bavt.Searcher:
+        return bavt.Searcher(coroutine if how == "coroutine" else steps, max_step_tokens=8, wave=2)
+
+    rows, budget = questions(6), bavt.Budget(tokens=30)
+    run = Run(tmp_path, made(), rows, budget=budget)
+    if how == "outside":
+        lines = iter(run)
+        next(lines)
+        run.close()
+        assert list(lines) == []
+    elif how == "within":
+        for _ in run:
+            run.close()
+    else:
+        with pytest.raises(ValueError, match="expected a run that is open"):
+            list(run)
+    run.close()
+    before, asked[0] = asked[0], 10
+    again = Run(tmp_path, made(), rows, budget=budget)
+    assert before <= (20 if how in ("outside", "within") else 8)
+    with again:
+        answered = again.progress().spent.tokens // 3
+        assert answered + again.lost_asks >= before
+        list(again)
+        assert again.summary().end == "done"
+    assert asked[0] - 10 == 6 * 10 - answered

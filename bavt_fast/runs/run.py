@@ -274,7 +274,7 @@ class Run:
 
     def _go_on(self) -> None:
         """After a loop that has ended: what it broke off is made again from the journal, as in a life of its own."""
-        history = read_journal(self._journal.path, self._open.__contains__)
+        history = read_journal(self._journal.path, lambda number: number in self._open and not self._is_done[number])
         self._is_starved = self._is_interrupted = False
         self.lost_asks += len(history.in_flight)
         self._journal.goes_on(len(history.in_flight))
@@ -391,12 +391,14 @@ class Run:
         line = self.searching.line(recorder.row, search)
         if self.keep:
             save_search(search, self.folder.search_file(recorder.row), line)
-        del self._open[recorder.number]
         self._write(recorder.number, line)
+        del self._open[recorder.number]  # not before: where Ctrl-C breaks in, the question is under way
         return line
 
     def _write(self, number: int, line: dict[str, Any]) -> None:
         self._check_open()
+        if "error" in line:  # it may go on later, with all that it spent
+            self._journal.flush()
         self.folder.write_result(line)
         self._tally(number, line)
 

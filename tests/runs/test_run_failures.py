@@ -121,6 +121,25 @@ def test_asks_that_failed_are_charged_again_when_the_run_goes_on(tmp_path: Path)
     assert whole["out"] == whole["whole"]
 
 
+def test_what_a_failed_question_spent_is_kept_where_its_life_is_killed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy:
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            return [GenerationError("busy", Spent(tokens=2)) for _ in states]
+
+    def made() -> bavt.Searcher:
+        return bavt.Searcher(Busy(), retries=2)
+
+    rows = questions(1)
+    with monkeypatch.context() as killed:
+        killed.setattr(Run, "_end", lambda self: None)  # nothing is written any more
+        with Run(tmp_path, made(), rows, budget=BUDGET) as run:
+            assert next(iter(run))["spent"]["tokens"] == 6
+    with Run(tmp_path, made(), rows, budget=BUDGET, retry_errors=True) as again:
+        assert again.progress().spent.tokens == 6
+
+
 def test_an_answer_that_cost_nothing_is_not_priced_when_the_run_goes_on(tmp_path: Path) -> None:
     def made(is_broken: bool) -> bavt.Searcher:
         class Model:

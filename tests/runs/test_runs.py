@@ -407,3 +407,23 @@ def test_a_run_that_is_closed_asks_nothing_more(how: str, tmp_path: Path) -> Non
         list(again)
         assert again.summary().end == "done"
     assert asked[0] - 10 == 6 * 10 - answered
+
+
+def test_ctrl_c_while_a_result_is_written_loses_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = questions(6)
+    completed(tmp_path / "whole", rows)
+    generator = Mortal()
+    with Run(tmp_path / "out", searcher(generator, wave=1), rows, budget=BUDGET) as run:
+        with monkeypatch.context() as pressed:
+            pressed.setattr(type(run.folder), "write_result", _interrupted)
+            assert list(run) == []
+        assert (run.summary().end, run.progress().finished) == ("interrupted", 0)
+        list(run)
+    assert (len({*generator.asked}), run.lost_asks) == (len(generator.asked), 0)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -60,12 +60,17 @@ class RunFolder:
         folder: made where it is missing.
 
     Raises:
-        RunError: another run works in it, or it has files of something else.
+        RunError: another run works in it, or it has files of something else, or is no folder.
         OSError: it cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        if not isinstance(folder, (str, os.PathLike)):
+            raise TypeError(f"folder: expected a folder's name, got {folder!r:.80}")
         self.path = Path(folder)
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            what = "a link that leads nowhere" if self.path.is_symlink() and not self.path.exists() else "a file"
+            raise RunError(f"{self.path}: expected the folder of a run, or an empty one, got {what}")
         if self.path.is_dir() and not is_run(self.path):
             names = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".bavt-")}
             # A run that was killed as it began left its lock. Without one, questions.jsonl is somebody's own.

@@ -148,6 +148,19 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_is_no_folder_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("somebody's own")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, what in (("file", "a file"), ("link", "a link that leads nowhere")):
+        with pytest.raises(RunError, match=f"{name}: expected the folder of a run, or an empty one, got {what}"):
+            completed(tmp_path / name, questions(1))
+    with pytest.raises(TypeError, match="folder: expected a folder's name, got None"):
+        Run(None, searcher(), questions(1), budget=BUDGET)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "leads").symlink_to(tmp_path / "there")
+    assert completed(tmp_path / "leads", questions(1)).end == "done"
+
+
 def test_questions_of_the_folders_owner_are_not_written_over(tmp_path: Path) -> None:
     """Questions that lie where a run keeps its own, as by --out of the folder that they are in."""
     path = tmp_path / "questions.jsonl"

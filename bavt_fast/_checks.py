@@ -45,12 +45,12 @@ def as_count(name: str, value: object, *, minimum: int = 0, maximum: int | None 
     if value.__class__ is int and minimum <= value and (maximum is None or value <= maximum):
         return value
     wanted = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
+    is_bool = isinstance(value, (bool, np.bool_))
     try:
-        count = operator.index(value)  # type: ignore[arg-type]
+        count = None if is_bool else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         count = None
-    is_bool = isinstance(value, (bool, np.bool_))
-    if count is None or is_bool:
+    if count is None:
         is_real = isinstance(value, numbers.Real) and not is_bool
         hint = f"; convert it first, e.g. {name}=int(...)" if is_real else ""
         raise TypeError(f"{name}: expected {wanted}, got {_describe(value)}{hint}")

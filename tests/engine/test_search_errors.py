@@ -436,7 +436,8 @@ def test_an_interrupt_of_coroutines_keeps_the_results(many: bool) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert [result.stop_reason for result in results] == ["interrupted"] * len(results)
-    assert 15 <= sum(result.tree.num_nodes - 1 for result in results) < 20
+    out_beside = len(results) - 1  # where Python is 3.10, these may still come
+    assert 15 <= sum(result.tree.num_nodes - 1 for result in results) < 20 + out_beside
 
 
 def test_coroutines_within_a_running_loop_are_sent_to_asearch() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 
+from model_families import build_model, families  # noqa: E402
+from model_families import build_tokenizer as build_letters  # noqa: E402
 from tiny_models import tiny_model  # noqa: E402
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 
@@ -24,6 +27,7 @@ from bavt_fast import Budget, DualRoleLLMAgent, TorchModel, load  # noqa: E402
 from bavt_fast.critics.value_head import ResidualValuePredictor  # noqa: E402
 from bavt_fast.folder_settings import embedded_folder  # noqa: E402
 from bavt_fast.generators import pretrained  # noqa: E402
+from bavt_fast.generators.forward import head_inputs  # noqa: E402
 from bavt_fast.protocols import Sampling, StepRequest  # noqa: E402
 from bavt_fast.recipe.heads import CriticHead  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_config, build_tokenizer  # noqa: E402
@@ -207,6 +211,44 @@ def test_models_that_something_wraps(model: Any, tokenizer: Any) -> None:
     quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     hidden, near = (TorchModel(some, tokenizer).encode(PROMPT)[0] for some in (model, quantised))
     assert torch.cosine_similarity(hidden, near, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("family", [name for name in ("llama", "mamba") if name in families()])
+def test_two_threads_use_one_model(family: str) -> None:
+    """A pass of another thread, while ours leaves the output head, changes nothing of what we get."""
+    model, letters = build_model(family), build_letters()
+    ours, other = (TorchModel(model, letters, threads=1) for _ in range(2))
+    texts = ("abc", "the other")
+    expected = [TorchModel(model, letters).encode(text) for text in texts]
+    for one in (ours, other):
+        one.encode("x")  # makes the generator
+    others: list[Any] = []
+
+    def meanwhile(*_: Any) -> None:
+        handle.remove()
+        thread = threading.Thread(target=lambda: others.append(other.encode(texts[1])))
+        thread.start()
+        thread.join()
+
+    handle = model.get_output_embeddings().register_forward_hook(meanwhile)
+    found = [ours.encode(texts[0]), *others]
+    for state, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(state, wanted)
+
+
+def test_threads_take_turns_in_a_compiled_model(model: Any) -> None:
+    compiled, head = torch.compile(model, backend="eager"), model.get_output_embeddings()
+
+    def one_pass() -> None:
+        with head_inputs(compiled, head):
+            pass
+
+    thread = threading.Thread(target=one_pass)
+    with head_inputs(compiled, head):
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join()
 
 
 def test_what_is_no_model_is_refused_at_construction(model: Any, tokenizer: Any) -> None:

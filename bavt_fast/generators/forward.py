@@ -6,11 +6,13 @@ other layer's states are kept and nothing is computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from bavt_fast.device_queue import Spans
@@ -18,7 +20,7 @@ from bavt_fast.generators.kv_cache import Layout
 from bavt_fast.generators.model_checks import ModelFacts
 from bavt_fast.threads import ComputeThreads
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "head_inputs"]
 
 
 class Forward:
@@ -75,12 +77,8 @@ class Forward:
             mask = torch.ones(ids.shape[0], cache.get_seq_length() + ids.shape[1], dtype=torch.bool, device=ids.device)
         if "logits_to_keep" in self.facts.parameters:
             arguments["logits_to_keep"] = 1 if kept is None else kept
-        caught: list[Tensor] = []
-        hook = self.facts.output_head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-        try:
+        with head_inputs(self.model, self.facts.output_head) as caught:
             output = self.model(input_ids=ids, attention_mask=mask, **arguments)
-        finally:
-            hook.remove()
         logits = output.logits
         hidden = caught[-1].reshape(ids.shape[0], -1, caught[-1].shape[-1])
         if kept is None:
@@ -107,3 +105,27 @@ class Forward:
         one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         self(one, None, one, cache)
         return Layout([(layer.keys, layer.values) for layer in cache.layers])
+
+
+@contextmanager
+def head_inputs(model: Any, head: nn.Module) -> Iterator[list[Tensor]]:
+    """What this thread's passes inside give to a model's output head; other threads may use the model meanwhile.
+
+    Of a model that torch.compile wraps they take turns: what is compiled of a hook cannot tell threads apart.
+    """
+    seen: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() == thread:
+            seen.append(inputs[0])
+
+    with _COMPILED if hasattr(model, "_orig_mod") else nullcontext():
+        handle = head.register_forward_pre_hook(note)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+
+_COMPILED = threading.RLock()

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from bavt_fast.generators.forward import head_inputs
 
 __all__ = ["DecodingPlan", "OwnCacheDecoder", "has_plain_cache", "plan_decoding"]
 
@@ -249,27 +250,13 @@ def _forward(model: Any, inputs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
     """A forward pass: its output, and what the output head read for the last token, ``(rows, H)``."""
     if "logits_to_keep" in _arguments(model):
         inputs["logits_to_keep"] = 1
-    with _head_inputs(model) as seen:
+    with head_inputs(model, model.get_output_embeddings()) as seen:
         output = model(**inputs, return_dict=True)
     if not seen:
         raise RuntimeError(
             "model: expected a forward pass that calls the module of get_output_embeddings(); it did not"
         )
     return output, seen[-1][:, -1]
-
-
-@contextmanager
-def _head_inputs(model: Any) -> Iterator[list[torch.Tensor]]:
-    seen: list[torch.Tensor] = []
-
-    def note(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(inputs[0])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def _cache_argument(model: Any) -> str:

@@ -212,7 +212,8 @@ class BaseScheduler(ABC):
         with self.drawing_spans.one():
             if self.processors is not None:
                 logits = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
-                logits = self._processed(self.processors, rows, records, logits.float())
+                own = logits.to(torch.float32, copy=True)  # they may change it, and others read what the model gave
+                logits = self._processed(self.processors, rows, records, own)
             self.sampler.draw(records, numbers, logits, hidden)
             return Drawing(list(rows), self.sampler.standing(records))
 

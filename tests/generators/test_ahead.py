@@ -326,3 +326,30 @@ def test_searches_side_by_side(leaves: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 def _ids(step: Step | None) -> tuple[int, ...]:
     return () if step is None else tuple(np.asarray(step.token_ids).tolist())
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_processors_may_change_the_logits_that_they_are_given(monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:
+    """What is kept of a context is what the model said, so they are applied once when somebody goes on from there."""
+
+    def in_place(_: Any, logits: Any) -> Any:
+        logits[:, 20:] += 1.5
+        return logits
+
+    def apart(ids: Any, logits: Any) -> Any:
+        return in_place(ids, logits.clone())
+
+    answers = []
+    for processors in (apart, in_place):
+        options = {"delimiter": ("a", "b", "c", "d", "e"), "processors": processors}
+        generator = as_on_a_gpu("llama", monkeypatch, graphs, **options)
+        nodes, steps = [Node(None, "the fox")], []
+        for seed in range(12):
+            node = nodes[seed % len(nodes)]
+            asks = 2 * [StepRequest(node, seed)]
+            [found, _] = generator.propose(asks, [2, 2], [20, 20])
+            assert isinstance(found, list)
+            nodes += [Node(None, None, node, step) for step in found if step.finish_reason == "delimiter"]
+            steps += [(step.token_ids, step.token_probabilities) for step in found]
+        answers.append(steps)
+    assert answers[0] == answers[1]

@@ -84,7 +84,8 @@ class Settings:
     def __post_init__(self) -> None:
         put = object.__setattr__
         for name in ("candidates", "patience", "max_step_tokens"):
-            put(self, name, as_count(name, getattr(self, name), minimum=1, maximum=_LARGEST))
+            count = as_count(name, getattr(self, name), minimum=1)
+            put(self, name, as_count(name, count, minimum=1, maximum=_LARGEST))
         for name in ("step_tool_calls", "max_prompt_tokens"):
             put(self, name, as_count(name, getattr(self, name)))
         for name in ("token_cost", "prompt_token_cost", "max_step_cost"):

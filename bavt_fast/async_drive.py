@@ -15,7 +15,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from typing import Any
 
 from bavt_fast._checks import as_iterator
-from bavt_fast.drive_base import LATE_S, Asked, Base, is_whole, not_whole
+from bavt_fast.answer_checks import is_whole, not_whole
+from bavt_fast.drive_base import LATE_S, Asked, Base
 from bavt_fast.engine import Search
 from bavt_fast.waves import Pending, Settled, call_describe, describe, named, new_states, settle
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from operator import sub
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from bavt_fast._checks import message_of
 from bavt_fast._core import Engine, TicketError
-from bavt_fast.budget import MAX_COST, Spent, as_spent, exact, priced
+from bavt_fast.answer_checks import flat, is_whole, not_whole, per_ask, problem_of, score_problem, taken
+from bavt_fast.budget import Spent
 from bavt_fast.engine import Search
 from bavt_fast.events import note_asks
-from bavt_fast.protocols import DeadlinePassed, GenerationError, GenerationStatistics, Node, Scores, Step, StepRequest
+from bavt_fast.protocols import DeadlinePassed, GenerationStatistics, Scores, StepRequest
 from bavt_fast.result import ManyProgress
-from bavt_fast.settings import Settings
-from bavt_fast.step_checks import MOST, checked_step
-from bavt_fast.waves import Pending, ask, cancel, fail, grow, named, price_of, requests_of
+from bavt_fast.waves import Pending, ask, cancel, fail, grow, named, requests_of
 
-__all__ = ["LATE_S", "Asked", "Base", "Host", "is_whole", "not_whole"]
+__all__ = ["LATE_S", "Asked", "Base", "Host"]
 
 LATE_S = 0.5
 """After a deadline, for generators that know of it: they say themselves what they took by then."""
@@ -295,7 +291,7 @@ class Base:
     def good(self, asked: Asked, answers: Sequence[Any]) -> tuple[Asked, Sequence[Any]]:
         """The answers that can be used, and their asks; the others fail their ask alone."""
         problems = [
-            _problem_of(steps, count, self.searches[slot].rules.counts_tried)
+            problem_of(steps, count, self.searches[slot].rules.counts_tried)
             for steps, count, slot in zip(answers, asked.counts, asked.slots, strict=True)
         ]
         for i, problem in enumerate(problems):
@@ -308,7 +304,7 @@ class Base:
         """What the ask took is charged; the question is tried again, or ends with the error."""
         search = self.searches[slot]
         search._native.set_time(self.clock())
-        spent, amounts, error = _taken(error, steps, search.settings)
+        spent, amounts, error = taken(error, steps, search.settings)
         if isinstance(error, DeadlinePassed) and not search.untimed:
             if not error.is_known:
                 spent, amounts = None, dict(search._native.claims())[ticket & _NUMBER]
@@ -327,8 +323,8 @@ class Base:
         values, charged = outputs, None
         if outputs.__class__ is not list:
             if isinstance(outputs, Scores):
-                outputs, charged = outputs.values, _per_ask(pending, outputs.spent)
-            values = _flat(outputs)
+                outputs, charged = outputs.values, per_ask(pending, outputs.spent)
+            values = flat(outputs)
         if len(values) != len(pending.nodes):
             raise ValueError(f"critic: expected {len(pending.nodes)} scores, one per node, got {len(values)}")
         try:
@@ -346,7 +342,7 @@ class Base:
             own = values[at : at + len(part.nodes)]
             at += len(own)
             costs = None if charged is None else charged[i : i + 1]
-            problem = next(filter(None, map(_score_problem, own, part.nodes)), None)
+            problem = next(filter(None, map(score_problem, own, part.nodes)), None)
             if problem is not None:
                 self.state_failed(part, named(problem, "critic"), costs)
                 continue
@@ -392,117 +388,3 @@ class Base:
         except (TypeError, ValueError):  # it may have grown before the error came
             return False
         return True
-
-
-# ---- Checks
-
-
-def is_whole(answers: Any, size: int) -> bool:
-    """Whether there is one answer per ask."""
-    return _is_list(answers) and len(answers) == size
-
-
-def _is_list(answers: Any) -> bool:
-    return answers.__class__ is list or (isinstance(answers, Sequence) and not isinstance(answers, (str, bytes)))
-
-
-def not_whole(answers: Any, size: int) -> Exception:
-    got = f"{len(answers)}" if isinstance(answers, (list, tuple)) else f"{answers!r:.80}"
-    return ValueError(f"generator: expected {size} lists of steps, one per state, got {got}")
-
-
-def _problem_of(steps: Any, count: int, counts_tried: bool) -> Exception | None:
-    """What is wrong with an answer; None where nothing is."""
-    if isinstance(steps, Exception):
-        return steps
-    try:
-        if not _is_list(steps):
-            return TypeError(f"generator: expected a list of Step for each state, got {steps!r:.80}")
-        if len(steps) > count:
-            return ValueError(f"generator: expected at most {count} steps, got {len(steps)}; respect counts")
-        for step in steps:
-            checked_step(step, counts_tried)
-    except Exception as error:  # of classes of the user's, whatever they raise
-        return error
-    return None
-
-
-def _taken(error: Exception, steps: Any, settings: Settings) -> tuple[Spent | None, Any, Exception]:
-    """What a failed ask took, as it says and, where nothing of that is priced any more, as the account counts it; and
-    why it failed, which is another reason where it says the first by no `Spent`."""
-    if not isinstance(error, GenerationError):
-        spent = _spent_on(steps, settings)
-        return spent, None if spent is None else spent.amounts(), error
-    try:
-        return None if error.spent is None else as_spent("GenerationError.spent", error.spent), None, error
-    except TypeError as wrong:
-        wrong.__cause__ = error
-        return None, None, wrong
-
-
-def _spent_on(answer: Any, settings: Settings) -> Spent | None:
-    """What an answer that cannot be used took, as far as it says: what each of its steps would be charged."""
-    try:
-        steps = [step for step in answer if isinstance(step, Step)] if _is_list(answer) else []
-        calls = [settings.step_tool_calls if step.tool_calls is None else step.tool_calls for step in steps]
-        tokens, read = [step.tokens for step in steps], [step.prompt_tokens for step in steps]
-        seconds, costs = [step.seconds for step in steps], [_cost_of(step, settings) for step in steps]
-    except Exception:  # of a class of the user's
-        return None
-    return Spent(_whole(tokens), _whole(calls), _amount(seconds, MOST), _amount(costs, MAX_COST), _whole(read))
-
-
-def _cost_of(step: Step, settings: Settings) -> Any:
-    """What a step says that it cost, or the price of its tokens."""
-    if step.cost is not None:
-        return step.cost
-    tokens, read, cached = (_whole([count]) for count in (step.tokens, step.prompt_tokens, step.cached_tokens))
-    return min(float(price_of(settings, tokens, read, min(cached, read))), MAX_COST)
-
-
-def _whole(counts: Sequence[Any]) -> int:
-    """The sum of those that are counts."""
-    return sum([int(count) for count in counts if isinstance(count, (int, np.integer)) and 0 < count <= MOST])
-
-
-def _amount(numbers: Sequence[Any], most: float) -> float:
-    """The sum of those that are amounts, `most` at most."""
-    good = [float(number) for number in numbers if isinstance(number, (int, float, np.number)) and 0 < number <= most]
-    return min(float(priced(*[(1, exact(number)) for number in good])), most)
-
-
-def _flat(outputs: Any) -> list[Any]:
-    """A critic's numbers as a list: also of an array or tensor, and of shape (n, 1)."""
-    values = outputs.tolist() if hasattr(outputs, "tolist") else outputs
-    if not isinstance(values, (list, tuple)):
-        raise TypeError(f"critic: expected a list of numbers, one per node, got {outputs!r:.80}")
-    if values and all(isinstance(value, list) and len(value) == 1 for value in values):
-        return [value[0] for value in values]
-    return list(values)
-
-
-def _score_problem(score: Any, node: Node) -> Exception | None:
-    if isinstance(score, Exception):
-        return score
-    if isinstance(score, (bool, str, bytes)) or not hasattr(score, "__float__"):
-        return TypeError(f"critic: expected a number for each state, got {score!r:.80} for {node.text[-60:]!r}")
-    try:
-        output = float(score)
-    except Exception as error:  # of a class of the user's, whatever it raises
-        return TypeError(f"critic: expected a number for each state, got {score!r:.80} ({message_of(error)})")
-    if not math.isfinite(output):
-        return ValueError(f"critic: expected finite scores, got {output} for {node.text[-60:]!r}")
-    return None
-
-
-def _per_ask(pending: Pending, costs: Sequence[Any]) -> list[Any]:
-    """The critic's `Spent` per node as the engine's amounts per ask."""
-    whole = isinstance(costs, Sequence) and len(costs) == len(pending.nodes)
-    if not whole or not all(isinstance(cost, Spent) for cost in costs):
-        raise TypeError(f"critic: expected {len(pending.nodes)} Spent, one per node, got {costs!r:.80}")
-    amounts, at = [], 0
-    for count in pending.counts:
-        rows = [cost.amounts() for cost in costs[at : at + count]] or [(0, 0, 0, 0)]
-        amounts.append(tuple(map(sum, zip(*rows, strict=True))))
-        at += count
-    return amounts

@@ -14,6 +14,7 @@ ENGINE = (
     "searcher",
     "engine",
     "home",
+    "answer_checks",
     "drive",
     "drive_base",
     "async_drive",

@@ -15,7 +15,7 @@ import pytest
 import torch
 from model_families import build_model, build_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from bavt_fast.generators import kv_cache, torch_model
 from bavt_fast.generators.sampling import Sampler
@@ -61,26 +61,29 @@ class RecordedGraph:
 
     def record(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         """What was made inside lies in the graph's pool. What came from outside is not kept alive by a graph."""
-        self.made.update(id(leaf) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        made = tree_leaves(result)
+        self.made.update(id(leaf) for leaf in made if isinstance(leaf, torch.Tensor))
+        leaves, structure = tree_flatten((args, kwargs))
+        self.calls.append((function, [self.held(leaf) for leaf in leaves], structure, made))
 
-        def held(leaf: Any) -> Any:
-            return weakref.ref(leaf) if isinstance(leaf, torch.Tensor) and id(leaf) not in self.made else leaf
-
-        self.calls.append((function, tree_map(held, args), tree_map(held, kwargs), result))
+    def held(self, leaf: Any) -> Any:
+        return weakref.ref(leaf) if isinstance(leaf, torch.Tensor) and id(leaf) not in self.made else leaf
 
     @torch.no_grad()
     def replay(self) -> None:
-        def found(leaf: Any) -> Any:
-            if isinstance(leaf, weakref.ref):
-                leaf = leaf()
-                assert leaf is not None, "a graph reads memory that was given back"
-            return leaf
-
-        for function, args, kwargs, result in self.calls:
-            again = function(*tree_map(found, args), **tree_map(found, kwargs))
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+        for function, leaves, structure, made in self.calls:
+            args, kwargs = tree_unflatten([_found(leaf) for leaf in leaves], structure)
+            again = function(*args, **kwargs)
+            for old, new in zip(made, [again] if isinstance(again, torch.Tensor) else tree_leaves(again), strict=True):
                 if isinstance(old, torch.Tensor) and old.numel() and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
+
+
+def _found(leaf: Any) -> Any:
+    if isinstance(leaf, weakref.ref):
+        leaf = leaf()
+        assert leaf is not None, "a graph reads memory that was given back"
+    return leaf
 
 
 class _Pool:

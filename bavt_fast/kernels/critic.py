@@ -16,19 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bavt_fast.kernels.critic_checks import check_arguments, check_impl
+from bavt_fast._checks import as_count, as_iterator
+from bavt_fast.kernels.critic_checks import check_arguments, check_impl, check_range, check_tensors
 from bavt_fast.kernels.critic_lookup import find_entry
 from bavt_fast.kernels.critic_plan import layout
-from bavt_fast.kernels.critic_reference import critic_mlp_reference, quantize_w1
+from bavt_fast.kernels.critic_reference import MAX_VALUE, MIN_VALUE, critic_mlp_reference, quantize_w1
 
 if TYPE_CHECKING:
     from bavt_fast.kernels.critic_plan import Plan
 
 __all__ = ["MAX_VALUE", "MIN_VALUE", "critic_mlp", "warmup"]
-
-MIN_VALUE = 1e-6
-MAX_VALUE = 1.0
-"""Default bounds of a node's value V: above zero, so that V^(1/r) stays a weight, and at most one."""
 
 _FUSED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -39,7 +36,7 @@ _plans: dict[Hashable, Plan] = {}
 _library = torch.library.Library("bavt_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "critic_mlp(Tensor hidden, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? index=None, "
-    "Tensor? w1_scale=None, Tensor? parent_value=None, float value_min=0.0, float value_max=1.0, "
+    f"Tensor? w1_scale=None, Tensor? parent_value=None, float value_min={MIN_VALUE}, float value_max={MAX_VALUE}, "
     'str impl="auto") -> Tensor',
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -87,10 +84,13 @@ def critic_mlp(
         batch.
 
     Raises:
+        TypeError: not a tensor where one is expected, or `value_range` is not two numbers.
         ValueError: a shape, dtype, device or option is wrong; or impl="triton" cannot serve the call.
         IndexError: an index is out of range, on the CPU.
     """
     check_impl(impl)
+    check_tensors(hidden=hidden, w1=w1, b1=b1, w2=w2, b2=b2, index=index, w1_scale=w1_scale, parent_value=parent_value)
+    check_range(value_range)
     weights = (w1, b1, w2, b2)
     obstacle = "impl='torch' was asked for" if impl == "torch" else _obstacle(hidden, weights, parent_value, impl)
     if obstacle is None:
@@ -99,7 +99,7 @@ def critic_mlp(
         )
         return result
     if impl == "triton":
-        raise ValueError(f"impl='triton' cannot serve this call: {obstacle}; use impl='auto'")
+        raise ValueError(_refusal(obstacle))
     check_arguments(hidden, w1, b1, w2, b2, index, w1_scale, parent_value, value_range)
     return critic_mlp_reference(hidden, w1, b1, w2, b2, index, w1_scale, parent_value, value_range)
 
@@ -128,11 +128,12 @@ def warmup(
         impl: as in `critic_mlp`.
 
     Raises:
-        ValueError: a shape is not two positive integers.
+        TypeError: a shape is not two integers, or `dtype` is not a torch.dtype. Nothing was compiled then.
+        ValueError: a shape has an integer below 1, or as `critic_mlp`.
     """
-    for rows, hidden_size in shapes:
-        if rows < 1 or hidden_size < 1:
-            raise ValueError(f"shapes must hold (rows, H) of at least 1 each, got {(rows, hidden_size)}")
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {dtype!r:.80}")
+    for rows, hidden_size in _as_shapes(shapes):
 
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -148,6 +149,23 @@ def warmup(
             )  # fmt: skip
 
 
+def _as_shapes(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The shapes of `warmup`, each of them checked."""
+    wanted, checked = "(rows, H) pairs of integers, such as [(1, 768)]", []
+    for pair in as_iterator("shapes", shapes, wanted):
+        try:
+            rows, hidden_size = pair
+        except (TypeError, ValueError):
+            raise TypeError(f"shapes: expected {wanted}, got {pair!r:.80} in it") from None
+        checked.append((as_count("shapes", rows, minimum=1), as_count("shapes", hidden_size, minimum=1)))
+    return checked
+
+
+def _refusal(obstacle: str) -> str:
+    """What impl="triton" says where it cannot serve."""
+    return f"impl: expected 'auto' or 'torch' for this call, got 'triton', which cannot serve it: {obstacle}"
+
+
 def _obstacle(hidden: Tensor, weights: tuple[Tensor, ...], parent_value: Tensor | None, impl: str) -> str | None:
     """Why the fused op cannot serve the call, None when it can. Plain code: ``torch.compile`` traces it."""
     if impl == "torch":
@@ -157,7 +175,7 @@ def _obstacle(hidden: Tensor, weights: tuple[Tensor, ...], parent_value: Tensor 
         if any(tensor.requires_grad for tensor in inputs):
             return "it has no backward and an input requires a gradient (call it under torch.no_grad())"
     if hidden.dtype not in _FUSED_DTYPES:
-        return f"hidden is {hidden.dtype}, not float16, bfloat16 or float32"
+        return _not_fused(hidden.dtype)
     if hidden.device.type == "cpu":
         return None if impl == "triton" else "the tensors are on the CPU"
     if hidden.device.type != "cuda":
@@ -177,8 +195,8 @@ def _critic_mlp_op(
     index: Tensor | None = None,
     w1_scale: Tensor | None = None,
     parent_value: Tensor | None = None,
-    value_min: float = 0.0,
-    value_max: float = 1.0,
+    value_min: float = MIN_VALUE,
+    value_max: float = MAX_VALUE,
     impl: str = "auto",
 ) -> Tensor:
     """The op on real tensors: the kernels where the table says so, plain torch elsewhere."""
@@ -189,11 +207,12 @@ def _critic_mlp_op(
     plan = _plans.get(key)
     if plan is not None:  # the checks passed when this layout was new, and they read nothing but the layout
         return plan.run(*tensors)
+    check_impl(impl)
     check_arguments(*tensors, value_range)
     out = _empty_result(hidden, index, parent_value)
     if out.shape[0] == 0:
         return out
-    capability = _capability(hidden.device, impl)
+    capability = _capability(hidden, impl)
     if capability is None:
         return critic_mlp_reference(*tensors, value_range)
     # Imported here because torch runs without triton; a capability says that triton is there.
@@ -232,10 +251,11 @@ def _critic_mlp_fake(
     index: Tensor | None = None,
     w1_scale: Tensor | None = None,
     parent_value: Tensor | None = None,
-    value_min: float = 0.0,
-    value_max: float = 1.0,
+    value_min: float = MIN_VALUE,
+    value_max: float = MAX_VALUE,
     impl: str = "auto",
 ) -> Tensor:
+    check_impl(impl)
     check_arguments(hidden, w1, b1, w2, b2, index, w1_scale, parent_value, (value_min, value_max))
     return _empty_result(hidden, index, parent_value)
 
@@ -246,16 +266,24 @@ def _empty_result(hidden: Tensor, index: Tensor | None, parent_value: Tensor | N
     return hidden.new_empty((rows, 1), dtype=dtype)
 
 
-def _capability(device: torch.device, impl: str) -> int | None:
+def _capability(hidden: Tensor, impl: str) -> int | None:
     """The capability to tile for, times ten; None where plain torch must run.
 
     Raises:
         ValueError: `impl` is "triton" and the kernels cannot run there.
     """
-    capability, obstacle = _device_support(device)
+    if impl == "torch":
+        return None
+    capability, obstacle = _device_support(hidden.device)
+    if hidden.dtype not in _FUSED_DTYPES:
+        capability, obstacle = None, _not_fused(hidden.dtype)
     if capability is None and impl == "triton":
-        raise ValueError(f"impl='triton' cannot serve this call: {obstacle}; use impl='auto'")
-    return capability if device.type == "cuda" or impl == "triton" else None
+        raise ValueError(_refusal(obstacle))
+    return capability if hidden.is_cuda or impl == "triton" else None
+
+
+def _not_fused(dtype: torch.dtype) -> str:
+    return f"hidden is {dtype}, not float16, bfloat16 or float32"
 
 
 @cache

@@ -24,7 +24,7 @@ def find_entry(capability: int, kind: Kind, rows: int, hidden_size: int) -> Entr
         ValueError: the capability is below 80.
     """
     if capability < 80:
-        raise ValueError(f"capability must be at least 80 (Ampere), got {capability}; use impl='torch' there")
+        raise ValueError(f"capability: expected at least 80 (Ampere), got {capability}; use impl='torch' there")
     # Desktop Blackwell (12.0) has the small shared memory that the tilings of Ampere are made for.
     family = 90 if 90 <= capability < 120 else 80
     for entry in ENTRIES:

@@ -52,7 +52,7 @@ class PreparedLaunch:
     def __init__(self, launch: Launch, compiled: Any, tensors: Sequence[str]) -> None:
         names = [parameter.name for parameter in launch.kernel.params]
         if names[: len(tensors)] != list(tensors):
-            raise ValueError(f"tensors must be the first parameters of the kernel, {names}, got {list(tensors)}")
+            raise ValueError(f"tensors: expected the first parameters of the kernel, {names}, got {list(tensors)}")
         arguments = [launch.arguments[name] for name in names]
         self._launch = compiled[(*launch.grid, 1, 1)[:3]]
         self._constants = tuple(arguments[len(tensors) :])

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["critic_mlp_reference", "gather_rows", "quantize_w1"]
+from bavt_fast.kernels.critic_checks import check_tensors
+
+__all__ = ["MAX_VALUE", "MIN_VALUE", "critic_mlp_reference", "gather_rows", "quantize_w1"]
+
+MIN_VALUE = 1e-6
+MAX_VALUE = 1.0
+"""Default bounds of a node's value V: above zero, so that V^(1/r) stays a weight, and at most one."""
 
 
 def gather_rows(hidden: Tensor, index: Tensor | None) -> Tensor:
@@ -34,7 +40,7 @@ def critic_mlp_reference(
     index: Tensor | None = None,
     w1_scale: Tensor | None = None,
     parent_value: Tensor | None = None,
-    value_range: tuple[float, float] = (0.0, 1.0),
+    value_range: tuple[float, float] = (MIN_VALUE, MAX_VALUE),
 ) -> Tensor:
     """Linear -> ReLU -> Linear in the dtype of `hidden`, (rows, 1); arguments as in `critic_mlp`."""
     if w1_scale is not None:
@@ -61,11 +67,13 @@ def quantize_w1(w1: Tensor) -> tuple[Tensor, Tensor]:
         quantized (2H, H) int8 and scale (2H,) float32.
 
     Raises:
+        TypeError: `w1` is not a tensor.
         ValueError: `w1` is not a floating 2-D tensor.
     """
+    check_tensors(w1=w1)
     if w1.dim() != 2 or not w1.is_floating_point():
         raise ValueError(
-            f"w1 must be a floating (2H, H) tensor, got {w1.dtype} of shape {tuple(w1.shape)}; "
+            f"w1: expected a floating (2H, H) tensor, got {w1.dtype} of shape {tuple(w1.shape)}; "
             "pass the first layer's weight"
         )
     full = w1.detach().to(torch.float32)

@@ -153,9 +153,9 @@ def test_tensors_that_must_be_copied_first_are_copied_each_time() -> None:
 def test_a_bad_call_after_a_good_one_is_still_refused() -> None:
     arguments = critic_arguments(8, 96, torch.bfloat16)
     launches_of(*arguments)
-    with pytest.raises(ValueError, match="w1 must have the dtype of hidden"):
+    with pytest.raises(ValueError, match="w1: expected the dtype of hidden"):
         launches_of(arguments[0].half(), *arguments[1:])
-    with pytest.raises(ValueError, match="w1 must have shape"):
+    with pytest.raises(ValueError, match="w1: expected shape"):
         launches_of(arguments[0][:, :95], *arguments[1:])
 
 

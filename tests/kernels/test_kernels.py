@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -154,7 +155,7 @@ def test_gradients_are_those_of_the_sequential() -> None:
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes CPU tensors")
 def test_the_kernel_refuses_cpu_tensors() -> None:
-    with pytest.raises(ValueError, match=r"impl='triton'.*TRITON_INTERPRET=1|triton is not installed"):
+    with pytest.raises(ValueError, match=r"got 'triton'.*TRITON_INTERPRET=1|triton is not installed"):
         critic_mlp(*critic_arguments(3, 64, torch.float32), impl="triton")
 
 
@@ -268,9 +269,12 @@ def test_compile_takes_the_op_in_one_graph_and_with_any_number_of_rows() -> None
         assert torch.equal(compiled(*arguments), critic_mlp(*arguments) * 2)
 
 
-def test_compile_takes_the_public_function_in_one_graph() -> None:
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compile_takes_the_public_function_in_one_graph(dynamic: bool | None) -> None:
     module = mlp(64)
-    compiled = torch.compile(lambda x: critic_mlp(x, *parameters(module)) + 1, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda x: critic_mlp(x, *parameters(module)) + 1, fullgraph=True, backend="aot_eager", dynamic=dynamic
+    )
     hidden = torch.randn(6, 64)
     assert torch.equal(compiled(hidden), module(hidden) + 1)
     with torch.no_grad():
@@ -286,25 +290,25 @@ def broken(**changes: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "one row": (broken(hidden=torch.zeros(64)), r"hidden must have shape \(rows, H\)"),
+    "one row": (broken(hidden=torch.zeros(64)), r"hidden: expected shape \(rows, H\)"),
     "sequences without index": (broken(hidden=torch.zeros(3, 2, 64)), "pass index="),
     "integer hidden": (
         broken(hidden=torch.zeros(3, 64, dtype=torch.int64)),
-        "hidden must have a floating dtype",
+        "hidden: expected a floating dtype",
     ),
-    "wrong H": (broken(hidden=torch.zeros(3, 63)), r"w1 must have shape \(126, 63\), got \(128, 64\)"),
-    "transposed w1": (broken(w1=torch.zeros(64, 128)), r"w1 must have shape \(128, 64\)"),
-    "b1": (broken(b1=torch.zeros(64)), r"b1 must have shape \(128,\)"),
-    "w2": (broken(w2=torch.zeros(128)), r"w2 must have shape \(1, 128\)"),
-    "b2": (broken(b2=torch.zeros(())), r"b2 must have shape \(1,\)"),
+    "wrong H": (broken(hidden=torch.zeros(3, 63)), r"w1: expected shape \(126, 63\), got \(128, 64\)"),
+    "transposed w1": (broken(w1=torch.zeros(64, 128)), r"w1: expected shape \(128, 64\)"),
+    "b1": (broken(b1=torch.zeros(64)), r"b1: expected shape \(128,\)"),
+    "w2": (broken(w2=torch.zeros(128)), r"w2: expected shape \(1, 128\)"),
+    "b2": (broken(b2=torch.zeros(())), r"b2: expected shape \(1,\)"),
     "dtype mix": (
         broken(hidden=torch.zeros(3, 64).half()),
-        r"w1 must have the dtype of hidden, torch.float16",
+        r"w1: expected the dtype of hidden, torch.float16",
     ),
-    "bias dtype": (broken(b2=torch.zeros(1).half()), "b2 must have the dtype of hidden"),
-    "device mix": (broken(w1=torch.zeros(128, 64, device="meta")), "w1 must be on the device of hidden, cpu"),
-    "float index": (broken(index=torch.zeros(3)), "index must be a 1-D int32 or int64"),
-    "2-D index": (broken(index=torch.zeros(3, 1, dtype=torch.int64)), "index must be a 1-D"),
+    "bias dtype": (broken(b2=torch.zeros(1).half()), "b2: expected the dtype of hidden"),
+    "device mix": (broken(w1=torch.zeros(128, 64, device="meta")), "w1: expected the device of hidden, cpu"),
+    "float index": (broken(index=torch.zeros(3)), "index: expected a 1-D int32 or int64"),
+    "2-D index": (broken(index=torch.zeros(3, 1, dtype=torch.int64)), "index: expected a 1-D"),
     "short index": (
         broken(hidden=torch.zeros(3, 2, 64), index=torch.zeros(2, dtype=torch.int64)),
         "one position per sequence of hidden, 3, got 2",
@@ -313,27 +317,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         broken(hidden=torch.zeros(3, 2, 1, 64), index=torch.zeros(3, dtype=torch.int64)),
         r"or \(rows, length, H\)",
     ),
-    "int8 without scale": (broken(w1=torch.zeros(128, 64, dtype=torch.int8)), "w1_scale must come with"),
-    "scale without int8": (broken(w1_scale=torch.zeros(128)), "w1 must be int8 when w1_scale"),
+    "int8 without scale": (broken(w1=torch.zeros(128, 64, dtype=torch.int8)), "w1_scale: expected a Tensor with"),
+    "scale without int8": (broken(w1_scale=torch.zeros(128)), "w1: expected int8 with w1_scale"),
     "scale shape": (
         broken(w1=torch.zeros(128, 64, dtype=torch.int8), w1_scale=torch.zeros(64)),
-        r"w1_scale must have shape \(128,\)",
+        r"w1_scale: expected shape \(128,\)",
     ),
     "scale dtype": (
         broken(w1=torch.zeros(128, 64, dtype=torch.int8), w1_scale=torch.zeros(128).half()),
-        "w1_scale must be float32",
+        "w1_scale: expected float32",
     ),
-    "parent shape": (broken(parent_value=torch.zeros(3, 1)), r"parent_value must have shape \(3,\)"),
+    "parent shape": (broken(parent_value=torch.zeros(3, 1)), r"parent_value: expected shape \(3,\)"),
     "parent dtype": (
         broken(parent_value=torch.zeros(3, dtype=torch.int64)),
-        "parent_value must have a floating",
+        "parent_value: expected a floating",
     ),
-    "range": (broken(parent_value=torch.zeros(3), value_range=(1.0, 0.0)), "value_range must be"),
+    "range": (broken(parent_value=torch.zeros(3), value_range=(1.0, 0.0)), "value_range: expected"),
     "nan range": (
         broken(parent_value=torch.zeros(3), value_range=(float("nan"), 1.0)),
-        "value_range must be",
+        "value_range: expected",
     ),
-    "impl": (broken(impl="cuda"), "impl must be 'auto', 'torch' or 'triton', got 'cuda'"),
+    "impl": (broken(impl="cuda"), "impl: expected 'auto', 'torch' or 'triton', got 'cuda'"),
 }
 
 
@@ -344,7 +348,7 @@ def test_bad_input_is_named(name: str) -> None:
         critic_mlp(**arguments)
 
 
-@pytest.mark.parametrize("name", [name for name in BAD if name != "impl"])
+@pytest.mark.parametrize("name", BAD)
 def test_the_op_refuses_the_same_input(name: str) -> None:
     arguments, message = dict(BAD[name][0]), BAD[name][1]
     low, high = arguments.pop("value_range", (0.0, 1.0))
@@ -359,7 +363,7 @@ def test_tensors_on_the_cpu_and_on_cuda_do_not_mix(place: int) -> None:
         mixed = fake_cuda()
         mixed[place] = torch.empty(mixed[place].shape, dtype=mixed[place].dtype)
         where = "cpu, got cuda:0" if place == 0 else "cuda:0, got cpu"
-        with pytest.raises(ValueError, match=f"{name} must be on the device of hidden, {where}; move it"):
+        with pytest.raises(ValueError, match=f"{name}: expected the device of hidden, {where}; move it"):
             critic_mlp(*mixed)
 
 
@@ -376,11 +380,55 @@ def test_a_transposed_weight_is_right() -> None:
     torch.testing.assert_close(critic_mlp(hidden, strided, *rest), critic_mlp_reference(hidden, w1, *rest))
 
 
-def test_quantize_and_warmup_refuse_nonsense() -> None:
-    with pytest.raises(ValueError, match="w1 must be a floating"):
+@pytest.mark.parametrize("name", ["hidden", "w1", "b1", "w2", "b2", "index", "w1_scale", "parent_value"])
+@pytest.mark.parametrize("wrong", [[0.5], np.zeros(3), 0.5, "x"])
+def test_what_is_no_tensor_is_named(name: str, wrong: Any) -> None:
+    optional = " or None" * (name in ("index", "w1_scale", "parent_value"))
+    with pytest.raises(TypeError, match=f"^{name}: expected a Tensor{optional}, got {type(wrong).__name__}$"):
+        critic_mlp(**broken(**{name: wrong}))
+
+
+@pytest.mark.parametrize("wrong", [None, (0.0,), (0.0, 0.5, 1.0), ("0", "1"), (None, 1.0), "01"])
+def test_a_range_that_is_not_two_numbers_is_named(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^value_range: expected two numbers, \(lowest, highest\), got"):
+        critic_mlp(**broken(parent_value=torch.zeros(3), value_range=wrong))
+
+
+def test_the_reference_and_the_op_clip_as_the_function_does() -> None:
+    arguments, parent = critic_arguments(50, 64, torch.float32), torch.full((50,), -9.0)
+    value = critic_mlp(*arguments, parent_value=parent)
+    assert value.unique().tolist() == [pytest.approx(critic.MIN_VALUE)]
+    assert torch.equal(critic_mlp_reference(*arguments, parent_value=parent), value)
+    assert torch.equal(OP(*arguments, parent_value=parent), value)
+
+
+def test_the_op_runs_torch_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critic, "_device_support", lambda device: (90, ""))
+    hidden = critic_arguments(3, 64, torch.float32)[0]
+    assert critic._capability(hidden, "triton") == 90
+    assert critic._capability(hidden, "torch") is None
+    with pytest.raises(ValueError, match=r"which cannot serve it: hidden is torch\.float64"):
+        critic._capability(hidden.double(), "triton")
+
+
+def test_quantize_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="w1: expected a floating"):
         quantize_w1(torch.zeros(3, dtype=torch.int8))
-    with pytest.raises(ValueError, match=r"shapes must hold \(rows, H\)"):
-        warmup([(0, 64)], device="cpu")
+    with pytest.raises(TypeError, match="w1: expected a Tensor, got list"):
+        quantize_w1([[0.5]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [3], (1, 768), [(1, 2, 3)], ["a"], [(1.5, 64)], [(True, 64)], [(0, 64)]])
+def test_warmup_refuses_what_are_no_shapes_before_it_compiles(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critic, "critic_mlp", lambda *arguments, **options: pytest.fail("it ran"))
+    shapes = [(1, 64), *wrong] if isinstance(wrong, list) else wrong
+    with pytest.raises((TypeError, ValueError), match=r"^shapes: expected .*, got"):
+        warmup(shapes, torch.float32, "cpu")
+
+
+def test_warmup_refuses_a_dtype_that_is_none() -> None:
+    with pytest.raises(TypeError, match=r"^dtype: expected a torch.dtype, got 'float32'"):
+        warmup([(1, 64)], "float32", "cpu")  # type: ignore[arg-type]
 
 
 # The table
@@ -408,5 +456,5 @@ def test_the_table_prefers_the_tightest_entry() -> None:
 
 
 def test_old_gpus_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="capability must be at least 80"):
+    with pytest.raises(ValueError, match="capability: expected at least 80"):
         find_entry(75, "half", 1, 64)

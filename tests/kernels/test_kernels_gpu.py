@@ -227,5 +227,5 @@ def test_opcheck() -> None:
 
 def test_tensors_on_two_devices_are_refused() -> None:
     hidden, w1, *rest = on_gpu(3, 64, torch.float32)
-    with pytest.raises(ValueError, match="w1 must be on the device of hidden, cuda:0, got cpu"):
+    with pytest.raises(ValueError, match="w1: expected the device of hidden, cuda:0, got cpu"):
         critic_mlp(hidden, w1.cpu(), *rest)

@@ -64,7 +64,7 @@ def pretend_gpu(record: Callable[[LaunchRecord], None], capability: int = 90) ->
     """Makes ``impl="triton"`` compile for `capability` / 10 and hand its launches to `record`, for the rest of the
     process."""
     triton.runtime.driver.set_active(RecordingDriver(record, capability))
-    critic._capability = lambda device, impl: capability  # type: ignore[assignment]
+    critic._capability = lambda hidden, impl: capability  # type: ignore[assignment]
 
 
 def microseconds(function: Callable[[], object], repeats: int = 1000) -> float:

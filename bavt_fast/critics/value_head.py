@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from bavt_fast._checks import as_count
 from bavt_fast.device_queue import are_complete, side_stream, version_of
 from bavt_fast.protocols import Node
 from bavt_fast.threads import ComputeThreads
@@ -32,10 +33,14 @@ class ResidualValuePredictor(nn.Module):
 
     Args:
         hidden_dim: H, the width of the embeddings.
+
+    Raises:
+        TypeError, ValueError: `hidden_dim` is not an integer of at least 1.
     """
 
     def __init__(self, hidden_dim: int = 768) -> None:
         super().__init__()
+        hidden_dim = as_count("hidden_dim", hidden_dim, minimum=1)
         self.hidden_dim = hidden_dim
         self.predictor = nn.Sequential(nn.Linear(hidden_dim, hidden_dim * 2), nn.ReLU(), nn.Linear(hidden_dim * 2, 1))
 
@@ -43,8 +48,11 @@ class ResidualValuePredictor(nn.Module):
         """(batch, H) -> (batch, 1), in the dtype of the embeddings.
 
         Raises:
+            TypeError: `context_embeddings` is not a tensor.
             ValueError: the last dimension of `context_embeddings` is not H.
         """
+        if not isinstance(context_embeddings, Tensor):
+            raise TypeError(f"context_embeddings: expected a Tensor, got {type(context_embeddings).__name__}")
         if context_embeddings.shape[-1:] != (self.hidden_dim,):
             raise ValueError(
                 f"context_embeddings: expected shape (batch, {self.hidden_dim}), got "
@@ -59,23 +67,27 @@ class ResidualValuePredictor(nn.Module):
         return result
 
     def _fused_weights(self, context_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-        """The kernel's weights where it does what the layers would: no gradients or autocast, layers as built and
-        without hooks, which pruning uses. None elsewhere."""
+        """The kernel's weights where it does what `predictor` would: no gradients or autocast, layers as built, of the
+        widths that they were built with, and no hooks, which pruning uses. None elsewhere."""
         if (
             not context_embeddings.is_cuda
             or context_embeddings.dim() != 2
             or self.training
             or torch.is_grad_enabled()
             or torch.is_autocast_enabled()
+            or type(self.predictor) is not nn.Sequential
         ):
             return None
         layers: list[Any] = list(self.predictor)
         if [type(layer) for layer in layers] != [nn.Linear, nn.ReLU, nn.Linear]:
             return None
-        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        if any(module._forward_hooks or module._forward_pre_hooks for module in (self.predictor, *layers)):
             return None
         first, _, last = layers
         if first.bias is None or last.bias is None:
+            return None
+        units = 2 * self.hidden_dim
+        if (first.weight.shape, last.weight.shape) != ((units, self.hidden_dim), (1, units)):
             return None
         return first.weight, first.bias, last.weight, last.bias
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -123,6 +124,27 @@ def test_changed_layers_are_run_as_they_are() -> None:
         replaced.predictor[1] = nn.GELU()
         for predictor in (hooked, pruned, without_bias, replaced):
             assert not is_fused(predictor, embeddings)
+        outer, narrow, alone = (mode.predictor() for _ in range(3))
+        outer.predictor.register_forward_hook(lambda layers, inputs, output: output * 2)
+        first, last = narrow.predictor[0], narrow.predictor[2]
+        first.weight, first.bias = (nn.Parameter(torch.empty(shape, device="cuda")) for shape in ((4, 8), (4,)))
+        last.weight = nn.Parameter(torch.empty(1, 4, device="cuda"))
+        alone.predictor = alone.predictor[2]  # type: ignore[assignment]
+        for predictor in (outer, narrow, alone):
+            assert predictor._fused_weights(embeddings) is None
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "8", True, None])
+def test_a_width_that_is_none_is_named(wrong: Any) -> None:
+    for build in (ResidualValuePredictor, lambda width: CriticHead(object(), width)):
+        with pytest.raises((TypeError, ValueError), match=r"^hidden_dim: expected an integer of at least 1, got"):
+            build(wrong)
+
+
+@pytest.mark.parametrize("wrong", [[0.5] * 8, np.zeros((1, 8)), None])
+def test_embeddings_that_are_no_tensor_are_named(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^context_embeddings: expected a Tensor, got"):
+        ResidualValuePredictor(8)(wrong)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

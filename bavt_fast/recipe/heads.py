@@ -33,7 +33,7 @@ class CriticHead(nn.Module):
 
         Raises:
             TypeError: ``model.encode`` returned no tensor.
-            ValueError: its shape is not (1, H).
+            ValueError: it is not one row of H numbers.
         """
         with torch.no_grad():
             embedding = self.model.encode(trajectory_text)

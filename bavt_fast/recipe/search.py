@@ -285,9 +285,13 @@ class DualRoleLLMAgent:
         return BudgetAwareValueTreeSearch(self, self.critic_head, budget).search(question, max_depth)
 
     def generate_next_steps(self, context: str, num_candidates: int = NUM_CANDIDATES) -> list[str]:
-        """`num_candidates` sampled steps after `context`, stripped of surrounding white space."""
+        """`num_candidates` sampled steps after `context`, stripped of surrounding white space.
+
+        Raises:
+            TypeError: ``base_model.generate`` returned no str.
+        """
         prompt = context + "\n\nNext reasoning steps:"
-        return [self.model.generate(prompt, max_tokens=50, temperature=0.7).strip() for _ in range(num_candidates)]
+        return [_stripped(self.model.generate(prompt, max_tokens=50, temperature=0.7)) for _ in range(num_candidates)]
 
     def compare_budgets(self, question: str, budgets: Iterable[int] = (100, 250, 500, 1000)) -> dict[int, Any]:
         """{budget: self.evaluate(reasoning, question)} for the reasoning that each budget buys.
@@ -321,13 +325,25 @@ def _check_question(question: object, max_depth: object) -> None:
 
 
 def _check_value(value: object) -> None:
+    """Raises TypeError for what is not one number that can be added and compared."""
+    shape = tuple(getattr(value, "shape", ()))
     try:
-        0.0 + value  # type: ignore[operator]
+        is_number = math.prod(shape) == 1
+        _ = 0.0 + value > 0.0  # type: ignore[operator]
     except TypeError:
+        is_number = False
+    if not is_number:
+        kind = type(value).__name__ + (f" of shape {shape}" if shape else "")
         raise TypeError(
-            f"critic_head.estimate_residual_value: expected a number, got {type(value).__name__}; "
-            "return a float, e.g. tensor.item()"
-        ) from None
+            f"critic_head.estimate_residual_value: expected a number, got {kind}; return a float, e.g. tensor.item()"
+        )
+
+
+def _stripped(text: Any) -> str:
+    """What a model generated, without surrounding white space."""
+    if not isinstance(text, str):
+        raise TypeError(f"base_model.generate: expected a str, got {type(text).__name__}; return the text alone")
+    return text.strip()
 
 
 def _depth_limit(max_depth: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from recipe_world import Script, ScriptedWorld
 
@@ -169,7 +170,7 @@ def test_a_step_of_the_wrong_type_is_named(step: Any) -> None:
 
 
 @both_trees
-@pytest.mark.parametrize("value", [None, "0.5", [0.5], {}])
+@pytest.mark.parametrize("value", [None, "0.5", [0.5], {}, 1j, np.zeros(2), np.zeros((0, 1))])
 def test_a_value_of_the_wrong_type_is_named(value: Any) -> None:
     with pytest.raises(
         TypeError, match=rf"^critic_head.estimate_residual_value: expected a number, got {type(value).__name__}"

@@ -204,6 +204,29 @@ def test_embeddings_of_the_wrong_kind_are_refused(embedding: Any, error: type[Ex
         CriticHead(Model(), hidden_dim=8).estimate_residual_value("text")
 
 
+@pytest.mark.parametrize("answer", [None, ["a step"], b"a step", 7])
+def test_what_the_agents_model_generates_has_to_be_a_text(answer: Any) -> None:
+    class Model:
+        def generate(self, prompt: str, **sampling: Any) -> Any:
+            return answer
+
+    with pytest.raises(TypeError, match=rf"^base_model\.generate: expected a str, got {type(answer).__name__}"):
+        DualRoleLLMAgent(Model()).generate_next_steps("context")
+
+
+def test_a_value_of_several_numbers_is_named() -> None:
+    class Model:
+        def generate_next_steps(self, text: str, num_candidates: int) -> list[str]:
+            return ["a", "b"]
+
+        def estimate_residual_value(self, text: str) -> Any:
+            return torch.zeros(2)
+
+    model = Model()
+    with pytest.raises(TypeError, match=r"expected a number, got Tensor of shape \(2,\); return a float"):
+        BudgetAwareValueTreeSearch(model, model, 5).search("question")  # type: ignore[arg-type]
+
+
 class RecipeAgent:
     """The recipe's agent around a given critic head."""
 

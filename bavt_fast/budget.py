@@ -225,7 +225,8 @@ class Ledger:
 
     Args:
         budget: the limits. Resources without a limit are counted all the same.
-        clock: seconds as a float that never runs backwards; time counts from the construction of the ledger.
+        clock: seconds as a float that never runs backwards; time counts from the construction of the ledger. Whatever
+            reads it raises TypeError or ValueError where it gives no finite number.
     """
 
     def __init__(self, budget: Budget, clock: Callable[[], float] = time.monotonic) -> None:
@@ -383,7 +384,7 @@ class Ledger:
 
     def _read_clock(self) -> float:
         """Seconds since the start; held where the caller's clock steps back."""
-        self._account.set_elapsed(self._clock() - self._start_s)
+        self._account.set_elapsed(as_number("clock", self._clock()) - self._start_s)
         return self._account.elapsed_s
 
 

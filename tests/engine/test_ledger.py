@@ -170,6 +170,18 @@ def test_adversarial_requests_are_refused_and_change_nothing(name: str, value: o
     assert ledger.reserved == Spent()
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), None, "9", True])
+def test_a_clock_that_gives_no_number_later_on_is_named(wrong: Any) -> None:
+    ledger, clock = make_ledger(seconds=10)
+    started_s = clock.now_s
+    clock.now_s = wrong
+    for read in (ledger.reserve, ledger.try_reserve, lambda: ledger.remaining, lambda: ledger.exhausted):
+        with pytest.raises((TypeError, ValueError), match=r"^clock: expected a finite number, got"):
+            read()
+    clock.now_s = started_s + 2.5
+    assert ledger.remaining == Remaining(seconds=7.5), "nothing was counted"
+
+
 def test_time_is_read_from_the_clock_and_the_deadline_closes_the_ledger() -> None:
     ledger, clock = make_ledger(seconds=10)
     late = ledger.reserve(tokens=5)

@@ -12,6 +12,8 @@ import pytest
 from browsing import until
 from pictures import EVIL, chain, evil, fan, picture_of, recorded
 
+import bavt_fast as bavt
+from bavt_fast.tasks.text import TextTask
 from bavt_fast.view import html
 
 Show = Callable[[Any], Any]
@@ -65,19 +67,24 @@ def test_the_replay_comes_to_what_the_tree_says(show: Show) -> None:
     assert [had for had, is_closed in zip(statuses, closed, strict=True) if had and not is_closed] == []
 
 
-def test_what_a_stop_left_out_is_not_counted_where_the_search_goes_on(show: Show) -> None:
-    events = (
-        ("ask", 0.0, 0, 1.0, 0),
-        ("ask", 0.0, 0, 1.0, 0),
-        ("admit", 0.1, 5, 0.9, 0, 1, 1),
-        ("grow", 0.1, 5, 0.9, 0, 1),
-        ("stop", 0.1, 5, 0.9, "cancelled"),
-        ("ask", 0.2, 5, 0.9, 1),
-    )
-    tab = show(picture_of([-1, 0], events=events))
-    for at, visits, tries in ((5, [2, 1], [2, 0]), (6, [2, 2], [1, 1])):
+def test_what_is_out_when_a_search_stops_may_still_be_answered(show: Show) -> None:
+    search = bavt.Search("What?", task=TextTask(), budget=bavt.Budget(tokens=400), record=True)
+    first, second = search.ask(2)
+    search.stop()
+    search.extend(bavt.Budget(tokens=10))
+    [third] = search.ask()
+    asked = search.tree
+    search.tell(second, ["a"])
+    search.cancel(third)
+    result = search.result()
+    assert [event[0] for event in result.events or ()] == ["ask", "ask", "stop", "ask", "admit", "grow", "cancel"]
+    assert search.open_asks() == [first]
+    tab = show(result)
+    for at, tree in ((4, asked), (7, result.tree)):
         tab.evaluate(f"bavt.pane.replay.seek({at})")
-        assert (tab.evaluate(VISITS), tab.evaluate(TRIES)) == (visits, tries)
+        there = tree.num_nodes
+        assert tab.evaluate(VISITS)[:there] == tree.visit_counts.tolist()
+        assert tab.evaluate(TRIES)[:there] == tree.tries.tolist()
 
 
 def test_the_slider_goes_back_in_time(show: Show) -> None:

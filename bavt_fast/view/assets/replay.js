@@ -4,6 +4,7 @@
 //   admit   answered; with no step at all the try and the visits are taken back, and the node is closed
 //   grow    the asking visit goes, each child brings one
 //   cancel  as if not asked
+//   stop    nothing: a driver cancels what is out, and by hand it may still be answered
 
 class Replay {
   constructor(search) {
@@ -36,7 +37,6 @@ class Replay {
     this.flying = new Map(); // node: asks that are out
     this.fruitless = new Map();
     this.closed = new Set();
-    this.stopped = false;
     this.preferred = null;
   }
 
@@ -54,11 +54,6 @@ class Replay {
     const node = events.nodes[e];
     this.tokens = events.tokens[e];
     this.seconds = events.seconds[e];
-    // A driver gives up what is out as a search stops. By hand it may still be answered.
-    if (this.stopped && events.kinds[e] === ASK) {
-      for (const [out, count] of [...this.flying]) for (let i = 0; i < count; i++) this.undo(out);
-    }
-    this.stopped = events.kinds[e] === STOP || (this.stopped && events.kinds[e] !== ASK);
     switch (events.kinds[e]) {
       case ASK:
         this.asked.push(node);

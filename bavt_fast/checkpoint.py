@@ -35,6 +35,7 @@ __all__ = [
     "checked",
     "dump_nodes",
     "is_checkpoint",
+    "load_events",
     "load_nodes",
     "load_step",
     "read",
@@ -196,6 +197,20 @@ def load_nodes(
     if len(numbered) != len(keys):
         raise SnapshotError("checkpoint: states that differed are equal now; was it saved with another task?")
     return nodes, refused, numbered
+
+
+def load_events(rows: Any, count: int) -> list[tuple[Any, ...]] | None:
+    """The events of a search of so many nodes, where it kept any; checked as those that a view reads."""
+    if rows is None:
+        return None
+    from bavt_fast.view.record import checked_events
+    from bavt_fast.view.sources import events_of
+
+    seeds = [tuple(row[5:]) if row[0] == "ask" else () for row in rows]
+    if not all(type(seed) is int for some in seeds for seed in some):
+        raise SnapshotError("checkpoint: damaged (seeds of asks are not integers)")
+    events = checked_events(events_of(rows), count)
+    return [(*event, *some) for event, some in zip(events, seeds, strict=True)]
 
 
 def _number_key(keys: dict[int, Hashable], number: Any, key: Hashable) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from bavt_fast._checks import as_amount, as_clock, as_count, as_number, as_seed
 from bavt_fast._core import Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
 from bavt_fast.budget import Budget, Spent, as_spent, sum_of
-from bavt_fast.checkpoint import checked, dump_nodes, load_nodes, read, write
+from bavt_fast.checkpoint import checked, dump_nodes, load_events, load_nodes, read, write
 from bavt_fast.events import Listener, checked_listener, kept_events, note_asks, observer_of
 from bavt_fast.home import ALL, Clock, Housed
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
@@ -419,14 +419,14 @@ class Search(Housed):
             OSError: the file cannot be written; what stood there before stands there still.
             TypeError: token ids or probabilities of a step are no numbers.
             ValueError: states are admitted and not grown: `grow` or `cancel` them first. While a run has the search,
-                that is where a critic that is a coroutine works on values: save it later. Or the task's key of a state
-                is not the same every time.
+                that is where a critic that is a coroutine works on values: save it later. Or a run went on with it in
+                another thread meanwhile. Or the task's key of a state is not the same every time.
         """
         with self._lock:
             if self.stop_reason is None and self._native.asks:  # the time until now counts
                 self._native.set_time(self._clock())
                 self._note_stop()
-            native = self._native.to_bytes()
+            native, events = self._native.to_bytes(), kept_events(self)
             record = {
                 "id": self.id,
                 "question": self.question,
@@ -434,9 +434,14 @@ class Search(Housed):
                 "task": type(self.task).__qualname__,
                 "budget": asdict(self.budget),
                 "settings": asdict(self.settings),
-                "events": kept_events(self),
-                **dump_nodes(self.nodes, self.refused, self.keys, self.task),
+                "events": None if events is None else list(events),
+                **dump_nodes(list(self.nodes), list(self.refused), self.keys, self.task),
             }
+            if self._native.to_bytes() != native:
+                raise ValueError(
+                    "save: expected a search that stands still, got one that a run goes on with in another thread; "
+                    "save it between two results, or in a callback"
+                )
             write(path, record, native)
 
     @classmethod
@@ -474,9 +479,8 @@ class Search(Housed):
             raise SnapshotError("checkpoint: its two halves are not of the same search")
         parents, values = native.tree.parents.tolist(), native.tree.values.tolist()
         nodes, refused, keys = load_nodes(record, parents, values, task)
-        events = record["events"]
         search.rules = Rules(task, search.settings)
-        search.refused, search.events = refused, None if events is None else [tuple(event) for event in events]
+        search.refused, search.events = refused, load_events(record["events"], native.num_nodes)
         search._begin(native, nodes, keys, *heard)
         if native.asks and native.stop_reason is None:  # time passes again from here on
             native.set_time(search._clock())

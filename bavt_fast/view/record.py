@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-__all__ = ["FORMAT", "REASONS", "STATUSES", "NodeColumns", "Picture", "RefusedColumns"]
+__all__ = ["FORMAT", "REASONS", "STATUSES", "NodeColumns", "Picture", "RefusedColumns", "checked_events"]
 
 FORMAT = "bavt_fast.picture"
 VERSION = 1
@@ -275,6 +275,15 @@ def _one_of(names: Sequence[str]) -> Callable[[Any], str]:
     return check
 
 
+def _one_of_nodes(count: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or not 0 <= value < count:
+            raise ValueError(f"picture: expected the id of one of {count} nodes, got {value!r:.40}")
+        return value
+
+    return check
+
+
 def _or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
 
@@ -300,12 +309,7 @@ def _amounts(record: Any, check: Callable[[Any], Any] = _amount) -> dict[str, An
 
 def _checked(plain: Mapping[str, Any]) -> Picture:
     nodes = _checked_nodes(plain["nodes"])
-
-    def node(value: Any) -> int:
-        if type(value) is not int or not 0 <= value < nodes.count:
-            raise ValueError(f"picture: expected the id of one of {nodes.count} nodes, got {value!r:.40}")
-        return value
-
+    node = _one_of_nodes(nodes.count)
     refused, size = plain["refused"], len(plain["refused"]["nodes"])
     return Picture(
         nodes=nodes,
@@ -329,7 +333,7 @@ def _checked(plain: Mapping[str, Any]) -> Picture:
         overrun=_amounts(plain["overrun"]),
         budget=None if plain["budget"] is None else _amounts(plain["budget"], _or_none(_amount)),
         settings=None if plain["settings"] is None else dict(plain["settings"]),
-        events=None if plain["events"] is None else _checked_events(plain["events"], node, nodes.count),
+        events=None if plain["events"] is None else checked_events(plain["events"], nodes.count),
     )
 
 
@@ -363,9 +367,13 @@ def residuals_of(parents: Sequence[int], values: Sequence[float]) -> list[float 
     return [None if parent < 0 else value - values[parent] for parent, value in zip(parents, values, strict=True)]
 
 
-def _checked_events(rows: Any, node: Callable[[Any], int], count: int) -> tuple[tuple[Any, ...], ...]:
-    """The events; they may tell of no more nodes than there are."""
-    events, born = [], 1
+def checked_events(rows: Any, count: int) -> tuple[tuple[Any, ...], ...]:
+    """The events; they may tell of no more nodes than there are.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    node, events, born = _one_of_nodes(count), [], 1
     for row in rows:
         if not isinstance(row, (list, tuple)) or len(row) < 4 or len(row) != 4 + EVENTS.get(row[0], -5):
             raise ValueError(f"picture: expected an event such as ('ask', 0.1, 20, 0.9, 3), got {row!r:.60}")

@@ -23,6 +23,7 @@ import bavt_fast as bavt
 from bavt_fast import checkpoint
 from bavt_fast._core import SnapshotError
 from bavt_fast.engine import Search
+from bavt_fast.tasks.text import TextTask
 
 FORGERIES = int(os.environ.get("BAVT_CHECKPOINT_FORGERIES", "1500"))
 
@@ -30,6 +31,40 @@ FORGERIES = int(os.environ.get("BAVT_CHECKPOINT_FORGERIES", "1500"))
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Search, Path, Path]:
     return written_search(tmp_path)
+
+
+class KeyCalls(TextTask):
+    """Calls a function whenever it is asked for a key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call: Any = None
+
+    def key(self, state: Any) -> Any:
+        if self.call is not None:
+            self.call()
+        return super().key(state)
+
+
+def test_a_search_that_goes_on_while_it_is_saved_leaves_the_old_file(tmp_path: Path) -> None:
+    """As where a run in another thread has it."""
+    task, path = KeyCalls(), tmp_path / "search.bavt"
+    search = bavt.Search("q", task=task, budget=bavt.Budget(tokens=50), max_step_tokens=5, record=True)
+    search.tell(search.ask()[0], ["a"])
+    search.save(path)
+    old = path.read_bytes()
+    asks = search.ask(4)
+
+    def go_on() -> None:
+        task.call = None
+        search.tell(asks.pop(), ["b"])
+
+    task.call = go_on
+    with pytest.raises(ValueError, match="expected a search that stands still"):
+        search.save(path)
+    assert path.read_bytes() == old
+    search.save(path)
+    assert len(Search.load(path, task).nodes) == 3
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "chmod", "replace"])
@@ -283,3 +318,29 @@ def test_a_file_is_not_to_blame_for_what_comes_with_it(name: str, written: tuple
     _, path, _ = written
     with pytest.raises(TypeError, match=f"^{name}: expected a function that"):
         Search.load(path, WorldTask(World()), **{name: 5})  # type: ignore[arg-type]
+
+
+EVENTS: list[Any] = [
+    "x",
+    ["ask"],
+    [[]],
+    [["ask", 0.0, 0, 1.0, 0, "seed"]],
+    [["ask", 0.0, 0, 1.0, 99, 1]],
+    [["ask", "late", 0, 1.0, 0, 1]],
+    [["grow", 0.0, 1, 0.5, 0, 1000]],
+    [["stop", 0.0, 1, 0.5, ["why"]]],
+    [["sleep", 0.0, 1, 0.5, 0]],
+]
+
+
+@pytest.mark.parametrize("events", EVENTS, ids=str)
+def test_events_that_are_none_are_refused(events: Any, tmp_path: Path) -> None:
+    task, path = TextTask(), tmp_path / "search.bavt"
+    search = bavt.Search("q", task=task, budget=bavt.Budget(tokens=50), record=True)
+    search.tell(search.ask()[0], ["a"])
+    search.save(path)
+    assert Search.load(path, task).events == search.events
+    record, native = parts(path)
+    checkpoint.write(path, {**record, "events": events}, native)
+    with pytest.raises(SnapshotError):
+        Search.load(path, task)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from bavt_fast._checks import message_of
 from bavt_fast._core import Tree
 from bavt_fast.budget import Budget, Spent
 from bavt_fast.protocols import GenerationStatistics, Step
 from bavt_fast.settings import Settings
+from bavt_fast.step_checks import log_probability_of
 
 if TYPE_CHECKING:
     from bavt_fast.view.record import Picture
@@ -107,7 +110,7 @@ class SearchResult(_Referable):
 
     def _compared(self) -> tuple[Any, ...]:
         error = None if self.error is None else (type(self.error), message_of(self.error))
-        others = [getattr(self, field.name) for field in fields(self) if field.name not in ("tree", "error")]
+        others = [_alike(getattr(self, field.name)) for field in fields(self) if field.name not in ("tree", "error")]
         return *others, error, self.tree.to_bytes()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -174,8 +177,19 @@ class SearchResult(_Referable):
 
     @property
     def log_probabilities(self) -> tuple[float | None, ...]:
-        """Log-probability of the step that led to each node, by node id; None where the generator did not say."""
-        return tuple([None if step is None else step.total_log_probability() for step in self.steps])
+        """Log-probability of the step that led to each node, by node id; None where the generator said no number."""
+        return tuple([None if step is None else log_probability_of(step) for step in self.steps])
+
+
+def _alike(value: Any) -> Any:
+    """The same as something in which NaN equals itself, and arrays are compared as a whole."""
+    if isinstance(value, Step):
+        return tuple([_alike(getattr(value, field.name)) for field in fields(value) if field.compare])
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_alike, value))
+    if isinstance(value, np.ndarray):
+        return _alike(value.tolist())
+    return "NaN" if isinstance(value, float) and value != value else value
 
 
 def _portable(error: Exception | None) -> Exception | None:

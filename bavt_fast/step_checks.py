@@ -18,6 +18,7 @@ __all__ = [
     "checked_step",
     "checked_steps",
     "checked_task",
+    "log_probability_of",
     "probability_of",
 ]
 
@@ -122,3 +123,15 @@ def probability_of(step: Step, place: int = 0) -> float:
         raise BadAnswer(place, TypeError(f"{expected}; {error}")) from error
     expected = f"Step.log_probability: expected a number up to 0, got {logarithm!r:.40}"
     raise BadAnswer(place, ValueError(expected))
+
+
+def log_probability_of(step: Step) -> float | None:
+    """The same as a logarithm, for people: None where nobody said, or what was said is not a number.
+
+    Where a search does not read probabilities, nothing has checked them.
+    """
+    try:
+        logarithm = step.total_log_probability()
+        return None if logarithm is None else float(logarithm)
+    except (ArithmeticError, TypeError, ValueError):
+        return None

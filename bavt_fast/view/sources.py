@@ -14,6 +14,7 @@ from bavt_fast._core import Question, SnapshotError, Tree
 from bavt_fast.budget import Spent
 from bavt_fast.checkpoint import checked, is_checkpoint, load_step, read
 from bavt_fast.protocols import Step
+from bavt_fast.step_checks import log_probability_of
 from bavt_fast.view.record import FORMAT, REASONS, NodeColumns, Picture, RefusedColumns
 
 __all__ = ["part_of_search", "picture", "picture_of_result", "pictures"]
@@ -250,7 +251,7 @@ def _nodes(
         tree.tries[some].tolist(),
         [0 if step is None else int(step.tokens) for step in steps],
         [0 if step is None else int(step.prompt_tokens) for step in steps],
-        [None if step is None else step.total_log_probability() for step in steps],
+        [None if step is None else log_probability_of(step) for step in steps],
         list(answers),
         statuses,
     )
@@ -271,5 +272,5 @@ def _refused(refused: Iterable[tuple[int, str, Step]]) -> RefusedColumns:
         [why if why in REASONS else "invalid" for _, why, _ in rows],
         [step.text for _, _, step in rows],
         [int(step.tokens) for _, _, step in rows],
-        [step.total_log_probability() for _, _, step in rows],
+        [log_probability_of(step) for _, _, step in rows],
     )

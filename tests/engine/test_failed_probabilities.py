@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import math
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,3 +93,14 @@ def test_rounding_is_no_fault() -> None:
     said = {"token_probabilities": (1.0 + 2.0**-23,) * 40}
     search = bavt.Searcher(Saying(said), tried_exponent=0.7).start("q", budget=bavt.Budget(tokens=100))
     assert search.tell(search.ask()[0], [bavt.Step("step\n", 40, **said)]) == [1]
+
+
+@pytest.mark.parametrize("said", [*BAD, {"log_probability": np.float32(-0.5)}, {"token_ids": np.arange(3)}], ids=str)
+def test_where_nobody_reads_it_the_result_can_be_shown(said: dict[str, Any]) -> None:
+    result = bavt.Searcher(Saying(said), record=True).search("bad", budget=BUDGET)
+    shown = [result.log_probabilities[1:], bavt.view.picture(result).nodes.log_probabilities[1:]]
+    assert all(one is None or type(one) is float for column in shown for one in column)
+    assert all(view() for view in (result.__str__, result.to_json, result._repr_html_))
+    for same in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        assert same == result
+    assert dataclasses.replace(result, steps=result.steps[:-1]) != result

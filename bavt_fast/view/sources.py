@@ -63,7 +63,7 @@ def pictures(sources: Any) -> list[Picture]:
     Raises:
         ValueError: nothing to show; or as `picture`.
     """
-    if isinstance(sources, Mapping) and "format" not in sources:
+    if isinstance(sources, Mapping) and not {"format", "version"} <= sources.keys():
         made = [picture(source, name=str(name)) for name, source in sources.items()]
     elif isinstance(sources, (list, tuple)):
         made = [one for source in sources for one in pictures(source)]

@@ -112,6 +112,12 @@ def test_of_a_folder_what_is_damaged_is_named_and_left_out(tmp_path: Any) -> Non
         pictures(tmp_path)
 
 
+def test_searches_may_have_any_names() -> None:
+    one, other = chain(3), fan(2)
+    assert [made.name for made in pictures({"format": one, "nodes": other})] == ["format", "nodes"]
+    assert pictures(one.to_dict()) == [one]
+
+
 @pytest.mark.parametrize("made", [evil(), chain(5_000), fan(100), picture_of([-1])])
 def test_json_and_back(made: Picture) -> None:
     text = made.to_json()

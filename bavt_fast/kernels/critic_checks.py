@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["check_arguments", "check_impl", "check_range", "check_tensors"]
 
+_OPTIONAL = ("index", "w1_scale", "parent_value")
+
 
 def check_impl(impl: str) -> None:
     """Raises ValueError unless `impl` is one of the three names."""
@@ -19,17 +21,21 @@ def check_impl(impl: str) -> None:
 def check_tensors(**tensors: Any) -> None:
     """Raises TypeError for anything but tensors; None passes for `index`, `w1_scale` and `parent_value`."""
     for name, tensor in tensors.items():
-        optional = name in ("index", "w1_scale", "parent_value")
-        if not (isinstance(tensor, Tensor) or (optional and tensor is None)):
-            raise TypeError(f"{name}: expected a Tensor{' or None' * optional}, got {type(tensor).__name__}")
+        if isinstance(tensor, Tensor) or (tensor is None and name in _OPTIONAL):
+            continue
+        raise TypeError(f"{name}: expected a Tensor{' or None' * (name in _OPTIONAL)}, got {type(tensor).__name__}")
 
 
 def check_range(value_range: Any) -> None:
     """Raises TypeError unless `value_range` is a tuple or a list of two numbers."""
-    is_pair = isinstance(value_range, (tuple, list)) and len(value_range) == 2
-    # Plain numbers first: torch.compile cannot trace hasattr of those that it makes symbolic.
-    if not is_pair or not all(isinstance(n, (int, float)) or hasattr(n, "__float__") for n in value_range):
-        raise TypeError(f"value_range: expected two numbers, (lowest, highest), got {value_range!r:.80}")
+    if isinstance(value_range, (tuple, list)) and len(value_range) == 2:
+        low, high = value_range
+        # Plain numbers first: torch.compile cannot trace hasattr of those that it makes symbolic.
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+            return
+        if hasattr(low, "__float__") and hasattr(high, "__float__"):
+            return
+    raise TypeError(f"value_range: expected two numbers, (lowest, highest), got {value_range!r:.80}")
 
 
 def check_arguments(

@@ -159,6 +159,11 @@ def test_threads_share_the_process() -> None:
     assert found == [True] * 20
 
 
+@pytest.mark.parametrize("limit_s", [1e10, 1e300])
+def test_a_limit_may_be_longer_than_a_timer_counts(limit_s: float) -> None:
+    assert Mathematics(limit_s=limit_s).same_answer("(x+60)^2", "x^2 + 120x + 3600")
+
+
 def test_a_process_that_was_killed_is_started_again() -> None:
     task = Mathematics()
     assert task.same_answer("(x+20)^2", "x^2 + 40x + 400")

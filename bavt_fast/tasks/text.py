@@ -50,6 +50,7 @@ class TextState(NamedTuple):
         answer: the answer that the text announces; None for none yet.
         waiting: the text from an announcement on whose answer did not come yet; "" without one.
         reference: the right answer; None where nobody knows it.
+        start: where the first step begins in the text.
     """
 
     text: str
@@ -59,6 +60,7 @@ class TextState(NamedTuple):
     answer: str | None = None
     waiting: str = ""
     reference: str | None = None
+    start: int = 0
 
 
 class TextTask:
@@ -108,7 +110,8 @@ class TextTask:
         text = question if self.prompt is None else self.prompt(question)
         if not isinstance(text, str):
             raise TypeError(f"prompt: expected a str from the function, got {text!r:.80}")
-        return untracked(TextState(text if text.endswith("\n") else text + "\n", reference=reference))
+        text = text if text.endswith("\n") else text + "\n"
+        return untracked(TextState(text, reference=reference, start=len(text)))
 
     def apply(self, state: TextState, step: Step) -> TextState | None:
         text = step.text
@@ -121,7 +124,7 @@ class TextTask:
                 answer, waiting = find_answer(self._announcement, waiting + text)
                 break
         # Past the constructor, which takes as long as all the rest here.
-        fields = (state.text + text, text, state.depth + 1, ended, answer, waiting, state.reference)
+        fields = (state.text + text, text, state.depth + 1, ended, answer, waiting, state.reference, state.start)
         return untracked(_new(TextState, fields))
 
     def key(self, state: TextState) -> str | tuple[str, str]:
@@ -132,7 +135,7 @@ class TextTask:
             return Description(prompt=state.text, min_tokens=1)
         if state.answer is None and not state.ended and state.depth < self.max_depth:
             return _OPEN
-        answer = state.answer or last_line(state.step) or last_line(state.text) * (state.depth > 1)
+        answer = state.answer or last_line(state.step) or last_line(state.text[state.start :])
         if is_empty(self._announcement, answer):
             answer = ""
         if state.reference is None:

@@ -32,7 +32,7 @@ def test_a_state_is_the_text_so_far_as_written() -> None:
     state = task.initial_state("How many?")
     assert task.describe(state) == Description(prompt="How many?\n", min_tokens=1)
     then = apply(task, state, "  first, think \n")
-    assert then == TextState("How many?\n  first, think \n", "  first, think \n", 1)
+    assert then == TextState("How many?\n  first, think \n", "  first, think \n", 1, start=len("How many?\n"))
     assert task.describe(then) == Description(min_tokens=1)  # the context goes on by the step
     assert task.key(then) != task.key(state)
     assert task.initial_state("How many?\n") == state
@@ -297,6 +297,13 @@ def test_without_an_answer_a_path_is_wrong() -> None:
     assert after("", ended=True, task=task) == Description(True, False, "")
     assert after("so\n", "7", ended=True, task=task).verdict is True  # the last line, as the last resort
     assert after("so\n", task=task).verdict is None
+
+
+def test_the_question_is_no_answer_of_last_resort() -> None:
+    """Its own last line would be the right one here."""
+    task = TextTask(answers="q")
+    assert after("```\n", "", ended=True, task=task) == Description(True, False, "")
+    assert after("so\n", "```\n", "", ended=True, task=task) == Description(True, False, "so")
 
 
 def test_a_search_ends_with_the_right_answer_and_drops_the_others() -> None:

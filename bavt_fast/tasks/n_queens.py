@@ -98,7 +98,7 @@ class NQueens:
         asked = self.initial_state(question).columns
         try:
             placed = self.initial_state(answer or "").columns
-        except ValueError:
+        except (TypeError, ValueError):
             return False
         kept = len(placed) == len(asked) and all(a in (NO_QUEEN, b) for a, b in zip(asked, placed, strict=True))
         return kept and NO_QUEEN not in placed and not _attacked(placed)

@@ -159,7 +159,7 @@ class ReasoningGymTask:
 
     def _is_right(self, problem: int, answer: str | None) -> bool:
         entry = self.problems[problem]
-        if not answer or len(answer) > max(MAX_ANSWER, 2 * len(str(entry["answer"]))):
+        if not isinstance(answer, str) or not answer or len(answer) > max(MAX_ANSWER, 2 * len(str(entry["answer"]))):
             return False
         try:
             score = self._dataset.score_answer(answer=answer, entry=entry)

@@ -106,6 +106,7 @@ def test_what_is_no_board_is_refused(question: str) -> None:
 def test_another_board_is_no_answer(answer: str) -> None:
     assert not task.check_answer(ASKED, answer)
     assert task.check_answer(ASKED, None) is False
+    assert task.check_answer(ASKED, [answer]) is False  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [4, 5, 6, 7])

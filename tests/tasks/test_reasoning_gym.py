@@ -66,6 +66,8 @@ def test_what_the_verifier_cannot_read_is_wrong() -> None:
     question = task.questions[0]
     for answer in ("", "1/0", "()", "__import__('os')", "9" * (MAX_ANSWER + 1), "\ud800", "²"):
         assert task.check_answer(question, answer) is False
+    for other in (None, 7, ["7"]):
+        assert task.check_answer(question, other) is False  # type: ignore[arg-type]
 
     def fails(answer: str, entry: Any) -> float:
         raise RuntimeError

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
@@ -112,6 +113,7 @@ class ServedRewardCritic:
         )
         self._endpoint = base_url.rstrip("/").removesuffix("/v1") + "/pooling"
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_of = 0  # the process that runs it
         self.asked = self.prompt_tokens = 0
 
     @classmethod
@@ -146,8 +148,8 @@ class ServedRewardCritic:
 
     def _run(self, asking: Coroutine[Any, Any, Found]) -> Found:
         """In an event loop in a thread, since the caller's own may be running."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+        if self._loop is None or self._loop_of != os.getpid():  # a forked process has none of its parent's threads
+            self._loop, self._loop_of = asyncio.new_event_loop(), os.getpid()
             threading.Thread(target=_forever, args=(self._loop,), name="bavt_fast-critic", daemon=True).start()
         future = asyncio.run_coroutine_threadsafe(asking, self._loop)
         try:

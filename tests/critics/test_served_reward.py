@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import decimal
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -310,6 +312,21 @@ def test_a_copy_asks_in_a_loop_of_its_own() -> None:
         for copied in (copy.copy(critic), copy.deepcopy(critic)):
             assert copied.score(PATHS[:1]).values == [0.5]
             copied.close()
+        assert critic.score(PATHS[:1]).values == [0.5]
+        critic.close()
+
+
+def test_a_forked_process_asks_in_an_event_loop_of_its_own() -> None:
+    with FakeServer(constant()) as server:
+        critic = served(server)
+        assert critic.score(PATHS[:1]).values == [0.5]
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)  # it would wait for ever
+            right = critic.score(PATHS[:1]).values == [0.5]
+            critic.close()
+            os._exit(0 if right else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert critic.score(PATHS[:1]).values == [0.5]
         critic.close()
 

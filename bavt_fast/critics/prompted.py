@@ -19,7 +19,7 @@ from string import Formatter
 from typing import Any, Literal
 
 from bavt_fast._checks import as_amount, as_count, as_number, as_share
-from bavt_fast.budget import Spent, priced
+from bavt_fast.budget import Spent, as_spent, priced
 from bavt_fast.critics.ratings import read_rating
 from bavt_fast.protocols import GenerationError, Node, Sampling, Scores, Step, StepRequest
 
@@ -155,8 +155,7 @@ class PromptedCritic:
     def _read(self, reply: Any) -> tuple[float | Exception, Spent]:
         """The score in a reply, and what it took."""
         if isinstance(reply, Exception):
-            spent = (reply.spent if isinstance(reply, GenerationError) else None) or Spent()
-            return reply, replace(spent, cost=spent.cost or self._price(spent.tokens, spent.prompt_tokens))
+            return self._failed(reply)
         if not isinstance(reply, Sequence) or not all(isinstance(step, Step) for step in reply):
             return TypeError(f"generator: expected a list of Step for each state, got {reply!r:.80}"), Spent()
         try:
@@ -171,6 +170,16 @@ class PromptedCritic:
             return self.default, spent
         share = (number - self.low) / (self.high - self.low)
         return share if self.predicts == "value" else (2.0 * share - 1.0) * self.reach, spent
+
+    def _failed(self, error: Exception) -> tuple[Exception, Spent]:
+        """Why there is no reply, and what it took all the same."""
+        said = error.spent if isinstance(error, GenerationError) else None
+        try:
+            spent = Spent() if said is None else as_spent("GenerationError.spent", said)
+        except TypeError as wrong:
+            wrong.__cause__ = error
+            return wrong, Spent()
+        return error, replace(spent, cost=spent.cost or self._price(spent.tokens, spent.prompt_tokens))
 
     def _spent(self, step: Step) -> Spent:
         if not isinstance(step.text, str):

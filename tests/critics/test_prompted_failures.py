@@ -34,6 +34,18 @@ def test_a_reply_that_fails_has_its_price(spent: Any, cost: float) -> None:
     assert PromptedCritic(priced, token_cost=0.1).score([path("a\n")]).spent[0].cost == 0.07
 
 
+@pytest.mark.parametrize("spent", [{"tokens": 3}, 3, "3"])
+def test_a_reply_that_fails_and_does_not_say_what_it_took_fails_its_node_alone(spent: Any) -> None:
+    error = GenerationError("429", spent)
+    first, second = (
+        PromptedCritic(Model(lambda prompt: error if "x" in prompt else "8")).score([path("x\n"), path("a\n")]).values
+    )
+    assert second == 0.8
+    assert isinstance(first, TypeError)
+    assert "GenerationError.spent: expected a Spent" in str(first)
+    assert first.__cause__ is error
+
+
 @pytest.mark.parametrize("reply", ["8", b"8", None, [b"8"], [None]])
 def test_a_reply_that_is_none_fails_its_node_alone(reply: Any) -> None:
     class Odd(Model):

@@ -80,7 +80,7 @@ class ProcessRewardCritic:
         self.layout = StepLayout(
             tokenizer, step_tag=step_tag, between=between, prompt=prompt, add_special_tokens=add_special_tokens
         )
-        self.model = model.eval()
+        self.model = _checked_model(model).eval()
         self.max_batch = as_count("max_batch", max_batch, minimum=1)
         self.max_length = (
             max_length_of(model, tokenizer) if max_length is None else as_count("max_length", max_length, minimum=1)
@@ -192,6 +192,16 @@ class ProcessRewardCritic:
         if label >= labels:
             raise ValueError(f"good_label: expected one of the model's {labels} labels, got {label}")
         return logits.float().softmax(-1)[:, label]
+
+
+def _checked_model(model: Any) -> Any:
+    """Raises TypeError for what is no model, such as the name of one."""
+    if inspect.isclass(model) or not all(callable(getattr(model, name, None)) for name in ("eval", "forward")):
+        raise TypeError(
+            f"model: expected a model with logits per token, got {model!r:.80}; load it with "
+            "AutoModelForTokenClassification.from_pretrained(...)"
+        )
+    return model
 
 
 def _device_of(model: Any) -> torch.device:

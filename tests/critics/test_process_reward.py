@@ -402,6 +402,10 @@ def test_tokens_that_mean_good_and_bad_are_of_causal_models() -> None:
 
 def test_models_and_tokenizers_that_do_not_fit() -> None:
     tokenizer = byte_level()
+    for model in ("Qwen/Qwen2.5-Math-PRM-7B", None, type(classifier(tokenizer))):
+        for make in (ProcessRewardCritic, ProcessRewardCritic.qwen):
+            with pytest.raises(TypeError, match="model: expected a model with logits per token, got"):
+                make(model, tokenizer)
     with pytest.raises(TypeError, match="tokenizer: expected a fast tokenizer"):
         ProcessRewardCritic(classifier(tokenizer), object())
     with pytest.raises(

@@ -21,11 +21,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from bavt_fast._checks import as_count
 from bavt_fast._files import replaced
 from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor
 
@@ -64,7 +66,11 @@ class CriticManifest:
         task: its name, for people and for `load_critic`.
         predicts: "value", "residual" or "logit", as `HiddenStateCritic` has them.
         reads: "step", the state that a step left behind, or "context", the one at the end of a node's context.
-        figures: how good it was on held-out questions, and what its training took.
+        figures: how good it was on held-out questions, and what its training took: what JSON can hold, and NumPy's and
+            torch's numbers.
+
+    Raises:
+        TypeError, ValueError: an entry is not what it should be.
     """
 
     model: str
@@ -75,6 +81,18 @@ class CriticManifest:
     reads: Literal["step", "context"] = "step"
     figures: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("model", "task", "layer"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}: expected a str, got {getattr(self, name)!r:.80}")
+        size = as_count("hidden_size", self.hidden_size, minimum=1, maximum=1 << 20)
+        object.__setattr__(self, "hidden_size", size)
+        for name, wanted in (("predicts", ("value", "residual", "logit")), ("reads", ("step", "context"))):
+            if getattr(self, name) not in wanted:
+                raise ValueError(f"{name}: expected {' or '.join(wanted)}, got {getattr(self, name)!r:.40}")
+        if not isinstance(self.figures, Mapping):
+            raise TypeError(f"figures: expected a mapping of names, got {self.figures!r:.80}")
+
 
 def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: CriticManifest, model: _Model) -> None:
     """Writes the file, whole or not at all.
@@ -84,9 +102,14 @@ def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: C
         model: the `TorchModel` that it was trained for, or a generator over a server with its hidden states.
 
     Raises:
+        TypeError: an argument is something else, or JSON cannot hold a figure.
         ValueError: head and manifest do not fit the model, or a weight is not finite.
         OSError: the file cannot be written.
     """
+    if not isinstance(head, torch.nn.Module):
+        raise TypeError(f"head: expected a ResidualValuePredictor, got {head!r:.80}")
+    if not isinstance(manifest, CriticManifest):
+        raise TypeError(f"manifest: expected a CriticManifest, got {manifest!r:.80}")
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in head.state_dict().items()}
     width = getattr(head, "hidden_dim", None)
     probe = _probe(model)
@@ -176,15 +199,24 @@ def load_critic(
 
 
 def _strict(value: Any) -> Any:
-    """As JSON has it: null for NaN and infinity."""
+    """As JSON has it: null for NaN and infinity. Raises TypeError for what it cannot hold."""
     if isinstance(value, Mapping):
         return {str(name): _strict(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_strict(entry) for entry in value]
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return _strict(value.tolist())
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise TypeError(f"figures: expected numbers, texts, lists and mappings of them, got {value!r:.80}")
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _probe(model: _Model) -> Tensor:
+    if isinstance(model, (str, type)) or not callable(getattr(model, "encode", None)):
+        raise TypeError(
+            "model: expected a TorchModel, or a generator over a server with its hidden states, got "
+            f"{model!r:.80}; for a generator of torch take TorchModel(generator.model, generator.tokenizer)"
+        )
     return torch.as_tensor(model.encode(PROBE)[0]).detach().float().cpu().clone()
 
 
@@ -223,11 +255,4 @@ def _manifest(text: str | None) -> CriticManifest:
     names = {entry.name for entry in fields(CriticManifest)}
     if set(values) != names:
         raise ValueError(f"expected a manifest of {', '.join(sorted(names))}, got {', '.join(sorted(values)):.200}")
-    size = values["hidden_size"]
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= 1 << 20:
-        raise ValueError(f"hidden_size: expected a count, got {size!r:.40}")
-    if values["predicts"] not in ("value", "residual", "logit"):
-        raise ValueError(f"predicts: expected value, residual or logit, got {values['predicts']!r:.40}")
-    if values["reads"] not in ("step", "context"):
-        raise ValueError(f"reads: expected step or context, got {values['reads']!r:.40}")
     return CriticManifest(**cast(Any, values))

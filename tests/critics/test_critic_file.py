@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import numpy as np  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import tiny_model  # noqa: E402
 
@@ -175,3 +176,43 @@ def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=match):
             save_critic(path, head, manifest, model())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"predicts": "values"}, "predicts: expected value or residual or logit, got 'values'"),
+        ({"reads": "contexts"}, "reads: expected step or context, got 'contexts'"),
+        ({"task": None}, "task: expected a str, got None"),
+        ({"model": Path("tiny")}, "model: expected a str, got"),
+        ({"layer": 12}, "layer: expected a str, got 12"),
+        ({"hidden_size": 0}, "hidden_size: expected an integer from 1"),
+        ({"figures": [0.9]}, r"figures: expected a mapping of names, got \[0.9\]"),
+    ],
+)
+def test_what_could_not_be_loaded_is_no_manifest(fields: dict[str, Any], error: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=error):
+        replace(MANIFEST, **fields)
+
+
+def test_figures_may_be_numpys_and_torchs(tmp_path: Path) -> None:
+    path = tmp_path / "critic.safetensors"
+    figures = {"auc": np.float32(0.5), "bins": torch.tensor([0.25, float("nan")]), "states": np.int64(3)}
+    manifest = replace(MANIFEST, figures=figures, hidden_size=np.int64(32))
+    save_critic(path, bavt.ResidualValuePredictor(32), manifest, model())
+    assert read_manifest(path).figures == {"auc": 0.5, "bins": [0.25, None], "states": 3}
+    with pytest.raises(TypeError, match="figures: expected numbers, texts, lists and mappings of them, got"):
+        save_critic(path, bavt.ResidualValuePredictor(32), replace(MANIFEST, figures={"at": path}), model())
+
+
+def test_what_is_no_model_head_or_manifest_is_said(saved: Path) -> None:
+    head: Any = bavt.ResidualValuePredictor(32)
+    for wrong in ("smollm2", None, bavt.TorchModel):
+        with pytest.raises(TypeError, match="model: expected a TorchModel, or a generator over a server"):
+            load_critic(saved, wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="model: expected a TorchModel, or a generator over a server"):
+            save_critic(saved, head, MANIFEST, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="head: expected a ResidualValuePredictor, got"):
+        save_critic(saved, len, MANIFEST, model())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="manifest: expected a CriticManifest, got"):
+        save_critic(saved, head, {"model": "tiny"}, model())  # type: ignore[arg-type]

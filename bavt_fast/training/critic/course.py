@@ -104,6 +104,9 @@ def train_critic(
         raise ValueError(f"questions: expected two or more, so that some can be held out, got {questions!r:.80}")
     checked_task(task)
     oracle = None if oracle is None else as_critic(oracle, "oracle")
+    for name, value in (("model_name", model_name), ("task_name", task_name)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name}: expected a str or None, got {value!r:.80}")
     if out is not None:
         check_out(out)
         _model_of(generator)

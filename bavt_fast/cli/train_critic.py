@@ -278,5 +278,5 @@ def _from_steps(learner: Learner, path: Path, config: CriticConfig, out: Path) -
         predicts=config.predicts,
         seed=config.seed,
     )
-    write_critic(out, fitted, learner.generator, learner.name, learner.task_name)
+    write_critic(out, fitted, learner.generator, learner.name, _name_of(learner.task_name, task))
     return fitted

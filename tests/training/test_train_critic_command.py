@@ -24,6 +24,7 @@ from bavt_fast.model_folder import embedded_folder  # noqa: E402
 from bavt_fast.protocols import Node  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
+from bavt_fast.tasks.reasoning_gym import ReasoningGymTask  # noqa: E402
 from bavt_fast.training.critic import CriticConfig  # noqa: E402
 from bavt_fast.training.critic.process_data import LabelledPath, read_process_data  # noqa: E402
 
@@ -111,7 +112,24 @@ def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
     steps.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = run("--model", embedded_folder(), "--steps", steps, "--out", out, "--predicts", "residual")
     assert result.exit_code == 0, result.output
-    assert read_manifest(out).predicts == "residual"
+    assert (read_manifest(out).predicts, read_manifest(out).task) == ("residual", "countdown")
+
+
+def test_labelled_steps_of_a_family_are_for_that_family_alone(tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    task = ReasoningGymTask("countdown", size=9, seed=42, inner="countdown")
+    steps, out = tmp_path / "steps.jsonl", tmp_path / "critic.safetensors"
+    with steps.open("w") as file:
+        for number, question in enumerate(task.questions):
+            a, *_, b = task.initial_state(question).inner.numbers
+            left = " ".join(map(str, sorted([*task.initial_state(question).inner.numbers[1:-1], a + b])))
+            line = {"prompt": question, "completions": [f"{a} + {b} = {a + b} (left: {left})"], "labels": [number % 2]}
+            file.write(json.dumps(line) + "\n")
+    options = ("name=countdown", "size=9", "seed=42", "inner=countdown")
+    words = [word for option in options for word in ("--task-option", option)]
+    result = run("--model", embedded_folder(), "--task", "reasoning_gym", *words, "--steps", steps, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert read_manifest(out).task == "reasoning_gym:countdown"
 
 
 def test_labelled_steps_begin_with_what_the_model_is_asked(tmp_path: Path) -> None:

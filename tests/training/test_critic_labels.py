@@ -32,7 +32,7 @@ class Coin:
         return state
 
     def describe(self, state: int) -> Description:
-        return Description(state >= 3, state == 3, str(state), f"{state}\n")
+        return Description(state >= 3, state == 3 if state >= 3 else None, str(state), f"{state}\n")
 
 
 class Coins:
@@ -141,6 +141,26 @@ def test_a_failing_generator_is_not_a_label() -> None:
 
     with pytest.raises(bavt.GenerationError, match="out of memory"):
         label_by_completions([Node(2, "2\n")], Fails(), Coin())
+
+
+@pytest.mark.parametrize("answers", [None, [], [[], []], [None], ["1"], [[1]], [[Step("1", 1), Step("2", 1)]]])
+def test_completions_of_an_answer_that_is_none(answers: Any) -> None:
+    class Odd:
+        def propose(self, requests: Any, counts: Any, limits: Any) -> Any:
+            return answers
+
+    with pytest.raises((TypeError, ValueError), match="generator: expected"):
+        label_by_completions([Node(2, "2\n")], Odd(), Coin(), completions=1)
+
+
+@pytest.mark.parametrize("start", [2, 0])
+def test_completions_of_a_task_that_describes_nothing(start: int) -> None:
+    class Silent(Coin):
+        def describe(self, state: int) -> Any:
+            return None if state > 1 else super().describe(state)
+
+    with pytest.raises(TypeError, match="describe: expected a Description, got None"):
+        label_by_completions([Node(start, f"{start}\n")], Coins("2"), Silent(), completions=1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5])

@@ -358,6 +358,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(tmp_path: Pa
     [
         ({"questions": "1 2 3 -> 6"}, "questions: expected a list of str, got '1 2 3"),
         ({"questions": 3}, "questions: expected a list of str, got 3"),
+        ({"questions": ["1 2 3", ["1 2 4"]]}, "questions[1]: expected a str, got ['1 2 4']"),
+        ({"task_name": 5}, "task_name: expected a str or None, got 5"),
+        ({"model_name": Path("m")}, "model_name: expected a str or None, got"),
         ({"task": None}, "task: expected an object with the methods of"),
         ({"task": Countdown}, "task: expected an object with the methods of"),
         ({"config": {"rounds": 1}}, "config: expected a CriticConfig, got {'rounds': 1}"),
@@ -386,6 +389,14 @@ def test_questions_may_come_from_an_iterator(folder: ModelFolder) -> None:
     assert trained[0].figures.reliability == trained[1].figures.reliability
     with pytest.raises(TypeError, match="questions: expected a list of str"):
         collect_visits(folder.generator, folder.task, "4 5 6 10", budget=bavt.Budget(tokens=60))
+
+
+def test_a_function_may_steer_the_visits(folder: ModelFolder) -> None:
+    asked, budget = problems(2), bavt.Budget(tokens=60)
+    found = collect_visits(folder.generator, folder.task, asked, budget=budget, critic=lambda text: 0.5)  # type: ignore[arg-type]
+    assert len(found) > 2
+    with pytest.raises(TypeError, match="critic: expected an object with score"):
+        collect_visits(folder.generator, folder.task, asked, budget=budget, critic=5)  # type: ignore[arg-type]
 
 
 def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None:

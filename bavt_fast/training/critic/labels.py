@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from bavt_fast._checks import MAX_SEED, as_count, as_seed
+from bavt_fast.answer_checks import is_whole, not_whole, problem_of
 from bavt_fast.critics.functions import as_critic
 from bavt_fast.generators.prompts import PromptTooLong
 from bavt_fast.protocols import Node, Scores, StepRequest, Task
-from bavt_fast.step_checks import checked_task
+from bavt_fast.step_checks import checked_description, checked_task
 
 __all__ = ["Completions", "label_by_completions", "label_by_oracle"]
 
@@ -128,7 +129,7 @@ def label_by_completions(
         raise TypeError(f"generator: expected one with propose, such as TorchGenerator, got {generator!r:.80}")
     verdicts, tokens, going = _Verdicts(len(nodes)), 0, []
     for start, node in enumerate(nodes):
-        about = task.describe(node.state)
+        about = checked_description(task.describe(node.state))
         if about.terminal:
             verdicts.right[start] = completions * bool(about.verdict)
             verdicts.unknown[start] = completions * (about.verdict is None)
@@ -140,13 +141,15 @@ def label_by_completions(
             break
         requests = [StepRequest(path.node, (path.seed + level) & MAX_SEED) for path in going]
         answers = generator.propose(requests, [1] * len(going), [limit] * len(going))
+        if not is_whole(answers, len(going)):
+            raise not_whole(answers, len(going))
         reached = []
         for path, steps in zip(going, answers, strict=True):
             if isinstance(steps, PromptTooLong):
                 verdicts.unknown[path.start] += 1
                 continue
-            if isinstance(steps, Exception):
-                raise steps
+            if (problem := problem_of(steps, 1, False)) is not None:
+                raise problem
             tokens += sum(step.tokens for step in steps)
             if steps and _goes_on(path, steps[0], task, verdicts):
                 reached.append(path)
@@ -160,7 +163,7 @@ def _goes_on(path: _Path, step: Any, task: Task[Any], verdicts: _Verdicts) -> bo
     state = None if step.is_cut else task.apply(path.node.state, step)
     if state is None:
         return False
-    about = task.describe(state)
+    about = checked_description(task.describe(state))
     if not about.terminal:
         path.node = Node(state, about.prompt, path.node, step)
         return True

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bavt_fast.generators.prompts import PromptTooLong, bare_ids
 from bavt_fast.protocols import Node, Step, Task
+from bavt_fast.step_checks import checked_description
 
 __all__ = ["LabelledPath", "LabelledSteps", "label_states", "read_process_data"]
 
@@ -143,7 +144,7 @@ def _check(paths: Any, generator: Any, separator: Any) -> None:
 def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: tuple[str, ...]) -> Iterator[Node]:
     """Of each step the context that predicts its last token."""
     state = None if task is None else task.initial_state(path.prompt)
-    prompt = path.prompt if task is None else task.describe(state).prompt
+    prompt = path.prompt if task is None else _prompt_of(task, state)
     if prompt is None:
         raise ValueError("task: expected a prompt for the initial state, got None")
     node = Node(state, prompt)
@@ -154,7 +155,11 @@ def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: 
             return
         begun = step.token_ids[:-1]
         yield Node(None, None, node, replace(step, token_ids=begun)) if begun else node
-        node = Node(state, None if task is None else task.describe(state).prompt, node, step)
+        node = Node(state, None if task is None else _prompt_of(task, state), node, step)
+
+
+def _prompt_of(task: Task[Any], state: Any) -> str | None:
+    return checked_description(task.describe(state)).prompt
 
 
 def _step(text: str, before: str, tokenizer: Any) -> Step:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bavt_fast._checks import MAX_SEED, as_seed
 from bavt_fast.budget import Budget
+from bavt_fast.critics.functions import as_critic
 from bavt_fast.critics.value_head import ContextReader
 from bavt_fast.generators.prompts import PromptTooLong
 from bavt_fast.protocols import Critic, Node, Task
@@ -101,7 +102,7 @@ def collect_visits(
         questions: a text that comes again is searched again, with another seed. One that the model's context does not
             hold is passed over.
         budget: of each question.
-        critic: steers the search; V = 1 everywhere without one.
+        critic: steers the search, as the one of `Searcher`; V = 1 everywhere without one.
         reads: which hidden states to keep, as `CriticManifest.reads` has it.
         **search: of `Searcher`.
 
@@ -116,6 +117,7 @@ def collect_visits(
         raise ValueError(f"reads: expected 'step' or 'context', got {reads!r:.80}")
     if not questions:
         raise ValueError("questions: expected at least one, got none")
+    critic = None if critic is None else as_critic(critic)
     recorder = _Recorder(critic, generator if reads == "context" else None)
     searcher = Searcher(generator, recorder, task, **search)
     searches = [
@@ -140,10 +142,14 @@ def collect_visits(
 
 
 def listed(questions: Iterable[str]) -> list[str]:
-    """The questions as a list. Raises TypeError for one text, whose letters are no questions."""
+    """The questions as a list. Raises TypeError for one text, whose letters are no questions, and for no texts."""
     if isinstance(questions, (str, bytes)) or not isinstance(questions, Iterable):
         raise TypeError(f"questions: expected a list of str, got {questions!r:.80}")
-    return list(questions)
+    found = list(questions)
+    for number, question in enumerate(found):
+        if not isinstance(question, str):
+            raise TypeError(f"questions[{number}]: expected a str, got {question!r:.80}")
+    return found
 
 
 def _seeds(questions: Sequence[str], seed: int) -> list[int]:

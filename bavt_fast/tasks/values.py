@@ -122,6 +122,8 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000\t\r\n", " "),
         **dict.fromkeys("“”„«»", '"'),
         **dict.fromkeys("‘’‚", "'"),
+        # What nobody sees: soft hyphens, joiners, marks of direction.
+        **dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2066\u2067\u2068\u2069\ufeff", ""),
         "。": ".",
         "÷": "/",
         "∕": "/",

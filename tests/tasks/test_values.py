@@ -443,3 +443,10 @@ def test_a_long_answer_is_text(text: str) -> None:
     assert time.process_time() - started < 2.0
     assert (value.number, value.latex) == (None, None)
     assert compare(value, value) in (True, False)
+
+
+@pytest.mark.parametrize("sign", "\u00ad\u200b\u200d\u200e\u2060\u2069\ufeff")
+@pytest.mark.parametrize("answer", ["42", "Paris", "x^2"])
+def test_what_nobody_sees_makes_no_other_answer(answer: str, sign: str) -> None:
+    assert same(answer, answer + sign) is True
+    assert same(answer, sign + answer) is True

@@ -9,7 +9,7 @@ __all__ = ["BOX", "boxes", "find_answer", "is_empty", "last_line", "plain"]
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 # A box that opens, a box of one word, anything else that is escaped, or a brace.
 _PART = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\(?:boxed|fbox)\s+([^\s\\{}$]+)|\\.|([{}])", re.DOTALL)
-_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[\s*_`$]*\}")
+_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[\s*_`$]*(?:\}|\Z)")  # also one that was never closed
 _MARKS = re.compile(r"(?:[\s*_`$]|```\w*|\\[\[\]()])*")
 
 

@@ -194,7 +194,17 @@ def test_an_empty_answer_is_none() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["Answer:", "Answer：", "Answer :", "Answer: **", "**Answer**:", "Answer: $$", r"\boxed{}", r"$\boxed{ ** }$"],
+    [
+        "Answer:",
+        "Answer：",
+        "Answer :",
+        "Answer: **",
+        "**Answer**:",
+        "Answer: $$",
+        r"\boxed{}",
+        r"$\boxed{ ** }$",
+        r"$\boxed{",
+    ],
 )
 def test_a_last_line_that_says_no_answer_is_none(line: str) -> None:
     assert after("3 + 4 = 7\n", line, ended=True) == Description(True, None, "")

@@ -313,6 +313,9 @@ def _cancelled_within(error: BaseException) -> Exception:
 async def adescribe(task: Any, state: Any) -> Any:
     """What a task says of a state, or what it raises: a loop would end at once of some, its tasks left as they are."""
     try:
-        return await task.adescribe(state)
+        about = task.adescribe(state)
+        if not inspect.isawaitable(about):
+            raise TypeError(f"adescribe: expected a coroutine, got {about!r:.80}")
+        return await about
     except BaseException as error:
         return error

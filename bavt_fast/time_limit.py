@@ -89,6 +89,8 @@ class TimeLimit:
 
     async def _adescribe(self, state: Any) -> Description:
         call: Coroutine[Any, Any, Description] = self.task.adescribe(state)  # type: ignore[attr-defined]
+        if not inspect.isawaitable(call):
+            raise TypeError(f"adescribe: expected a coroutine, got {call!r:.80}")
         running = asyncio.ensure_future(call)
         try:
             done, _ = await asyncio.wait({running}, timeout=self.seconds)

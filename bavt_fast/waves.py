@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -204,7 +204,10 @@ def described_many(
 
 def _call_many(task: Any, new: Sequence[tuple[int, Any]]) -> dict[int, Any]:
     try:
-        abouts = list(task.describe_many([state for _, state in new]))
+        told = task.describe_many([state for _, state in new])
+        if not isinstance(told, Iterable):
+            raise TypeError(f"describe_many: expected {len(new)} descriptions, one per state, got {told!r:.80}")
+        abouts = list(told)
         if len(abouts) != len(new):
             raise ValueError(f"describe_many: expected {len(new)} descriptions, one per state, got {len(abouts)}")
     except Exception as error:

@@ -187,3 +187,22 @@ def test_bad_arguments(task: Any, seconds: Any, said: str) -> None:
 def test_what_is_said_of_a_late_state_is_a_function() -> None:
     with pytest.raises(TypeError, match="late: expected a function or None, got 'wrong'"):
         bavt.TimeLimit(TextTask(), 1.0, "wrong")  # type: ignore[arg-type]
+
+
+def test_a_description_that_is_none_is_said_by_its_method() -> None:
+    """With a limit and without."""
+
+    class Silent(TextTask):
+        def describe_many(self, states: Sequence[TextState]) -> Any:
+            return None
+
+    class Plain(TextTask):
+        def adescribe(self, state: TextState) -> Description:  # a def that should be an async def
+            return self.describe(state)
+
+    for task in (Silent(), bavt.TimeLimit(Silent(), seconds=5)):
+        with pytest.raises(bavt.SearchError, match="describe_many: expected 1 descriptions, one per state, got None"):
+            bavt.search("q", generator=propose, task=task, budget=BUDGET)
+    for task in (Plain(), bavt.TimeLimit(Plain(), seconds=5)):
+        with pytest.raises(bavt.SearchError, match="adescribe: expected a coroutine, got Description"):
+            asyncio.run(bavt.Searcher(propose, task=task).asearch("q", budget=BUDGET))

@@ -80,7 +80,8 @@ class ChatPrompts:
 
     Raises:
         TypeError: a text is not a str.
-        ValueError: there is no chat template; it refuses the messages; an option is one that this class decides.
+        ValueError: there is no chat template; it refuses the messages, or leaves questions out; an option is one that
+            this class decides.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class ChatPrompts:
         self._words = _control_words(tokenizer, _template(tokenizer, template_options))
         self._encoder = _TextEncoder(tokenizer, self._words)
         self._folds_system = system is not None and not self._has_system_role()
-        self._render("?", *(question for question, _ in self.examples))
+        self._check_that_questions_are_read()
 
     def __call__(self, question: str) -> list[int]:
         if not isinstance(question, str):
@@ -133,6 +134,16 @@ class ChatPrompts:
             messages.insert(0, _message("system", self.system))
         return self._apply(messages) + self.opening
 
+    def _check_that_questions_are_read(self) -> None:
+        """Some templates take a content in parts, and leave out one that is a text."""
+        asked = [_unguessable() for _ in ("question", *self.examples)]
+        text = self._render(*asked).casefold()
+        if left_out := sum(question not in text for question in asked):
+            raise ValueError(
+                f"chat template: expected one that writes what users say, got one that leaves out {left_out} of "
+                f"{len(asked)} texts; pass chat_template=..., or use PlainPrompts, which encodes the text as it is"
+            )
+
     def _has_system_role(self) -> bool:
         system = _unguessable()
         try:
@@ -147,7 +158,7 @@ class ChatPrompts:
             text: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.template_options
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, AttributeError, LookupError) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
                 f"chat template: it refuses the turns {roles}: {error}; pass chat_template=... or other options"

@@ -324,6 +324,24 @@ def test_a_template_that_refuses_says_so_at_once() -> None:
         ChatPrompts(chat_tokenizer(template=template), system="a", examples=[("b", "c")])
 
 
+def test_a_template_that_fails_in_python_says_so_too() -> None:
+    with pytest.raises(ValueError, match=r"^chat template: it refuses the turns user: can only concatenate str"):
+        ChatPrompts(chat_tokenizer(template="{{ messages[0].content + 1 }}"))
+
+
+@pytest.mark.parametrize(
+    ("template", "left_out"),
+    [
+        ("", "2 of 2"),
+        ("{% for m in messages %}{{ m.content[0].text }}\n{% endfor %}", "2 of 2"),  # contents in parts
+        ("{{ messages[-1].content }}", "1 of 2"),
+    ],
+)
+def test_a_template_that_leaves_questions_out_is_refused(template: str, left_out: str) -> None:
+    with pytest.raises(ValueError, match=f"^chat template: expected one that writes .*leaves out {left_out} texts"):
+        ChatPrompts(chat_tokenizer(template=template), examples=[("b", "c")])
+
+
 def test_options_reach_the_template() -> None:
     tokenizer = chat_tokenizer(template="{% if thinking %}Think. {% endif %}{{ messages[0].content }}", bos=False)
     assert rendered(ChatPrompts(tokenizer, thinking=True), "dog") == "Think. dog"

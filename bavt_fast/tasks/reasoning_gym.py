@@ -86,12 +86,12 @@ class ReasoningGymTask:
             inner, question_of = _named(inner, question_of)
         try:
             self._dataset = reasoning_gym.create_dataset(name, size=size, seed=seed, **config)
-        except (AssertionError, ValueError, TypeError) as error:
+            self.problems: list[Mapping[str, Any]] = [self._dataset[place] for place in range(size)]
+        except (AssertionError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             raise ValueError(
                 f"name: expected a family of reasoning-gym and its settings, got {name!r}: {error}"
             ) from error
         self.inner: Task[Any] = TextTask() if inner is None else _checked_inner(inner)
-        self.problems: list[Mapping[str, Any]] = [self._dataset[place] for place in range(size)]
         self._question_of = question_of or (lambda problem: problem["question"])
         if isinstance(self.inner, TextTask):
             self._warn_of_lines()

@@ -108,6 +108,12 @@ def test_what_is_not_a_family_is_refused(name: Any, options: dict[str, Any], err
         ReasoningGymTask(name, **options)
 
 
+def test_settings_of_which_no_problem_comes_are_refused() -> None:
+    """The family takes them, and finds out when it makes the first one."""
+    with pytest.raises(ValueError, match="name: expected a family of reasoning-gym and its settings, got 'word_sort"):
+        ReasoningGymTask("word_sorting", size=2, min_words=100_000, max_words=100_000)
+
+
 def test_a_question_that_is_no_text_is_the_functions_fault() -> None:
     task = ReasoningGymTask("chain_sum", size=2, question_of=lambda problem: problem)  # type: ignore[arg-type, return-value]
     with pytest.raises(TypeError, match=r"question_of: expected a str from the function, got \{"):

@@ -15,7 +15,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -134,7 +134,7 @@ class ServerClient:
         read: Callable[[Any], Read],
         *,
         deadline: float | None = None,
-        none_if: Sequence[str] = (),
+        none_if: Callable[[str], bool] | None = None,
     ) -> Read | None:
         """What `read` makes of the server's answer, which is JSON.
 
@@ -143,7 +143,7 @@ class ServerClient:
             read: raises ValueError, TypeError, AttributeError or LookupError where the answer is not what it should
                 be: it is asked for again. A GenerationError ends the request.
             deadline: by ``time.monotonic()``.
-            none_if: words of a refusal (status 400) that is no error: None comes back.
+            none_if: whether the words of a refusal (status 400) are no error: None comes back.
 
         Raises:
             GenerationError: what remained wrong, with the server's address, or `read` raised it.
@@ -176,7 +176,7 @@ class ServerClient:
         path: str,
         content: bytes,
         read: Callable[[Any], Read],
-        none_if: Sequence[str],
+        none_if: Callable[[str], bool] | None,
         left_s: float,
     ) -> Read | _Failure | None:
         """One attempt."""
@@ -188,7 +188,7 @@ class ServerClient:
                 self.requests += 1
                 return found
             said = answer.content.decode(errors="replace")  # the error has no key of it
-            if answer.status == 400 and any(words in said for words in none_if):
+            if answer.status == 400 and none_if is not None and none_if(said):
                 return None
             problem = f"status {answer.status} {answer.reason}: {_words_of(said)}"
         except asyncio.TimeoutError:

@@ -35,8 +35,10 @@ from bavt_fast.generators.served_answers import (
     ending,
     is_known,
     log_probabilities,
+    says_no_room,
     says_nothing,
     text_of,
+    wants_other_limit,
 )
 from bavt_fast.generators.served_steps import (
     as_delimiters,
@@ -63,15 +65,6 @@ __all__ = ["OpenAIGenerator", "ServerStatistics"]
 
 _log = logging.getLogger("bavt_fast")
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
-_NO_ROOM = (
-    "context length",
-    "maximum context",
-    "max_tokens must be at least 1",
-    "context_length_exceeded",  # the code of OpenAI
-    "context size",  # of llama.cpp
-    "context window",
-)
-"""What servers say of a context that leaves no room for a token."""
 _DECIDED = ("prompt", "messages", "max_tokens", "max_completion_tokens", "stop")
 """Fields of a request that follow from what is asked: another limit would break the budget."""
 _ONE_ANSWER = {"n": 1, "best_of": 1, "stream": False, "echo": False}
@@ -198,6 +191,7 @@ class OpenAIGenerator:
         else:
             _check_fields("extra_body", self.extra_body)
             _check_fields("continue_body", self.continue_body)
+        self._limit_name = "max_tokens"
         self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._counts = dict.fromkeys(("unmetered", "generated_tokens", "prompt_tokens", "cached_tokens"), 0)
         self._stateless = 0
@@ -233,6 +227,7 @@ class OpenAIGenerator:
             raise TypeError("hidden_layer: expected a generator with one, such as hidden_layer='last', got none")
         plain = copy.copy(self)
         plain.chat, plain.token_ids, plain.logprobs, plain._server = False, False, False, copy.copy(self._server)
+        plain._limit_name = "max_tokens"
         plain._server.unbind()
         try:
             request = StepRequest(text, sampling=Sampling(0.0))
@@ -314,18 +309,27 @@ class OpenAIGenerator:
         """One answer of the server."""
         hidden = {} if self._hidden is None else self._hidden.fields()
         body = self._body(request, candidate, limit, hidden)
-        # A context that has grown too long is closed, also a state with a prompt of its own; a question is an error.
-        none_if = () if request.node.parent is None else _NO_ROOM
+        other_limit = False
+
+        def is_none(said: str) -> bool:
+            nonlocal other_limit
+            other_limit = "max_tokens" in body and self.chat and wants_other_limit(said)
+            # A context that has grown too long is closed, also one with a prompt of its own; a question is an error.
+            return other_limit or (request.node.parent is not None and says_no_room(said))
+
         path = self._generate_address or ("/chat/completions" if self.chat else "/completions")
         try:
             found = await self._server.post(
-                path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=none_if
+                path, body, lambda answer: self._read(request, answer, limit), deadline=deadline, none_if=is_none
             )
         except OutOfTime as late:
             # What the server did by now is not known.
             raise DeadlinePassed(f"{self._server.name}: no answer by the deadline", is_known=not late.asked) from None
         except GenerationError as error:
             raise sglang_generate.explained(error) from None
+        if other_limit:
+            self._limit_name = "max_completion_tokens"
+            return await self._ask(request, candidate, limit, deadline)
         if found is None:
             return None
         step, choice = found
@@ -351,7 +355,7 @@ class OpenAIGenerator:
             extra["include_stop_str_in_output"] = True
         body: dict[str, Any] = {
             "model": self.model,
-            "max_tokens": limit,
+            self._limit_name: limit,
             "stop": list(self.delimiters),
             "temperature": self.temperature if wanted.temperature is None else wanted.temperature,
             "top_p": self.top_p if wanted.top_p is None else wanted.top_p,

@@ -1,19 +1,41 @@
-"""What is in an answer of OpenAI's endpoints: counts, probabilities, how a step ended."""
+"""What is in an answer of OpenAI's endpoints: counts, probabilities, how a step ended, why a request was refused."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bavt_fast.protocols import FinishReason
 from bavt_fast.server_client import told_count
 
-__all__ = ["DROPPED", "Usage", "ending", "is_known", "log_probabilities", "says_nothing", "text_of"]
+__all__ = [
+    "DROPPED",
+    "Usage",
+    "ending",
+    "is_known",
+    "log_probabilities",
+    "says_no_room",
+    "says_nothing",
+    "text_of",
+    "wants_other_limit",
+]
 
 _AT_LIMIT = ("length", "max_tokens")
 DROPPED = ("content_filter", "tool_calls", "function_call", "abort", "error")
 """Of texts that are not whole, whatever their limit is."""
+_NO_ROOM = (
+    "context length",
+    "maximum context",
+    "max_tokens must be at least 1",
+    "context_length_exceeded",  # the code of OpenAI
+    "context size",  # of llama.cpp
+    "context window",
+)
+"""What servers say of a context that leaves no room for a token."""
+_OTHER_LIMIT = re.compile(r"\buse\W.{0,10}\bmax_completion_tokens\b", re.IGNORECASE)
+"""What OpenAI says of max_tokens to a model that reasons."""
 _WHOLE = ("stop", "eos_token", "stop_sequence", None)
 """The second and third are of text-generation-inference; None is of servers that never say."""
 
@@ -80,6 +102,16 @@ def text_of(answer: Any, chat: bool, usage: Usage) -> tuple[str | None, dict[str
 def says_nothing(text: str | None, choice: Mapping[str, Any]) -> bool:
     """Whether a count of no tokens can be true. It is also what proxies put where they do not count."""
     return not text and choice.get("finish_reason") in ("stop", "eos_token", "content_filter")
+
+
+def says_no_room(refusal: str) -> bool:
+    """Whether a context was refused that leaves no room for a token."""
+    return any(words in refusal for words in _NO_ROOM)
+
+
+def wants_other_limit(refusal: str) -> bool:
+    """Whether ``max_tokens`` was refused, and ``max_completion_tokens`` would be taken."""
+    return _OTHER_LIMIT.search(refusal) is not None
 
 
 def ending(

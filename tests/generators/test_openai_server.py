@@ -219,6 +219,35 @@ def test_a_context_without_room_has_no_next_step(message: str) -> None:
             assert propose(OpenAIGenerator("m", base_url=server.url), behind) == [[]]
 
 
+def test_a_model_that_takes_max_completion_tokens_alone() -> None:
+    """As those of OpenAI that reason. What was refused is asked again in its words, and what follows too."""
+    words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    refused = Reply({"error": {"message": words, "param": "max_tokens", "code": "unsupported_parameter"}}, 400)
+
+    def answer(body: dict[str, Any]) -> Reply:
+        return refused if "max_tokens" in body else chat_completion("so")
+
+    with FakeServer(answer) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, chat=True)
+        for count in (3, 2):
+            (steps,) = propose(generator, StepRequest("Q"), count=count, limit=9)
+            assert [step.text for step in steps] == ["so\n"] * count
+    asked = [body for body in server.requests if "max_tokens" not in body]
+    assert [body["max_completion_tokens"] for body in asked] == [9] * 5
+    assert len(server.requests) <= 3 + 5
+    assert generator.server_statistics() == ServerStatistics(requests=5, generated_tokens=25, prompt_tokens=35)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_limit_that_is_refused_is_not_asked_for_in_other_words_for_ever(chat: bool) -> None:
+    """Completions have no such field; and a server that refuses both of them is an error."""
+    refused = Reply({"error": {"message": "Use 'max_completion_tokens' instead."}}, 400)
+    with FakeServer(lambda body: refused) as server:
+        (error,) = propose(OpenAIGenerator("m", base_url=server.url, chat=chat), StepRequest("Q"))
+    assert "Use 'max_completion_tokens' instead." in str(error)
+    assert len(server.requests) == (2 if chat else 1)
+
+
 def test_nobody_there() -> None:
     with FakeServer(lambda body: completion("a")) as server:
         url = server.url

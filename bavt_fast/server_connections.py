@@ -37,6 +37,8 @@ _IDLE_S = 4.0
 _LARGE = 2**20
 """Bytes of a body above which aiohttp wants it as a file."""
 _EXIT_S = 2.0
+_LOSE_THE_BODY = (301, 302, 303)
+"""Redirects behind which a POST is a GET."""
 _LEAST_SECRET = 12
 """Characters from which on a key is taken out of an answer that is good: "EMPTY" and "token" are words in it, too."""
 _MARKS = ("[key]", "[password]")
@@ -131,6 +133,9 @@ class Connections:
         A connection that waits for a request may be closed by the server in the very moment in which one comes. The
         request is then sent once more, at once, over a new one. Whether the server has read the first is not known.
 
+        A request that is sent on with 307 or 308 stays as it is. With 301, 302 and 303 it would go on as a GET, without
+        its body: the answer is then the server's 301, with the address that it names.
+
         Raises:
             FAILURES: no answer, or not all of it, within so many seconds.
             ValueError: there is no such address.
@@ -150,6 +155,9 @@ class Connections:
                 _NEW.set(False)
         finally:
             _USED.set(False)
+        for moved in response.history:
+            if moved.status in _LOSE_THE_BODY:
+                return _moved(moved)
         read = await response.read()
         return Answer(response.status, response.reason or "", response.headers.get("Retry-After"), read)
 
@@ -235,6 +243,15 @@ def _close_at_exit() -> None:
                 asyncio.run_coroutine_threadsafe(connections.aclose(), loop).result(_EXIT_S)
             else:
                 loop.run_until_complete(connections.aclose())
+
+
+def _moved(answer: aiohttp.ClientResponse) -> Answer:
+    """Says where a server has moved to."""
+    place = "another one"
+    with contextlib.suppress(ValueError, LookupError):
+        place = str(answer.url.join(URL(answer.headers["Location"])).with_user(None))
+    words = f"base_url: expected the address that takes requests, got one that sends them on to {place}"
+    return Answer(answer.status, answer.reason or "", None, words.encode())
 
 
 def _within(seconds: float) -> aiohttp.ClientTimeout:

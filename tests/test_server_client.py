@@ -429,3 +429,25 @@ def test_a_server_that_sends_on_for_ever() -> None:
 
     with FakeServer(answer) as server, pytest.raises(GenerationError, match="TooManyRedirects"):
         asyncio.run(ask(ServerClient(server.url, retries=0)))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_a_server_that_has_moved_is_an_error_that_says_where_to(status: int) -> None:
+    """The request would go on as a GET, and what answers that says nothing of the cause."""
+    with FakeServer(lambda body: YES) as other:
+        moved = Reply({}, status, {"Location": other.url.replace("//", "//me:secret@") + "/ask"})
+        with FakeServer(lambda body: moved) as server, pytest.raises(GenerationError) as caught:
+            asyncio.run(ask(ServerClient(server.url)))
+        assert f"status {status} " in str(caught.value)
+        assert (
+            f"base_url: expected the address that takes requests, got one that sends them on to {other.url}/ask"
+            in str(caught.value)
+        )
+        assert "secret" not in str(caught.value)
+    assert (len(server.requests), other.requests) == (1, [])
+
+
+def test_a_server_that_has_moved_without_saying_where_to() -> None:
+    with FakeServer(lambda body: Reply({}, 302)) as server, pytest.raises(GenerationError, match="status 302"):
+        asyncio.run(ask(ServerClient(server.url)))
+    assert len(server.requests) == 1

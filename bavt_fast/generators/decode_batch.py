@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bavt_fast.device_queue import to_device
 from bavt_fast.generators.contexts import Row
+from bavt_fast.generators.device_memory import is_out_of_memory
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import KeyValueWindow, Layout, Placed, StoredStates
 from bavt_fast.generators.packed_pass import PackedPass
@@ -209,9 +210,9 @@ class DecodeBatch:
         self.window.make_room(count, longest)
         try:
             logits, hidden, states = packed.decode(self.window, tokens, [row.length for row in self.rows], prompts)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception:  # a model that does not take such a pass; if it takes none at all, the plain one says so
+        except Exception as error:  # a model that takes no such pass; if it takes none at all, the plain one says so
+            if is_out_of_memory(error):
+                raise
             packed.is_on = False
             return *self.decode(tokens), None
         computed: Computed = (logits[count:], hidden[count:], states)
@@ -253,9 +254,9 @@ class DecodeBatch:
         """The first pass is compared with a plain one, which is the result where anything is amiss."""
         try:
             found = static.decode(self.window, tokens, lengths, longest)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             static.turn_off(error)
             return self._decode(tokens, lengths, longest)
         if static.is_checked:

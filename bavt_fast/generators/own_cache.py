@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from bavt_fast.generators.device_memory import is_out_of_memory
 from bavt_fast.generators.forward import head_inputs
 
 __all__ = ["DecodingPlan", "OwnCacheDecoder", "has_plain_cache", "plan_decoding"]
@@ -185,9 +186,9 @@ def has_plain_cache(model: Any) -> bool:
             _forward(model, {"input_ids": _tokens(model, _BETWEEN), name: _dynamic_cache(), "use_cache": True})
             output, hidden = _forward(model, {"input_ids": ids[:, -1:], name: cache, "use_cache": True})
             whole, _ = _forward(model, {"input_ids": ids, "use_cache": False})
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a model is free to raise anything over a cache that it cannot use
+    except Exception as error:  # a model is free to raise anything over a cache that it cannot use
+        if is_out_of_memory(error):
+            raise
         return False
     return _holds(cache, ids) and _agree(output.logits[:, -1], whole.logits[:, -1], hidden.dtype)
 
@@ -206,9 +207,9 @@ def plan_decoding(model: Any) -> DecodingPlan:
             continue
         try:
             found, _ = _rehearse(model, plan)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # as above; what is wrong with the model itself was raised by the line before the loop
+        except Exception as error:  # as above; what is wrong with the model was raised by the line before the loop
+            if is_out_of_memory(error):
+                raise
             continue
         if all(_agree(*logits, dtype) for logits in zip(found, expected, strict=True)):
             return plan

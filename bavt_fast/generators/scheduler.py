@@ -14,7 +14,6 @@ what the next step from there begins with, so this is kept with the step.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from bavt_fast.generators.contexts import BaseScheduler, Context, Drawing, Row, waiting_rows
 from bavt_fast.generators.decode_batch import Computed, DecodeBatch, Pieces, prefill_apart
+from bavt_fast.generators.device_memory import give_back_memory, is_out_of_memory
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import Layout, first_of, joined
 from bavt_fast.generators.packed_pass import PackedPass
@@ -419,7 +419,7 @@ class Scheduler(BaseScheduler):
         except Exception as error:
             new = [row for row, _ in coming]
             rows = [*new, *(row for row in self.batch.rows if row not in new)]
-            if not rows or not _is_out_of_memory(error):
+            if not rows or not is_out_of_memory(error):
                 raise
             if self._made_room(error, len(rows)):
                 self._park(rows)
@@ -447,16 +447,13 @@ class Scheduler(BaseScheduler):
     def _made_room(self, error: Exception, rows: int) -> bool:
         """Whether there is hope to do with less memory what has just failed: without the store, and with half of the
         rows. One row alone is tried again once."""
-        if not _is_out_of_memory(error) or (rows == 1 and (self._failed_alone or not self.store.nbytes)):
+        if not is_out_of_memory(error) or (rows == 1 and (self._failed_alone or not self.store.nbytes)):
             return False
         self._failed_alone = rows == 1
         self.max_rows = max(1, min(self.max_rows, rows // 2)) if rows > 1 else self.max_rows
         self.store.clear()
         self._last = None
-        error.__traceback__ = None  # it holds what was computed by then
-        gc.collect()
-        if self.forward.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_memory(error, self.forward.device)
         return True
 
     def _park(self, rows: Sequence[Row]) -> None:
@@ -492,7 +489,3 @@ class Scheduler(BaseScheduler):
         for owner in owners:
             owner.error = error
             owner.done.append(owner)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

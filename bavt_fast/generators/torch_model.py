@@ -21,6 +21,7 @@ from torch import Tensor
 from bavt_fast._checks import as_count, as_flag, check_asks, require_function
 from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
+from bavt_fast.generators.device_memory import is_out_of_memory
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.group_scheduler import GroupScheduler
 from bavt_fast.generators.host_sampling import sampler_on
@@ -491,7 +492,7 @@ _FINISH_REASONS: Mapping[int, FinishReason] = {DELIMITER: "delimiter", END: "end
 
 
 def _why(error: BaseException) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return (
             f"device: out of memory with one row and an empty store ({error}); use shorter prompts or a smaller model"
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from model_families import FAMILIES, VOCABULARY, build_model, families, fresh_pass
+from model_families import FAMILIES, VOCABULARY, build_model, build_tokenizer, families, fresh_pass
 
 from bavt_fast.generators.own_cache import DecodingPlan, OwnCacheDecoder, has_plain_cache, plan_decoding
+from bavt_fast.generators.torch_model import TorchGenerator
+from bavt_fast.protocols import GenerationError, Node, StepRequest
 
 
 class _Remembering(transformers.LlamaForCausalLM):  # type: ignore[misc]
@@ -121,3 +125,95 @@ def test_an_encoder_decoder_is_refused(check: Any) -> None:
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=VOCABULARY, **sizes)).eval()
     with pytest.raises(ValueError, match="model: expected a decoder-only language model, got the encoder-decoder T5"):
         check(model)
+
+
+# --- memory
+
+
+def _short_of_memory(model: Any, fails: Callable[[int, int], bool]) -> list[int]:
+    """Makes passes of a model fail: (number of the pass, rows) -> whether this one does. The rows of those that did."""
+    original, passes, failures = model.forward, count(), []
+
+    def forward(input_ids: Any, **options: Any) -> Any:
+        if fails(next(passes), len(input_ids)):
+            failures.append(len(input_ids))
+            raise RuntimeError("can't allocate memory: you tried to allocate more than there is (a test)")
+        return original(input_ids=input_ids, **options)
+
+    model.forward = forward
+    return failures
+
+
+def _requests() -> list[StepRequest]:
+    return [StepRequest("abc"[: 1 + seed % 3] * 4, seed) for seed in range(12)]
+
+
+def _ids(rows: Any) -> list[list[tuple[int, ...]]]:
+    return [[step.token_ids for step in row] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["mamba", "lfm2"])
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda number, rows: rows > 1,
+        lambda number, rows: rows > 3,
+        lambda number, rows: number in (4, 11, 12),
+        lambda number, rows: number > 5 and rows > 2,
+    ],
+)
+def test_out_of_memory_makes_the_groups_smaller(name: str, fails: Any) -> None:
+    """In a pass that begins a group, and in one that goes on: what was drawn is neither lost nor drawn anew."""
+    if name not in families():
+        pytest.skip("not in this transformers")
+    model = build_model(name)
+    wanted = TorchGenerator(model, build_tokenizer(), delimiter="z").propose(_requests(), [2] * 12, [9] * 12)
+    generator = TorchGenerator(model, build_tokenizer(), delimiter="z", max_batch=16)
+    failures = _short_of_memory(model, fails)
+    rows = generator.propose(_requests(), [2] * 12, [9] * 12)
+    assert failures
+    assert _ids(rows) == _ids(wanted)
+    for row, other in zip(rows, wanted, strict=True):
+        torch.testing.assert_close(row[0].hidden, other[0].hidden, rtol=1e-3, atol=1e-4)
+    sampler = generator._scheduler.sampler
+    assert sorted(sampler._free) == list(range(len(sampler._count)))
+
+
+def test_out_of_memory_with_one_row_of_a_group_says_so() -> None:
+    model = build_model("mamba")
+    generator = TorchGenerator(model, build_tokenizer(), delimiter="z")
+    _short_of_memory(model, lambda number, rows: True)
+    rows = generator.propose(_requests(), [2] * 12, [9] * 12)
+    assert all(isinstance(row, GenerationError) and "out of memory with one row" in str(row) for row in rows)
+    assert all(
+        isinstance(state, GenerationError) and "out of memory" in str(state)
+        for state in generator.read([request.node for request in _requests()])
+    )
+
+
+def test_what_waits_for_memory_is_charged_when_it_is_given_up() -> None:
+    """By its deadline, by hand, or as something else fails."""
+    model = build_model("mamba")
+    generator = TorchGenerator(model, build_tokenizer(), delimiter="z")
+    _short_of_memory(model, lambda number, rows: number == 4)
+    generator.submit(range(12), _requests(), [1] * 12, [9] * 12)
+    for _ in range(2):
+        generator._scheduler.advance()
+    waiting = [context.resumes for context in generator._scheduler.waiting]
+    assert all(waiting)
+    assert waiting
+    spent = generator.discard(range(12))
+    assert {taken.tokens for taken in spent.values()} == {1, 2}
+    assert generator.collect() == []
+    sampler = generator._scheduler.sampler
+    assert sorted(sampler._free) == list(range(len(sampler._count)))
+
+
+def test_states_are_read_in_smaller_groups_where_memory_is_short() -> None:
+    model, nodes = build_model("mamba"), [Node(None, letter + "bc") for letter in "abcdefg"]
+    wanted = TorchGenerator(model, build_tokenizer(), delimiter="z").read(nodes)
+    generator = TorchGenerator(model, build_tokenizer(), delimiter="z")
+    failures = _short_of_memory(model, lambda number, rows: rows > 2)
+    found = generator.read(nodes)
+    assert failures == [7, 4, 3]
+    torch.testing.assert_close(torch.stack(found), torch.stack(wanted), rtol=1e-3, atol=1e-4)

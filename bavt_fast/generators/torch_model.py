@@ -348,6 +348,9 @@ class TorchGenerator:
                 return too_long(len(ids), self._most_tokens)
         if count <= 0 or limit <= 0:
             return []
+        too_large = self._scheduler.sampler.limit_error(limit)
+        if too_large is not None:
+            return too_large
         node, left_s = request.node, request.seconds_left
         deadline = None if left_s is None else time.monotonic() + left_s
         tried = request.tried if self.without_replacement else ()

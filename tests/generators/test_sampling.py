@@ -10,13 +10,16 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import model_families  # noqa: E402
 from tiny_models import tiny_model  # noqa: E402
 
+import bavt_fast as bavt  # noqa: E402
 from bavt_fast.generators.host_sampling import HostSampler  # noqa: E402
 from bavt_fast.generators.sampling import BROKEN, EXHAUSTED, LIMIT, RUNNING, Sampler, SamplingRules  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
 from bavt_fast.protocols import GenerationError, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
+from bavt_fast.tasks.text import TextTask  # noqa: E402
 
 
 def draw(logits: np.ndarray, rules: list[SamplingRules], named: np.ndarray | None = None) -> list[Any]:
@@ -185,3 +188,37 @@ def test_processors_that_allow_no_token_are_named() -> None:
     [answer] = generator.propose([StepRequest("Target: 7 ")], [1], [4])
     assert isinstance(answer, GenerationError)
     assert "processors that allow no token do this" in str(answer)
+
+
+@pytest.mark.parametrize("limit", [10**9, 2**53])
+def test_a_step_that_there_is_no_memory_to_draw_is_an_error_that_names_its_setting(limit: int) -> None:
+    """Of a model without a limit on positions: else that is the limit."""
+    generator = TorchGenerator(model_families.build_model("mamba"), model_families.build_tokenizer(), delimiter="z")
+    large, small = generator.propose([StepRequest("abc")] * 2, [1, 1], [limit, 4])
+    assert isinstance(large, MemoryError)
+    wanted = f"limits: expected steps that there is memory to draw, got one of {limit} tokens; lower max_step_tokens"
+    assert str(large) == wanted
+    assert isinstance(small, list)
+    searcher = bavt.Searcher(generator, task=TextTask(), max_step_tokens=limit)
+    with pytest.raises(bavt.SearchError, match="lower max_step_tokens"):
+        searcher.search("abc", budget=bavt.Budget(tokens=2 * limit))
+
+
+def test_a_sampler_that_finds_no_memory_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = HostSampler(np.zeros((2, 9), dtype=np.int32), 1, [], np.ones(9, dtype=bool), torch.device("cpu"))
+    first, zeros = sampler.open([SamplingRules(1, 0, 3)], [-1]), torch.zeros
+
+    def short(*shape: int, **options: Any) -> Any:
+        if shape[-1] > 50:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", short)
+    with pytest.raises(MemoryError, match="got one of 60 tokens; lower max_step_tokens"):
+        sampler.open([SamplingRules(1, 0, 60)], [-1])
+    second = sampler.open([SamplingRules(2, 0, 3)], [-1])
+    rows = torch.rand(2, 9)
+    sampler.draw(torch.tensor([*first, *second]), np.array([*first, *second]), rows, torch.zeros(2, 3))
+    assert [len(one.tokens) for one in sampler.drawn([*first, *second])] == [1, 1]

@@ -140,7 +140,7 @@ class TorchModel:
         """(1, H): the last layer's state of the text's last token, in the model's dtype and on its device.
 
         Raises:
-            TypeError, ValueError: the text is not a str, or is empty or too long.
+            TypeError, ValueError: the text is not a str, is too long, or is empty where no BOS could stand alone.
         """
         hidden: Tensor = self._continued(text, 1, 0, Sampling(0.0)).hidden
         return hidden[None]
@@ -159,12 +159,13 @@ class TorchModel:
     def _prompts(
         self, chat: bool | None, system: str | None, examples: Sequence[tuple[str, str]], opening: str
     ) -> Callable[[str], Sequence[int]]:
-        from bavt_fast.generators.prompts import ChatPrompts, PlainPrompts
+        from bavt_fast.generators.prompts import ChatPrompts, PlainPrompts, check_texts
 
         if chat is None:
             chat = getattr(self.tokenizer, "chat_template", None) is not None
         if as_flag("chat", chat):
             return ChatPrompts(self.tokenizer, system=system, examples=examples, opening=opening)
+        check_texts(system, examples, opening)
         for name, value in (("system", system), ("examples", examples), ("opening", opening)):
             if value:
                 raise ValueError(

@@ -203,6 +203,18 @@ def test_a_chat_without_a_template(torch_model: TorchModel, options: dict[str, A
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*")
+@pytest.mark.parametrize("options", [{"system": 0}, {"system": False}, {"examples": 0}, {"opening": None}])
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_what_is_no_text_is_refused_with_a_template_and_without(
+    model: Any, options: dict[str, Any], template: str | None
+) -> None:
+    (name,) = options
+    tokens = build_tokenizer()
+    tokens.chat_template = template
+    with pytest.raises(TypeError, match=f"{name}: expected "):
+        TorchModel(model, tokens, threads=1).generator(delimiter=")", **options)
+
+
 def test_models_that_something_wraps(model: Any, tokenizer: Any) -> None:
     """Compiled or quantised, a model writes what it wrote before: the layers of the quantised one nearly do."""
     expected = TorchModel(model, tokenizer).generate(PROMPT, max_tokens=8, temperature=0.0)

@@ -18,7 +18,7 @@ from bavt_fast._checks import as_flag
 from bavt_fast.generators.vocabulary import control_tokens
 from bavt_fast.protocols import GenerationError
 
-__all__ = ["ChatPrompts", "PlainPrompts", "PromptTooLong", "bare_ids", "too_long"]
+__all__ = ["ChatPrompts", "PlainPrompts", "PromptTooLong", "bare_ids", "check_texts", "too_long"]
 
 _OWN_OPTIONS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict")
 
@@ -96,9 +96,7 @@ class ChatPrompts:
     ) -> None:
         if decided := [name for name in _OWN_OPTIONS if name in template_options]:
             raise ValueError(f"template options: expected options of the chat template, got {decided[0]}; leave it out")
-        for name, text in [("system", system or ""), ("opening", opening), *_named_texts(examples)]:
-            if not isinstance(text, str):
-                raise TypeError(f"{name}: expected a str, got {text!r} of type {type(text).__name__}")
+        check_texts(system, examples, opening)
         self.tokenizer = tokenizer
         self.system = system
         self.examples = tuple((question, answer) for question, answer in examples)
@@ -164,6 +162,13 @@ class ChatPrompts:
                 f"chat template: it refuses the turns {roles}: {error}; pass chat_template=... or other options"
             ) from error
         return text
+
+
+def check_texts(system: Any, examples: Any, opening: Any) -> None:
+    """Raises TypeError for what stands around a question and is no text."""
+    for name, text in [("system", "" if system is None else system), ("opening", opening), *_named_texts(examples)]:
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: expected a str, got {text!r} of type {type(text).__name__}")
 
 
 def _named_texts(examples: Any) -> list[tuple[str, Any]]:

@@ -133,8 +133,11 @@ class AsyncDrive(Base):
             self.work(part.tickets, self.answer(part))
 
     def work(self, tickets: Sequence[int], on: Coroutine[Any, Any, None]) -> None:
-        """A task for tickets, which are out while it works."""
-        task = asyncio.ensure_future(on)
+        """A task for tickets, which are out while it works.
+
+        It begins when the loop comes to it, also where the loop's tasks are eager and would begin before they are out.
+        """
+        task = asyncio.Task(on, loop=asyncio.get_running_loop())
         for ticket in tickets:
             self.out[ticket] = task
 

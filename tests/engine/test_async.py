@@ -190,6 +190,31 @@ def test_descriptions_by_coroutines(world: World, wave: int, seed: int) -> None:
     assert len(task.described) == len(set(task.described))
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 has eager tasks first")
+@pytest.mark.parametrize("gives_way", [0, 2])
+@pytest.mark.parametrize("slow", ["nothing", "critic", "task", "both"])
+def test_a_loop_whose_tasks_are_eager(slow: str, gives_way: int) -> None:
+    """What never waits is done before its task is known to anybody."""
+
+    class Critic(AsyncCritic):
+        async def score(self, candidates: Sequence[Node]) -> list[float]:
+            return self.inner.score(candidates)
+
+    class Task(WorldTask):
+        async def adescribe(self, state: Any) -> Description:
+            return self.describe(state)
+
+    async def search() -> list[Any]:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        critic = Critic(ENDLESS) if slow in ("critic", "both") else TableCritic(ENDLESS)
+        task = Task(ENDLESS) if slow in ("task", "both") else WorldTask(ENDLESS)
+        many = Searcher(AsyncGenerator(ENDLESS, gives_way=gives_way), critic, task, wave=3)
+        return await asyncio.wait_for(many.asearch_many([f"q{i}" for i in range(4)], budget=BUDGET, seed=5), 60)
+
+    results = asyncio.run(search())
+    assert [fingerprint(result) for result in results] == [alone(ENDLESS, f"q{i}", seed=5) for i in range(4)]
+
+
 class ManyTask(WorldTask):
     """Describes many states at once. Records how many."""
 

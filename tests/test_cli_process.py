@@ -51,12 +51,13 @@ def test_garbage_is_collected_again_after_loading() -> None:
         "import gc\n"
         "from bavt_fast.cli import process\n"
         "with process.loading(): assert gc.isenabled()\n"
-        "assert gc.get_freeze_count() == 0\n"
+        "before = gc.get_freeze_count()\n"
+        "assert before < 1000\n"  # Python 3.12 begins with some
         "process.begin()\n"
         "try:\n"
         "    with process.loading():\n"
         "        assert not gc.isenabled(); 1 / 0\n"
-        "except ZeroDivisionError: print(gc.isenabled(), gc.get_freeze_count() > 1000)"
+        "except ZeroDivisionError: print(gc.isenabled(), gc.get_freeze_count() > before + 1000)"
     )
     assert run(code).stdout == "True True\n"
 

@@ -47,8 +47,8 @@ def test_a_long_run_leaves_nothing_behind() -> None:
             one_run(seed)
         return max(now - then for then, now in zip(before, held(), strict=True))
 
-    # What a run leaves comes again with each; what an interpreter keeps for itself comes to an end, in 3.13 late.
-    assert min(grown() for _ in range(2)) < 60 or min(grown() for _ in range(4)) < 60
+    # What a run leaves comes again with each; what an interpreter keeps for itself comes to an end, from 3.12 on late.
+    assert any(grown() < 60 for _ in range(30))
 
 
 class Walk:

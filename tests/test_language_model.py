@@ -202,7 +202,6 @@ def test_a_chat_without_a_template(torch_model: TorchModel, options: dict[str, A
         torch_model.generator(chat=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*deprecated.*")
 @pytest.mark.parametrize("options", [{"system": 0}, {"system": False}, {"examples": 0}, {"opening": None}])
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_what_is_no_text_is_refused_with_a_template_and_without(
@@ -215,6 +214,7 @@ def test_what_is_no_text_is_refused_with_a_template_and_without(
         TorchModel(model, tokens, threads=1).generator(delimiter=")", **options)
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
 def test_models_that_something_wraps(model: Any, tokenizer: Any) -> None:
     """Compiled or quantised, a model writes what it wrote before: the layers of the quantised one nearly do."""
     expected = TorchModel(model, tokenizer).generate(PROMPT, max_tokens=8, temperature=0.0)

@@ -211,6 +211,20 @@ def _questions(path: Path, limit: int | None) -> list[tuple[str, str | None]]:
     return found[:limit]
 
 
+def _answers_of(learner: Learner, problems: Sequence[tuple[str, str | None]]) -> dict[str, str]:
+    """Each question's answer. Of two that differ the last one counts, and this is said."""
+    known: dict[str, str] = {}
+    for question, answer in problems:
+        if answer is None:
+            continue
+        before = known.setdefault(learner.prompt_of(question), answer)
+        if before != answer:
+            said = f"problems: expected one answer to {question!r:.80}, got {before!r:.40} and {answer!r:.40}"
+            errors.print(f"{said}; the last one counts", markup=False, highlight=False, soft_wrap=True)
+            known[learner.prompt_of(question)] = answer
+    return known
+
+
 def _from_problems(learner: Learner, path: Path | None, limit: int | None, config: CriticConfig, out: Path) -> Fitted:
     from bavt_fast.training.critic import train_critic as train
 
@@ -219,7 +233,7 @@ def _from_problems(learner: Learner, path: Path | None, limit: int | None, confi
     if path is not None:
         problems = _questions(path, limit)
         questions = [learner.prompt_of(question) for question, _ in problems]
-        answers = {learner.prompt_of(question): answer for question, answer in problems if answer is not None}
+        answers = _answers_of(learner, problems)
         known = {"answers": answers} if answers else {}
     task = module.make_task(**{**learner.task_options, **known})
     if path is None:

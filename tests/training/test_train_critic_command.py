@@ -18,7 +18,7 @@ from tiny_tokenizers import tiny_tokenizer  # noqa: E402
 
 from bavt_fast import cli  # noqa: E402
 from bavt_fast.cli.prompts import plain_prompt  # noqa: E402
-from bavt_fast.cli.train_critic import Learner, _from_steps, _questions, task_options  # noqa: E402
+from bavt_fast.cli.train_critic import Learner, _answers_of, _from_steps, _questions, task_options  # noqa: E402
 from bavt_fast.critics.critic_file import read_manifest  # noqa: E402
 from bavt_fast.model_folder import embedded_folder  # noqa: E402
 from bavt_fast.protocols import Node  # noqa: E402
@@ -187,6 +187,14 @@ def test_arguments_of_a_task_are_read_as_they_are_meant() -> None:
             task_options([word])
     with pytest.raises(ValueError, match="each name once"):
         task_options(["size=1", "size=2"])
+
+
+def test_of_two_answers_to_a_question_the_last_one_counts_and_this_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    learner = Learner(None, None, "text", {}, lambda question: f"{question}!", {})
+    problems = [("a", "1"), ("b", "2"), ("a", "1"), ("b", "[3]"), ("c", None)]
+    assert _answers_of(learner, problems) == {"a!": "1", "b!": "[3]"}
+    said = capsys.readouterr().err
+    assert said == "problems: expected one answer to 'b', got '2' and '[3]'; the last one counts\n"
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class Recorder(Observer):
 
     Attributes:
         is_asked: whether an ask is out.
+        is_unwritten: whether there is an ask whose answer is not in the journal: it is out, or is being scored.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Recorder(Observer):
         "_observer",
         "_steps",
         "is_asked",
+        "is_unwritten",
         "number",
         "row",
         "search",
@@ -48,7 +50,7 @@ class Recorder(Observer):
         self._before = (0, 0, 0, 0)  # what the search had spent when its ask was handed out
         self._steps: Sequence[Step] = ()
         self._abouts: Sequence[Description] = ()
-        self._has_begun = self.is_asked = False
+        self._has_begun = self.is_asked = self.is_unwritten = False
 
     # ---- as an Observer
 
@@ -56,7 +58,7 @@ class Recorder(Observer):
         if not search.untimed:
             self._asked_s = search._native.account.elapsed_s
         self._before = search._native.account.spent
-        self.is_asked = True
+        self.is_asked = self.is_unwritten = True
         if not self._has_begun:
             self._has_begun = True
             self._journal.begun(self.number)
@@ -99,7 +101,7 @@ class Recorder(Observer):
 
     def _not_answered(self, search: Search, spent: Spent | None) -> None:
         """Also where an answer has come, and is paid for, and its states got no verdicts or no values."""
-        self.is_asked = False
+        self.is_asked = self.is_unwritten = False
         account = search._native.account
         seconds = sum(step.seconds for step in self._steps) + (0.0 if spent is None else spent.seconds)
         paid = Spent.of(_difference(account.spent, self._before), seconds)
@@ -117,6 +119,7 @@ class Recorder(Observer):
         told_s = search._native.account.elapsed_s
         try:
             self._journal.answered(self.number, Answer(self._asked_s, told_s, steps, abouts, values, cost))
+            self.is_unwritten = False
         except (TypeError, ValueError) as error:  # what a step says and no search reads, as its tokens' ids
             self._not_answered(search, None)
             if search.error is None:

@@ -455,7 +455,7 @@ class Run:
         """A life has ended in order: notes which answers it did not wait for."""
         if self.folder.is_closed:
             return
-        in_flight = [number for number, recorder in self._open.items() if recorder.is_asked]
+        in_flight = [number for number, recorder in self._open.items() if recorder.is_unwritten]
         self._journal.ended(in_flight)
         self._journal.flush()
         self._sync()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from run_worlds import BUDGET, WORLD, Killed, Mortal, completed, one_life, questions, results, searcher, written
-from scripted import AsyncGenerator, StreamingGenerator, World
+from scripted import AsyncGenerator, StreamingGenerator, TableCritic, World
 
 import bavt_fast as bavt
 from bavt_fast.budget import Spent
@@ -236,6 +236,36 @@ def test_what_a_stream_gives_up_at_ctrl_c_is_asked_again(tmp_path: Path) -> None
         assert (summary.end, summary.lost_asks) == ("interrupted" if is_pressed else "done", lost)
         lost += len(generator.discarded)
     assert lost > 10
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_an_answer_whose_scoring_is_broken_off_is_asked_again_and_counts_as_lost(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    """It was paid for, and is in no journal."""
+
+    class Interrupted(TableCritic):
+        calls = 10**6
+
+        def score(self, candidates: Any) -> Any:
+            self.calls -= 1
+            if self.calls < 0:
+                raise error
+            return super().score(candidates)
+
+    rows, asked = questions(10), Counter[Any]()
+    completed(tmp_path / "whole", rows)
+    for calls in (0, 2, 3, 10**6):
+        generator, made = Mortal(), searcher()
+        made.generator, made.critic = generator, Interrupted(WORLD)
+        made.critic.calls = calls
+        summary = None
+        with suppress(Killed):
+            summary = completed(tmp_path / "out", rows, made)
+        asked.update(generator.asked)
+    assert summary is not None
+    assert 0 < sum(count - 1 for count in asked.values()) == summary.lost_asks
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 

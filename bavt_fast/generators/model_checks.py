@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,8 +234,32 @@ def _max_positions(core: Any, config: Any, parameters: frozenset[str]) -> int | 
     for name in _POSITIONS:
         value = getattr(config, name, None)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
+            return _steady_positions(config, value)
     return None
+
+
+def _steady_positions(config: Any, most: int) -> int:
+    """How long a context may grow before what came before is computed in another way: longrope has a factor for each
+    frequency, and others for all of a pass in which one row is long."""
+    found = getattr(config, "rope_parameters", None) or {}
+    layers = [found, *found.values()]  # some models have a dictionary for each kind of layer
+    changing = [
+        some
+        for some in layers
+        if isinstance(some, Mapping)
+        and some.get("rope_type") == "longrope"
+        and some.get("short_factor") != some.get("long_factor")
+    ]
+    steady = min([some.get("original_max_position_embeddings") or most for some in changing], default=most)
+    if steady >= most:
+        return most
+    warnings.warn(
+        f"model: contexts end at {steady} tokens, for longrope computes longer ones, and all beside them, by other "
+        f"factors; for up to {most} load it by a configuration whose rope_parameters['short_factor'] is its "
+        "['long_factor']",
+        stacklevel=4,
+    )
+    return steady
 
 
 def _may_look_ahead(core: Any, config: Any, parameters: frozenset[str]) -> bool:

@@ -97,6 +97,24 @@ def test_facts_are_what_a_forward_pass_shows(tokenizer: Any, family: str) -> Non
     assert read[0].dtype == facts.dtype
 
 
+def longrope(**factors: list[float]) -> Any:
+    positions = {"max_position_embeddings": 48, "original_max_position_embeddings": 12, "pad_token_id": 0}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, **factors}
+    return build("Phi3", **SIZES | positions, intermediate_size=32, rope_parameters=rope).eval()
+
+
+def test_contexts_end_where_longer_ones_would_change_what_is_beside_them(tokenizer: Any) -> None:
+    with pytest.warns(UserWarning, match=r"contexts end at 12 tokens.*up to 48 .*'short_factor'"):
+        assert check_model(longrope(), tokenizer).max_positions == 12
+    assert check_model(longrope(short_factor=[4.0] * 4), tokenizer).max_positions == 48
+    short, long = torch.arange(3, 7), torch.arange(3, 17)
+    beside = torch.stack([torch.cat([short, torch.zeros(10, dtype=torch.long)]), long])
+    for model, is_changed in ((longrope(), True), (longrope(short_factor=[4.0] * 4), False)):
+        with torch.no_grad():
+            alone, other = model(short[None]).logits[0], model(beside).logits[0, :4]
+        assert torch.allclose(alone, other, atol=1e-5) is not is_changed
+
+
 def test_tied_weights_count_once(tokenizer: Any) -> None:
     apart, tied = (check_model(llama(tie_word_embeddings=tie), tokenizer) for tie in (False, True))
     assert apart.num_weights - tied.num_weights == SIZE * 16

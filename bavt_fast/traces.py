@@ -64,6 +64,7 @@ def spans(
 
     Raises:
         ModuleNotFoundError: opentelemetry-api is not installed.
+        TypeError: an argument is something else.
     """
     return Spans(tracer, model=model, provider=provider, content=content)
 
@@ -153,6 +154,9 @@ class Spans:
             ) from error
         if tracer is not None and not callable(getattr(tracer, "start_span", None)):
             raise TypeError(f"tracer: expected an OpenTelemetry tracer, got {tracer!r:.80}")
+        for name, value in (("model", "" if model is None else model), ("provider", provider)):
+            if not isinstance(value, str):
+                raise TypeError(f"{name}: expected a str, got {value!r:.80}")
         self._trace: Any = trace
         self._tracer = trace.get_tracer("bavt_fast", __version__) if tracer is None else tracer
         self._common: dict[str, Any] = {"gen_ai.provider.name": provider}

@@ -251,6 +251,9 @@ def test_the_global_tracer_does_nothing_until_it_is_set_up() -> None:
         traces.spans(content="no")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="tracer: expected an OpenTelemetry tracer, got 3"):
         traces.spans(3)  # type: ignore[arg-type]
+    for name, value in (("model", 5), ("provider", None)):
+        with pytest.raises(TypeError, match=f"{name}: expected a str, got {value}"):
+            traces.spans(**{name: value})  # type: ignore[arg-type]
 
 
 def test_without_opentelemetry_it_is_said_what_to_install() -> None:

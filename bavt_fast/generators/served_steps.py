@@ -38,7 +38,7 @@ def as_sampling(
         as_amount("temperature", temperature, allow_zero=True),
         as_share("top_p", top_p),
         None if top_k is None else as_count("top_k", top_k),
-        None if not min_p else as_share("min_p", min_p),
+        None if min_p is None or as_amount("min_p", min_p, allow_zero=True) == 0 else as_share("min_p", min_p),
     )
 
 

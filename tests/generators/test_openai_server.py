@@ -336,6 +336,8 @@ def test_cancelling_gives_up_what_is_in_flight() -> None:
         ({"top_p": 1.5}, "top_p"),
         ({"top_k": -3}, "top_k"),
         ({"min_p": float("nan")}, "min_p"),
+        ({"min_p": False}, "min_p"),
+        ({"min_p": ""}, "min_p"),
         ({"base_url": ""}, "base_url"),
         ({"base_url": "localhost:8000/v1"}, "base_url"),
         ({"chat": "no"}, "chat"),

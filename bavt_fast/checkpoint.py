@@ -204,12 +204,11 @@ def load_events(rows: Any, count: int) -> list[tuple[Any, ...]] | None:
     if rows is None:
         return None
     from bavt_fast.view.record import checked_events
-    from bavt_fast.view.sources import events_of
 
     seeds = [tuple(row[5:]) if row[0] == "ask" else () for row in rows]
     if not all(type(seed) is int for some in seeds for seed in some):
         raise SnapshotError("checkpoint: damaged (seeds of asks are not integers)")
-    events = checked_events(events_of(rows), count)
+    events = checked_events([row[:5] if row[0] == "ask" else row for row in rows], count)
     return [(*event, *some) for event, some in zip(events, seeds, strict=True)]
 
 

@@ -152,7 +152,7 @@ class Searcher:
             budget, seed: one for each question, or one for all.
 
         Raises:
-            TypeError, ValueError: a bad question, budget or seed, before anything is spent.
+            TypeError, ValueError: a bad question, budget or seed, before anything is spent; it says whose.
         """
         searches = self._start_many(questions, budget, seed)
         if self.is_async:
@@ -173,8 +173,7 @@ class Searcher:
         """
         if self.is_async:
             raise TypeError("generator: expected a plain one here, got a coroutine; use asearch_iter")
-        rules = Rules(self.task, self.settings)
-        searches = (self._start(question, budget, seed, rules) for question in _questions(questions))
+        searches = self._starts((question, budget, seed) for question in _questions(questions))
         with closing(self._drive(searches, one=False)) as driving:
             for index, search in driving:
                 yield index, search.result()
@@ -189,8 +188,7 @@ class Searcher:
         self, questions: Iterable[str], *, budget: Budget, seed: int = 0
     ) -> AsyncIterator[tuple[int, SearchResult]]:
         """`search_iter` with a generator or a critic that may be coroutines."""
-        rules = Rules(self.task, self.settings)
-        searches = (self._start(question, budget, seed, rules) for question in _questions(questions))
+        searches = self._starts((question, budget, seed) for question in _questions(questions))
         async with aclosing(self._adrive(searches, one=False)) as driving:
             async for index, search in driving:
                 yield index, search.result()
@@ -276,8 +274,19 @@ class Searcher:
         asked = list(_questions(questions))
         budgets = [budget] * len(asked) if isinstance(budget, Budget) else _one_each("budget", budget, len(asked))
         seeds = _one_each("seed", seed, len(asked)) if isinstance(seed, (list, tuple)) else [seed] * len(asked)
+        return list(self._starts(zip(asked, budgets, seeds, strict=True)))
+
+    def _starts(self, asked: Iterable[tuple[str, Budget, Any]]) -> Iterator[Search]:
+        """Searches of (question, budget, seed), as they are wanted. An error says which of ten thousand it was."""
         rules = Rules(self.task, self.settings)
-        return [self._start(q, b, s, rules) for q, b, s in zip(asked, budgets, seeds, strict=True)]
+        for number, (question, budget, seed) in enumerate(asked):
+            try:
+                search = self._start(question, budget, seed, rules)
+            except (TypeError, ValueError) as error:
+                if error.args and isinstance(error.args[0], str):
+                    error.args = f"questions[{number}]: {error.args[0]}", *error.args[1:]
+                raise
+            yield search
 
 
 def search(

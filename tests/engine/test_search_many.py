@@ -233,8 +233,10 @@ def test_bad_questions_are_refused_before_anything_is_spent() -> None:
             many.search_many(none, budget=BUDGET)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=f"questions: expected a list of str, got {none}"):
             next(many.search_iter(none, budget=BUDGET))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="question: expected a name"):
+    with pytest.raises(ValueError, match=r"^questions\[1\]: question: expected a name"):
         many.search_many(["a", ""], budget=BUDGET)
+    with pytest.raises(ValueError, match=r"^questions\[0\]: question: expected a name"):
+        next(many.search_iter(["", "a"], budget=BUDGET))
     with pytest.raises(TypeError, match="budget: expected one for all questions or a list of 1, got 80"):
         many.search_many(["a"], budget=80)  # type: ignore[arg-type]
     assert generator.requests == []

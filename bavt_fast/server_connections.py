@@ -157,6 +157,7 @@ class Connections:
             _USED.set(False)
         for moved in response.history:
             if moved.status in _LOSE_THE_BODY:
+                response.close()  # its connection is not read to the end
                 return _moved(moved)
         read = await response.read()
         return Answer(response.status, response.reason or "", response.headers.get("Retry-After"), read)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bavt_fast._checks import as_amount, as_count, as_share
 from bavt_fast.device_queue import PendingRead, call_complete, side_stream, to_device
-from bavt_fast.generators.device_memory import is_out_of_memory, total_bytes
+from bavt_fast.generators.device_memory import LEAST_RECORDS, is_out_of_memory, too_many_tokens
 
 __all__ = [
     "BROKEN",
@@ -48,8 +48,6 @@ NEW_MASS = 1e-6
 may be rounding."""
 SPENT_SHARE = 1e-6  # of a token's probability, below which what is left of it is rounding
 _BLOCK = 256
-_RECORDS = 8  # that there is room for at the least
-_TOKEN_BYTES = 36  # of a record, for each token that its row may draw
 _UINT64 = 2**64 - 1
 _CACHED = 2**18  # logits that a CPU works on at once: they stay in its cache
 
@@ -132,7 +130,7 @@ class Sampler:
     def _make_room(self, rows: int, tokens: int, tries: int) -> None:
         records, had_tokens = self._tokens.shape
         had_tries = self._tried.shape[1]
-        grown = records if len(self._free) >= rows else max(_RECORDS, 2 * records, records + rows)
+        grown = records if len(self._free) >= rows else max(LEAST_RECORDS, 2 * records, records + rows)
         grown += grown % 2  # so each of `_numbers` begins at 16 bytes, as a kernel was compiled for
         if grown == records and tokens <= had_tokens and tries <= had_tries:
             return
@@ -141,7 +139,7 @@ class Sampler:
             self._make_columns(grown, max(tokens, had_tokens), max(tries, had_tries))
         except Exception as error:
             vars(self).update(before)
-            raise _too_many(tokens - 1) if is_out_of_memory(error) else error from None
+            raise too_many_tokens(tokens - 1) if is_out_of_memory(error) else error from None
         for name in COLUMNS:
             new = getattr(self, name)
             new[tuple(slice(size) for size in old[name].shape)] = old[name]
@@ -155,11 +153,6 @@ class Sampler:
         self._free.extend(range(grown - 1, records - 1, -1))
         for name in MASKS:
             setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more, dtype=bool)]))
-
-    def limit_error(self, limit: int) -> MemoryError | None:
-        """What is wrong where the device has no memory for steps of so many tokens."""
-        fits = _RECORDS * limit * _TOKEN_BYTES <= total_bytes(self.device) // 2
-        return None if fits else _too_many(limit)
 
     def open(self, rules: Sequence[SamplingRules], next_tokens: Sequence[int]) -> list[int]:
         """Records for rows that start, each of which has `next_tokens` before it (-1 where its logits are there)."""
@@ -416,12 +409,6 @@ COLUMNS = (
 )
 MASKS = ("_is_greedy", "_is_cut", "_is_plain", "_has_tried")
 """What the host knows of each record without looking at the device."""
-
-
-def _too_many(limit: int) -> MemoryError:
-    return MemoryError(
-        f"limits: expected steps that there is memory to draw, got one of {limit} tokens; lower max_step_tokens"
-    )
 
 
 def _uniforms(rules: Sequence[SamplingRules], width: int) -> np.ndarray[Any, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from bavt_fast._checks import as_count, as_flag, check_asks, require_function
 from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
-from bavt_fast.generators.device_memory import is_out_of_memory
+from bavt_fast.generators.device_memory import is_out_of_memory, limit_error
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.group_scheduler import GroupScheduler
 from bavt_fast.generators.host_sampling import sampler_on
@@ -348,8 +348,7 @@ class TorchGenerator:
                 return too_long(len(ids), self._most_tokens)
         if count <= 0 or limit <= 0:
             return []
-        too_large = self._scheduler.sampler.limit_error(limit)
-        if too_large is not None:
+        if (too_large := limit_error(limit, self._scheduler.sampler.device)) is not None:
             return too_large
         node, left_s = request.node, request.seconds_left
         deadline = None if left_s is None else time.monotonic() + left_s

@@ -92,7 +92,7 @@ def critic_mlp(
     check_tensors(hidden=hidden, w1=w1, b1=b1, w2=w2, b2=b2, index=index, w1_scale=w1_scale, parent_value=parent_value)
     check_range(value_range)
     weights = (w1, b1, w2, b2)
-    obstacle = "impl='torch' was asked for" if impl == "torch" else _obstacle(hidden, weights, parent_value, impl)
+    obstacle = _obstacle(hidden, weights, parent_value, impl)
     if obstacle is None:
         result: Tensor = torch.ops.bavt_fast.critic_mlp(
             hidden, w1, b1, w2, b2, index, w1_scale, parent_value, *value_range, impl

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes an sdist and a wheel from it, installs that wheel into a fresh environment with numpy alone, and uses it there.
-# PYTHON: an interpreter that has `build` (default: python3).
+# Makes an sdist and a wheel from it, looks into both, installs that wheel into a fresh environment with numpy alone, and
+# uses it there. PYTHON: an interpreter that has `build` and what the tests need (default: python3).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
@@ -9,6 +9,7 @@ trap 'rm -rf "$work"' EXIT
 
 cd "$root"
 "$python" -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { tail -50 "$work/build.log"; exit 1; }
+BAVT_DIST="$work/dist" "$python" -m pytest -q tests/test_packaging.py
 "$python" -m venv "$work/venv"
 "$work/venv/bin/pip" install -q "$work"/dist/*.whl
 cd "$work"

@@ -55,7 +55,7 @@ def plain_rules(random: np.random.Generator, size: int, named: np.ndarray) -> Sa
     return replace(rules, temperature=rules.temperature or 0.5, top_p=1.0, top_k=0, min_p=0.0)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 15))])
 def test_rows_are_drawn_as_torch_draws_them(seed: int) -> None:
     check_draws(Small, seed, plain_rules)
 
@@ -66,8 +66,9 @@ def test_rows_of_every_kind_side_by_side(seed: int) -> None:
     check_draws(Small, seed)
 
 
-def test_rounding_seldom_tells_them_apart() -> None:
-    check_rounding(Small, 30)
+@pytest.mark.parametrize("rows", [5, pytest.param(30, marks=pytest.mark.slow)])
+def test_rounding_seldom_tells_them_apart(rows: int) -> None:
+    check_rounding(Small, rows)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Runs `kernels_interpreted.py` and `draw_interpreted.py`: every kernel on CPU tensors, in triton's interpreter."""
+"""Runs `kernels_interpreted.py` and `draw_interpreted.py`: every kernel on CPU tensors, in triton's interpreter.
+
+What is slow there runs with the other versions of triton alone (`make test-triton`).
+"""
 
 from __future__ import annotations
 
@@ -13,5 +16,6 @@ pytestmark = MARKS
 def test_the_kernels_in_the_interpreter(triton_path: str, name: str) -> None:
     # The interpreter multiplies tiny matrices, on which threads only wait for each other.
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    printed = run_file(name, triton_path, timeout_s=1800, TRITON_INTERPRET="1", **threads)
+    chosen = "" if triton_path else "not slow"
+    printed = run_file(name, triton_path, timeout_s=1800, marked=chosen, TRITON_INTERPRET="1", **threads)
     assert " skipped" not in printed

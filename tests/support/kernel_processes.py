@@ -25,17 +25,18 @@ MARKS = [
 ]
 
 
-def run_file(name: str, triton_path: str, timeout_s: int, **environment: str) -> str:
+def run_file(name: str, triton_path: str, timeout_s: int, marked: str = "", **environment: str) -> str:
     """What pytest prints for a file of tests/kernels; fails where a test of it does.
 
     Args:
         triton_path: a folder with the triton to use, "" for the one that is installed.
+        marked: the marks of the tests that run, as pytest's -m takes them; all run where it is "".
         environment: variables beside this process's own, of which TRITON_INTERPRET is left out.
     """
     paths = [triton_path, str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     inherited = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     variables = inherited | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)} | environment
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:logging", name]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:logging", "-m", marked, name]
     result = subprocess.run(
         command, cwd=FOLDER, env=variables, capture_output=True, text=True, timeout=timeout_s, check=False
     )

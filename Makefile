@@ -43,7 +43,7 @@ test-servers: $(SERVERS)/.there  ## searches over real servers: vLLM and transfo
 test-ray: $(VENV)/.ray  ## runs on a local Ray cluster, with workers and drivers that are killed
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(PY) -m pytest tests/runs/test_ray.py tests/benchmarks/test_bench_fleet.py
 
-test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported
+test-transformers: $(TRANSFORMERS:%=%/.tested)  ## the generator with the oldest and the newest transformers that is supported, but for slow tests
 
 test-view: $(VENV)/.browser  ## the page of a search in a real browser; as root it installs Debian's chromium
 	bash tests/view/get_chromium.sh
@@ -170,7 +170,8 @@ build/transformers-%/.there: $(VENV)/.built
 
 $(TRANSFORMERS:%=%/.tested): %/.tested: %/.there
 	PYTHONPATH=$* $(PY) -c 'import transformers as t; assert t.__version__ == "$(notdir $*)".split("-")[1], t.__file__'
-	PYTHONPATH=$* $(PY) -m pytest tests/generators --ignore-glob='*server*' --ignore-glob='*sglang*'  # no transformers there
+	PYTHONPATH=$* $(PY) -m pytest tests/generators -m 'not slow' \
+		--ignore-glob='*server*' --ignore-glob='*sglang*'  # no transformers there
 
 $(VENV)/.ray: $(VENV)/.built
 	$(PIP) install -c $(CONSTRAINTS) 'ray>=2.40'

@@ -53,16 +53,12 @@ def fused(config: Config, arguments: tuple[Tensor, ...], **options: Tensor) -> T
 # Numbers
 
 
-# A large H takes many seconds here: each comes with every dtype and every number of rows, not with all pairs of them.
+# A large H takes many seconds here: each dtype and number of rows comes with some of them, and not in every pair.
 ROWS = (1, 2, 17, 129)
-LARGE = (577, 768, 1023)
+LARGE = ((1, 577), (2, 768), (17, 1023), (129, 577), (1, 768), (129, 768))
 CASES = [
     *((rows, hidden_size, dtype) for rows in ROWS for hidden_size in (64, 67, 96) for dtype in DTYPES),
-    *(
-        pytest.param(rows, hidden_size, DTYPES[(i + place) % len(DTYPES)], marks=pytest.mark.slow)
-        for i, rows in enumerate(ROWS)
-        for place, hidden_size in enumerate(LARGE)
-    ),
+    *(pytest.param(*large, DTYPES[i % len(DTYPES)], marks=pytest.mark.slow) for i, large in enumerate(LARGE)),
 ]
 
 

@@ -368,6 +368,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(tmp_path: Pa
         ({"oracle": 5}, "oracle: expected an object with score"),
         ({"seed": 3}, "seed: expected no argument of this name, got 3; see CriticConfig"),
         ({"reads": "context"}, "reads: expected no argument of this name"),
+        ({"max_step_tokens": 9}, "max_step_tokens: expected no argument of this name"),
         ({"budget": bavt.Budget(tokens=5)}, "budget: expected no argument of this name"),
         ({"critic": None}, "critic: expected no argument of this name"),
     ],

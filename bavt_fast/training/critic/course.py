@@ -169,7 +169,7 @@ def _checked(config: Any, search: Mapping[str, Any]) -> CriticConfig:
     """The settings. Raises TypeError for something else, or for one of them beside it."""
     if config is not None and not isinstance(config, CriticConfig):
         raise TypeError(f"config: expected a CriticConfig, got {config!r:.80}")
-    for name in ("budget", "critic", "reads", "seed"):
+    for name in ("budget", "critic", "max_step_tokens", "reads", "seed"):
         if name in search:
             raise TypeError(f"{name}: expected no argument of this name, got {search[name]!r:.80}; see CriticConfig")
     return CriticConfig() if config is None else config

@@ -103,14 +103,14 @@ def read(answer: str) -> Value:
 
 
 def bare_answer(answer: str) -> str:
-    """A mathematical answer without LaTeX's delimiters and the full stop around it; any other as it is."""
+    """A mathematical answer without LaTeX's delimiters, a first "=" and the full stop; any other as it is."""
     value = read(answer)
     if value.number is None and value.latex is None:
         return answer
     bare = plain(answer).rstrip(".")
     while (match := _DELIMITED.fullmatch(bare)) and (inner := match[1] or match[2] or match[3]):
         bare = inner.strip()
-    return bare or answer
+    return bare.removeprefix("=").lstrip() or answer
 
 
 # ---- Signs and dressing
@@ -170,7 +170,7 @@ def undressed(answer: str) -> str:
     text = _BOLD.sub(r"\1", _FRACTION_COMMAND.sub(r"\\frac", _SPACES.sub(" ", text)))
     for _ in range(2):  # \text{ \mathrm{} }
         text = _WORDS_COMMAND.sub(_words, text)
-    text = plain(plain(" ".join(text.split()).replace(" ^", "^")).rstrip(".,;: "))
+    text = plain(plain(" ".join(text.split()).replace(" ^", "^")).rstrip(".,;: ")).removeprefix("=").lstrip()
     return _GROUPS.sub(lambda match: match[0].replace(" ", ""), text)
 
 

@@ -247,6 +247,8 @@ def test_units(answer: str, unit: str) -> None:
         ("B", "(b)"),
         ("B", r"\text{(B)}"),
         ("x = 5", "$x=5$"),
+        ("5", "= 5"),
+        ("18", "$= 18$ dollars"),
         (r"\left( 0, 1 \right]", "(0,1]"),
         ("x²", "x^{2}"),
         ("-0.5", r"\frac{-1}{2}"),
@@ -383,6 +385,7 @@ def test_latex(answer: str, latex: str | None) -> None:
     [
         (r"$\frac{1}{2}$.", r"\frac{1}{2}"),
         ("42.", "42"),
+        ("= 5", "5"),
         ("$18", "$18"),
         (r"\(x\)", "x"),
         (r"$$\[ x \]$$", "x"),

@@ -115,7 +115,8 @@ class OpenAIGenerator:
             (``transformers serve``). Where it does not, the delimiter that the server names is appended, or else the
             first one.
         hidden_layer: steps carry the hidden states of this layer, for a critic that reads them: "last" (behind the
-            final norm), or a layer's number as a str. `bavt_fast.generators.hidden_states` has what the server needs.
+            final norm), or a layer's number as a str; None for none, and for "last" beside a ``hidden_directory``.
+            `bavt_fast.generators.hidden_states` has what the server needs.
         hidden_directory: the folder in which vLLM leaves them; None for SGLang, which sends them.
         max_in_flight: requests out at once.
         timeout_s: of one request; a question's deadline comes before it.

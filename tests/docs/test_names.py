@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_blocks import PYTHON, Block, blocks_of
 
 import bavt_fast
 
@@ -18,6 +20,15 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 MODULES = (bavt_fast, bavt_fast.kernels, bavt_fast.view, bavt_fast.runs)
 NAMES = [pytest.param(module, name, id=name) for module in MODULES for name in module.__all__]
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOT_RUN = [
+    pytest.param(block, id=f"{page.relative_to(ROOT).as_posix()}:{block.line}")
+    for page in PAGES
+    for block in blocks_of(page.read_text(encoding="utf-8"))
+    if block.language == PYTHON and block.why_not is not None
+]
 
 
 def parameters(command: Any) -> Iterator[Any]:
@@ -38,8 +49,7 @@ def test_every_option_of_the_command_says_what_it_is() -> None:
 
 
 def test_every_option_of_the_command_is_on_a_page() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     flags = [flag for one in of_the_command() for flag in (*one.opts, *one.secondary_opts) if flag.startswith("--")]
     assert [flag for flag in flags if not re.search(re.escape(flag) + r"(?![\w-])", text)] == []
 
@@ -73,3 +83,35 @@ def test_help_of_the_native_classes_begins_as_their_stubs_do() -> None:
         beginning, _, _ = (native.__doc__ or "").partition("\n")
         assert beginning
         assert " ".join((texts[native.__name__] or "").split()).startswith(beginning)
+
+
+def imported(node: ast.ImportFrom) -> Any:
+    """The module that names are imported from; skips where a package that it needs is not installed."""
+    try:
+        return importlib.import_module(node.module or "")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "bavt_fast":
+            raise
+        pytest.skip(str(error))
+
+
+def named(node: ast.expr) -> Any:
+    """What ``bavt.a.b`` is; None for what is no name of the package. AttributeError where there is no such name."""
+    if isinstance(node, ast.Name):
+        return bavt_fast if node.id == "bavt" else None
+    owner = named(node.value) if isinstance(node, ast.Attribute) else None
+    return None if owner is None else getattr(owner, node.attr)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("block", NOT_RUN)
+def test_names_of_a_block_that_is_not_run_are_there(block: Block) -> None:
+    """And its calls of the package's own names have arguments of these names."""
+    for node in ast.walk(ast.parse(block.code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bavt_fast"):
+            module = imported(node)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+        elif isinstance(node, ast.Attribute):
+            named(node)
+        elif isinstance(node, ast.Call) and (called := named(node.func)) is not None:
+            keywords = {word.arg: None for word in node.keywords if word.arg is not None}
+            inspect.signature(called).bind_partial(*node.args, **keywords)

@@ -1,13 +1,14 @@
-"""Names that need an optional package: absent where it is not installed, and asking for one says what to install."""
+"""What needs an optional package: where it is not installed, names are absent, and errors say what to install."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["has_torch", "load"]
+__all__ = ["has_torch", "load", "needs"]
 
 _OPTIONAL = ("torch", "transformers", "tokenizers", "safetensors", "triton")
 
@@ -18,6 +19,24 @@ def has_torch() -> bool:
         return importlib.util.find_spec("torch") is not None
     except ValueError:  # a module without a spec stands in for it
         return True
+
+
+@contextmanager
+def needs(extra: str, user: str) -> Iterator[None]:
+    """Imports of `user` stand in it: where one finds no package, the error says which extra brings it.
+
+    Raises:
+        ModuleNotFoundError: as the import did, with that said.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "bavt_fast"):
+            raise
+        raise ModuleNotFoundError(
+            f"{user} needs {package}; install it with: pip install 'bavt_fast[{extra}]'", name=error.name
+        ) from error
 
 
 def load(owner: str, name: str, homes: Mapping[str, str]) -> Any:

@@ -12,18 +12,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors.torch import load_file, save_file
-
 from bavt_fast._checks import as_flag
-from bavt_fast.critics.critic_file import LEAST_COSINE
-from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
+from bavt_fast._optional import needs
 from bavt_fast.folder_settings import HEAD_FILE, SETTINGS_FILE, FolderSettings, embedded_folder, read_settings
-from bavt_fast.generators.pretrained import ModelSource, load_pretrained
-from bavt_fast.generators.torch_model import TorchGenerator
 from bavt_fast.protocols import Task
 from bavt_fast.settings import Settings
 from bavt_fast.tasks import task_module
+
+with needs("torch", __name__):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from bavt_fast.critics.critic_file import LEAST_COSINE
+    from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
+    from bavt_fast.generators.pretrained import ModelSource, load_pretrained
+    from bavt_fast.generators.torch_model import TorchGenerator
 
 __all__ = ["FolderSettings", "ModelFolder", "embedded_folder", "load_folder", "save_folder"]
 

@@ -31,6 +31,30 @@ def test_names_that_need_torch_say_what_to_install(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("module", ["model_folder", "critics.critic_file", "training.critic"])
+def test_modules_that_need_torch_say_what_to_install(module: str) -> None:
+    """Those that the documentation imports by their names."""
+    code = f"{BLOCK}try: import bavt_fast.{module}\nexcept ModuleNotFoundError as error: print(error.name, error)"
+    assert run(code).strip() == (
+        f"torch bavt_fast.{module} needs torch; install it with: pip install 'bavt_fast[torch]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "package"),
+    [("png(result, 'a.png')", "matplotlib"), ("to_networkx(result)", "networkx"), ("to_dataframe(result)", "pandas")],
+)
+def test_views_that_need_a_package_say_what_to_install(call: str, package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "import bavt_fast as bavt\n"
+        "result = bavt.search('q', generator=lambda text, count: ['a'], budget=bavt.Budget(tokens=1))\n"
+        f"try: bavt.view.{call}\nexcept ModuleNotFoundError as error: print(error)"
+    )
+    user = call.partition("(")[0]
+    assert run(code).strip() == f"{user} needs {package}; install it with: pip install 'bavt_fast[view]'"
+
+
 def test_they_are_absent_without_torch() -> None:
     """In ``*``, ``dir``, ``hasattr``, inspect, pydoc and autospec; everything else is there."""
     code = f"""{BLOCK}
@@ -80,4 +104,6 @@ def test_a_fault_of_ours_is_not_taken_for_a_missing_package() -> None:
         "import sys, bavt_fast; sys.modules['bavt_fast.generators.torch_model'] = None\n"
         "try: bavt_fast.TorchGenerator\nexcept ModuleNotFoundError as error: print(error.name)"
     )
+    assert run(code).strip() == "bavt_fast.generators.torch_model"
+    code = code.replace("bavt_fast.TorchGenerator", "import bavt_fast.model_folder")
     assert run(code).strip() == "bavt_fast.generators.torch_model"

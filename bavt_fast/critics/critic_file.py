@@ -22,14 +22,18 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from bavt_fast._checks import as_count
 from bavt_fast._files import replaced
-from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor
+from bavt_fast._optional import needs
+
+with needs("torch", __name__):
+    import torch
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
+    from torch import Tensor
+
+    from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor
 
 __all__ = ["CriticManifest", "check_out", "load_critic", "read_manifest", "save_critic"]
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 from bavt_fast._checks import as_count
+from bavt_fast._optional import needs
 from bavt_fast.view.labels import label, node_label, node_notes, number, summary
 from bavt_fast.view.record import Picture
 
@@ -157,9 +158,10 @@ def png(picture: Picture, path: str | os.PathLike[str], *, most_nodes: int = MOS
         ModuleNotFoundError: matplotlib, which draws it, is not installed.
         OSError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import FancyBboxPatch
+    with needs("view", "png"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.patches import FancyBboxPatch
 
     drawing = _drawing(picture, most_nodes)
     width, height = drawing.size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from bavt_fast._optional import needs
 from bavt_fast.view.record import Picture
 
 __all__ = ["to_dataframe", "to_networkx"]
@@ -40,7 +41,8 @@ def _columns(picture: Picture) -> dict[str, list[Any]]:
 
 def to_networkx(picture: Picture) -> Any:
     """A ``DiGraph`` from parents to children. Attributes of the graph: the question, the answer and what was spent."""
-    import networkx
+    with needs("view", "to_networkx"):
+        import networkx
 
     columns = _columns(picture)
     parents = columns.pop("parent")
@@ -59,7 +61,8 @@ def to_networkx(picture: Picture) -> Any:
 
 def to_dataframe(picture: Picture) -> Any:
     """A ``DataFrame`` with a row for each node; the index is its id."""
-    import pandas
+    with needs("view", "to_dataframe"):
+        import pandas
 
     columns = _columns(picture)
     floats = ("value", "residual", "weight", "log_probability")

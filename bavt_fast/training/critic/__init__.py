@@ -9,10 +9,13 @@ file     `bavt_fast.critics.critic_file`
 
 from __future__ import annotations
 
-from bavt_fast.training.critic.course import CriticConfig, train_critic
-from bavt_fast.training.critic.fit import Figures, Fitted, fit_head
-from bavt_fast.training.critic.labels import label_by_completions, label_by_oracle
-from bavt_fast.training.critic.visits import Visits, collect_visits
+from bavt_fast._optional import needs
+
+with needs("torch", __name__):
+    from bavt_fast.training.critic.course import CriticConfig, train_critic
+    from bavt_fast.training.critic.fit import Figures, Fitted, fit_head
+    from bavt_fast.training.critic.labels import label_by_completions, label_by_oracle
+    from bavt_fast.training.critic.visits import Visits, collect_visits
 
 __all__ = [
     "CriticConfig",

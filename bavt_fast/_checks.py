@@ -8,6 +8,7 @@ argument: "name: expected X, got Y".
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import numbers
 import operator
@@ -18,6 +19,7 @@ import numpy as np
 
 __all__ = [
     "MAX_SEED",
+    "about_json",
     "as_amount",
     "as_clock",
     "as_count",
@@ -142,6 +144,16 @@ def message_of(error: BaseException) -> str:
         return str(error)
     except Exception as failure:
         return f"({type(failure).__name__} in its __str__)"
+
+
+def about_json(error: Exception) -> str:
+    """What is wrong with a text that should be a JSON object in UTF-8, of what reading it raised."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"expected a JSON object, got {error.doc.strip()!r:.60} ({error.msg} at character {error.pos})"
+    if isinstance(error, UnicodeDecodeError):
+        wide = " of what may be UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        return f"expected UTF-8, got {error.object[error.start : error.start + 1]!r} at byte {error.start}{wide}"
+    return message_of(error)
 
 
 def _real(name: str, value: object, wanted: str) -> float:

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bavt_fast._checks import as_amount
+from bavt_fast._checks import about_json, as_amount
 from bavt_fast.protocols import Task
 from bavt_fast.tasks import task_module
 
@@ -134,10 +134,15 @@ def read_settings(folder: str | Path) -> FolderSettings:
         )
     for name in FILES:
         if not (path / name).is_file():
-            raise FileNotFoundError(f"model: {path} has no {name}; train one with `bavt-fast train --out {path}`")
+            raise FileNotFoundError(
+                f"model: {path} has no {name}; train one with `bavt-fast train --out {path}`, or take a language model "
+                "as it is, by bavt.load or `bavt-fast ask`"
+            )
     try:
         settings = FolderSettings.from_json((path / SETTINGS_FILE).read_text(encoding="utf-8"))
         task_module(settings.task)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"model: {path} is not a model folder of bavt-fast ({SETTINGS_FILE}: {error})") from error
+        raise ValueError(
+            f"model: {path} is not a model folder of bavt-fast ({SETTINGS_FILE}: {about_json(error)})"
+        ) from error
     return settings

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from bavt_fast._checks import as_flag
+from bavt_fast._checks import about_json, as_flag
 from bavt_fast._optional import needs
 from bavt_fast.folder_settings import HEAD_FILE, SETTINGS_FILE, FolderSettings, embedded_folder, read_settings
 from bavt_fast.protocols import Task
@@ -143,7 +143,9 @@ def _check_code(path: Path, trust_remote_code: bool) -> None:
         try:
             config = json.loads((path / name).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"model: {path} is not a model folder of bavt-fast ({name}: {error})") from error
+            raise ValueError(
+                f"model: {path} is not a model folder of bavt-fast ({name}: {about_json(error)})"
+            ) from error
         if isinstance(config, dict) and "auto_map" in config:
             raise ValueError(
                 f"model: {path / name} names Python code of the folder's own (auto_map), which does not run unasked; "

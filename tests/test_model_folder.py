@@ -148,6 +148,13 @@ def test_a_folder_that_is_missing(tmp_path: Path, good_folder: Path) -> None:
             load_folder(other)
 
 
+def test_a_language_model_alone(folder: Path) -> None:
+    """As the hub has them: the error says how these are loaded."""
+    shutil.rmtree(folder / "bavt_fast")
+    with pytest.raises(FileNotFoundError, match=rf"has no {HEAD_FILE}; .* as it is, by bavt.load or `bavt-fast ask`"):
+        load_folder(folder)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_folder_with_a_file_missing(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -160,6 +167,15 @@ def test_a_folder_with_a_file_missing(folder: Path, name: str) -> None:
 def test_a_folder_with_a_broken_file(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match="is not a model folder of bavt-fast"):
+        load_folder(folder)
+
+
+def test_settings_that_are_not_json_are_shown(folder: Path) -> None:
+    (folder / SETTINGS_FILE).write_text('{"format": 1,')
+    with pytest.raises(ValueError, match=r"settings.json: expected a JSON object, got '\{\"format\": 1,' \(Expecting"):
+        load_folder(folder)
+    (folder / SETTINGS_FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"settings.json: expected UTF-8, got .* at byte 0 of what may be UTF-16"):
         load_folder(folder)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any, NamedTuple
 
-from bavt_fast._checks import as_count, as_seed, message_of
+from bavt_fast._checks import about_json, as_count, as_seed, message_of
 
 __all__ = ["BrokenLine", "Row", "Rows", "checked_rows", "problems_of"]
 
@@ -106,7 +106,7 @@ def problems_of(parse: Callable[[str], Any], questions: Sequence[str]) -> list[s
             parse(question)
         except Exception as error:
             told = isinstance(error, (ValueError, TypeError, RecursionError))
-            found.append(_about(error) if told else f"{type(error).__name__}: {message_of(error)}")
+            found.append(about_json(error) if told else f"{type(error).__name__}: {message_of(error)}")
         else:
             found.append(None)
     return found
@@ -116,7 +116,7 @@ def _read(number: int, line: bytes | Mapping[str, Any]) -> Row | BrokenLine:
     try:
         return _row(number, json.loads(line.decode()) if isinstance(line, bytes) else line)
     except (ValueError, TypeError, RecursionError) as error:
-        return BrokenLine(number, _about(error))
+        return BrokenLine(number, about_json(error))
 
 
 def _lines(source: Rows) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
@@ -181,12 +181,3 @@ def _whole(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     return text
-
-
-def _about(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"expected a JSON object, got {error.doc.strip()!r:.60} ({error.msg} at character {error.pos})"
-    if isinstance(error, UnicodeDecodeError):
-        wide = " of what may be UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        return f"expected UTF-8, got {error.object[error.start : error.start + 1]!r} at byte {error.start}{wide}"
-    return message_of(error)

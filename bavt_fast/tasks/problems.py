@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from bavt_fast._checks import about_json
 from bavt_fast.tasks.announced import boxes, plain
 
 __all__ = ["Problem", "read_problems"]
@@ -44,7 +45,7 @@ def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
             try:
                 problems.append(_problem(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))))
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{os.fspath(path)}:{number}: {error}") from error
+                raise ValueError(f"{os.fspath(path)}:{number}: {about_json(error)}") from error
     return problems
 
 

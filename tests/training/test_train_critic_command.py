@@ -52,7 +52,7 @@ def test_labelled_steps_are_read_as_trl_wrote_them(tmp_path: Path) -> None:
         ('{"prompt": "p", "completions": ["a"], "labels": [1, 0]}', "labels: expected 1"),
         ('{"prompt": "p", "completions": ["a"], "labels": [NaN]}', "labels: expected booleans"),
         ('{"prompt": "p", "completions": ["a"], "labels": [2]}', "labels: expected booleans"),
-        ("not json", "Expecting value"),
+        ("not json", r"expected a JSON object, got 'not json' \(Expecting value at character 0\)"),
     ],
 )
 def test_lines_that_are_not_labelled_steps_are_named(tmp_path: Path, line: str, match: str) -> None:
@@ -69,7 +69,7 @@ def test_files_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     line = '{"prompt": "é", "completions": ["a"], "labels": [1]}\r\n'
     path.write_bytes(line.encode() + line.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"steps\.jsonl:2: 'utf-8' codec"):
+    with pytest.raises(ValueError, match=r"steps\.jsonl:2: expected UTF-8, got b'\\xe9' at byte"):
         read_process_data(path)
     path.write_bytes(line.encode("utf-8-sig") + line.encode())
     assert [found.prompt for found in read_process_data(path)] == ["é", "é"]

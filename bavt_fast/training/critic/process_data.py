@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bavt_fast._checks import about_json
 from bavt_fast.generators.prompts import PromptTooLong, bare_ids
 from bavt_fast.protocols import Node, Step, Task
 from bavt_fast.step_checks import checked_description
@@ -58,7 +59,7 @@ def read_process_data(path: str | os.PathLike[str]) -> list[LabelledPath]:
             try:
                 paths.append(_path(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))))
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{os.fspath(path)}:{number}: {error}") from error
+                raise ValueError(f"{os.fspath(path)}:{number}: {about_json(error)}") from error
     if not paths:
         raise ValueError(f"{os.fspath(path)}: expected labelled paths, got none")
     return paths

@@ -381,6 +381,10 @@ class Task(Protocol[State]):
     Two optional methods take the place of `describe` where they exist, for verifiers that run code:
     ``describe_many(states) -> list of Description`` and, in `Searcher.asearch`, ``async adescribe(state)``. The initial
     state is always given to `describe`.
+
+    Two more are for answers in words: ``same_answer(reference, answer) -> bool``, by which a vote counts equal answers
+    together and a run compares with the right one, and ``with_answer(answer) -> Task``, the task for one question whose
+    right answer is known, which a run asks for.
     """
 
     def initial_state(self, question: str) -> State:

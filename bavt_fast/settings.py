@@ -27,7 +27,9 @@ class Settings:
         policy: "power" (P(node) ∝ weight^(1/r), r the share of the budget left) or "best_first", which choose among
             all nodes; "uct", "puct" or "ucb", which walk down from the root and widen where a node has fewer than
             ``widening_scale * visits ** widening_exponent`` children.
-        exploration: of the policies that walk down.
+        exploration: c of the policies that walk down. From a node with N visits and k children they go to the child
+            with the highest score, by its visits n and its mean value Q: "uct" Q + c sqrt(ln N / n), "puct"
+            Q + c sqrt(N) / (k (1 + n)), "ucb" the rule of `BudgetAwareUCB` with r of 1 remaining.
         candidates: steps proposed per ask. A node stays expandable, so 1 lets going deeper and trying a sibling compete
             for each token. Those of one ask do not know of each other and may be equal, surely so at temperature 0:
             their tokens are spent all the same.
@@ -53,7 +55,7 @@ class Settings:
             server reads the context again for each request that a step takes (`docs/servers.md`).
         max_score: the most that the critic may take for one node.
         temperature, top_p, top_k, min_p: how to sample; None leaves it to the generator.
-        record: keep the order of events too (`Search.events`).
+        record: keep the order of events too (`Search.events`), for a replay in a view and for `view.Live`.
     """
 
     policy: str = "power"

@@ -78,7 +78,9 @@ def train_critic(
         typer.Option(help="What the head reads: the end of a step, or of what comes before the next one."),
     ] = Reads.STEP,
     limit: Annotated[int | None, typer.Option(help="Take the first so many problems.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Sampling temperature.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature; the model folder's own, or 0.7.")
+    ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Tokens after which a step is cut short.")] = 128,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     device: given.Device = None,

@@ -72,7 +72,12 @@ def svg(source: Any, *, most_nodes: int = diagrams.MOST_NODES) -> str:
 
 
 def png(source: Any, path: str | os.PathLike[str], *, most_nodes: int = diagrams.MOST_NODES) -> None:
-    """Writes a search as a PNG image; nodes as in `dot`. Needs matplotlib."""
+    """Writes a search to `path` as a PNG image of at most 8,000 pixels a side; nodes as in `dot`.
+
+    Raises:
+        ModuleNotFoundError: matplotlib, which draws it, is not installed.
+        OSError: the file cannot be written.
+    """
     diagrams.png(picture(source), path, most_nodes=most_nodes)
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The native code under sanitizers: the core's Python tests with AddressSanitizer and UndefinedBehaviorSanitizer, and
-# stresses of the forest's and the engine's threads with ThreadSanitizer. PYTHON names the interpreter (python3 unless
-# told); BAVT_STRESS_CALLS is the number of calls of the engine's stress, a fifth of them under ThreadSanitizer.
+# The native code under sanitizers: the core's Python tests, but for slow ones, with AddressSanitizer and
+# UndefinedBehaviorSanitizer, and stresses of the forest's and the engine's threads with ThreadSanitizer. PYTHON names the
+# interpreter (python3 unless told); BAVT_STRESS_CALLS is the number of calls of the engine's stress, a fifth of them
+# under ThreadSanitizer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
@@ -36,7 +37,7 @@ stdcpp=$(g++ -print-file-name=libstdc++.so)
 # Python itself does not free everything at its end, so leaks are not looked for. The tests' own pythonpath names the
 # repository, whose module is an ordinary one: it must not come before ours.
 LD_PRELOAD="$asan $stdcpp" ASAN_OPTIONS=detect_leaks=0 BAVT_FUZZ_EXAMPLES="${BAVT_FUZZ_EXAMPLES:-300}" \
-    "$python" -m pytest -q -p no:cacheprovider --rootdir="$root" -o pythonpath="$build/package $root/tests/support" \
+    "$python" -m pytest -q -m 'not slow' -p no:cacheprovider --rootdir="$root" -o pythonpath="$build/package $root/tests/support" \
     "$root"/tests/tree "$root"/tests/recipe "$root"/tests/tasks/test_countdown.py \
     "$root"/tests/test_token_drawer.py \
     "$root"/tests/engine/test_engine_equivalence.py "$root"/tests/engine/test_engine_native.py \

@@ -107,7 +107,10 @@ def test_random_programs_against_a_sorted_list(name: str, decay: float) -> None:
     assert drain(tree) == order.tolist()
 
 
-@pytest.mark.parametrize("name", ["uniform", "few values", "below the resolution of float32"])
+@pytest.mark.parametrize(
+    "name",
+    ["below the resolution of float32", *(pytest.param(n, marks=pytest.mark.slow) for n in ("uniform", "few values"))],
+)
 def test_many_nodes(name: str) -> None:
     """Enough for many groups of leaves, which split while nodes come by threes, and merge while they go."""
     rng = np.random.default_rng(3)

@@ -34,6 +34,7 @@ from bavt_fast.generators.served_answers import (
     Usage,
     ending,
     is_known,
+    listed_ids,
     log_probabilities,
     says_no_room,
     says_nothing,
@@ -43,6 +44,7 @@ from bavt_fast.generators.served_answers import (
 from bavt_fast.generators.served_steps import (
     as_delimiters,
     as_sampling,
+    behind,
     candidate_seed,
     goes_on,
     joined,
@@ -54,7 +56,6 @@ from bavt_fast.protocols import (
     DeadlinePassed,
     GenerationError,
     GenerationStatistics,
-    Node,
     Sampling,
     Step,
     StepRequest,
@@ -295,9 +296,8 @@ class OpenAIGenerator:
             reads = last.prompt_tokens and last.prompt_tokens + last.tokens
             if not goes_on(step, limit, self.delimiters, reads, request.sampling.max_prompt_tokens):
                 break
-            behind = request._replace(node=Node(None, None, request.node, step))
             try:
-                last = await self._ask(behind, candidate, limit - step.tokens, deadline)
+                last = await self._ask(behind(request, step), candidate, limit - step.tokens, deadline)
             except DeadlinePassed as late:
                 return step if late.is_known else joined(step, _late(request, limit, step))
             except GenerationError as error:  # the next ask will meet it
@@ -402,16 +402,15 @@ class OpenAIGenerator:
             GenerationError: there is none, but the answer was billed: it is not asked for again.
             ValueError, TypeError, AttributeError, LookupError: there is none, and nobody says that it took anything.
         """
-        if self.generate_endpoint:
-            answer = sglang_generate.completion_of(answer)
-        usage = Usage.of(answer)
+        usage = Usage.of(sglang_generate.usage_of(answer) if self.generate_endpoint else answer)
         try:
-            return self._step_in(request, answer, usage, limit)
+            sent = sglang_generate.completion_of(answer) if self.generate_endpoint else answer
+            return self._step_in(request, sent, usage, limit)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             if not usage.was_billed:
                 raise
             self._count(usage.made or 0, usage)
-            spent = Spent(usage.made or 0, prompt_tokens=usage.read)
+            spent = Spent(usage.made or 0, prompt_tokens=usage.charged(request))
             raise GenerationError(f"{self._server.name}: {type(error).__name__}: {error}", spent) from None
 
     def _step_in(self, request: StepRequest, answer: Any, usage: Usage, limit: int) -> tuple[Step, Mapping[str, Any]]:
@@ -420,17 +419,18 @@ class OpenAIGenerator:
         text, reason = ending(said, choice, self.delimiters, bool(self.stop_is_returned), is_full)
         self._tell_of(choice.get("finish_reason"))
         probabilities = log_probabilities(choice, self.logprobs)
-        made = choice.get("token_ids")
-        token_ids = tuple(made) if isinstance(made, list) else ()
+        token_ids, listed = listed_ids(choice, "token_ids")
+        prompt_ids, prompt_listed = listed_ids(choice if choice.get("prompt_token_ids") else answer, "prompt_token_ids")
         counted = None if usage.made == 0 and not says_nothing(said, choice) else usage.made
-        tokens = self._tokens(counted, max(len(probabilities), len(token_ids)), limit)
+        tokens = self._tokens(counted, max(len(probabilities), listed), limit)
         self._count(tokens, usage)
+        self._remember_prompt(request, prompt_ids)
         step = Step(
             text,
             tokens,
             reason,
-            usage.read,
-            token_ids=token_ids if self._remember_prompt(request, answer, choice) else (),
+            usage.charged(request, prompt_listed),
+            token_ids=token_ids if self.token_ids else (),
             log_probability=sum(probabilities) if probabilities else None,
             cached_tokens=usage.cached,
         )
@@ -461,17 +461,15 @@ class OpenAIGenerator:
         self._counts["unmetered"] += 1
         return limit
 
-    def _remember_prompt(self, request: StepRequest, answer: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
-        """Keeps the ids of a prompt that was sent as text. Whether contexts go on from ids at all."""
-        if not self.token_ids:
-            return False
+    def _remember_prompt(self, request: StepRequest, ids: tuple[int, ...]) -> None:
+        """Keeps the ids of a prompt that was sent as text."""
+        if not (self.token_ids and ids):
+            return
         prompt, steps = request.node.context()
-        read = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
-        if not steps and isinstance(read, list):
-            self._prompt_ids[prompt] = tuple(read)
+        if not steps:
+            self._prompt_ids[prompt] = ids
             if len(self._prompt_ids) > _KEPT_PROMPTS:
                 self._prompt_ids.popitem(last=False)
-        return True
 
 
 def _late(request: StepRequest, limit: int, first: Step | None = None) -> Step:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bavt_fast.protocols import FinishReason
+from bavt_fast.protocols import FinishReason, StepRequest
 from bavt_fast.server_client import told_count
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Usage",
     "ending",
     "is_known",
+    "listed_ids",
     "log_probabilities",
     "says_no_room",
     "says_nothing",
@@ -25,6 +26,7 @@ __all__ = [
 _AT_LIMIT = ("length", "max_tokens")
 DROPPED = ("content_filter", "tool_calls", "function_call", "abort", "error")
 """Of texts that are not whole, whatever their limit is."""
+_LARGEST_ID = 2**31 - 1
 _NO_ROOM = (
     "context length",
     "maximum context",
@@ -45,7 +47,7 @@ class Usage(NamedTuple):
 
     Attributes:
         made: generated tokens; None where nobody says.
-        read: prompt tokens. cached: how many of them came out of a cache.
+        read: prompt tokens; 0 where nobody says. cached: how many of them came out of a cache.
     """
 
     made: int | None
@@ -65,6 +67,10 @@ class Usage(NamedTuple):
     def was_billed(self) -> bool:
         """Whether it took anything."""
         return bool(self.made or self.read)
+
+    def charged(self, request: StepRequest, listed: int = 0) -> int:
+        """Prompt tokens to pay for: as the server counts or lists them, else all that was reserved for them."""
+        return self.read or listed or request.sampling.max_prompt_tokens or 0
 
 
 def _made(usage: Mapping[str, Any], read: int) -> int | None:
@@ -175,3 +181,12 @@ def log_probabilities(choice: Mapping[str, Any], wanted: bool) -> list[float]:
         expected = "expected the logarithms of tokens' probabilities as logprobs"
         raise ValueError(f"{expected}, got {found!r:.80}") from None
     return numbers if wanted or not any(map(math.isnan, numbers)) else []
+
+
+def listed_ids(holder: Mapping[str, Any], name: str) -> tuple[tuple[int, ...], int]:
+    """The token ids that a server lists, and how many it lists. Where one of them cannot be an id, there are none."""
+    listed = holder.get(name)
+    if not isinstance(listed, list):
+        return (), 0
+    are_ids = all(type(token) is int and 0 <= token <= _LARGEST_ID for token in listed)
+    return tuple(listed) if are_ids else (), len(listed)

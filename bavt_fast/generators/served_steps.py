@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from bavt_fast._checks import as_amount, as_count, as_share
 from bavt_fast.budget import Spent
-from bavt_fast.protocols import GenerationError, Step
+from bavt_fast.protocols import GenerationError, Node, Step, StepRequest
 
 __all__ = [
     "as_delimiters",
     "as_sampling",
+    "behind",
     "candidate_seed",
     "goes_on",
     "joined",
@@ -63,6 +64,14 @@ def goes_on(step: Step, limit: int, delimiters: Sequence[str], reads: int, most_
     for end in delimiters:
         text = text.replace(end, "")
     return not text.strip()
+
+
+def behind(request: StepRequest, step: Step) -> StepRequest:
+    """The request that goes on behind a step which has said nothing yet, with what is left to read for it."""
+    most_read = request.sampling.max_prompt_tokens
+    left = None if most_read is None else most_read - step.prompt_tokens
+    sampling = request.sampling._replace(max_prompt_tokens=left)
+    return request._replace(node=Node(None, None, request.node, step), sampling=sampling)
 
 
 def joined(first: Step, second: Step) -> Step:

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bavt_fast.protocols import GenerationError
+from bavt_fast.server_client import told_count
 
-__all__ = ["address_of", "check_fields", "completion_of", "explained", "request_of"]
+__all__ = ["address_of", "check_fields", "completion_of", "explained", "request_of", "usage_of"]
 
 _AS_IN_COMPLETIONS = ("stop", "temperature", "top_p", "min_p")
 _DECIDED = ("text", "input_ids", "input_embeds")
@@ -74,20 +75,17 @@ def completion_of(answer: Any) -> dict[str, Any]:
     """An answer as ``/completions`` gives it.
 
     Raises:
-        ValueError: it is not the answer to one request, or the server gave the request up.
+        ValueError: it is not the answer to one request, or the server gave the request up before a token was made.
     """
-    sent = answer if isinstance(answer, dict) else {}
-    told = sent.get("meta_info")
-    told = told if isinstance(told, dict) else {}
-    end = told.get("finish_reason")
+    sent, told, end = _parts_of(answer)
     if not isinstance(end, dict) or "text" not in sent:
         raise ValueError(f"expected one answer with a text and its meta_info, got {answer!r:.200}")
-    if end.get("type") not in ("stop", "length"):
+    if end.get("type") not in ("stop", "length") and not _made_some(sent, told):
         raise ValueError(f"expected a finished answer, got {end.get('type')!r:.80} ({end.get('message')!r:.200})")
     listed = told.get("output_token_logprobs")
     choice = {
         "text": sent["text"],
-        "finish_reason": end["type"],
+        "finish_reason": end.get("type"),
         "token_ids": sent.get("output_ids"),
         "prompt_token_ids": sent.get("prompt_token_ids"),
         "logprobs": {"token_logprobs": _first_of_each(listed)} if listed else None,
@@ -95,9 +93,29 @@ def completion_of(answer: Any) -> dict[str, Any]:
     }
     if "matched" in end:
         choice["matched_stop"] = end["matched"]
+    return {"choices": [choice], **usage_of(answer)}
+
+
+def usage_of(answer: Any) -> dict[str, Any]:
+    """What an answer says that it took, as ``/completions`` says it; nothing where it was given up without a token."""
+    sent, told, end = _parts_of(answer)
+    if isinstance(end, dict) and end.get("type") == "abort" and not _made_some(sent, told):
+        return {}
     usage: dict[str, Any] = {name: told.get(name) for name in ("completion_tokens", "prompt_tokens")}
     usage["prompt_tokens_details"] = {"cached_tokens": told.get("cached_tokens")}
-    return {"choices": [choice], "usage": usage}
+    return {"usage": usage}
+
+
+def _parts_of(answer: Any) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """The answer, its ``meta_info``, and how it ended; empty where they are not there."""
+    sent = answer if isinstance(answer, dict) else {}
+    told = sent.get("meta_info")
+    told = told if isinstance(told, dict) else {}
+    return sent, told, told.get("finish_reason")
+
+
+def _made_some(sent: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    return bool(sent.get("output_ids") or told_count(told, "completion_tokens"))
 
 
 def _first_of_each(listed: Any) -> Any:

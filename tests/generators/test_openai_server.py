@@ -108,6 +108,21 @@ def test_contexts_go_on_from_the_models_own_tokens() -> None:
     assert prompts == ["Q", [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], "Qone\nby hand\n"]
 
 
+@pytest.mark.parametrize("listed", [[4, None], ["4"], [4.0], [-1], [2**31], [True], [[4]], "45", 3])
+@pytest.mark.parametrize("name", ["token_ids", "prompt_token_ids"])
+def test_ids_that_cannot_be_ids_are_no_context(name: str, listed: Any) -> None:
+    """They could be neither sent nor saved. As many tokens are charged as were listed."""
+    ids = {"token_ids": [4, 5], "prompt_token_ids": [1], name: listed}
+    with FakeServer(lambda body: completion("one", 1, **ids)) as server:
+        generator = OpenAIGenerator("m", base_url=server.url, token_ids=True)
+        root = Node(None, "Q")
+        ((step,),) = propose(generator, StepRequest(root))
+        propose(generator, StepRequest(Node(None, None, root, step)))
+    assert step.token_ids == (() if name == "token_ids" else (4, 5))
+    assert step.tokens == (len(ids["token_ids"]) if isinstance(ids["token_ids"], list) else 1)
+    assert [body["prompt"] for body in server.requests] == ["Q", "Qone\n"]
+
+
 # --- what comes back
 
 

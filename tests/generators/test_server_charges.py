@@ -55,6 +55,40 @@ def test_a_blank_step_ends_where_nobody_says_what_was_read() -> None:
     assert (step.text, len(server.requests)) == ("\n", 1)
 
 
+@pytest.mark.parametrize("read", [None, 0])
+def test_where_nobody_says_what_was_read_all_that_was_reserved_is_charged(read: Any) -> None:
+    """Else a budget of prompt tokens, or of money for them, would never end."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        return completion(f"step {body['seed']}", None if read is None else 5, read=read)
+
+    with FakeServer(answer) as server:
+        searcher = bavt.Searcher(
+            OpenAIGenerator("m", base_url=server.url), max_step_tokens=8, max_prompt_tokens=100, prompt_token_cost=0.01
+        )
+        by_tokens = searcher.search("Q", budget=bavt.Budget(tokens=500, prompt_tokens=300))
+        by_cost = searcher.search("Q", budget=bavt.Budget(tokens=500, cost=2.0))
+    assert (by_tokens.spent.prompt_tokens, by_cost.spent.prompt_tokens, by_cost.spent.cost) == (300, 200, 2.0)
+    assert by_tokens.overrun == by_cost.overrun == bavt.Spent()
+    assert len(server.requests) == 5
+
+
+def test_prompt_tokens_that_are_listed_alone_are_charged() -> None:
+    reply = completion("a", None, token_ids=[1, 2], prompt_token_ids=[3, 4, 5])
+    with FakeServer(lambda body: reply) as server:
+        asked = StepRequest("Q", sampling=Sampling(max_prompt_tokens=100))
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url, token_ids=True), asked)
+    assert (step.tokens, step.prompt_tokens) == (2, 3)
+
+
+def test_behind_a_blank_line_what_is_left_of_the_reservation_is_charged() -> None:
+    replies = in_turn(completion("", 1, stop_reason="\n", read=7), completion("a", 2, read=0))
+    with FakeServer(replies) as server:
+        asked = StepRequest("Q", sampling=Sampling(max_prompt_tokens=100))
+        ((step,),) = propose(OpenAIGenerator("m", base_url=server.url), asked)
+    assert (step.text, step.tokens, step.prompt_tokens) == ("\na\n", 3, 100)
+
+
 @pytest.mark.parametrize("answer", [blank, blank_at_first])
 @pytest.mark.parametrize("max_prompt_tokens", [50, 70, 200])
 @pytest.mark.parametrize("budget", [bavt.Budget(prompt_tokens=260), bavt.Budget(cost=0.3), bavt.Budget(tokens=64)])
@@ -129,6 +163,13 @@ def test_an_answer_that_was_billed_is_charged_and_not_asked_for_again(reply: Rep
     assert result.stop_reason == "error"
     assert (result.spent.tokens, result.spent.prompt_tokens) == (15, 21)
     assert len(server.requests) == 4
+
+
+def test_an_answer_that_cannot_be_read_is_charged_what_may_have_been_read_for_it() -> None:
+    with FakeServer(lambda body: Reply({"choices": [], "usage": {"completion_tokens": 5}})) as server:
+        asked = StepRequest("Q", sampling=Sampling(max_prompt_tokens=100))
+        (error,) = propose(OpenAIGenerator("m", base_url=server.url), asked)
+    assert error.spent == bavt.Spent(tokens=5, prompt_tokens=100)
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "tool_calls"])

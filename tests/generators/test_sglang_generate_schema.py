@@ -16,6 +16,7 @@ pytest.importorskip("aiohttp")
 
 from fake_server import FakeServer, Reply
 
+from bavt_fast.budget import Spent
 from bavt_fast.generators.openai_server import OpenAIGenerator
 from bavt_fast.protocols import GenerationError, Node, Sampling, Step, StepRequest
 
@@ -150,6 +151,31 @@ def test_a_request_that_the_server_gives_up_is_sent_again() -> None:
     assert isinstance(error, GenerationError)
     assert "expected a finished answer, got 'abort' ('Aborted by AbortReq.')" in str(error)
     assert error.spent is None
+
+
+@pytest.mark.parametrize("count", [9, None])
+def test_a_request_that_is_given_up_behind_its_first_token_is_charged_and_dropped(count: int | None) -> None:
+    answer = json.loads(json.dumps(SCHEMA["step"]))
+    end = SCHEMA["aborted"]["meta_info"]["finish_reason"]
+    answer["meta_info"] |= {"finish_reason": end, "completion_tokens": count}
+    asked = Asked(answer, retries=2)
+    assert (asked.found.tokens, asked.found.finish_reason) == (9, "limit")
+    assert len(asked.bodies) == 1
+
+
+@pytest.mark.parametrize("broken", [{"text": None}, {"finish_reason": None}])
+def test_an_answer_of_another_form_that_was_billed_is_charged_and_not_asked_for_again(broken: Any) -> None:
+    answer = json.loads(json.dumps(SCHEMA["step"]))
+    told = answer["meta_info"]
+    if "text" in broken:
+        del answer["text"]
+    else:
+        told |= broken
+    asked = Asked(answer, retries=2)
+    assert isinstance(asked.found, GenerationError)
+    assert "expected one answer with a text and its meta_info" in str(asked.found)
+    assert asked.found.spent == Spent(told["completion_tokens"], prompt_tokens=told["prompt_tokens"])
+    assert len(asked.bodies) == 1
 
 
 @pytest.mark.parametrize("told", [None, -3, 0, 2, "9", True])

@@ -321,7 +321,9 @@ class ServerClient:
 
     def _error(self, problem: str, here: Connections | None = None) -> GenerationError:
         self.failed += 1
-        return GenerationError(f"{self.name}: {problem if here is None else here.told(problem):.500}")
+        said = problem if here is None else here.told(problem)
+        said = said.encode(errors="replace").decode()  # half a character can be neither printed nor written
+        return GenerationError(f"{self.name}: {said:.500}")
 
 
 def _named() -> str | None:

@@ -323,6 +323,12 @@ def test_half_a_character_is_sent_as_a_question_mark() -> None:
     assert [body["value"] for body in server.requests] == ["half of a pair: ?"]
 
 
+def test_half_a_character_in_an_error_can_be_printed() -> None:
+    error = one_step(Reply(b'{"error": {"message": "half of a pair: \\ud83d"}}', 400))
+    assert str(error).endswith("half of a pair: ?")
+    assert str(error).encode()
+
+
 @pytest.mark.parametrize("reply", [Reply({"error": "no"}, 503), Reply(b"<html>", 200), Reply({"answer": None})])
 def test_a_failure_with_no_time_to_ask_again_is_an_error(reply: Reply) -> None:
     """Not the end of the time: the server is at fault, and what it did not do costs nothing."""

@@ -173,6 +173,32 @@ def test_bad_input_says_what_is_wrong(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("given", ["one.json", "link.json", "."])
+def test_no_search_is_written_over(saved: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """A picture of it cannot be gone on with."""
+    monkeypatch.chdir(saved.parent)
+    one = saved.rename("one.json")
+    before = one.read_bytes()
+    if given == "link.json":
+        Path(given).symlink_to(one)
+    done = run("view", given, "-o", "one.json")
+    assert done.exit_code == 2
+    assert f"--out: expected a file of its own, got one.json, which is read with {given}" in done.stderr
+    assert one.read_bytes() == before
+    assert run("view", given, "-o", "two.json").exit_code == 0
+
+
+def test_no_file_of_a_run_is_written_over(saved: Path, tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run", '{"id": "a", "spent": {}}')
+    (folder / "searches").mkdir()
+    saved.rename(folder / "searches" / "a")
+    before = (folder / "run.json").read_bytes()
+    assert run("view", folder, "-o", folder / "run.json").exit_code == 2
+    assert (folder / "run.json").read_bytes() == before
+    for _ in range(2):
+        assert run("view", folder, "-o", folder / "trees.html").exit_code == 0
+
+
 def test_a_reader_that_goes_away_is_no_error(saved: Path) -> None:
     many = [str(saved)] * 400  # more than a pipe holds
     child = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from bavt_fast.checkpoint import is_checkpoint
 from bavt_fast.cli.options import refuse_options
 from bavt_fast.cli.output import plain_warnings, refuse
 from bavt_fast.cli.run_table import run_table
@@ -55,6 +57,7 @@ def view(
         if out is None:
             made = _texts(files, depth, nodes)
         else:
+            _check_apart(files, out)
             _write(files, out, title, nodes)
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
@@ -110,6 +113,20 @@ def _check_options(context: typer.Context, files: Sequence[Path], out: Path | No
         refuse_options(context, ("nodes",), f"in the terminal or beside a diagram, got it beside --out {out.name}")
     if out is None or not _is_page(out):
         refuse_options(context, ("title",), "beside --out of a page (.html), got it without")
+
+
+def _check_apart(files: Sequence[Path], out: Path) -> None:
+    """Raises ValueError where the file to write is one that is read: a picture of a search is no search."""
+    place = Path(os.path.realpath(out))
+    for path in files:
+        read = Path(os.path.realpath(path))
+        if place == read or (read in place.parents and _may_be_read(place)):
+            raise ValueError(f"--out: expected a file of its own, got {out}, which is read with {path}")
+
+
+def _may_be_read(file: Path) -> bool:
+    """Of a folder."""
+    return file.is_file() and (file.suffix.lower() == ".json" or is_checkpoint(file))
 
 
 def _writer(out: Path, nodes: int | None) -> Callable[[Picture], None]:

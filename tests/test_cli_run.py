@@ -128,6 +128,10 @@ def test_a_total_ends_the_run_and_a_larger_one_goes_on(desk: Path) -> None:
         (["q.jsonl", "--out", "out", "--searcher", "adder:make", "--model", "m"], "expected alone"),
         (["q.jsonl", "--out", "q.jsonl", "--searcher", "adder:make"], "q.jsonl"),
         (["q.jsonl", "--out", "out", "--server", "http://127.0.0.1:1/v1"], "expected the model's name"),
+        (
+            ["q.jsonl", "--out", "out", "--server", "localhost", "--model", "m"],
+            "error: server: expected an address such as 'http://127.0.0.1:8000/v1', got 'localhost'",
+        ),
         (["q.jsonl", "--out", ".", "--searcher", "adder:make"], "expected the folder of a run, or an empty one"),
         (
             ["q.jsonl", "--out", "out", "--searcher", "adder:make", "--total-cost", "1"],
@@ -339,6 +343,14 @@ def test_a_server(desk: Path, chat: bool | None) -> None:
     with FakeServer(answer) as server:  # what is kept of the run does not name the port; the address is another one
         other = run("q.jsonl", "--out", "out", "--server", server.url, "--model", "m", "--budget-tokens", 20, *options)
         assert other.exit_code == 0
+
+
+def test_an_empty_system_prompt_is_none(desk: Path) -> None:
+    """As beside a model that is loaded: a template may have one of its own."""
+    pytest.importorskip("aiohttp")
+    with FakeServer(lambda body: chat_completion("Answer: 1")) as server:
+        run("q.jsonl", "--out", "out", "--server", server.url, "--model", "m", "--budget-tokens", 5, "--system", "")
+    assert {body["messages"][0]["role"] for body in server.requests} == {"user"}
 
 
 def test_a_server_that_fails_is_an_error_of_each_question(desk: Path) -> None:

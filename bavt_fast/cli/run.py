@@ -264,8 +264,13 @@ def _server_searcher(words: _Words, options: dict[str, Any]) -> tuple[Searcher, 
         examples = EXAMPLES if words.system is None else ()
         prompt_of = partial(plain_prompt, system=system, examples=examples)
     else:
-        asked |= {"chat": True, "system": system}
-    generator = OpenAIGenerator(words.model, base_url=words.server, **asked)
+        asked |= {"chat": True, "system": system or None}
+    try:
+        generator = OpenAIGenerator(words.model, base_url=words.server, **asked)
+    except ValueError as error:
+        if not str(error).startswith("base_url: "):
+            raise
+        raise ValueError(f"server: {str(error).removeprefix('base_url: ')}") from error
     return Searcher(generator, None, made, **options), prompt_of
 
 

@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError
 from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
@@ -30,7 +31,7 @@ from bavt_fast.critics.step_layout import (
     max_length_of,
     qwen_layout,
 )
-from bavt_fast.protocols import Node, Scores
+from bavt_fast.protocols import GenerationError, Node, Scores
 from bavt_fast.server_client import ServerClient, told_count
 
 __all__ = ["AsyncServedRewardCritic", "ServedRewardCritic"]
@@ -136,11 +137,11 @@ class ServedRewardCritic:
         return self._run(self._judged(candidates))[0]
 
     def close(self) -> None:
-        """Closes the connections. The next call opens new ones."""
-        if self._loop is not None:
-            self._run(self._server.aclose())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop = None
+        """Closes the connections; what other threads are asking for fails. The next call opens new ones."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._loop_of == os.getpid():
+            asyncio.run_coroutine_threadsafe(_ended(self._server), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy asks in an event loop of its own."""
@@ -154,6 +155,8 @@ class ServedRewardCritic:
         future = asyncio.run_coroutine_threadsafe(asking, self._loop)
         try:
             return future.result()
+        except CancelledError:  # by `close` in another thread
+            raise GenerationError(f"critic: {self._server.name}: the critic was closed meanwhile") from None
         except BaseException:  # Ctrl-C
             future.cancel()
             raise
@@ -233,6 +236,15 @@ class AsyncServedRewardCritic(ServedRewardCritic):
     async def aclose(self) -> None:
         """Closes the connections. The next call opens new ones."""
         await self._server.aclose()
+
+
+async def _ended(server: ServerClient) -> None:
+    """Ends what is asked for in this event loop, and then the connections."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await server.aclose()
 
 
 def _forever(loop: asyncio.AbstractEventLoop) -> None:

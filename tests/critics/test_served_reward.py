@@ -305,6 +305,30 @@ def test_it_can_be_closed_and_goes_on() -> None:
         critic.close()
 
 
+def test_what_another_thread_asks_for_ends_when_it_is_closed() -> None:
+    asked = threading.Event()
+    found: list[Any] = []
+
+    def answer(body: dict[str, Any]) -> Reply:
+        asked.set()
+        return Reply({}, delay_s=1.0)
+
+    def ask() -> None:
+        try:
+            found.append(critic.score(PATHS[:1]))
+        except bavt.GenerationError as error:
+            found.append(error)
+
+    with FakeServer(answer) as server:
+        critic = served(server)
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        assert asked.wait(20)
+        critic.close()
+        thread.join(20)
+    assert [str(error) for error in found] == [f"critic: server {server.url}: the critic was closed meanwhile"]
+
+
 def test_a_copy_asks_in_a_loop_of_its_own() -> None:
     with FakeServer(constant()) as server:
         critic = served(server)

@@ -16,6 +16,7 @@ A file is named by 32 hexadecimal digits that the client draws for its request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +133,8 @@ class FileStates:
                     "got none; start vLLM as bavt_fast.generators.hidden_states.vllm_arguments says"
                 )
             await asyncio.sleep(_LOOK_AGAIN_S)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the server removes it in time
+            path.unlink()
         if layer != self.layer:
             raise HiddenStateError(
                 f"hidden_layer: expected states of layer {self.layer!r}, got those of {layer!r} from the server"
@@ -224,9 +227,12 @@ def vllm_arguments(layer: int, directory: str | os.PathLike[str]) -> dict[str, A
 
 
 def _read_states(path: Path) -> tuple[str, NDArray[np.int64], NDArray[np.float32]] | None:
-    """Layer, generated tokens and states of a file; None where there is none."""
+    """Layer, generated tokens and states of a file; None where there is none. Raises `HiddenStateError`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return str(file["layer"]), file["token_ids"], file["states"]
     except FileNotFoundError:
         return None
+    except (OSError, EOFError, ValueError, TypeError, LookupError, BadZipFile) as error:
+        what = "one of another user" if isinstance(error, PermissionError) else f"{type(error).__name__}: {error}"
+        raise HiddenStateError(f"hidden_directory: expected a readable file of states as {path}, got {what}") from None

@@ -94,6 +94,22 @@ def test_a_server_without_the_connector_is_named(tmp_path: Path) -> None:
     assert "expected the answer's token ids" in str(error)
 
 
+@pytest.mark.parametrize("content", [b"", b"words", b"PK\x03\x04torn", None])
+def test_a_file_that_cannot_be_read_is_an_error_that_is_charged(tmp_path: Path, content: bytes | None) -> None:
+    """Such as one of another user. None: a folder, which nobody may read as a file."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        path = tmp_path / f"{body['kv_transfer_params']['bavt_fast_state']}.npz"
+        path.write_bytes(content) if content is not None else path.mkdir()
+        return completion("a", 3, stop_reason="\n", token_ids=[7, 8, 9])
+
+    with FakeServer(answer) as server:
+        error = ask(OpenAIGenerator("m", base_url=server.url, hidden_directory=tmp_path))
+    assert isinstance(error, GenerationError)
+    assert "hidden_directory: expected a readable file of states as " in str(error)
+    assert error.spent == bavt.Spent(tokens=3, prompt_tokens=7)
+
+
 def test_a_file_of_a_request_that_was_sent_again_is_waited_for(tmp_path: Path) -> None:
     write_states(tmp_path, NAME, "last", [7, 1, 1], STATES)
     threading.Timer(0.1, write_states, (tmp_path, NAME, "last", [7, 8, 9], STATES + 1)).start()

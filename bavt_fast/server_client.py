@@ -313,7 +313,7 @@ class ServerClient:
             return None
         if rest_s is not None:
             return rest_s
-        return min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+        return min(_FIRST_WAIT_S * 2.0 ** min(attempt, 20), _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
 
     def _late(self, problem: str, here: Connections) -> Exception:
         """Where there is no time to ask again: what went wrong, if anything did."""

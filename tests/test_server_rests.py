@@ -102,6 +102,15 @@ def test_a_rest_of_nothing_is_none(asked: str) -> None:
     assert time.monotonic() - begin_s >= 0.125
 
 
+@pytest.mark.parametrize("attempt", [0, 1, 7, 1100, 10**6])
+def test_waits_grow_to_half_a_minute_and_no_further(attempt: int) -> None:
+    """A thousand waits, each twice as long as the last one, would be longer than a float can be."""
+    wait_s = ServerClient(retries=10**7)._wait_s(attempt, None, None)
+    most_s = min(0.25 * 2 ** min(attempt, 7), 30.0)
+    assert wait_s is not None
+    assert most_s / 2 <= wait_s <= most_s
+
+
 def test_a_deadline_before_the_end_of_a_rest(caplog: pytest.LogCaptureFixture) -> None:
     """It is no error, and is told when it has come: who asks again at once would be told the same."""
 

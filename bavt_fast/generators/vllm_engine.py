@@ -45,6 +45,7 @@ from bavt_fast.protocols import GenerationError, GenerationStatistics, Sampling,
 
 __all__ = ["VLLMGenerator"]
 
+_NO_TICKET = -1
 _KEPT_PROMPTS = 4096
 """Prompts whose token ids are remembered."""
 
@@ -144,16 +145,21 @@ class VLLMGenerator:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def close(self) -> None:
-        """Ends vLLM's processes and removes what they left. Nothing can be asked any more."""
+        """Ends vLLM's processes and removes what they left. To ask for anything afterwards is a GenerationError."""
         engine, self._engine = getattr(self, "_engine", None), None
         if self._loop.is_running():
             self.discard(list(self._asks))
+            self._done.put((_NO_TICKET, []))  # whoever waits in `collect` sees that nothing is out
             self._run(_ended(engine))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
         if self._states is not None:
             shutil.rmtree(self._states.directory, ignore_errors=True)
+
+    def _require_open(self) -> None:
+        if self._loop.is_closed():
+            raise GenerationError("vllm: expected a generator that is open, got one that was closed")
 
     def __enter__(self) -> VLLMGenerator:
         return self
@@ -170,6 +176,7 @@ class VLLMGenerator:
         self, tickets: Sequence[int], states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> None:
         """See `StreamingStepGenerator.submit`."""
+        self._require_open()
         check_asks(self._asks, tickets=tickets, states=states, counts=counts, limits=limits)
         for ticket, request, count, limit in zip(tickets, states, counts, limits, strict=True):
             ask = self._asks[ticket] = _Ask()
@@ -201,6 +208,7 @@ class VLLMGenerator:
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
         """See `StepGenerator.propose`. Requests that were submitted go on beside these."""
+        self._require_open()
         asks = zip(states, counts, limits, strict=True)
         return list(self._run(_gathered([self._answer(_Ask(), *ask) for ask in asks])))
 
@@ -224,6 +232,7 @@ class VLLMGenerator:
         """
         if self._states is None:
             raise TypeError("hidden_layer: expected a generator with one, such as hidden_layer='last', got none")
+        self._require_open()
         request = StepRequest(text, sampling=Sampling(0.0))
         ids = list(PlainPrompts(self.tokenizer)(text))
         step = self._run(self._ask_engine(_Ask(), ids, request, 0, 1, None))

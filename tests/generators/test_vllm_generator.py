@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import Any
+
 import pytest
 from fake_vllm import Said, fake_vllm
 
@@ -81,3 +85,26 @@ def test_a_state_whose_own_prompt_has_grown_too_long_is_closed(monkeypatch: pyte
     assert isinstance(error, GenerationError)
     assert "prompt: expected fewer than 1,000 tokens" in str(error)
     assert engine.asked == []
+
+
+def test_a_generator_that_was_closed_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, _ = fake_vllm(monkeypatch, lambda ids: Said("a\n", [5, 10]))
+    generator.close()
+    generator.close()
+    one = [StepRequest("Q")], [1], [6]
+    for ask in (lambda: generator.propose(*one), lambda: generator.submit([1], *one)):
+        with pytest.raises(GenerationError, match="expected a generator that is open, got one that was closed"):
+            ask()
+    assert generator.collect() == []
+
+
+def test_who_waits_for_answers_goes_on_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, _ = fake_vllm(monkeypatch, lambda ids: Said("a\n", [5, 10], delay_s=60.0))
+    generator.submit([1], [StepRequest("Q")], [1], [6])
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(generator.collect()), daemon=True)
+    thread.start()
+    time.sleep(0.1)
+    generator.close()
+    thread.join(20)
+    assert found == [[]]

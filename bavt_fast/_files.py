@@ -39,23 +39,36 @@ class AppendedFile:
         self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self.end = os.fstat(self._descriptor).st_size
+        self._is_torn = False  # whether there may be something behind the end
         if end is not None and end < self.end:
             os.ftruncate(self._descriptor, end)
             self.end = end
 
     def append(self, data: bytes) -> None:
-        """Writes the data behind what is there. Raises OSError, naming the file, where there is no room."""
+        """Writes the data behind what is there. Raises OSError, naming the file, where there is no room.
+
+        Where Ctrl-C breaks in, `end` says whether the data is there.
+        """
         left = memoryview(data)
         try:
+            self._mend()
+            self._is_torn = True
             while left:
                 left = left[os.write(self._descriptor, left) :]
+            self.end += len(data)
+            self._is_torn = False
         except BaseException as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self.end)
+                self._mend()
             if isinstance(error, OSError):
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
             raise
-        self.end += len(data)
+
+    def _mend(self) -> None:
+        """Cuts off what an append left that was broken off."""
+        if self._is_torn:
+            os.ftruncate(self._descriptor, self.end)
+            self._is_torn = False
 
     def sync(self) -> None:
         """What was appended is on the disk."""

@@ -161,15 +161,23 @@ class Journal(JournalLines):
     def flush(self) -> None:
         """Gives what was noted to the system: a kill of this process loses none of it.
 
+        Where Ctrl-C breaks in, what is not in the file yet is noted still.
+
         Raises:
             OSError: there is no room, or the disk fails. The file ends where it ended before.
         """
         if not self._lines or self._failed:
             return
-        block = "".join(self.take()).encode("utf-8", "surrogatepass")
-        self._failed = True
-        self._file.append(block + b"= %08x\n" % zlib.crc32(block))
-        self._failed = False
+        lines, end = self._lines, self._file.end
+        block = "".join(lines).encode("utf-8", "surrogatepass")
+        try:
+            self._file.append(_closed(block))
+        except OSError:
+            self._failed = True
+            raise
+        finally:
+            if self._failed or self._file.end > end:
+                self._lines = []
 
     def sync(self) -> None:
         """What was flushed outlives the machine."""
@@ -185,25 +193,27 @@ class Journal(JournalLines):
         """Leaves out the events of questions that are not open. To be flushed before."""
         lost = 0
         life = b""  # the last line that says how a life stands: of two with nothing between them the second one holds
-        with replaced(self.path) as file:
-            for block in _blocks(self.path):
-                kept = []
-                for line in block.lines:
-                    name, kind, rest = _split(line)
-                    if kind == "l":
-                        lost += int(rest)
-                    elif name == "-":
-                        life = line + b"\n"
-                    elif int(name) in open_numbers:
-                        kept += [life, line + b"\n"]
-                        life = b""
-                if kept:
-                    file.write(_closed(b"".join(kept)))
-            told = (b"- l %d\n" % lost if lost else b"") + life
-            if told:
-                file.write(_closed(told))
-        self._file.close()
-        self._file = AppendedFile(self.path)
+        try:
+            with replaced(self.path) as file:
+                for block in _blocks(self.path):
+                    kept = []
+                    for line in block.lines:
+                        name, kind, rest = _split(line)
+                        if kind == "l":
+                            lost += int(rest)
+                        elif name == "-":
+                            life = line + b"\n"
+                        elif int(name) in open_numbers:
+                            kept += [life, line + b"\n"]
+                            life = b""
+                    if kept:
+                        file.write(_closed(b"".join(kept)))
+                told = (b"- l %d\n" % lost if lost else b"") + life
+                if told:
+                    file.write(_closed(told))
+        finally:  # also where Ctrl-C breaks in as the file has just been replaced
+            self._file.close()
+            self._file = AppendedFile(self.path)
         self._compact_at = max(COMPACT_BYTES, 4 * self._file.end)
 
     def close(self) -> None:

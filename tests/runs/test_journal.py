@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -207,6 +208,40 @@ def test_compacting_leaves_out_what_is_finished_alone(tmp_path: Path) -> None:
     assert listed(again.events) == listed({1: events[1], 4: events[4], 7: []})
     assert again.lost_asks == 5
     assert path.stat().st_size > size
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize(("work", "call"), [("flush", "write"), ("compact", "fsync"), ("compact", "replace")])
+def test_ctrl_c_while_the_disk_is_at_work_neither_loses_nor_doubles_a_line(
+    work: str, call: str, is_done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C breaks in before the system has done what it was asked for, or after it; of a write in the middle."""
+    path, done = tmp_path / "journal", getattr(os, call)
+    journal = Journal(path)
+    journal.begun(1)
+    journal.flush()
+    journal.begun(2)
+    if work == "compact":
+        journal.flush()
+    at_which = [2 if call == "fsync" else 1]  # the last one is that of the folder
+
+    def pressed(*arguments: Any) -> Any:
+        at_which[0] -= 1
+        if at_which[0]:
+            return done(*arguments)
+        if is_done or call == "write":
+            done(*arguments) if is_done else done(arguments[0], arguments[1][:5])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, pressed)
+        with pytest.raises(KeyboardInterrupt):
+            journal.flush() if work == "flush" else journal.compact({1, 2})
+    journal.begun(3)
+    journal.flush()
+    journal.close()
+    assert [line for line in path.read_bytes().splitlines() if line.endswith(b"b")] == [b"1 b", b"2 b", b"3 b"]
+    assert {*nothing(path).events} == {1, 2, 3}
 
 
 def test_two_runs_in_two_threads_do_not_mix_their_descriptions() -> None:

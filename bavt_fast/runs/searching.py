@@ -164,12 +164,14 @@ def _looped(searches: AsyncGenerator[Search], close: Callable[[], Any] | None) -
                 return
             yield search
     finally:
-        loop.run_until_complete(searches.aclose())
-        _end_tasks(loop)
-        if close is not None:
-            loop.run_until_complete(close())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        try:
+            loop.run_until_complete(searches.aclose())
+            _end_tasks(loop)
+            if close is not None:
+                loop.run_until_complete(close())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -185,7 +187,7 @@ def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Searc
     """Runs a loop until a task is done. Ctrl-C cancels the task, as in `asyncio.run`, and comes when it has ended."""
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return loop.run_until_complete(task)
+        return _whole(loop, task)
     pressed = False
 
     def cancel(*_: Any) -> None:
@@ -197,7 +199,7 @@ def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Searc
 
     signal.signal(signal.SIGINT, cancel)
     try:
-        search = loop.run_until_complete(task)
+        search = _whole(loop, task)
     except asyncio.CancelledError:
         if not pressed:  # the generator raised it
             raise
@@ -207,3 +209,13 @@ def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Searc
     if pressed:  # as it ended: its result is made again from the journal
         raise KeyboardInterrupt
     return search
+
+
+def _whole(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Search:
+    """Runs a loop until a task is done, also where the handler of a signal raises, which breaks off the loop alone."""
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        if not task.done():
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -274,4 +276,66 @@ def test_tasks_that_are_left_end_with_the_run(tmp_path: Path, caplog: pytest.Log
         assert [line["stop_reason"] for line in run] == ["deadline"]
     assert sorted(ended) == ["given up", "its own"]
     assert [task.done() for task in tasks] == [True]
+    assert not caplog.records
+
+
+def test_a_run_goes_on_with_its_journal_after_ctrl_c_in_the_middle_of_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, write = questions(6), os.write
+    completed(tmp_path / "whole", rows)
+    with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as run:
+        left = [3]
+
+        def pressed(descriptor: int, data: Any) -> int:
+            left[0] -= bytes(data[:1]) != b"{"  # the journal's
+            if not left[0]:
+                write(descriptor, data[:5])
+                raise KeyboardInterrupt
+            return write(descriptor, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", pressed)
+            list(run)
+        assert run.summary().end == "interrupted"
+        with monkeypatch.context() as killed:
+            killed.setattr(Run, "_end", lambda self: None)
+            before = run.summary()
+            next(iter(run))
+            answered = run.summary().spent.tokens - before.spent.tokens
+            run.close()
+    with Run(tmp_path / "out", searcher(), rows, budget=BUDGET) as again:
+        kept = again.summary().spent.tokens - before.spent.tokens
+        assert kept > answered / 2 > 0, "all but the answers of the last wave, which count as lost"
+        list(again)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_what_the_handler_of_a_signal_raises_ends_a_run_of_coroutines_in_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As SystemExit, where a program ends so at SIGTERM."""
+    rows, ended = questions(2), list[str]()
+
+    def handler(*_: Any) -> None:
+        raise SystemExit(3)
+
+    async def generator(text: str, count: int) -> list[str]:
+        if rows[0]["question"] in text:
+            asyncio.get_running_loop().call_later(0.1, signal.raise_signal, signal.SIGTERM)
+        try:
+            await asyncio.sleep(5)
+        finally:
+            ended.append(text)
+        return []
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with Run(tmp_path, bavt.Searcher(generator), rows, budget=BUDGET) as run, pytest.raises(SystemExit):
+            list(run)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(ended) == 2
+    with Run(tmp_path, bavt.Searcher(generator), rows, budget=BUDGET) as again:
+        assert again.lost_asks == 2
     assert not caplog.records

@@ -67,7 +67,7 @@ class RunFolder:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         if not isinstance(folder, (str, os.PathLike)):
             raise TypeError(f"folder: expected a folder's name, got {folder!r:.80}")
-        self.path = Path(folder)
+        self.path = Path(folder).absolute()  # also where the process goes to another folder meanwhile
         if os.path.lexists(self.path) and not self.path.is_dir():
             what = "a link that leads nowhere" if self.path.is_symlink() and not self.path.exists() else "a file"
             raise RunError(f"{self.path}: expected the folder of a run, or an empty one, got {what}")

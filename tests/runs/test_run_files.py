@@ -130,6 +130,35 @@ def test_a_full_disk_ends_with_one_error_and_goes_on_later(
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
+def test_a_disk_that_is_full_as_a_run_begins_is_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bavt_fast._files.os.pwrite", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*lock'"):
+        Run(tmp_path, searcher(), questions(2), budget=BUDGET)
+
+
+def test_a_run_stays_in_its_folder_where_its_process_goes_to_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / "out"  # what the run's folder is called from there
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    rows = questions(12)
+    with Run("out", searcher(), rows, budget=BUDGET, keep=True) as run:
+        lines = iter(run)
+        next(lines)
+        monkeypatch.chdir(elsewhere.parent)
+        next(lines)
+        lines.close()
+        list(run)
+    assert not [*elsewhere.iterdir()]
+    assert (len(results(tmp_path / "out")), len([*(tmp_path / "out" / "searches").iterdir()])) == (12, 12)
+
+
 def test_lines_are_json(tmp_path: Path) -> None:
     def odd(text: str, count: int) -> list[Step]:
         return [Step("lone \ud800 and \u2028\n", 3)]

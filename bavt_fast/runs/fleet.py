@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
@@ -73,10 +73,16 @@ class Pool(Protocol):
 
 @dataclass
 class _Place:
-    """What the run knows of the worker at a place."""
+    """What the run knows of the worker at a place.
+
+    Attributes:
+        is_called: whether a call is out to it. is_heard: whether it has reported, and is to be told more.
+    """
 
     questions: dict[int, Row] = field(default_factory=dict)
     is_ready = False
+    is_called = False
+    is_heard = False
     has_ended = False
     wanted = 0
     strikes = 0
@@ -154,7 +160,7 @@ class FleetRun(Run):
 
     def _begin_worker(self, place: int) -> None:
         self._pool.start(place)
-        self._pool.call(place, "describe")
+        self._call(place, "describe")
 
     def _strike(self, place: int, error: Any, most: int) -> None:
         worker = self._places[place]
@@ -223,9 +229,9 @@ class FleetRun(Run):
     def _lines(self) -> Generator[dict[str, Any]]:
         try:
             while self._finished < self._count and not self._is_starved:
-                answers = [*self._answers] or self._pool.wait(1.0)
-                self._answers.clear()
-                yield from self._round(answers)
+                if not self._answers:
+                    self._answers += self._pool.wait(1.0)
+                yield from self._round()
                 self._is_starved = self._leases.is_spent
         except (OSError, RunError):
             self._is_broken = True
@@ -253,12 +259,16 @@ class FleetRun(Run):
 
     # ---- rounds
 
-    def _round(self, answers: Iterable[tuple[int, Any]], is_last: bool = False) -> list[dict[str, Any]]:
-        """Takes what workers say, writes it down, and tells them more. Returns the lines of finished questions."""
+    def _round(self, is_last: bool = False) -> list[dict[str, Any]]:
+        """Takes what workers say, writes it down, and tells them more. Returns the lines of finished questions.
+
+        Where Ctrl-C breaks in, the next round tells those that were heard in this one.
+        """
         lines: list[dict[str, Any]] = []
-        heard = []
-        for place, answer in answers:
+        while self._answers:
+            place, answer = self._answers.popleft()
             worker = self._places[place]
+            worker.is_called = False
             if isinstance(answer, Report):
                 lines += self._take(place, answer)
                 worker.has_ended = answer.has_ended
@@ -268,13 +278,18 @@ class FleetRun(Run):
             if isinstance(answer, Described):
                 self._check(place, answer)
                 worker.is_ready = True
-            if not worker.has_ended:
-                heard.append(place)
+            worker.is_heard = not worker.has_ended
+        heard = [place for place, worker in enumerate(self._places) if worker.is_heard]
         given = [(place, Given(is_last=True) if is_last else self._given(place)) for place in heard]
         self.before_wait()  # what was reported is written before a worker knows
         for place, what in given:
-            self._pool.call(place, "exchange", what)
+            self._places[place].is_heard = False
+            self._call(place, "exchange", what)
         return lines
+
+    def _call(self, place: int, method: str, *arguments: Any) -> None:
+        self._places[place].is_called = True
+        self._pool.call(place, method, *arguments)
 
     def _check(self, place: int, described: Described) -> None:
         ours = self._described
@@ -356,11 +371,11 @@ class FleetRun(Run):
     def _drain(self, until_s: float) -> None:
         """Nothing more is asked; what is in flight is answered and written down, as far as it comes in time."""
         try:
-            self._round(self._answers, is_last=True)
-            self._answers.clear()
-            while any(place.is_ready and not place.has_ended for place in self._places):
+            self._round(is_last=True)
+            while any(place.is_ready and place.is_called for place in self._places):
                 if time.monotonic() > until_s:
                     return
-                self._round(self._pool.wait(1.0), is_last=True)
+                self._answers += self._pool.wait(1.0)
+                self._round(is_last=True)
         except KeyboardInterrupt:
             return

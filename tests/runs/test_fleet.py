@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -269,6 +270,28 @@ def test_ctrl_c_lets_asks_in_flight_be_answered(kind: str, tmp_path: Path) -> No
     assert results(tmp_path / "out") == results(tmp_path / "whole")
     if kind == "plain":
         assert max(asked(generators).values()) == 1
+
+
+def test_ctrl_c_while_the_driver_is_at_work_waits_for_no_worker_that_nobody_called(tmp_path: Path) -> None:
+    """What the workers had reported by then is written, and they are told to end."""
+    rows = questions(30)
+    completed(tmp_path / "whole", rows, searcher(Mortal(SMALL), SMALL))
+    with fleet_run(tmp_path / "out", rows, made()) as run:
+        write, left = run.before_wait, [12]
+
+        def pressed() -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            write()
+
+        run.before_wait = pressed  # type: ignore[method-assign]
+        began_s = time.monotonic()
+        list(run)
+        assert (run.summary().end, left[0] < 0, time.monotonic() - began_s < 20) == ("interrupted", True, True)
+    summary = fleet_run(tmp_path / "out", rows, made()).complete()
+    assert (summary.end, summary.lost_asks) == ("done", 0)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
 def test_searches_outcomes_and_facts_come_from_the_workers(tmp_path: Path) -> None:

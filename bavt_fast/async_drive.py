@@ -83,14 +83,15 @@ class AsyncDrive(Base):
         finally:
             if self.host is not None:
                 self.host.driven(None)
-            left = set(self.out.values())
+            left = _of_open_loops({*self.out.values()})
             self.out.clear()
             for task in left:
                 task.cancel()
-            if self.in_thread is not None:
-                self.in_thread.cancel()
+            for call in _of_open_loops([] if self.in_thread is None else [self.in_thread]):
+                call.cancel()
             self.break_off()
-            await asyncio.gather(*left, return_exceptions=True)
+            if left:
+                await asyncio.gather(*left, return_exceptions=True)
 
     @property
     def room(self) -> int:
@@ -305,6 +306,11 @@ class AsyncDrive(Base):
         except Exception as error:
             if self.is_wanted(pending.tickets[0]):
                 self.state_failed(pending, named(error, "critic"))
+
+
+def _of_open_loops(futures: Iterable[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
+    """Those that can still be cancelled: a loop may have been closed under a search that nobody ended."""
+    return [future for future in futures if not future.get_loop().is_closed()]
 
 
 def _cancelled_within(error: BaseException) -> Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -346,6 +347,24 @@ def test_an_iteration_that_is_broken_off() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())
+    for search in searches:
+        check_idle(search)
+    assert [search.stop_reason for search in searches] == ["budget", "interrupted", "interrupted"]
+
+
+def test_a_loop_that_is_closed_too_early_leaves_its_searches_with_what_they_have() -> None:
+    async def generator(text: str, count: int) -> list[str]:
+        await asyncio.sleep(0 if text.startswith("quick") else 60)
+        return ["and so on"]
+
+    searcher = bavt.Searcher(generator, max_step_tokens=3)
+    searches = [searcher.start(name, budget=bavt.Budget(tokens=3)) for name in ("quick", "slow", "slower")]
+    driving: Any = searcher.arun(searches)
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(anext(driving)) is searches[0]
+    loop.close()
+    del driving
+    gc.collect()
     for search in searches:
         check_idle(search)
     assert [search.stop_reason for search in searches] == ["budget", "interrupted", "interrupted"]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from bavt_fast._checks import as_count
 from bavt_fast._files import AppendedFile, encoded, locked, replaced, whole_lines
 from bavt_fast.budget import Spent
 from bavt_fast.runs.questions import Row
@@ -124,7 +125,7 @@ class RunFolder:
     def _same(self, about: Mapping[str, Any], rows: Iterable[Row]) -> int:
         try:
             began = json.loads((self.path / "run.json").read_bytes())
-            count = began.pop("questions")
+            count = as_count("questions", began.pop("questions"))
             found = began.pop("format")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise RunError(
@@ -136,10 +137,16 @@ class RunFolder:
         for name in [*now, *was]:
             if was.get(name, _ABSENT) != now.get(name, _ABSENT):
                 raise self._differs(name, _shown(was, name), _shown(now, name))
+        there = 0
         for old, new in itertools.zip_longest(self.rows(), rows):
             if old is None or new is None or not old.is_same(new):
                 raise self._differs(f"questions: line {(new or old).line}", _row(old), _row(new))
-        return int(count)
+            there += 1
+        if there != count:
+            raise RunError(
+                f"{self.path / 'questions.jsonl'}: expected {count} questions, which run.json says, got {there}"
+            )
+        return count
 
     def _differs(self, what: str, was: str, now: str) -> RunError:
         was, now = _where_apart(was, now)

@@ -234,20 +234,31 @@ def read_journal(path: Path, is_open: Callable[[int], bool]) -> History:
     for block in _blocks(path):
         end = block.end
         for line in block.lines:
-            name, kind, rest = _split(line)
-            asked.note(name, kind, rest)
-            if kind == "l":
-                lost += int(rest)
-            elif kind in ("b", "a", "f"):
-                if is_open(number := int(name)):
-                    own = events.setdefault(number, [])
-                    if kind != "b":
-                        own.append(_answer(rest) if kind == "a" else Failure(*_loaded(rest)))
-            elif kind not in ("s", "o"):
-                raise ValueError(f"{path}: expected a line of a journal, got {line!r:.60}")
+            try:
+                lost += _noted(line, events, asked, is_open)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}: expected a line of a journal, got {line!r:.60} ({error})") from error
     size = os.path.getsize(path) if path.exists() else 0
     is_damaged, cut_asks, seen = _behind(path, end, asked, is_open)
     return History(events, lost, asked.of({*events, *seen}), end, size - end, is_damaged, cut_asks)
+
+
+def _noted(
+    line: bytes, events: dict[int, list[Answer | Failure]], asked: _Asked, is_open: Callable[[int], bool]
+) -> int:
+    """Takes what a line says; how many asks were lost by it."""
+    name, kind, rest = _split(line)
+    asked.note(name, kind, rest)
+    if kind == "l":
+        return int(rest)
+    if kind in ("b", "a", "f"):
+        if is_open(number := int(name)):
+            own = events.setdefault(number, [])
+            if kind != "b":
+                own.append(_answer(rest) if kind == "a" else Failure(*_loaded(rest)))
+    elif kind not in ("s", "o"):
+        raise ValueError(f"no line is of the kind {kind!r:.20}")
+    return 0
 
 
 def _behind(path: Path, end: int, asked: _Asked, is_open: Callable[[int], bool]) -> tuple[bool, int, set[int]]:

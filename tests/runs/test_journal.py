@@ -134,9 +134,21 @@ def test_what_is_behind_damage_is_counted_and_a_block_that_a_kill_cut_is_not(tmp
 
 def test_a_whole_block_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    path.write_bytes(journals._closed(b"12 z what\n"))
-    with pytest.raises(ValueError, match="expected a line of a journal"):
-        nothing(path)
+    for line in (
+        b"12 z what",
+        b"",
+        b"z b",
+        b"\xff b",
+        b"- l x",
+        b"- o x",
+        b"1 a what",
+        b"1 a [1,2]",
+        b"1 f []",
+        b"1 f 3",
+    ):
+        path.write_bytes(journals._closed(line + b"\n"))
+        with pytest.raises(ValueError, match="journal: expected a line of a journal, got b'"):
+            nothing(path)
 
 
 def test_lost_asks_are_those_in_flight_when_a_life_ended(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,16 @@ def test_another_version_of_a_task_is_found_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoilt", ["run.json", "questions.jsonl"])
 def test_a_folder_that_was_spoilt_is_refused(spoilt: str, tmp_path: Path) -> None:
     completed(tmp_path, questions(2))
-    for text in ("{", "[]", '{"format": 1}', "7\n"):
+    for text in ("{", "[]", '{"format": 1}', '{"format": 1, "questions": "2"}', "7\n"):
         (tmp_path / spoilt).write_text(text)
         with pytest.raises(RunError, match=r"expected what a run wrote|expected a run of format"):
             completed(tmp_path, questions(2))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_folder_with_another_number_of_questions_than_it_says_is_refused(count: int, tmp_path: Path) -> None:
+    completed(tmp_path, questions(2))
+    about = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**about, "questions": count}))
+    with pytest.raises(RunError, match=f"expected {count} questions, which run.json says, got 2"):
+        completed(tmp_path, questions(2))

@@ -49,14 +49,13 @@ class AppendedFile:
 
         Where Ctrl-C breaks in, `end` says whether the data is there.
         """
-        left = memoryview(data)
+        left, end = memoryview(data), self.end + len(data)
         try:
             self._mend()
             self._is_torn = True
             while left:
                 left = left[os.write(self._descriptor, left) :]
-            self.end += len(data)
-            self._is_torn = False
+            self.end, self._is_torn = end, False
         except BaseException as error:
             with contextlib.suppress(OSError):
                 self._mend()
@@ -80,9 +79,9 @@ class AppendedFile:
 
     def close(self) -> None:
         """Closes the file; may be called again."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 @contextmanager

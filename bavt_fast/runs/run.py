@@ -217,7 +217,7 @@ class Run:
 
     def _history(self) -> History:
         path = self.folder.path / "journal"
-        history = read_journal(path, lambda number: number < self._count and not self._is_done[number])
+        history = read_journal(path, self._is_open)
         if history.is_damaged:
             warnings.warn(
                 f"{path}: damaged at byte {history.end}; what is there and behind it is cut off: {history.dropped} "
@@ -226,6 +226,9 @@ class Run:
                 stacklevel=3,
             )
         return history
+
+    def _is_open(self, number: int) -> bool:
+        return number < self._count and not self._is_done[number]
 
     def _problems(self, questions: Sequence[str]) -> Sequence[str | None]:
         return problems_of(self.searcher.task.initial_state, questions)
@@ -274,12 +277,12 @@ class Run:
 
     def _go_on(self) -> None:
         """After a loop that has ended: what it broke off is made again from the journal, as in a life of its own."""
-        history = read_journal(self._journal.path, lambda number: number in self._open and not self._is_done[number])
-        self._is_starved = self._is_interrupted = False
-        self.lost_asks += len(history.in_flight)
-        self._journal.goes_on(len(history.in_flight))
+        history = read_journal(self._journal.path, self._is_open)
         self._open.clear()
         self._begun = self._replayed(history.events)
+        self._is_starved = self._is_interrupted = False  # last: where Ctrl-C breaks in, the next loop does all of it
+        self.lost_asks += len(history.in_flight)
+        self._journal.goes_on(len(history.in_flight))
 
     def complete(self) -> RunSummary:
         """Runs to the end, and closes."""
@@ -399,18 +402,22 @@ class Run:
         self._check_open()
         if "error" in line:  # it may go on later, with all that it spent
             self._journal.flush()
-        self.folder.write_result(line)
-        self._tally(number, line)
+        self._tally(number, line, is_new=True)
 
-    def _tally(self, number: int, line: Mapping[str, Any]) -> None:
-        self._is_done[number] = 1
-        self._finished += 1
-        self._solved += line.get("solved") is True
-        if "error" in line:
-            self._errors += 1
-            self._failed.add(number)
+    def _tally(self, number: int, line: Mapping[str, Any], is_new: bool = False) -> None:
+        """Counts a result. A new one is written before: Ctrl-C breaks in before both, or behind them."""
         amounts = Spent(**line["spent"]).amounts()
-        self._settled = [sum(pair) for pair in zip(self._settled, amounts, strict=True)]
+        settled = [sum(pair) for pair in zip(self._settled, amounts, strict=True)]
+        is_solved, is_error = line.get("solved") is True, "error" in line
+        if is_error:
+            self._failed.add(number)
+        if is_new:
+            self.folder.write_result(line)
+        self._is_done[number] = 1  # nothing is called from here on
+        self._finished += 1
+        self._solved += is_solved
+        self._errors += is_error
+        self._settled = settled
 
     def _spent(self) -> tuple[int, int, int, int]:
         """By all questions, in all lives."""

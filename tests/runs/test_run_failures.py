@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +341,61 @@ def test_what_the_handler_of_a_signal_raises_ends_a_run_of_coroutines_in_order(
     with Run(tmp_path, bavt.Searcher(generator), rows, budget=BUDGET) as again:
         assert again.lost_asks == 2
     assert not caplog.records
+
+
+class Pressed:
+    """Stands for a method of a run: Ctrl-C breaks in at the n-th call that is made within, or as that call ends."""
+
+    def __init__(self, name: str, at: int) -> None:
+        self.method, self.left = getattr(Run, name), at
+
+    def press(self, frame: Any, event: str, argument: Any) -> None:
+        is_ours = "bavt_fast" in frame.f_code.co_filename and argument is not open
+        self.left -= is_ours and event in ("call", "c_return")
+        if not self.left:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    def __get__(self, run: Any, kind: Any) -> Any:
+        return lambda *arguments: self.call(run, *arguments)
+
+    def call(self, *arguments: Any) -> None:
+        sys.setprofile(self.press)
+        try:
+            self.method(*arguments)
+        finally:
+            sys.setprofile(None)
+
+
+@pytest.mark.parametrize(("where", "step"), [("_write", 3), ("_go_on", 11)])
+def test_ctrl_c_at_any_call_forgets_nothing_and_doubles_nothing(where: str, step: int, tmp_path: Path) -> None:
+    """As a result is written and counted, and as a loop that was left is begun again."""
+    rows, asked = questions(3), list[str]()
+    options: dict[str, Any] = {"budget": bavt.Budget(tokens=6)}
+
+    def model(text: str, count: int) -> list[bavt.Step]:
+        asked.append(text)
+        return [bavt.Step(f"{len(text)}\n", 2)]
+
+    def made() -> bavt.Searcher:
+        return bavt.Searcher(model, wave=2)
+
+    whole = completed(tmp_path / "whole", rows, made(), **options)
+    for at in itertools.count(1, step):
+        folder, pressed = tmp_path / str(at), Pressed(where, at)
+        asked.clear()
+        with Run(folder, made(), rows, **options) as run:
+            if where == "_go_on":
+                next(iter(run))
+                run._end_loops()
+            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+                patch.setattr(Run, where, pressed)
+                list(run)
+            list(run)
+            assert (run.summary().finished, run.summary().spent) == (3, whole.spent)
+            assert len(asked) <= 9 + run.summary().lost_asks
+        assert completed(folder, rows, made(), **options).spent == whole.spent
+        assert results(folder) == results(tmp_path / "whole")
+        if pressed.left > 0:
+            break
+    assert at > 20

@@ -140,6 +140,7 @@ class Journal(JournalLines):
         self.goes_on(lost_asks)
         self._compact_at = max(COMPACT_BYTES, 4 * end)
         self._failed = False
+        self._is_replaced = False
 
     def add(self, lines: Sequence[str], answers: int) -> None:
         """Lines that were made elsewhere, and how many answers they tell of."""
@@ -168,21 +169,21 @@ class Journal(JournalLines):
         """
         if not self._lines or self._failed:
             return
-        lines, end = self._lines, self._file.end
-        block = "".join(lines).encode("utf-8", "surrogatepass")
+        lines, file = self._lines, self._opened()
+        end, block = file.end, "".join(lines).encode("utf-8", "surrogatepass")
         try:
-            self._file.append(_closed(block))
+            file.append(_closed(block))
         except OSError:
             self._failed = True
             raise
         finally:
-            if self._failed or self._file.end > end:
+            if self._failed or file.end > end:
                 self._lines = []
 
     def sync(self) -> None:
         """What was flushed outlives the machine."""
         if not self._failed:
-            self._file.sync()
+            self._opened().sync()
 
     @property
     def is_large(self) -> bool:
@@ -193,28 +194,33 @@ class Journal(JournalLines):
         """Leaves out the events of questions that are not open. To be flushed before."""
         lost = 0
         life = b""  # the last line that says how a life stands: of two with nothing between them the second one holds
-        try:
-            with replaced(self.path) as file:
-                for block in _blocks(self.path):
-                    kept = []
-                    for line in block.lines:
-                        name, kind, rest = _split(line)
-                        if kind == "l":
-                            lost += int(rest)
-                        elif name == "-":
-                            life = line + b"\n"
-                        elif int(name) in open_numbers:
-                            kept += [life, line + b"\n"]
-                            life = b""
-                    if kept:
-                        file.write(_closed(b"".join(kept)))
-                told = (b"- l %d\n" % lost if lost else b"") + life
-                if told:
-                    file.write(_closed(told))
-        finally:  # also where Ctrl-C breaks in as the file has just been replaced
-            self._file.close()
-            self._file = AppendedFile(self.path)
-        self._compact_at = max(COMPACT_BYTES, 4 * self._file.end)
+        self._is_replaced = True  # from here on, wherever Ctrl-C breaks in
+        with replaced(self.path) as file:
+            for block in _blocks(self.path):
+                kept = []
+                for line in block.lines:
+                    name, kind, rest = _split(line)
+                    if kind == "l":
+                        lost += int(rest)
+                    elif name == "-":
+                        life = line + b"\n"
+                    elif int(name) in open_numbers:
+                        kept += [life, line + b"\n"]
+                        life = b""
+                if kept:
+                    file.write(_closed(b"".join(kept)))
+            told = (b"- l %d\n" % lost if lost else b"") + life
+            if told:
+                file.write(_closed(told))
+        self._compact_at = max(COMPACT_BYTES, 4 * self._opened().end)
+
+    def _opened(self) -> AppendedFile:
+        """The file that stands under the path, opened again where it may be another one."""
+        if self._is_replaced:
+            old, self._file = self._file, AppendedFile(self.path)
+            self._is_replaced = False
+            old.close()
+        return self._file
 
     def close(self) -> None:
         self._failed = True

@@ -21,6 +21,12 @@ from bavt_fast.searcher import Searcher
 
 __all__ = ["Outcome", "Searching", "error_line", "parts_of", "save_search"]
 
+BROKEN_OFF_S = 10.0
+"""How long coroutines have to end where the handler of a signal raised, and with that broke off the loop alone.
+
+The loop may have forgotten then whom it was about to wake, who would wait for ever.
+"""
+
 Outcome = Callable[[Row, SearchResult], Mapping[str, Any]]
 
 
@@ -156,38 +162,46 @@ def _looped(searches: AsyncGenerator[Search], close: Callable[[], Any] | None) -
     else:
         raise TypeError("generator or critic: expected plain ones within a running event loop, got a coroutine")
     loop = asyncio.new_event_loop()
+    task: asyncio.Task[Search] | None = None
     try:
         while True:
+            task = loop.create_task(anext(searches))
             try:
-                search = _until(loop, loop.create_task(anext(searches)))
+                search = _until(loop, task)
             except StopAsyncIteration:
                 return
             yield search
     finally:
         try:
-            loop.run_until_complete(searches.aclose())
-            _end_tasks(loop)
-            if close is not None:
-                loop.run_until_complete(close())
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            left = set() if task is None or task.done() else {task}
+            within_s = BROKEN_OFF_S if left else None
+            loop.stop()  # also where it was broken off as it was about to
+            loop.run_forever()
+            _end_tasks(loop, left, within_s)
+            if all(task.done() for task in left):
+                loop.run_until_complete(searches.aclose())
+                _end_tasks(loop, asyncio.all_tasks(loop), within_s)
+                if close is not None:
+                    loop.run_until_complete(close())
+                loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
 
 
-def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+def _end_tasks(loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]], within_s: float | None) -> None:
     """What is left in a loop ends before it, as in `asyncio.run`: coroutines that were given up, the user's tasks."""
-    left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
     if left:
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        ended = asyncio.gather(*left, return_exceptions=True)
+        loop.run_until_complete(asyncio.wait({ended}, timeout=within_s))
 
 
 def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Search:
     """Runs a loop until a task is done. Ctrl-C cancels the task, as in `asyncio.run`, and comes when it has ended."""
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return _whole(loop, task)
+        return loop.run_until_complete(task)
     pressed = False
 
     def cancel(*_: Any) -> None:
@@ -199,7 +213,7 @@ def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Searc
 
     signal.signal(signal.SIGINT, cancel)
     try:
-        search = _whole(loop, task)
+        search = loop.run_until_complete(task)
     except asyncio.CancelledError:
         if not pressed:  # the generator raised it
             raise
@@ -209,13 +223,3 @@ def _until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Searc
     if pressed:  # as it ended: its result is made again from the journal
         raise KeyboardInterrupt
     return search
-
-
-def _whole(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Search]) -> Search:
-    """Runs a loop until a task is done, also where the handler of a signal raises, which breaks off the loop alone."""
-    try:
-        return loop.run_until_complete(task)
-    finally:
-        if not task.done():
-            task.cancel()
-            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -341,6 +342,31 @@ def test_what_the_handler_of_a_signal_raises_ends_a_run_of_coroutines_in_order(
     with Run(tmp_path, bavt.Searcher(generator), rows, budget=BUDGET) as again:
         assert again.lost_asks == 2
     assert not caplog.records
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it is left as it is
+def test_a_loop_that_forgot_whom_to_wake_as_it_was_broken_off_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the handler of a signal raises just before a coroutine would go on."""
+    monkeypatch.setattr("bavt_fast.runs.searching.BROKEN_OFF_S", 0.2)
+
+    async def generator(text: str, count: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        forgotten = loop.create_future()
+        forgotten.cancel = lambda *_: True  # type: ignore[method-assign]
+        loop.call_soon(broken_off)
+        await forgotten
+        return []
+
+    def broken_off() -> None:
+        raise SystemExit(3)
+
+    with Run(tmp_path, bavt.Searcher(generator), questions(1), budget=BUDGET) as run, pytest.raises(SystemExit):
+        list(run)
+    with Run(tmp_path, bavt.Searcher(generator), questions(1), budget=BUDGET) as again:
+        assert again.lost_asks == 1
+    gc.collect()
 
 
 class Pressed:

@@ -72,7 +72,7 @@ class Forward:
         """The same, as a part of something that is counted."""
         arguments: dict[str, Any] = {self.cache_name: cache, "use_cache": True}
         if "position_ids" in self.facts.parameters and positions is not None:
-            arguments["position_ids"] = positions.clone()  # XGLM changes them in place
+            arguments["position_ids"] = positions + self.facts.first_position  # new ones: XGLM changes them in place
         if mask is None and "cache_position" in self.facts.parameters:  # transformers before 5.4: StableLM needs a mask
             mask = torch.ones(ids.shape[0], cache.get_seq_length() + ids.shape[1], dtype=torch.bool, device=ids.device)
         if "logits_to_keep" in self.facts.parameters:

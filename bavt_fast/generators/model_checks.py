@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["ModelFacts", "check_model", "check_tokenizer"]
+__all__ = ["ModelFacts", "check_model", "check_tokenizer", "first_position"]
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 _INNER = ("pretrained_model", "module")  # where wrappers that are not unwrapped here keep the model
@@ -37,6 +37,7 @@ class ModelFacts:
         vocabulary_size: logits per position; at least the ids that the input embedding knows.
         hidden_size: H, the width of what the output head reads.
         max_positions: tokens that a context may have; None where no number is a limit (ALiBi, a recurrent state).
+        first_position: of a text's first token; see the function of this name.
         output_head: the module whose input is the last hidden state and whose output are the logits.
         parameters: names of the arguments of the model's ``forward``.
         num_weights: how many it has, those of packed layers too.
@@ -51,6 +52,7 @@ class ModelFacts:
     vocabulary_size: int
     hidden_size: int
     max_positions: int | None
+    first_position: int
     output_head: nn.Module
     parameters: frozenset[str]
     num_weights: int
@@ -77,6 +79,8 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
     head = core.get_output_embeddings()
     if not isinstance(head, nn.Module):
         raise TypeError(f"model: expected one with an output head, got {type(core).__name__}, which has none; {_LOAD}")
+    if isinstance(head, nn.ModuleList):
+        raise TypeError(f"model: expected one output head, got {type(core).__name__}, which has {len(head)}; {_LOAD}")
     config = core.config.get_text_config(decoder=True)
     embedding = core.get_input_embeddings()
     device = _input_device(core, embedding)
@@ -90,6 +94,7 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
         vocabulary_size=_width(head, "out_features", 0, config.vocab_size),
         hidden_size=_width(head, "in_features", 1, config.hidden_size),
         max_positions=_max_positions(core, config, parameters),
+        first_position=first_position(core),
         output_head=head,
         parameters=parameters,
         num_weights=_count_weights(core),
@@ -234,8 +239,19 @@ def _max_positions(core: Any, config: Any, parameters: frozenset[str]) -> int | 
     for name in _POSITIONS:
         value = getattr(config, name, None)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return _steady_positions(config, value)
+            return _steady_positions(config, value - first_position(core))
     return None
+
+
+def first_position(model: Any) -> int:
+    """The position of a text's first token: 0, but in models after RoBERTa, whose embedding of positions has a padding
+    id. There they are counted from the one behind it."""
+    config = model.config.get_text_config(decoder=True)
+    words, most = model.get_input_embeddings(), getattr(config, "max_position_embeddings", None)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module is not words and module.num_embeddings == most:
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
 
 
 def _steady_positions(config: Any, most: int) -> int:

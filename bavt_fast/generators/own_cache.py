@@ -11,13 +11,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from bavt_fast.generators.device_memory import is_out_of_memory
 from bavt_fast.generators.forward import head_inputs
+from bavt_fast.generators.model_checks import first_position
 
 __all__ = ["DecodingPlan", "OwnCacheDecoder", "has_plain_cache", "plan_decoding"]
 
@@ -32,20 +33,24 @@ class DecodingPlan:
             model makes its own.
         in_batches: whether the rows of a group share a cache, and can be taken out of it and repeated in it. Where not,
             every row has a cache, and forward passes, of its own.
+        first_position: of a text's first token.
     """
 
     keeps_cache: bool
     gives_cache: bool = False
     in_batches: bool = True
+    first_position: int = 0
 
 
-RECOMPUTE = DecodingPlan(keeps_cache=False)
 _PLANS = tuple(DecodingPlan(True, gives, batches) for batches in (True, False) for gives in (False, True))
 """Best first."""
 
 _REHEARSED = ((1, 2, 3), (4, 5, 6), (7, 8, 9))
 _BETWEEN = ((9, 7), (5, 3))
 """Token ids. The second group is decoded between the passes of the first, so that a state kept in the model shows."""
+_PADDED = ((4, 5, 6), (7, 8, 9), (8, 8, 7), (9, 9, 3))
+_LONG = 2
+"""Token ids of rows, of which so many are whole; of the others the first one is padding."""
 
 
 class OwnCacheDecoder:
@@ -151,7 +156,9 @@ class _Batch:
         if "position_ids" in _arguments(self.model):
             tokens = self._ids.shape[1]
             read = inputs["input_ids"].shape[1]
-            inputs["position_ids"] = torch.arange(tokens - read, tokens, device=self._ids.device).repeat(self.rows, 1)
+            first = self.plan.first_position
+            positions = torch.arange(first + tokens - read, first + tokens, device=self._ids.device)
+            inputs["position_ids"] = positions.repeat(self.rows, 1)
         output, hidden = _forward(self.model, inputs)
         if self.plan.keeps_cache:
             self._arguments = self.model._update_model_kwargs_for_generation(output, self._arguments)
@@ -167,8 +174,9 @@ def _joined(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.T
 def has_plain_cache(model: Any) -> bool:
     """Whether keys and values of every token, in every layer, are all that a model keeps of its context.
 
-    A layer that attends to a window of the last tokens is plain: the window is the mask's business. The model reads a
-    few tokens with a cache that can hold keys and values only, something else, and then one token more.
+    A layer that attends to a window of the last tokens is plain: the window is the mask's business. The model reads
+    rows of two lengths with a cache that can hold keys and values only, something else, and then one token more. One
+    that takes what its cache holds for the position of a token that it reads has more of a context than that.
 
     Raises:
         ValueError: an encoder-decoder.
@@ -178,19 +186,34 @@ def has_plain_cache(model: Any) -> bool:
     name = _cache_argument(model)
     if not name or getattr(model, "_is_stateful", False):
         return False
-    ids = _tokens(model, _REHEARSED)
+    ids = _tokens(model, _PADDED)
     cache = _dynamic_cache()
     try:
         with torch.no_grad():
-            _forward(model, {"input_ids": ids[:, :-1], name: cache, "use_cache": True})
+            _forward(model, {**_padded(model, ids, 0, 2), name: cache, "use_cache": True})
             _forward(model, {"input_ids": _tokens(model, _BETWEEN), name: _dynamic_cache(), "use_cache": True})
-            output, hidden = _forward(model, {"input_ids": ids[:, -1:], name: cache, "use_cache": True})
-            whole, _ = _forward(model, {"input_ids": ids, "use_cache": False})
+            output, hidden = _forward(model, {**_padded(model, ids, 2, 3), name: cache, "use_cache": True})
+            whole = [
+                _forward(model, {"input_ids": rows, "use_cache": False})[0].logits[:, -1]
+                for rows in (ids[:_LONG], ids[_LONG:, 1:])
+            ]
     except Exception as error:  # a model is free to raise anything over a cache that it cannot use
         if is_out_of_memory(error):
             raise
         return False
-    return _holds(cache, ids) and _agree(output.logits[:, -1], whole.logits[:, -1], hidden.dtype)
+    found = output.logits[:, -1].split([_LONG, len(ids) - _LONG])
+    return _holds(cache, ids) and all(_agree(*logits, hidden.dtype) for logits in zip(found, whole, strict=True))
+
+
+def _padded(model: Any, ids: torch.Tensor, begin: int, end: int) -> dict[str, Any]:
+    """What a pass over these columns is given: ids of `_PADDED`, a mask, and positions where a model takes them."""
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[_LONG:, 0] = False
+    inputs = {"input_ids": ids[:, begin:end], "attention_mask": mask[:, :end]}
+    if "position_ids" in _arguments(model):
+        positions = (mask.cumsum(1) - 1).clamp_min(0) + first_position(model)
+        inputs["position_ids"] = positions[:, begin:end]
+    return inputs
 
 
 def plan_decoding(model: Any) -> DecodingPlan:
@@ -201,8 +224,10 @@ def plan_decoding(model: Any) -> DecodingPlan:
     """
     model = _uncompiled(model)
     _refuse_encoder_decoder(model)
-    expected, dtype = _rehearse(model, RECOMPUTE)
-    for plan in _PLANS:
+    first = first_position(model)
+    recompute = DecodingPlan(keeps_cache=False, first_position=first)
+    expected, dtype = _rehearse(model, recompute)
+    for plan in (replace(plan, first_position=first) for plan in _PLANS):
         if plan.gives_cache and not _cache_argument(model):
             continue
         try:
@@ -213,7 +238,7 @@ def plan_decoding(model: Any) -> DecodingPlan:
             continue
         if all(_agree(*logits, dtype) for logits in zip(found, expected, strict=True)):
             return plan
-    return RECOMPUTE
+    return recompute
 
 
 def _rehearse(model: Any, plan: DecodingPlan) -> tuple[list[torch.Tensor], torch.dtype]:
@@ -256,6 +281,11 @@ def _forward(model: Any, inputs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
     if not seen:
         raise RuntimeError(
             "model: expected a forward pass that calls the module of get_output_embeddings(); it did not"
+        )
+    if seen[-1].ndim > 3:
+        raise ValueError(
+            f"model: expected an output head that reads one state for each token, got states of shape "
+            f"{tuple(seen[-1].shape)} in {type(_uncompiled(model)).__name__}; load a causal language model"
         )
     return output, seen[-1][:, -1]
 

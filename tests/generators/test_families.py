@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from model_families import LETTERS, SPECIAL, VOCABULARY, build_model, build_tokenizer, families, fresh_pass
 
 from bavt_fast.generators.torch_model import TorchGenerator
@@ -109,3 +110,26 @@ def test_cached_equals_uncached_after_eviction(name: str, store_bytes: int) -> N
     statistics = generator.statistics()
     assert statistics.store_bytes <= store_bytes
     assert (statistics.store_evictions > 0) == (store_bytes > 0)
+
+
+def test_positions_may_begin_behind_a_padding_id() -> None:
+    """RoBERTa's do. Rows of several lengths, and one to the end of its context."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    ids = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = transformers.RobertaConfig(**sizes, **ids, max_position_embeddings=24, is_decoder=True)
+    torch.manual_seed(0)
+    model = transformers.RobertaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_(0.0, 0.3)
+        model.roberta.embeddings.position_embeddings.weight.normal_(0.0, 1.0)
+    tokenizer = build_tokenizer()
+    generator = TorchGenerator(model, tokenizer, delimiter=())
+    texts = ["abc", "abcdefghi", "zyxwvutsrqponm"]
+    rows = generator.propose([StepRequest(text, seed) for seed, text in enumerate(texts)], [1] * 3, [4, 4, 99])
+    assert rows[-1][0].finish_reason == "end" or len(texts[-1]) + rows[-1][0].tokens == 23
+    for text, (step,) in zip(texts, rows, strict=True):
+        context = [*tokenizer(text)["input_ids"], *step.token_ids]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([context[:-1]])).logits[0, -step.tokens :, :VOCABULARY]
+        expected = logits.softmax(-1)[range(step.tokens), step.token_ids]
+        torch.testing.assert_close(torch.tensor(step.token_probabilities), expected, rtol=1e-3, atol=1e-5)

@@ -70,6 +70,13 @@ FAMILIES: dict[str, tuple[Callable[[], Any], int | None, int]] = {
         24,
         16,
     ),
+    "RoBERTa as a decoder, whose first position is behind the padding id": (
+        lambda: build(
+            "Roberta", **SIZES | {"pad_token_id": 1}, intermediate_size=32, max_position_embeddings=42, is_decoder=True
+        ),
+        40,
+        16,
+    ),
     "BERT as a decoder": (
         lambda: build("Bert", "LMHeadModel", **SIZES, intermediate_size=32, is_decoder=True),
         512,
@@ -287,6 +294,13 @@ def refused() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
             lambda: build("Llama", "ForSequenceClassification", **SIZES, **inner),
             TypeError,
             r"expected one with an output head, got LlamaForSequenceClassification",
+        ),
+        "several output heads": (
+            lambda: transformers.MusicgenForCausalLM(
+                transformers.MusicgenDecoderConfig(**SIZES | {"pad_token_id": 0}, ffn_dim=16, num_codebooks=2)
+            ),
+            TypeError,
+            r"model: expected one output head, got MusicgenForCausalLM, which has 2; load one with",
         ),
         "BERT for masked words": (
             lambda: build("Bert", "ForMaskedLM", **SIZES, **inner),

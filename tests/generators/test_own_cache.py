@@ -119,6 +119,13 @@ def test_a_wrong_number_of_tokens_is_refused() -> None:
         decoder.advance(torch.tensor([3]))
 
 
+def test_a_head_that_reads_several_states_of_a_token_is_refused() -> None:
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_decoder_layers": 1, "num_decoder_attention_heads": 4}
+    config = transformers.ProphetNetConfig(**sizes, decoder_ffn_dim=48, ngram=2, is_encoder_decoder=False)
+    with pytest.raises(ValueError, match="model: expected an output head that reads one state for each token, got"):
+        TorchGenerator(transformers.ProphetNetForCausalLM(config), build_tokenizer())
+
+
 @pytest.mark.parametrize("check", [has_plain_cache, OwnCacheDecoder])
 def test_an_encoder_decoder_is_refused(check: Any) -> None:
     sizes = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 1, "num_heads": 4}

@@ -29,7 +29,7 @@ class Family:
     Attributes:
         model_class: the causal model's name in transformers, which not every version has.
         kind: what it keeps of a context: "plain" for keys and values of every token in every layer, "own" for another
-            cache, "none" for none that a causal search could use.
+            cache or one whose length is the next token's position, "none" for none that a causal search could use.
         settings: arguments of its configuration.
     """
 
@@ -174,6 +174,17 @@ FAMILIES: dict[str, Family] = {
     ),
     "minimax": Family(
         "MiniMaxForCausalLM", "own", {**_WIDE, **_LINEAR_THEN_FULL, "num_local_experts": 2, "block_size": 4}
+    ),
+    "bart": Family(
+        "BartForCausalLM",
+        "own",
+        {
+            "d_model": 32,
+            "decoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "decoder_ffn_dim": 48,
+            "max_position_embeddings": 256,
+        },
     ),
     "xlnet": Family("XLNetLMHeadModel", "none", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
     "openai_gpt": Family("OpenAIGPTLMHeadModel", "none", _GPT),

@@ -38,6 +38,8 @@ class TorchModel:
     The recipe: ``DualRoleLLMAgent(TorchModel(model, tokenizer))``, with a head of the model's width:
     ``agent.critic_head = CriticHead(agent.model, hidden_dim=agent.model.hidden_size)``.
 
+    What was read of a text is kept: after the model's weights change, make a new one.
+
     Args:
         model: a transformers causal language model; its device and dtype are used as they are, and it is put into eval
             mode. See `bavt_fast.generators.model_checks` for what else may wrap it.
@@ -85,16 +87,20 @@ class TorchModel:
             system: system prompt.
             examples: (question, answer) pairs that stand before the question.
             opening: how the model's answer begins.
-            **options: of `TorchGenerator`.
+            **options: of `TorchGenerator`. Its `prompts` stand in the place of the chat.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be, or one of a chat without a template.
         """
-        prompts = self._prompts(chat, system, examples, opening)
         options = {"threads": self.threads, **options}
-        return TorchGenerator(
-            self.model, self.tokenizer, delimiter=delimiter, temperature=temperature, prompts=prompts, **options
-        )
+        if options.get("prompts") is None:
+            options["prompts"] = self._prompts(chat, system, examples, opening)
+        elif chat is not None or system is not None or examples or opening:
+            raise ValueError(
+                "prompts: expected none beside chat, system, examples and opening, which make prompts, got both; give "
+                "these to the prompts, such as ChatPrompts(tokenizer, system=...)"
+            )
+        return TorchGenerator(self.model, self.tokenizer, delimiter=delimiter, temperature=temperature, **options)
 
     def hidden_critic(
         self, head: nn.Module, predicts: Literal["value", "residual", "logit"] = "residual"

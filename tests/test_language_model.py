@@ -188,6 +188,16 @@ def test_a_chat_template_is_taken_where_there_is_one(model: Any) -> None:
     assert prompt_ids(torch_model.generator(delimiter=")", **options), "4 5") == expected
 
 
+def test_prompts_of_one_s_own_stand_in_the_place_of_the_chat(torch_model: TorchModel) -> None:
+    def prompts(text: str) -> list[int]:
+        return [7, 8, 9]
+
+    assert prompt_ids(torch_model.generator(delimiter=")", prompts=prompts), "4 5") == [7, 8, 9]
+    for options in ({"chat": False}, {"system": ""}, {"opening": "o"}):
+        with pytest.raises(ValueError, match="prompts: expected none beside chat, system, examples and opening"):
+            torch_model.generator(delimiter=")", prompts=prompts, **options)
+
+
 def test_whether_to_chat_is_true_or_false(torch_model: TorchModel) -> None:
     with pytest.raises(TypeError, match="chat: expected True or False, got 'no'"):
         torch_model.generator(delimiter=")", chat="no")  # type: ignore[arg-type]

@@ -69,6 +69,10 @@ class DecodeBatch:
         self._is_prefilled = False  # whether the holes are those of prompts that were computed there
         self._members: tuple[Tensor, Any, Tensor] | None = None  # records, the same on the host, lengths
 
+    def forget_left(self) -> None:
+        """What rows that have left were computed with is not so any more."""
+        self._left.clear()
+
     @property
     def rows(self) -> list[Row]:
         """Those that are decoded, by slot."""

@@ -125,6 +125,11 @@ class Scheduler(BaseScheduler):
             queue.extend(kept)
         self._retire(rows, [])
 
+    def forget(self) -> None:
+        """Forgets the states of all contexts but those of the rows that are under way."""
+        self.store.clear()
+        self.batch.forget_left()
+
     # ---- contexts that begin
 
     def _start(self) -> None:

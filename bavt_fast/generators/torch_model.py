@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import as_count, as_flag, check_asks, require_function
+from bavt_fast._checks import as_count, as_flag, as_number, as_seed, check_asks, require_function
 from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.device_memory import is_out_of_memory, limit_error
@@ -194,12 +194,12 @@ class TorchGenerator:
             done: list[Context] = []
             answers: list[list[Step] | Exception] = []
             contexts: dict[int, Context] = {}
-            for place, request in enumerate(zip(states, counts, limits, strict=True)):
-                started = self._begin(*request, done)
-                answers.append([] if isinstance(started, Context) else started)
-                if isinstance(started, Context):
-                    contexts[place] = started
             try:
+                for place, request in enumerate(zip(states, counts, limits, strict=True)):
+                    started = self._begin(*request, done)
+                    answers.append([] if isinstance(started, Context) else started)
+                    if isinstance(started, Context):
+                        contexts[place] = started
                 while any(not context.is_over for context in contexts.values()):
                     self._scheduler.advance()
                     late = [c for c in contexts.values() if c.is_late(time.monotonic())]
@@ -328,7 +328,8 @@ class TorchGenerator:
     def clear(self) -> None:
         """Forgets every context that was computed: after the model's weights have changed."""
         with self._lock:
-            self._store.clear()
+            if isinstance(self._scheduler, Scheduler):
+                self._scheduler.forget()
 
     # ---- requests and answers
 
@@ -337,8 +338,11 @@ class TorchGenerator:
     ) -> Context | list[Step] | Exception:
         """A context in the queue, or the answer where there is nothing to do."""
         try:
+            count, limit = as_count("counts", count), as_count("limits", limit)
             ids = self._ids_of(request.node)
-            sampling = self._sampling(request.sampling)
+            sampling, seed = self._sampling(request.sampling), as_seed("seed", request.seed)
+            left_s = None if request.seconds_left is None else as_number("seconds_left", request.seconds_left)
+            tried = _taken_out(request.tried if self.without_replacement else (), self._facts.vocabulary_size)
         except Exception as error:
             return error
         if self._most_tokens is not None and len(ids) + limit > self._most_tokens:
@@ -350,12 +354,9 @@ class TorchGenerator:
             return []
         if (too_large := limit_error(limit, self._scheduler.sampler.device)) is not None:
             return too_large
-        node, left_s = request.node, request.seconds_left
         deadline = None if left_s is None else time.monotonic() + left_s
-        tried = request.tried if self.without_replacement else ()
-        known = _taken_out(tried, self._facts.vocabulary_size)
-        rules = [SamplingRules(request.seed, candidate, limit, *sampling, known) for candidate in range(count)]
-        context = Context(ids, rules, done, _is_alone(node), deadline)
+        rules = [SamplingRules(seed, candidate, limit, *sampling, tried) for candidate in range(count)]
+        context = Context(ids, rules, done, _is_alone(request.node), deadline)
         self._scheduler.submit(context)
         return context
 

@@ -306,6 +306,57 @@ def test_bad_sampling_of_a_request(model: Any, tokenizer: Any, name: str, value:
     assert len(good) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "request_options", "count", "limit"),
+    [
+        ("seed", {"seed": 1.5}, 1, 5),
+        ("seed", {"seed": None}, 1, 5),
+        ("seconds_left", {"seconds_left": "1"}, 1, 5),
+        ("seconds_left", {"seconds_left": math.nan}, 1, 5),
+        ("counts", {}, 1.5, 5),
+        ("limits", {}, 1, 5.0),
+    ],
+)
+def test_a_bad_request_fails_alone(
+    model: Any, tokenizer: Any, name: str, request_options: dict[str, Any], count: Any, limit: Any
+) -> None:
+    asked = [StepRequest(PROMPTS[0]), StepRequest(PROMPTS[0], **request_options)]
+    good, bad = TorchGenerator(model, tokenizer, delimiter=")").propose(asked, [1, count], [5, limit])
+    assert str(bad).startswith(f"{name}: expected")
+    assert len(good) == 1
+
+
+def test_requests_before_an_interrupt_are_given_up(model: Any, tokenizer: Any) -> None:
+    """One that comes while the prompts are encoded."""
+
+    def prompts(text: str) -> list[int]:
+        if text == "interrupt":
+            raise KeyboardInterrupt
+        return list(tokenizer(text)["input_ids"])
+
+    generator = TorchGenerator(model, tokenizer, delimiter=")", prompts=prompts)
+    with pytest.raises(KeyboardInterrupt):
+        generator.propose([StepRequest(PROMPTS[0]), StepRequest("interrupt")], [1, 1], [5, 5])
+    generator.propose([StepRequest(PROMPTS[1])], [1], [5])
+    read = len(tokenizer(PROMPTS[1])["input_ids"])
+    assert generator.statistics().computed_prompt_tokens == read
+
+
+def test_new_weights_after_clear(tokenizer: Any) -> None:
+    """Nothing of the old ones is left: not in the store, nor where the last rows were decoded."""
+    model = tiny_model()
+    generator = TorchGenerator(model, tokenizer, delimiter=())
+    generator.propose(requests(1), [1], [1])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(-0.7)
+    generator.clear()
+    ((step,),) = generator.propose(requests(1), [1], [6])
+    ((expected,),) = TorchGenerator(model, tokenizer, delimiter=()).propose(requests(1), [1], [6])
+    assert step.token_ids == expected.token_ids
+    assert step.token_probabilities == pytest.approx(expected.token_probabilities)
+
+
 def test_bad_delimiters(model: Any, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="delimiter: expected a non-empty str"):
         TorchGenerator(model, tokenizer, delimiter="")

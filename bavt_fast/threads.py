@@ -20,7 +20,8 @@ pass and puts the caller's number back after it, which costs less than 1 us. Wha
 torch meanwhile runs on that number too; a number that they set meanwhile does not outlive the pass.
 
 A process that was forked from one that has computed with several threads has none of them, and waits for them for ever
-(``multiprocessing`` forks on Linux up to Python 3.13). There every pass has one thread.
+(``multiprocessing`` forks on Linux up to Python 3.13). There every pass has one thread. What another thread was at as
+the process forked stays half done there: `Turns` says so, where a lock would wait for ever.
 
 How the threads wait is settled when torch is imported: ``OMP_WAIT_POLICY=passive`` in the environment before that lets
 them sleep. The command line sets it; a program of your own has to.
@@ -31,6 +32,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +41,7 @@ import torch
 
 from bavt_fast._checks import as_count
 
-__all__ = ["WORK_PER_THREAD", "ComputeThreads", "threads_for", "usable_cores"]
+__all__ = ["WORK_PER_THREAD", "ComputeThreads", "Turns", "threads_for", "usable_cores"]
 
 WORK_PER_THREAD = 2**26
 """Multiply-adds in a layer that a thread is worth: some 2 ms of one core, against a dozen barriers a layer."""
@@ -124,6 +126,10 @@ class _Setting:
     """The caller's number of threads, kept while anyone is inside."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody is inside, also where the process was forked while somebody was."""
         self._lock = threading.Lock()
         self._inside = 0
         self._callers = 0
@@ -141,16 +147,54 @@ class _Setting:
     def leave(self, before: int) -> None:
         """Sets the number that `enter` gave back, and at last the caller's."""
         with self._lock:
-            self._inside -= 1
+            self._inside = max(0, self._inside - 1)  # forgotten where this thread forked inside
             _set(before if self._inside else self._callers)
 
 
+class Turns:
+    """A lock by which calls of several threads take turns, and which they may take again inside.
+
+    In a process that was forked while another thread had its turn, that one never ends. There, to take it is an error.
+
+    Args:
+        name: of what they take turns in.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.RLock()
+        self._is_lost = False
+        _turns.add(self)
+
+    def __enter__(self) -> None:
+        if self._is_lost:
+            raise RuntimeError(
+                f"{self._name}: expected one that no other thread used as this process was forked, got one in use; "
+                "make a new one here, or start processes by 'spawn'"
+            )
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def after_fork(self) -> None:
+        """In the new process: whether the lock can still be had."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
+            self._is_lost = True
+
+
+_turns: weakref.WeakSet[Turns] = weakref.WeakSet()
 _forked = False
 
 
 def _after_fork() -> None:
     global _forked
     _forked = True
+    _setting.forget()
+    for turns in list(_turns):
+        turns.after_fork()
     torch.set_num_threads(1)  # also for what computes outside of a pass of ours
 
 

@@ -162,3 +162,44 @@ def test_a_searcher_works_in_a_process_that_was_forked() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
     done = subprocess.run([sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+HELD = """
+import os, signal, threading
+from bavt_fast.model_folder import load_folder
+from bavt_fast.generators.torch_model import TorchGenerator
+from bavt_fast.protocols import StepRequest
+
+model = load_folder().generator
+inside, leave = threading.Event(), threading.Event()
+
+def prompts(text):
+    if text == "wait":
+        inside.set()
+        leave.wait()
+    return model.prompts("2 3 4")
+
+generator = TorchGenerator(model.model, model.tokenizer, delimiter=")", prompts=prompts)
+other = threading.Thread(target=lambda: generator.propose([StepRequest("wait")], [1], [4]))
+other.start()
+inside.wait()
+if (child := os.fork()) == 0:
+    signal.alarm(60)
+    try:
+        generator.propose([StepRequest("go on")], [1], [4])
+    except RuntimeError as error:
+        expected = "generator: expected one that no other thread used as this process was forked, got one in use; make"
+        os._exit(0 if str(error).startswith(expected) else 1)
+    os._exit(2)
+leave.set()
+other.join()
+assert len(generator.propose([StepRequest("go on")], [1], [4])[0]) == 1
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_generator_that_another_thread_used_as_the_process_forked() -> None:
+    """Its lock is never given back in the new process, which hears so and does not wait."""
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

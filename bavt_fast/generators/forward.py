@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from bavt_fast.device_queue import Spans
 from bavt_fast.generators.kv_cache import Layout
 from bavt_fast.generators.model_checks import ModelFacts
-from bavt_fast.threads import ComputeThreads
+from bavt_fast.threads import ComputeThreads, Turns
 
 __all__ = ["Forward", "head_inputs"]
 
@@ -128,4 +128,4 @@ def head_inputs(model: Any, head: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-_COMPILED = threading.RLock()
+_COMPILED = Turns("model")

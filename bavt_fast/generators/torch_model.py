@@ -9,7 +9,6 @@ step's last token, so nothing is ever encoded again.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +52,7 @@ from bavt_fast.protocols import (
     Step,
     StepRequest,
 )
+from bavt_fast.threads import Turns
 
 __all__ = ["TorchGenerator"]
 
@@ -151,7 +151,7 @@ class TorchGenerator:
         self._known_ids = _known_ids(facts)
         self._store = PrefixStore(self._store_limit(facts.device))
         self._scheduler = self._make_scheduler(forward, sampler)
-        self._lock = threading.RLock()
+        self._lock = Turns("generator")
         self._contexts: dict[int, Context] = {}  # by ticket
         self._done: list[Context] = []
         self._answered: list[tuple[int, list[Step] | Exception]] = []

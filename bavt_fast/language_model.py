@@ -213,6 +213,8 @@ def load(
     from bavt_fast.generators.pretrained import find_model, load_pretrained
 
     as_flag("trust_remote_code", trust_remote_code)
+    if threads is not None:
+        as_count("threads", threads, minimum=1)
     place, wanted = _placing(device, dtype)
     spread = place == "auto"
     found = find_model(name)

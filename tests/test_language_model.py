@@ -358,7 +358,9 @@ def test_device_auto(folder: Path) -> None:
 # ---- what is not there
 
 
-@pytest.mark.parametrize("name", [Path("nowhere"), "./nowhere", "/no/where", "a/b/c", "~/no-such-folder", "x.gguf"])
+@pytest.mark.parametrize(
+    "name", [Path("nowhere"), "./nowhere", "/no/where", "a/b/c", "~/no-such-folder", "~nobody-here/x", "x.gguf"]
+)
 def test_no_such_folder(name: Any) -> None:
     with pytest.raises(FileNotFoundError, match=r"name: expected a folder with a model or a \.gguf file, got .*none"):
         load(name)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,31 @@ def test_a_generator_that_another_thread_used_as_the_process_forked() -> None:
     """Its lock is never given back in the new process, which hears so and does not wait."""
     done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_models_are_loaded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is other in transformers meanwhile is put back as it was, in whatever order they are done."""
+    pretrained = pytest.importorskip("bavt_fast.generators.pretrained")
+    verbosity = pretrained.transformers_logging.get_verbosity()
+    inside: list[int] = []
+
+    def load(*_: Any, **__: Any) -> Any:
+        inside.append(len(inside))
+        time.sleep(0.1 if len(inside) == 1 else 0.3)
+        raise OSError(f"number {inside.pop()}")
+
+    monkeypatch.setattr(pretrained.AutoModelForCausalLM, "from_pretrained", load)
+    said: list[str] = []
+
+    def worker() -> None:
+        with pytest.raises(ValueError, match="number") as error:
+            pretrained.load_pretrained(pretrained.ModelSource(Path("/")), dtype="auto", spread=False)
+        said.append(str(error.value))
+
+    workers = [threading.Thread(target=worker) for _ in range(2)]
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
+    assert ["number 0" in text for text in said] == [True, True]
+    assert pretrained.transformers_logging.get_verbosity() == verbosity

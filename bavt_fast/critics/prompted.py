@@ -129,9 +129,9 @@ class PromptedCritic:
             question=question,
             steps=written,
             step="" if node.step is None else node.step.text.strip(),
-            low=f"{self.low:g}",
-            middle=f"{(self.low + self.high) / 2:g}",
-            high=f"{self.high:g}",
+            low=f"{self.low:.15g}",
+            middle=f"{(self.low + self.high) / 2:.15g}",
+            high=f"{self.high:.15g}",
         )
 
     def _columns(self, candidates: Sequence[Node]) -> tuple[list[StepRequest], list[int], list[int]]:
@@ -265,10 +265,11 @@ def _checked_template(template: Any) -> str:
     if not isinstance(template, str):
         raise TypeError(f"template: expected a str, got {template!r:.80}")
     try:
-        parsed = [(name, spec) for _, name, spec, _ in Formatter().parse(template) if name is not None]
+        parsed = [(name, spec, how) for _, name, spec, how in Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise ValueError(f"template: {error}; write {{{{ and }}}} for braces") from error
-    fields = {f"{name}:{spec}" if spec else name for name, spec in parsed}
+    marks = {None: "", "r": "", "s": "", "a": ""}  # of conversions, those that there are
+    fields = {name + marks.get(how, f"!{how}") + (f":{spec}" if spec else "") for name, spec, how in parsed}
     unknown = fields - _FIELDS
     if unknown:
         raise ValueError(f"template: expected fields among {sorted(_FIELDS)}, got {sorted(unknown)}")

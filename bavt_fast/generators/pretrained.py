@@ -18,6 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from bavt_fast.threads import Turns
+
 __all__ = ["SMOLLM2", "ModelSource", "find_model", "load_pretrained"]
 
 SMOLLM2 = "smollm2"
@@ -28,6 +30,8 @@ _HUB_S = 10.0
 """How long the hub is waited for, before its files are asked for."""
 _UNREACHED = {"LocalEntryNotFoundError", "ConnectionError", "TransportError", "Timeout"}
 """What errors of no network are, by their classes or bases: of the hub, of Python, of httpx, of requests."""
+_LOADING = Turns("model")
+"""For what is other in transformers while a model is loaded: two threads would put back each other's."""
 
 
 class ModelSource(NamedTuple):
@@ -58,10 +62,10 @@ def find_model(name: str | os.PathLike[str]) -> ModelSource:
         raise TypeError(
             f"name: expected a folder, {SMOLLM2!r} or a hub id, got {name!r:.80}; see TorchModel for a model"
         )
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
+    path = Path(os.path.expanduser(name))  # which leaves a user whom nobody knows
+    if os.path.isfile(path) and path.suffix == ".gguf":  # false for what can be no path, too
         return ModelSource(path.parent, path.name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return ModelSource(path, _gguf_in(path))
     if str(name) == SMOLLM2:
         return _smollm2()
@@ -124,6 +128,7 @@ def load_pretrained(
         _need("accelerate", "device: 'auto'")
         placed["device_map"] = "auto"
     with ExitStack() as stack:
+        stack.enter_context(_LOADING)
         stack.enter_context(_quiet(isinstance(source.place, Path)))
         if source.gguf_file is not None:
             for package in ("gguf", "accelerate"):

@@ -64,6 +64,12 @@ def test_every_field_of_a_template() -> None:
     assert model.prompts[1] == "<q\n| b |b|-1|0.5|2> {} q\n b \n"  # a text that ended without a line break
 
 
+def test_the_numbers_of_a_long_scale_are_whole() -> None:
+    model = Model()
+    PromptedCritic(model, template="{text}{middle}|{high}", scale=(0, 9_000_001)).score([path()])
+    assert model.prompts == ["q\n4500000.5|9000001"]
+
+
 def test_a_state_that_is_its_own_prompt() -> None:
     model = Model()
     node = Node(None, "another state\n", path(), Step("step\n", 1))
@@ -297,6 +303,7 @@ def test_the_kind_of_generator_must_fit() -> None:
         ({"template": "{text} {}"}, ValueError, r"template: expected fields among .*, got \[''\]"),
         ({"template": "{text.upper}"}, ValueError, r"template: expected fields among .*, got \['text.upper'\]"),
         ({"template": "{text:{step}}"}, ValueError, r"template: expected fields among .*, got \['text:{step}'\]"),
+        ({"template": "{text!q}"}, ValueError, r"template: expected fields among .*, got \['text!q'\]"),
         ({"template": "{text} {"}, ValueError, "template: .*; write {{ and }} for braces"),
         ({"template": "{question} rate it"}, ValueError, "template: expected one with {text}"),
     ],

@@ -27,6 +27,7 @@ with needs("torch", __name__):
     from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
     from bavt_fast.generators.pretrained import ModelSource, load_pretrained
     from bavt_fast.generators.torch_model import TorchGenerator
+    from bavt_fast.model_places import input_device
 
 __all__ = ["FolderSettings", "ModelFolder", "embedded_folder", "load_folder", "save_folder"]
 
@@ -192,7 +193,7 @@ def _check_width(head: ResidualValuePredictor, model: Any) -> None:
 def _probe_of(model: Any) -> torch.Tensor:
     """The direction of the last layer's state, float32 (H,), behind the first words of the vocabulary: a head that was
     trained for other weights of the same sizes is told apart by it."""
-    words = torch.arange(_PROBE_TOKENS, device=model.device) % model.config.get_text_config().vocab_size
+    words = torch.arange(_PROBE_TOKENS, device=input_device(model)) % model.config.get_text_config().vocab_size
     with torch.inference_mode():
         states = model.base_model(input_ids=words[None], use_cache=False).last_hidden_state
     return torch.nn.functional.normalize(states[0, -1].float().cpu(), dim=0).clone()

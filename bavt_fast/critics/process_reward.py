@@ -34,6 +34,7 @@ from bavt_fast.critics.step_layout import (
     max_length_of,
     qwen_layout,
 )
+from bavt_fast.model_places import first_position, input_device
 from bavt_fast.protocols import Node
 
 __all__ = ["ProcessRewardCritic"]
@@ -83,7 +84,9 @@ class ProcessRewardCritic:
         self.model = _checked_model(model).eval()
         self.max_batch = as_count("max_batch", max_batch, minimum=1)
         self.max_length = (
-            max_length_of(model, tokenizer) if max_length is None else as_count("max_length", max_length, minimum=1)
+            max_length_of(model, tokenizer, first_position(model))
+            if max_length is None
+            else as_count("max_length", max_length, minimum=1)
         )
         self._score_ids = None if score_tokens is None else _score_ids(tokenizer, score_tokens)
         self._good_label = None if score_tokens is not None else _good_label(model, good_label)
@@ -150,7 +153,7 @@ class ProcessRewardCritic:
     def _probabilities(self, rows: list[Laid]) -> Tensor:
         """float32 (steps of all rows,): the probability that a step is good."""
         longest = max(len(row.ids) for row in rows)
-        device = _device_of(self.model)
+        device = input_device(self.model)
         # Padding is masked, so any id does; the row's own last one is in the vocabulary for certain.
         ids = torch.tensor([row.ids + row.ids[-1:] * (longest - len(row.ids)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows], device=device)
@@ -202,12 +205,6 @@ def _checked_model(model: Any) -> Any:
             "AutoModelForTokenClassification.from_pretrained(...)"
         )
     return model
-
-
-def _device_of(model: Any) -> torch.device:
-    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else model
-    device: torch.device = next(embeddings.parameters()).device
-    return device
 
 
 def _score_ids(tokenizer: Any, tokens: Any) -> list[int]:

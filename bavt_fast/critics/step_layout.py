@@ -156,14 +156,16 @@ def _tried(text: Callable[[Node], tuple[str, list[int]]], node: Node) -> tuple[s
         return error
 
 
-def max_length_of(model: Any, tokenizer: Any) -> int | None:
-    """The most tokens that a model reads at once, by its configuration and its tokenizer; None for no limit known."""
+def max_length_of(model: Any, tokenizer: Any, first_position: int = 0) -> int | None:
+    """The most tokens that a model reads at once, by its configuration and its tokenizer; None for no limit known. Its
+    positions are counted from `first_position`."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
     named = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    known = [n for n in (*named, getattr(tokenizer, "model_max_length", None)) if isinstance(n, int) and 0 < n < 10**9]
-    return min(known, default=None)
+    positions = [n - first_position for n in named if isinstance(n, int)]
+    known = [*positions, getattr(tokenizer, "model_max_length", None)]
+    return min((n for n in known if isinstance(n, int) and 0 < n < 10**9), default=None)
 
 
 def checked_aggregate(aggregate: Any) -> Aggregate:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["ModelFacts", "check_model", "check_tokenizer", "first_position"]
+from bavt_fast.model_places import first_position, input_device
+
+__all__ = ["ModelFacts", "check_model", "check_tokenizer"]
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 _INNER = ("pretrained_model", "module")  # where wrappers that are not unwrapped here keep the model
@@ -37,7 +39,7 @@ class ModelFacts:
         vocabulary_size: logits per position; at least the ids that the input embedding knows.
         hidden_size: H, the width of what the output head reads.
         max_positions: tokens that a context may have; None where no number is a limit (ALiBi, a recurrent state).
-        first_position: of a text's first token; see the function of this name.
+        first_position: of a text's first token.
         output_head: the module whose input is the last hidden state and whose output are the logits.
         parameters: names of the arguments of the model's ``forward``.
         num_weights: how many it has, those of packed layers too.
@@ -83,7 +85,7 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
         raise TypeError(f"model: expected one output head, got {type(core).__name__}, which has {len(head)}; {_LOAD}")
     config = core.config.get_text_config(decoder=True)
     embedding = core.get_input_embeddings()
-    device = _input_device(core, embedding)
+    device = _checked_device(core)
     parameters = frozenset(inspect.signature(type(core).forward).parameters)
     facts = ModelFacts(
         core=core,
@@ -184,7 +186,7 @@ def _count_weights(core: Any) -> int:
     return int(count)
 
 
-def _input_device(core: Any, embedding: nn.Module) -> torch.device:
+def _checked_device(core: Any) -> torch.device:
     """Where token ids go. Hooks of accelerate fetch offloaded weights and carry states from device to device."""
     hooked = any(hasattr(module, "_hf_hook") for module in core.modules())
     devices = sorted({str(weight.device) for weight in core.parameters()})
@@ -198,31 +200,7 @@ def _input_device(core: Any, embedding: nn.Module) -> torch.device:
             f"model: expected weights on one device, got {', '.join(devices)}; move it with model.to(...), or spread "
             "it by from_pretrained(..., device_map='auto')"
         )
-    for module in (embedding, core):
-        for hook in _hooks(module):
-            if (device := getattr(hook, "execution_device", None)) is not None:
-                return _as_device(device)
-    weight = next(embedding.parameters(), None)
-    if weight is None or weight.device.type == "meta":
-        raise ValueError(
-            "model: expected to find the device of its input embedding, got offloaded weights whose hooks name none; "
-            "load it by from_pretrained(..., device_map='auto')"
-        )
-    return weight.device
-
-
-def _hooks(module: nn.Module) -> Iterator[Any]:
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None:
-        yield from getattr(hook, "hooks", (hook,))  # accelerate's SequentialHook
-
-
-def _as_device(device: Any) -> torch.device:
-    """accelerate names the accelerators by numbers."""
-    if isinstance(device, int):
-        kind = torch.accelerator.current_accelerator()
-        return torch.device("cuda" if kind is None else kind.type, device)
-    return torch.device(device)
+    return input_device(core)
 
 
 def _dtype(core: Any, embedding: nn.Module) -> torch.dtype:
@@ -241,17 +219,6 @@ def _max_positions(core: Any, config: Any, parameters: frozenset[str]) -> int | 
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return _steady_positions(config, value - first_position(core))
     return None
-
-
-def first_position(model: Any) -> int:
-    """The position of a text's first token: 0, but in models after RoBERTa, whose embedding of positions has a padding
-    id. There they are counted from the one behind it."""
-    config = model.config.get_text_config(decoder=True)
-    words, most = model.get_input_embeddings(), getattr(config, "max_position_embeddings", None)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and module is not words and module.num_embeddings == most:
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
 
 
 def _steady_positions(config: Any, most: int) -> int:

@@ -18,7 +18,7 @@ import torch
 
 from bavt_fast.generators.device_memory import is_out_of_memory
 from bavt_fast.generators.forward import head_inputs
-from bavt_fast.generators.model_checks import first_position
+from bavt_fast.model_places import first_position, input_device
 
 __all__ = ["DecodingPlan", "OwnCacheDecoder", "has_plain_cache", "plan_decoding"]
 
@@ -118,7 +118,7 @@ class _Batch:
     def __init__(self, model: Any, plan: DecodingPlan, contexts: Sequence[Sequence[int]]) -> None:
         self.model = model
         self.plan = plan
-        self._ids = torch.tensor(contexts, device=_device(model))  # (rows, tokens)
+        self._ids = torch.tensor(contexts, device=input_device(model))  # (rows, tokens)
         self._arguments: dict[str, Any] = {}  # of the next pass, as transformers' own generation keeps them
 
     @property
@@ -334,13 +334,8 @@ def _refuse_encoder_decoder(model: Any) -> None:
         )
 
 
-def _device(model: Any) -> torch.device:
-    device: torch.device = model.get_input_embeddings().weight.device
-    return device
-
-
 def _tokens(model: Any, ids: Any) -> torch.Tensor:
     """Token ids that the model's vocabulary has. An embedding that an adapter wraps shows its size by its weights."""
     embedding = model.get_input_embeddings()
     size = getattr(embedding, "num_embeddings", None)
-    return torch.tensor(ids, device=_device(model)) % (embedding.weight.shape[0] if size is None else size)
+    return torch.tensor(ids, device=input_device(model)) % (embedding.weight.shape[0] if size is None else size)

@@ -290,6 +290,27 @@ def test_the_length_of_the_context_is_the_smallest_that_is_said() -> None:
     assert ProcessRewardCritic(model, tokenizer, score_tokens=(10, 11)).max_length is None
 
 
+def test_positions_that_begin_behind_a_padding_id() -> None:
+    """RoBERTa's: its embedding has more of them than its context has tokens."""
+    tokenizer, sizes = byte_level(), {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.RobertaConfig(
+        **sizes, num_attention_heads=1, vocab_size=len(tokenizer), pad_token_id=1, max_position_embeddings=42
+    )
+    critic = ProcessRewardCritic(transformers.RobertaForTokenClassification(config), tokenizer)
+    assert critic.max_length == 40
+    fits, over = critic.score([path("a" * size + "\n", question="?\n") for size in (37, 38)])
+    assert isinstance(fits, float)
+    assert "expected a path of at most 40 tokens, got 41" in str(over)
+
+
+def test_an_offloaded_model() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    tokenizer = byte_level()
+    wanted = ProcessRewardCritic(classifier(tokenizer), tokenizer).score(PATHS)
+    model = accelerate.cpu_offload(classifier(tokenizer), execution_device=torch.device("cpu"))
+    assert ProcessRewardCritic(model, tokenizer).score(PATHS) == pytest.approx(wanted, **EXACT)
+
+
 def test_nan_names_the_node_and_leaves_the_others() -> None:
     tokenizer = byte_level()
     model = classifier(tokenizer)

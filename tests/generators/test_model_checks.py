@@ -15,6 +15,8 @@ pytest.importorskip("tokenizers")
 from torch import nn  # noqa: E402
 
 from bavt_fast.generators.model_checks import check_model, check_tokenizer  # noqa: E402
+from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
+from bavt_fast.protocols import StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
 
 SIZE = 1016
@@ -242,6 +244,17 @@ def test_accelerate_offloads(tokenizer: Any) -> None:
     model = accelerate.cpu_offload(llama(), execution_device=torch.device("cpu"))
     assert model.device.type == "meta"
     assert check_model(model, tokenizer).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mamba"])
+def test_offloaded_models_are_driven(tokenizer: Any, family: str) -> None:
+    """All weights are on the meta device between the passes, those of the input embedding too."""
+    accelerate = pytest.importorskip("accelerate")
+    asked = [StepRequest("Target: 24"), StepRequest("Target:", 1)]
+    wanted = TorchGenerator(FAMILIES[family][0](), tokenizer, delimiter=")").propose(asked, [1, 1], [4, 4])
+    model = accelerate.cpu_offload(FAMILIES[family][0](), execution_device=torch.device("cpu"))
+    found = TorchGenerator(model, tokenizer, delimiter=")").propose(asked, [1, 1], [4, 4])
+    assert [step.token_ids for (step,) in found] == [step.token_ids for (step,) in wanted]
 
 
 def test_weights_without_values(tokenizer: Any) -> None:

@@ -220,19 +220,27 @@ def plan_decoding(model: Any) -> DecodingPlan:
     """The best plan under which a model's logits are those of passes over the whole context.
 
     Raises:
-        ValueError: an encoder-decoder.
+        ValueError: an encoder-decoder, or a model that does not read a few tokens.
     """
     model = _uncompiled(model)
     _refuse_encoder_decoder(model)
     first = first_position(model)
     recompute = DecodingPlan(keeps_cache=False, first_position=first)
-    expected, dtype = _rehearse(model, recompute)
+    try:
+        expected, dtype = _rehearse(model, recompute)
+    except Exception as error:
+        if is_out_of_memory(error) or str(error).startswith("model: "):
+            raise
+        raise ValueError(
+            f"model: expected one that reads a few tokens, got {type(error).__name__} in the forward pass of "
+            f"{type(model).__name__}: {error}"
+        ) from error
     for plan in (replace(plan, first_position=first) for plan in _PLANS):
         if plan.gives_cache and not _cache_argument(model):
             continue
         try:
             found, _ = _rehearse(model, plan)
-        except Exception as error:  # as above; what is wrong with the model was raised by the line before the loop
+        except Exception as error:  # as above; what is wrong with the model was raised before the loop
             if is_out_of_memory(error):
                 raise
             continue

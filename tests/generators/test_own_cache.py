@@ -119,6 +119,13 @@ def test_a_wrong_number_of_tokens_is_refused() -> None:
         decoder.advance(torch.tensor([3]))
 
 
+def test_a_model_that_reads_nothing_is_refused() -> None:
+    model = build_model("llama")
+    model.model.layers[1].mlp.down_proj = torch.nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"(?s)model: expected one that reads a few tokens, got RuntimeError in the f"):
+        TorchGenerator(model, build_tokenizer())
+
+
 def test_a_head_that_reads_several_states_of_a_token_is_refused() -> None:
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_decoder_layers": 1, "num_decoder_attention_heads": 4}
     config = transformers.ProphetNetConfig(**sizes, decoder_ffn_dim=48, ngram=2, is_encoder_decoder=False)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -137,6 +138,8 @@ class TorchGenerator:
         self.graphs, self.measure = as_flag("graphs", graphs), as_flag("measure", measure)
         self._build()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _build(self) -> None:
         """Everything that is made from the arguments."""
         facts = self._facts
@@ -183,6 +186,12 @@ class TorchGenerator:
         self._facts = check_model(self.model, self.tokenizer)
         self._build()
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A thread's turn, out of inference mode: what is made there can be written to nowhere else."""
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            yield
+
     # ---- the contract
 
     def propose(
@@ -190,7 +199,7 @@ class TorchGenerator:
     ) -> list[list[Step] | Exception]:
         """See `StepGenerator.propose`. Requests that were submitted go on beside these."""
         check_asks((), states=states, counts=counts, limits=limits)
-        with self._lock:
+        with self._turn():
             done: list[Context] = []
             answers: list[list[Step] | Exception] = []
             contexts: dict[int, Context] = {}
@@ -215,7 +224,7 @@ class TorchGenerator:
         self, tickets: Sequence[int], states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> None:
         """See `StreamingStepGenerator.submit`."""
-        with self._lock:
+        with self._turn():
             out = {*self._contexts, *[ticket for ticket, _ in self._answered]}
             check_asks(out, tickets=tickets, states=states, counts=counts, limits=limits)
             for ticket, request, count, limit in zip(tickets, states, counts, limits, strict=True):
@@ -228,7 +237,7 @@ class TorchGenerator:
 
     def collect(self) -> list[tuple[int, list[Step] | Exception]]:
         """See `StreamingStepGenerator.collect`. Empty where a request's time is over before it has a token."""
-        with self._lock:
+        with self._turn():
             while not (self._done or self._answered) and self._contexts:
                 self._scheduler.advance()
                 now = time.monotonic()
@@ -243,7 +252,7 @@ class TorchGenerator:
 
     def discard(self, tickets: Sequence[int]) -> Mapping[int, Spent]:
         """See `StreamingStepGenerator.discard`: what each of them took by now."""
-        with self._lock:
+        with self._turn():
             wanted = set(tickets)
             self._answered = [(ticket, answer) for ticket, answer in self._answered if ticket not in wanted]
             contexts = [self._contexts.pop(ticket) for ticket in tickets if ticket in self._contexts]
@@ -257,7 +266,7 @@ class TorchGenerator:
         What is computed for it is kept like all contexts: a step from one of these nodes computes none of it again. Of
         a context that is longer than the model takes, it is the state that the last step left behind.
         """
-        with self._lock:
+        with self._turn():
             keys: list[tuple[tuple[int, ...], bool] | Tensor | Exception] = []
             for node in nodes:
                 try:
@@ -317,7 +326,7 @@ class TorchGenerator:
         Raises:
             RuntimeError: requests are under way.
         """
-        with self._lock:
+        with self._turn():
             if self._contexts:
                 raise RuntimeError("warm_up: expected no request under way, got some; call it before the search")
             scheduler = self._scheduler
@@ -327,7 +336,7 @@ class TorchGenerator:
 
     def clear(self) -> None:
         """Forgets every context that was computed: after the model's weights have changed."""
-        with self._lock:
+        with self._turn():
             if isinstance(self._scheduler, Scheduler):
                 self._scheduler.forget()
 

@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 
+from model_families import build_model  # noqa: E402
+from model_families import build_tokenizer as build_letters  # noqa: E402
 from tiny_models import NAMED, forward, softmax, tiny_model, tiny_vocabulary_model  # noqa: E402
 from tiny_tokenizers import word_tokenizer  # noqa: E402
 
@@ -340,6 +342,26 @@ def test_requests_before_an_interrupt_are_given_up(model: Any, tokenizer: Any) -
     generator.propose([StepRequest(PROMPTS[1])], [1], [5])
     read = len(tokenizer(PROMPTS[1])["input_ids"])
     assert generator.statistics().computed_prompt_tokens == read
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+def test_inference_mode_may_come_and_go(family: str) -> None:
+    """What was made in it can be written to there alone, so nothing is."""
+    generator = TorchGenerator(build_model(family), build_letters())
+    wanted = TorchGenerator(build_model(family), build_letters())
+    with torch.inference_mode():
+        again = TorchGenerator(build_model(family), build_letters())
+    asked = [StepRequest(text, seed) for seed, text in enumerate(("abcdef", "hij", "abcdefk"))]
+    for inside in (True, False, True, False):
+        with torch.inference_mode(inside):
+            found = [one.propose(asked, [2, 1, 1], [8, 8, 8]) for one in (generator, again)]
+            for one in (generator, again):
+                one.read([asked[0].node])
+        expected = wanted.propose(asked, [2, 1, 1], [8, 8, 8])
+        ids = [[[step.token_ids for step in steps] for steps in rows] for rows in (*found, expected)]
+        assert ids[0] == ids[1] == ids[2]
+        assert not any(step.hidden.is_inference() for rows in found for steps in rows for step in steps)
+        asked = [StepRequest(request.node, request.seed + 9) for request in asked]
 
 
 def test_new_weights_after_clear(tokenizer: Any) -> None:

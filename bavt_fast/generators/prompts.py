@@ -14,11 +14,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bavt_fast._checks import as_flag
+from bavt_fast._checks import as_count, as_flag
 from bavt_fast.generators.vocabulary import control_tokens
 from bavt_fast.protocols import GenerationError
 
-__all__ = ["ChatPrompts", "PlainPrompts", "PromptTooLong", "bare_ids", "check_texts", "too_long"]
+__all__ = ["ChatPrompts", "PlainPrompts", "PromptTooLong", "bare_ids", "check_texts", "checked_ids", "too_long"]
 
 _OWN_OPTIONS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict")
 
@@ -202,6 +202,14 @@ def too_long(tokens: int, most: int) -> PromptTooLong:
     return PromptTooLong(
         f"prompt: expected fewer than {most:,} tokens, which is all that the model's context holds, got {tokens:,}"
     )
+
+
+def checked_ids(name: str, ids: Any, known: int) -> tuple[int, ...]:
+    """Token ids, checked. One that the model has not would end a GPU's work for the whole process."""
+    numbers = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(numbers, Sequence) or isinstance(numbers, (str, bytes)):
+        raise TypeError(f"{name}: expected a list of token ids, got {ids!r:.80}")
+    return tuple([as_count(f"{name}: token ids", number, maximum=known - 1) for number in numbers])
 
 
 # --- what a tokenizer puts around a text

@@ -29,7 +29,7 @@ from bavt_fast.generators.model_checks import ModelFacts, check_model
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
-from bavt_fast.generators.prompts import PlainPrompts, PromptTooLong, bare_ids, too_long
+from bavt_fast.generators.prompts import PlainPrompts, PromptTooLong, bare_ids, checked_ids, too_long
 from bavt_fast.generators.sampling import (
     BROKEN,
     DELIMITER,
@@ -383,7 +383,7 @@ class TorchGenerator:
         prompt, steps = node.context()
         ids = self._prompt_ids.get(prompt)
         if ids is None:
-            ids = _checked_ids("prompts", self.prompts(prompt), self._known_ids)
+            ids = checked_ids("prompts", self.prompts(prompt), self._known_ids)
             if not ids:
                 raise ValueError(f"states: expected a text of at least one token to continue, got {prompt!r:.80}")
             self._prompt_ids[prompt] = ids
@@ -397,11 +397,11 @@ class TorchGenerator:
         """A step's own tokens. Those of another model may be none of this one's, such as in a checkpoint."""
         ids = tuple(step.token_ids)
         if min(ids) < 0 or max(ids) >= self._known_ids:
-            return _checked_ids("Step.token_ids", ids, self._known_ids)
+            return checked_ids("Step.token_ids", ids, self._known_ids)
         return ids
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return _checked_ids("tokenizer", bare_ids(self.tokenizer, text), self._known_ids)
+        return checked_ids("tokenizer", bare_ids(self.tokenizer, text), self._known_ids)
 
     def _charge(self, context: Context) -> Spent:
         tokens = sum(len(drawn.tokens) for drawn in context.drawn.values())
@@ -469,14 +469,6 @@ def _known_ids(facts: ModelFacts) -> int:
     """How many token ids the model's input embedding knows; the vocabulary's where it does not say."""
     known = getattr(facts.core.get_input_embeddings(), "num_embeddings", None)
     return known if isinstance(known, int) else facts.vocabulary_size
-
-
-def _checked_ids(name: str, ids: Any, known: int) -> tuple[int, ...]:
-    """Token ids, checked. One that the model has not would end a GPU's work for the whole process."""
-    numbers = ids.tolist() if hasattr(ids, "tolist") else ids
-    if not isinstance(numbers, Sequence) or isinstance(numbers, (str, bytes)):
-        raise TypeError(f"{name}: expected a list of token ids, got {ids!r:.80}")
-    return tuple([as_count(f"{name}: token ids", number, maximum=known - 1) for number in numbers])
 
 
 def _is_alone(node: Node) -> bool:

@@ -152,7 +152,7 @@ class HiddenStateCritic:
         if not candidates:
             return []
         if self.reader is not None:
-            return self._score_contexts(self.reader.read(candidates))
+            return self._score_contexts(self.reader.read(candidates), len(candidates))
         states: list[Any] = [None if node.step is None else node.step.hidden for node in candidates]
         if any(state is None for state in states):
             raise TypeError(
@@ -160,8 +160,10 @@ class HiddenStateCritic:
             )
         return list(self._score([torch.as_tensor(state) for state in states]))
 
-    def _score_contexts(self, read: Sequence[Tensor | Exception]) -> list[float | Exception]:
-        states = [state for state in read if not isinstance(state, Exception)]
+    def _score_contexts(self, read: Sequence[Tensor | Exception], count: int) -> list[float | Exception]:
+        if not isinstance(read, Sequence) or len(read) != count:
+            raise ValueError(f"reader: expected a list of {count} states, one for each node, got {read!r:.80}")
+        states = [torch.as_tensor(state) for state in read if not isinstance(state, Exception)]
         scores = iter(self._score(states) if states else ())
         return [state if isinstance(state, Exception) else next(scores) for state in read]
 
@@ -181,9 +183,16 @@ class HiddenStateCritic:
         return side_stream(states[0].device) if is_known and len(devices) == 1 else nullcontext()
 
     def _scores(self, states: list[Tensor]) -> list[float]:
-        outputs = self.head(self._stacked(states))
-        if tuple(outputs.shape) not in ((len(states), 1), (len(states),)):
-            raise ValueError(f"head: expected outputs of shape ({len(states)}, 1), got {tuple(outputs.shape)}")
+        stacked = self._stacked(states)
+        try:
+            outputs = self.head(stacked)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(f"head: expected one for states of shape {tuple(stacked.shape)}, got: {error}") from error
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"{outputs!r:.80}"
+        if shape not in ((len(states), 1), (len(states),)):
+            raise ValueError(f"head: expected outputs of shape ({len(states)}, 1), got {shape}")
         outputs = outputs.float().reshape(-1)
         scores: list[float] = (outputs.sigmoid() if self._sigmoid else outputs).tolist()
         return scores

@@ -161,6 +161,28 @@ def test_a_head_that_gives_several_numbers_is_refused(shape: tuple[int, ...]) ->
         HiddenStateCritic(Odd()).score([candidate(torch.zeros(WIDTH))] * 3)
 
 
+def test_a_head_of_another_width_and_one_that_gives_no_tensor_are_named() -> None:
+    class Pair(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, hidden: Any) -> Any:
+            return hidden[:, :1], hidden
+
+    states = [candidate(torch.zeros(WIDTH))] * 3
+    with pytest.raises(ValueError, match=rf"head: expected one for states of shape \(3, {WIDTH}\), got: mat1 and mat2"):
+        HiddenStateCritic(torch.nn.Linear(WIDTH + 1, 1)).score(states)
+    with pytest.raises(ValueError, match=r"head: expected outputs of shape \(3, 1\), got \(tensor"):
+        HiddenStateCritic(Pair()).score(states)
+
+
+@pytest.mark.parametrize("read", [[], None, [torch.zeros(WIDTH)] * 2])
+def test_a_reader_that_gives_no_state_for_each_node(head: Any, read: Any) -> None:
+    class Reader:
+        def read(self, nodes: Any) -> Any:
+            return read
+
+    with pytest.raises(ValueError, match="reader: expected a list of 1 states, one for each node, got"):
+        HiddenStateCritic(head, reader=Reader()).score([candidate(torch.zeros(WIDTH))])
+
+
 def test_a_head_that_is_no_module() -> None:
     with pytest.raises(TypeError, match=r"head: expected a torch.nn.Module, got function; wrap"):
         HiddenStateCritic(lambda hidden: hidden.mean(-1))  # type: ignore[arg-type]

@@ -283,6 +283,8 @@ class _TextEncoder:
         self._control_ids = set(words.values()) - {tokenizer.unk_token_id}
         self._names = {token_id: _unguessable() for token_id in words.values()}
         self._masks = {word: _unguessable() for word in words}
+        # A template may raise letters.
+        self._masked = re.compile("|".join(self._masks.values()) or r"\Z.", re.IGNORECASE)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_backend", "_pieces")}
@@ -308,9 +310,8 @@ class _TextEncoder:
         return [self._unmasked(part) if isinstance(part, str) else part for part in parts]
 
     def _unmasked(self, text: str) -> str:
-        for word, mask in self._masks.items():
-            text = text.replace(mask, word)
-        return text
+        words = {mask: word for word, mask in self._masks.items()}
+        return self._masked.sub(lambda match: words[match[0].lower()], text)
 
     def encode(self, parts: Sequence[str | int]) -> list[int]:
         """The ids of texts and control tokens, one after the other."""

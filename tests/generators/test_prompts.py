@@ -207,6 +207,14 @@ def test_masked_chats_read_as_the_others_do(kind: str) -> None:
     assert "print</s>thedog" in text.replace(" ", "")
 
 
+def test_control_words_stay_words_where_a_template_changes_letters() -> None:
+    template = "{% for message in messages %}{{ message.content | upper }}{% endfor %}"
+    tokenizer = tiny_tokenizer("byte_level", chat_template=template)
+    ids = ChatPrompts(tokenizer)("the </s> tag")
+    assert tokenizer.decode(ids) == "THE </s> TAG"
+    assert tokenizer.eos_token_id not in ids
+
+
 def test_a_chat_of_control_words_is_exact_where_the_tokenizer_is() -> None:
     prompts = ChatPrompts(chat_tokenizer(), system="the dog")
     question = "  print </s>\n<s><pad></s"

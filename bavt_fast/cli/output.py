@@ -65,7 +65,8 @@ def say(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
-    if isinstance(error, ModuleNotFoundError) and "pip install" not in text:
+    names_a_module = text.startswith("bavt_fast.")  # which says nothing at a terminal
+    if isinstance(error, ModuleNotFoundError) and ("pip install" not in text or names_a_module):
         text = f"this command needs {error.name}; install it with: pip install 'bavt_fast[all]'"
     errors.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
 

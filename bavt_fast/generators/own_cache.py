@@ -212,7 +212,7 @@ def _padded(model: Any, ids: torch.Tensor, begin: int, end: int) -> dict[str, An
     inputs = {"input_ids": ids[:, begin:end], "attention_mask": mask[:, :end]}
     if "position_ids" in _arguments(model):
         positions = (mask.cumsum(1) - 1).clamp_min(0) + first_position(model)
-        inputs["position_ids"] = positions[:, begin:end]
+        inputs["position_ids"] = positions[:, begin:end].contiguous()  # which XGLM needs
     return inputs
 
 

@@ -25,7 +25,7 @@ run: $(VENV)/.built  ## set up, then solve a Game of 24 with the embedded model
 	$(VENV)/bin/bavt-fast solve "4 5 6 10" --budget-tokens 500
 
 # Two processes, each with files of its own, whose threads sleep while they wait: others want the cores.
-test: $(VENV)/.built  ## set up, then run the whole test suite
+test: $(VENV)/.built  ## set up, then run the test suite; the targets test-... and package run what takes long or needs more
 	OMP_WAIT_POLICY=passive $(PY) -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The interpreter, which is slow, with the oldest alone.

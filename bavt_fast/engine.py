@@ -215,8 +215,8 @@ class Search(Housed):
     def admit(self, ask: Ask, steps: Sequence[Step | str]) -> Pending:
         """The first half of `tell`: settles the ask; what is new waits for its values, in ``Pending.nodes``.
 
-        Give all of it to `grow`, or the ask stays open. Raises as `tell`, and what the task raises: then the ask is
-        charged and closed, and the search has stopped.
+        Give all of it to `grow`, or the ask stays open; where nothing waits it is closed already. Raises as `tell`, and
+        what the task raises: then the ask is charged and closed, and the search has stopped.
         """
         made = checked_steps(steps, self.rules.counts_tried)
         with self._lock:
@@ -224,6 +224,9 @@ class Search(Housed):
             ticket = self._ticket(ask, slot)
             before = self.error
             pending = admit(engine, {slot: self}, [slot], [ask.node], [ticket], [made], self._clock())
+            if pending.tickets and not pending.nodes:  # all that is new was refuted
+                grow(engine, {slot: self}, pending, [], self._clock())
+                pending = Pending((), (), ())
             self._note_stop()
             if self.error is not before and self.error is not None:
                 raise self.error
@@ -254,7 +257,9 @@ class Search(Housed):
                 raise TicketError("pending: expected what admit() of this search returned, got another search's")
             pending.slots = [slot] * len(pending.slots)  # it may have moved since
             pending.tickets = [slot << 32 | ticket & ALL for ticket in pending.tickets]
-            costs = None if amounts is None else [amounts, *[(0, 0, 0, 0)] * (len(pending.tickets) - 1)]
+            if amounts is not None and any(amounts) and not pending.tickets:
+                raise ValueError(f"spent: expected none where no state waits for its value, got {spent}")
+            costs = None if amounts is None else [amounts] * len(pending.tickets)  # of one ask, or none
             first = len(self.nodes)
             if grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs):
                 warnings.warn("values: expected numbers from 0 to 1; the others were clipped", stacklevel=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -346,6 +347,27 @@ def test_admit_and_grow() -> None:
     result = search.result()
     assert (result.refuted_steps, result.invalid_steps, result.duplicate_steps) == (8 - len(right), 1, 1)
     assert (result.stop_reason, result.answer, result.value) == ("solved", f"answer q/{right[0]}", 1.0)
+
+
+def test_an_ask_that_brings_nothing_that_waits_is_closed(tmp_path: Path) -> None:
+    """Refuted, duplicate, invalid or no steps: nobody has values to grow, and nothing stays reserved."""
+    world = World(**{**EASY.__dict__, "depth": 1})
+    search = start(world, max_score=bavt.Spent(tokens=10))
+    for number, steps in enumerate((["a"], ["a"], ["!"], [])):
+        [ask] = search.ask()
+        pending = search.admit(ask, steps)
+        assert pending.nodes == []
+        assert search.result().refuted_steps == 1
+        check_idle(search)
+        unchanged(search, lambda ask=ask: search.cancel(ask), bavt.TicketError, "expected the ticket of an open ask")
+        assert search.grow(pending, []) == search.grow(pending, [], spent=bavt.Spent()) == []
+        wrong = bavt.Spent(tokens=number + 1)
+        unchanged(
+            search, lambda wrong=wrong, of=pending: search.grow(of, [], spent=wrong), ValueError, "spent: expected none"
+        )
+        search.save(tmp_path / "search.bavt")
+    assert search.ask() == []
+    assert search.stop_reason == "exhausted"
 
 
 def test_what_is_admitted_can_be_cancelled() -> None:

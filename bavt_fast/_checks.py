@@ -29,6 +29,7 @@ __all__ = [
     "as_seed",
     "as_share",
     "check_asks",
+    "is_coroutine_function",
     "message_of",
     "require_function",
     "require_parameters",
@@ -184,10 +185,23 @@ def _cut(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def require_function(name: str, value: object, *, or_none: bool = True, wanted: str = "a function") -> None:
-    """Something to call; None passes with `or_none`. Raises TypeError for anything else than `wanted`."""
+def is_coroutine_function(value: object) -> bool:
+    """Whether what is called, a function or an object, gives a coroutine."""
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None))  # noqa: B004
+
+
+def require_function(
+    name: str, value: object, *, or_none: bool = True, wanted: str = "a function", plain: bool = True
+) -> None:
+    """Something to call; None passes with `or_none`.
+
+    Raises:
+        TypeError: it is anything else than `wanted`, or, with `plain`, a coroutine, which nobody would await.
+    """
     if not callable(value) and not (or_none and value is None):
         raise TypeError(f"{name}: expected {wanted}{' or None' * or_none}, got {_describe(value)}")
+    if plain and is_coroutine_function(value):
+        raise TypeError(f"{name}: expected {wanted}, got {_describe(value)}, a coroutine that nobody would await")
 
 
 def require_parameters(name: str, function: Callable[..., Any], *wanted: str) -> None:

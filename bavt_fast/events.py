@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bavt_fast._checks import require_function
 from bavt_fast.budget import Spent
 from bavt_fast.protocols import Description, Node, Step, without_hidden
 
@@ -181,9 +182,8 @@ def kept_events(search: Any) -> list[tuple[Any, ...]] | None:
 
 
 def checked_listener(listener: Listener | None) -> Listener | None:
-    """Raises a TypeError where a listener cannot be called."""
-    if listener is not None and not callable(listener):
-        raise TypeError(f"on_event: expected a function that takes an Event, got {listener!r:.80}")
+    """Raises a TypeError where a listener cannot be called, or would have to be awaited."""
+    require_function("on_event", listener, wanted="a function that takes an Event")
     return listener
 
 

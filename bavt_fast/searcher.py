@@ -273,7 +273,7 @@ class Searcher:
     ) -> list[Search]:
         asked = list(_questions(questions))
         budgets = [budget] * len(asked) if isinstance(budget, Budget) else _one_each("budget", budget, len(asked))
-        seeds = _one_each("seed", seed, len(asked)) if isinstance(seed, (list, tuple)) else [seed] * len(asked)
+        seeds = _one_each("seed", seed, len(asked)) if isinstance(seed, Sequence) else [seed] * len(asked)
         return list(self._starts(zip(asked, budgets, seeds, strict=True)))
 
     def _starts(self, asked: Iterable[tuple[str, Budget, Any]]) -> Iterator[Search]:
@@ -317,7 +317,7 @@ def _questions(questions: Iterable[str]) -> Iterator[str]:
 
 
 def _one_each(name: str, values: Any, count: int) -> list[Any]:
-    if not isinstance(values, (list, tuple)):
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
         raise TypeError(f"{name}: expected one for all questions or a list of {count}, got {values!r:.80}")
     if len(values) != count:
         raise ValueError(f"{name}: expected {count}, one for each question, got {len(values)}")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from bavt_fast._checks import require_function, require_parameters
+from bavt_fast._checks import is_coroutine_function, require_function, require_parameters
 from bavt_fast.protocols import Node
 
 __all__ = ["AsyncFunctionCritic", "FunctionCritic", "UniformCritic", "as_critic"]
@@ -27,7 +27,7 @@ class FunctionCritic:
     predicts: Literal["value", "residual"] = "value"
 
     def __init__(self, function: Callable[[str], Any]) -> None:
-        require_function("function", function, or_none=False)
+        require_function("function", function, or_none=False, plain=False)
         self._function = function
 
     def score(self, candidates: Sequence[Node]) -> list[float]:
@@ -58,7 +58,7 @@ def as_critic(critic: Any, name: str = "critic") -> Any:
         return critic
     if callable(critic):
         require_parameters(name, critic, "text")
-    if inspect.iscoroutinefunction(critic) or inspect.iscoroutinefunction(getattr(critic, "__call__", None)):  # noqa: B004
+    if is_coroutine_function(critic):
         return AsyncFunctionCritic(critic)
     if callable(critic):
         return FunctionCritic(critic)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bavt_fast._checks import as_count, require_function, require_parameters
+from bavt_fast._checks import as_count, is_coroutine_function, require_function, require_parameters
 from bavt_fast.protocols import DeadlinePassed, Step, StepRequest, as_step
 
 __all__ = ["AsyncFunctionGenerator", "FunctionGenerator", "as_generator"]
@@ -28,7 +28,7 @@ class FunctionGenerator:
     def __init__(
         self, function: Callable[..., Sequence[str | Step]], count_tokens: Callable[[str], int] | None = None
     ) -> None:
-        require_function("function", function, or_none=False)
+        require_function("function", function, or_none=False, plain=False)
         require_function("count_tokens", count_tokens)
         self._function = function
         self._count_tokens = count_tokens
@@ -87,7 +87,7 @@ def as_generator(generator: Any) -> Any:
         return generator
     if callable(generator):
         require_parameters("generator", generator, "text", "count", *(["limit"] if _takes_limit(generator) else []))
-    if inspect.iscoroutinefunction(generator) or inspect.iscoroutinefunction(getattr(generator, "__call__", None)):  # noqa: B004
+    if is_coroutine_function(generator):
         return AsyncFunctionGenerator(generator)
     if callable(generator):
         return FunctionGenerator(generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def test_each_question_has_a_budget_and_a_seed_of_its_own() -> None:
         assert fingerprint(result) == alone(world, question, budget, seed)
     same = searcher(world).search_many(["q0"] * 2, budget=tuple(budgets[:2]), seed=(3, 3))
     assert same[0].spent.tokens <= 20 < same[1].spent.tokens
+    results = searcher(world).search_many(["q0"] * 3, budget=deque(budgets[:3]), seed=range(3, 6))  # any sequence
+    assert [(result.seed, result.budget) for result in results] == [*zip(range(3, 6), budgets, strict=False)]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,8 @@ def test_each_question_has_a_budget_and_a_seed_of_its_own() -> None:
         ({"seed": [1]}, ValueError, "seed: expected 2, one for each question, got 1"),
         ({"seed": [1, -1]}, ValueError, "seed: expected an integer from 0"),
         ({"seed": [1, "2"]}, TypeError, "seed: expected an integer from 0"),
+        ({"seed": range(3)}, ValueError, "seed: expected 2, one for each question, got 3"),
+        ({"seed": "12"}, TypeError, "seed: expected one for all questions or a list of 2, got '12'"),
         ({"seed": 0.5}, TypeError, "seed: expected an integer from 0"),
     ],
 )

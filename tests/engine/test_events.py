@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -252,7 +253,22 @@ def test_ctrl_c_in_a_listener_is_ctrl_c() -> None:
 
 @pytest.mark.parametrize("bad", [3, "log.jsonl", []])
 def test_what_cannot_be_called_is_refused(bad: Any) -> None:
-    with pytest.raises(TypeError, match="on_event: expected a function that takes an Event, got"):
+    with pytest.raises(TypeError, match="on_event: expected a function that takes an Event or None, got"):
         start(on_event=bad)
     with pytest.raises(TypeError, match="on_event: expected"):
         searcher(EASY, on_event=bad)
+
+
+class Awaited:
+    async def __call__(self, seen: Any) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["on_event", "on_progress", "clock"])
+def test_a_coroutine_that_nobody_would_await_is_refused(name: str) -> None:
+    async def callback(seen: Any = None) -> None: ...
+
+    for bad in (callback, functools.partial(callback, None), Awaited()):
+        with pytest.raises(
+            TypeError, match=f"{name}: expected a function that .*, a coroutine that nobody would await"
+        ):
+            searcher(EASY, **{name: bad})

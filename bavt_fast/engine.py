@@ -355,9 +355,12 @@ class Search(Housed):
             if self._native.in_flight and self.stop_reason is None:
                 self._native.set_time(self._clock())
                 self._note_stop()
-            answer, value, path, path_nodes, spent, elapsed_s, overrun, tree, steps, answers, *counts = outcome(
+            answer, value, path, path_nodes, spent, elapsed_s, overrun, tree, steps, answers, *_ = outcome(
                 self._native, self.nodes
             )
+            refused = tuple([Refusal(node, why, step) for node, why, step, _ in self.refused])
+            reasons = [why for _, why, _ in refused]  # also of asks that grew nothing in the end
+            duplicate, refuted = reasons.count("duplicate"), reasons.count("refuted")
             reason = self.stop_reason
             return filled(  # in the order of its fields
                 SearchResult,
@@ -372,8 +375,10 @@ class Search(Housed):
                 tree,
                 steps,
                 answers,
-                tuple([Refusal(node, why, step) for node, why, step, _ in self.refused]),
-                *counts,
+                refused,
+                len(refused) - duplicate - refuted,
+                duplicate,
+                refuted,
                 self._failure,
                 self.generation,
                 self.question,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from scripted import AsyncGenerator, ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
-from search_checks import BUDGET, ENDLESS, alone, check_idle, fingerprint, run_all
+from search_checks import BUDGET, ENDLESS, alone, check_counts, check_idle, fingerprint, run_all
 
 import bavt_fast as bavt
 from bavt_fast.protocols import Node
@@ -202,3 +202,32 @@ def test_an_answer_that_the_task_has_verified_is_kept_without_a_score(predicts: 
     assert found.spent.tool_calls == (0 if fails == "raises" else found.tree.num_nodes - 1)
     unverified = result(verifies=False)
     assert (unverified.solved, unverified.stop_reason, unverified.tree.num_nodes) == (False, "error", 1)
+
+
+class Refutes(TextTask):
+    """Refutes what ends in "bad", and fails for what ends in "fails"."""
+
+    def describe(self, state: Any) -> Any:
+        if state.text.endswith("fails\n"):
+            raise FAILED
+        bad = state.text.endswith("bad\n")
+        return bavt.Description(terminal=True, verdict=False) if bad else super().describe(state)
+
+
+def test_what_was_refuted_counts_whatever_becomes_of_its_ask() -> None:
+    def critic(text: str) -> float:
+        raise FAILED
+
+    one = Searcher(lambda text, count: ["bad", "good"], critic, Refutes(), candidates=2, max_step_tokens=4)
+    [failed] = one.search_many(["q"], budget=BUDGET)
+    search = one.start("q", budget=BUDGET)
+    [ask] = search.ask()
+    search.admit(ask, ["bad", "good"])
+    waiting = search.result()
+    search.cancel(ask)
+    for result in (failed, waiting, search.result()):
+        assert (len(result.refused), result.refuted_steps, result.tree.num_nodes) == (1, 1, 1)
+    [ask] = search.ask()
+    with pytest.raises(LookupError):
+        search.admit(ask, ["fails", " "])  # the second is invalid, and nobody came so far
+    check_counts(search.result())

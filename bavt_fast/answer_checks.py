@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
-from bavt_fast._checks import message_of
+from bavt_fast._checks import as_count, as_number, message_of
 from bavt_fast.budget import MAX_COST, Spent, as_spent, exact, priced
 from bavt_fast.protocols import GenerationError, Node, Step
 from bavt_fast.settings import Settings
@@ -91,13 +90,25 @@ def _cost_of(step: Step, settings: Settings) -> Any:
 
 def _whole(counts: Sequence[Any]) -> int:
     """The sum of those that are counts."""
-    return sum([int(count) for count in counts if isinstance(count, (int, np.integer)) and 0 < count <= MOST])
+    return sum([count for count in map(_read(as_count), counts) if count <= MOST])
 
 
 def _amount(numbers: Sequence[Any], most: float) -> float:
     """The sum of those that are amounts, `most` at most."""
-    good = [float(number) for number in numbers if isinstance(number, (int, float, np.number)) and 0 < number <= most]
+    good = [number for number in map(_read(as_number), numbers) if 0.0 < number <= most]
     return min(float(priced(*[(1, exact(number)) for number in good])), most)
+
+
+def _read(check: Callable[[str, Any], Any]) -> Callable[[Any], Any]:
+    """What a step says, taken as a good step's is, and decimal numbers too; 0 where it is none."""
+
+    def read(value: Any) -> Any:
+        try:
+            return check("", float(value) if isinstance(value, Decimal) else value)
+        except Exception:  # of a class of the user's too
+            return 0
+
+    return read
 
 
 def flat(outputs: Any) -> list[Any]:

@@ -34,6 +34,7 @@ __all__ = [
     "VERSION",
     "checked",
     "dump_nodes",
+    "dump_step",
     "is_checkpoint",
     "load_events",
     "load_nodes",

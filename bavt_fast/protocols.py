@@ -21,6 +21,7 @@ __all__ = [
     "CUT",
     "AsyncStepGenerator",
     "Critic",
+    "DeadlinePassed",
     "Description",
     "FinishReason",
     "GenerationError",

@@ -50,6 +50,7 @@ __all__ = [
     "described_many",
     "fail",
     "grow",
+    "named",
     "new_states",
     "price_of",
     "requests_of",

@@ -6,8 +6,11 @@ import random
 import time
 from collections import UserList
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +148,22 @@ def test_an_answer_that_cannot_be_used_is_charged_what_its_steps_say(change: dic
     expected = bavt.Spent(tokens=5, prompt_tokens=30, tool_calls=2, cost=0.5, seconds=3.0)
     spent = caught.value.result.spent
     assert spent == sum([expected] * (times - 1), expected) + bavt.Spent(seconds=1.0)
+
+
+class Five:
+    def __index__(self) -> int:
+        return 5
+
+
+@pytest.mark.parametrize("cost", [Fraction(1, 2), np.float32(0.5), Decimal("0.5")])
+@pytest.mark.parametrize("tokens", [np.int16(5), Five()])
+def test_numbers_of_every_kind_are_charged_where_another_step_is_wrong(cost: Any, tokens: Any) -> None:
+    class Generator:
+        def propose(self, states: Any, counts: Any, limits: Any) -> list[Any]:
+            return [[bavt.Step("so\n", 0), bavt.Step("so\n", tokens, prompt_tokens=tokens, cost=cost)]]
+
+    [result] = Searcher(Generator(), candidates=2).search_many(["q"], budget=bavt.Budget(tokens=1000))
+    assert (result.spent.tokens, result.spent.prompt_tokens, result.spent.cost) == (5, 5, 0.5)
 
 
 @pytest.mark.parametrize("form", [list, tuple, UserList])

@@ -109,7 +109,8 @@ class SearchResult(_Referable):
         return self is other or self._compared() == other._compared()
 
     def _compared(self) -> tuple[Any, ...]:
-        error = None if self.error is None else (type(self.error), message_of(self.error))
+        own = _portable(self.error)  # as a copy has it
+        error = None if own is None else (type(own), message_of(own))
         others = [_alike(getattr(self, field.name)) for field in fields(self) if field.name not in ("tree", "error")]
         return *others, error, self.tree.to_bytes()
 

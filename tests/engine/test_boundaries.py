@@ -78,6 +78,8 @@ def test_an_error_that_pickle_cannot_carry_loses_no_result(response: Any) -> Non
     for found in (failure.result, there, copy.deepcopy(results[0])):
         assert repr(found) == repr(results[0])
         assert repr(found.error) == "RuntimeError('StatusError: too many requests')"
+    assert there == copy.copy(results[0]) == results[0] != failure.result  # of another time
+    assert there != dataclasses.replace(results[0], error=StatusError("gone", response=response))
 
 
 class OtherTask(TextTask):

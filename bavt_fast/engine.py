@@ -492,6 +492,8 @@ class Search(Housed):
         search.rules = Rules(task, search.settings)
         search.refused, search.events = refused, load_events(record["events"], native.num_nodes)
         search._begin(native, nodes, keys, *heard)
+        if search.observer is not None:
+            search.observer.loaded(search)
         if native.asks and native.stop_reason is None:  # time passes again from here on
             native.set_time(search._clock())
         return search

@@ -93,8 +93,12 @@ class Observer:
         self._record: list[tuple[Any, ...]] | None = search.events
         self._listener = listener
         self._refusals = len(search.refused)  # of those that the listener knows
-        self._told_stop: str | None = search.stop_reason
+        self._told_stop: str | None = None
         self._failed = False
+
+    def loaded(self, search: Any) -> None:
+        """The search is one that was saved: where it had stopped, that was told then."""
+        self._told_stop = search.stop_reason
 
     def asked(self, search: Any, node: int, ticket: int, count: int, limit: int, seed: int) -> None:
         self._keep(search, "ask", node, seed)

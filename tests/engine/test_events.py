@@ -19,6 +19,7 @@ from scripted import AsyncGenerator, Failing, ScriptedGenerator, StreamingGenera
 from search_checks import POLICIES, WORLDS, alone, fingerprint, run, searcher, worlds
 
 import bavt_fast as bavt
+from bavt_fast.engine import Search
 from bavt_fast.events import Event
 from bavt_fast.protocols import CUT
 from bavt_fast.result import SearchResult
@@ -249,6 +250,31 @@ def test_ctrl_c_in_a_listener_is_ctrl_c() -> None:
     result = searcher(EASY, on_event=listener).search("q", budget=BUDGET)
     assert result.stop_reason == "interrupted"
     assert result.tree.num_nodes == 4
+
+
+class Known(TextTask):
+    """Its questions are their own answers."""
+
+    def describe(self, state: Any) -> bavt.Description:
+        return bavt.Description(True, True, state.text, state.text)
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_a_question_that_is_solved_from_the_start_stops_too(record: bool, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    one = bavt.Searcher(lambda text, count: [], task=Known(), on_event=heard.append, record=record)
+    one.search("q", budget=BUDGET)
+    one.search_many(["r", "s"], budget=BUDGET)
+    search = one.start("t", budget=BUDGET)
+    assert search.ask() == search.ask() == []
+    told = [(event.kind, event.question, event.reason) for event in heard]
+    assert told == [("stop", question, "solved") for question in "qrst"]
+    search.save(tmp_path / "search.bavt")
+    again = Search.load(tmp_path / "search.bavt", Known(), on_event=heard.append)
+    assert again.ask() == []
+    assert len(heard) == 4
+    assert again.result() == search.result()
+    assert [event[0] for event in again.result().events or ()] == ["stop"] * record
 
 
 @pytest.mark.parametrize("bad", [3, "log.jsonl", []])

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bavt_fast._checks import as_amount, as_count
+from bavt_fast._checks import as_amount, as_count, is_coroutine_function
 from bavt_fast.protocols import CUT, Description, Step, as_step
 
 __all__ = [
@@ -47,6 +47,9 @@ def checked_task(task: Any) -> Any:
     if missing or inspect.isclass(task):
         lacks = f"without {' and '.join(missing)}()" if missing else "that was not called"
         raise TypeError(f"task: expected an object with the methods of bavt_fast.Task, got {task!r:.80}, {lacks}")
+    for name in (*names, "describe_many"):
+        if is_coroutine_function(getattr(task, name, None)):
+            raise TypeError(f"task: expected a plain {name}, got a coroutine; only adescribe may be one")
     return task
 
 

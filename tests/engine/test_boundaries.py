@@ -145,6 +145,20 @@ def test_classes_in_the_place_of_objects_are_named() -> None:
         bavt.Searcher(Listed(), task=object())
 
 
+@pytest.mark.parametrize("name", ["initial_state", "apply", "key", "describe", "describe_many"])
+def test_a_task_that_would_have_to_be_awaited_is_refused(name: str) -> None:
+    """Its coroutines were states, no two of them equal, and a budget was spent on them."""
+
+    async def method(*given: Any) -> None: ...
+
+    task = TextTask()
+    setattr(task, name, method)
+    with pytest.raises(TypeError, match=f"task: expected a plain {name}, got a coroutine; only adescribe may be one"):
+        bavt.Searcher(lambda text, count: ["a"], task=task)
+    with pytest.raises(TypeError, match=f"task: expected a plain {name}"):
+        bavt.Search("q", task=task, budget=bavt.Budget(tokens=5))
+
+
 def test_a_key_that_cannot_be_hashed_is_the_keys_fault() -> None:
     class ListKey(TextTask):
         def key(self, state: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from bavt_fast._checks import as_amount, as_clock, as_count, as_number, as_seed
+from bavt_fast._checks import as_amount, as_clock, as_count, as_flag, as_seed
 from bavt_fast._core import Question, SnapshotError, TicketError, Tree, filled, outcome, untracked
 from bavt_fast.budget import Budget, Spent, as_spent, sum_of
 from bavt_fast.checkpoint import checked, dump_nodes, load_events, load_nodes, read, write
@@ -23,7 +23,7 @@ from bavt_fast.home import ALL, Clock, Housed
 from bavt_fast.protocols import GenerationStatistics, Node, Step, StepRequest
 from bavt_fast.result import Progress, Refusal, SearchResult
 from bavt_fast.settings import Settings, settings_of
-from bavt_fast.step_checks import checked_description, checked_steps, checked_task
+from bavt_fast.step_checks import checked_description, checked_steps, checked_task, numbers_by_step, require_numbers
 from bavt_fast.waves import Pending, Rules, _of_task, admit, ask, cancel, grow, requests_of
 
 __all__ = ["Ask", "Search"]
@@ -196,16 +196,7 @@ class Search(Housed):
             TypeError, ValueError: a step or a value is not one. Nothing has changed.
         """
         made = checked_steps(steps, self.rules.counts_tried)
-        by_step: dict[int, tuple[float, float | None]] = {}
-        for name, numbers in (("values", values), ("weights", weights)):
-            if numbers is not None and not hasattr(numbers, "__getitem__"):
-                raise TypeError(f"{name}: expected a list of numbers, got {numbers!r:.80}")
-            if numbers is not None and len(numbers) != len(made):
-                raise ValueError(f"{name}: expected {len(made)}, one for each step, got {len(numbers)}")
-        for i, step in enumerate(made):
-            value = 1.0 if values is None else as_number("values", values[i])
-            weight = None if weights is None else as_amount("weights", weights[i])
-            by_step.setdefault(id(step), (value, weight))  # of a step that is there twice the second is a duplicate
+        by_step = numbers_by_step(made, values, weights)
         with self._lock:
             pending = self.admit(ask, made)
             told = [by_step[id(node.step)] for node in pending.nodes]
@@ -246,11 +237,16 @@ class Search(Housed):
 
         Args:
             residual: the values are differences to V of the parent.
+            weights: as of `tell`, one for each of the nodes.
             spent: what scoring them took; its ``seconds`` do not count, for the search has its clock.
         """
         if not isinstance(pending, Pending):
             raise TypeError(f"pending: expected what admit() returned, got {pending!r:.80}")
         amounts = None if spent is None else as_spent("spent", spent).amounts()
+        residual = as_flag("residual", residual)
+        require_numbers("values", values)
+        require_numbers("weights", weights)
+        own = None if weights is None else [as_amount("weights", weight) for weight in weights]
         with self._lock:
             engine, slot = self._at_home()
             if pending.search != self.id:
@@ -261,7 +257,7 @@ class Search(Housed):
                 raise ValueError(f"spent: expected none where no state waits for its value, got {spent}")
             costs = None if amounts is None else [amounts] * len(pending.tickets)  # of one ask, or none
             first = len(self.nodes)
-            if grow(engine, {slot: self}, pending, values, self._clock(), residual, weights, costs):
+            if grow(engine, {slot: self}, pending, values, self._clock(), residual, own, costs):
                 warnings.warn("values: expected numbers from 0 to 1; the others were clipped", stacklevel=3)
             self._note_stop()
             return list(range(first, len(self.nodes)))

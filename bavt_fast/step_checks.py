@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from bavt_fast._checks import as_amount, as_count, is_coroutine_function
+from bavt_fast._checks import as_amount, as_count, as_number, is_coroutine_function
 from bavt_fast.protocols import CUT, Description, Step, as_step
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "checked_steps",
     "checked_task",
     "log_probability_of",
+    "numbers_by_step",
     "probability_of",
+    "require_numbers",
 ]
 
 FINISH_REASONS = frozenset(("delimiter", "end", *CUT))
@@ -62,6 +64,27 @@ def checked_steps(steps: Any, counts_tried: bool = False) -> list[Step]:
     if not isinstance(steps, Sequence) or isinstance(steps, (str, bytes)):
         raise TypeError(f"steps: expected a list of Step or str, got {steps!r:.80}")
     return [checked_step(as_step(step), counts_tried) for step in steps]
+
+
+def require_numbers(name: str, numbers: Any, method: str = "__iter__") -> None:
+    """Raises TypeError for what is no list, or has no such method; None passes. Of a mapping Python would take keys."""
+    keyed = isinstance(numbers, (Mapping, Set))
+    if numbers is not None and (keyed or not hasattr(numbers, method)):
+        raise TypeError(f"{name}: expected a list of numbers, got {numbers!r:.80}")
+
+
+def numbers_by_step(steps: Sequence[Step], values: Any, weights: Any) -> dict[int, tuple[float, float | None]]:
+    """The value (1 where nobody says) and the weight that a caller tells of each step, by its id, checked."""
+    by_step: dict[int, tuple[float, float | None]] = {}
+    for name, numbers in (("values", values), ("weights", weights)):
+        require_numbers(name, numbers, "__getitem__")
+        if numbers is not None and len(numbers) != len(steps):
+            raise ValueError(f"{name}: expected {len(steps)}, one for each step, got {len(numbers)}")
+    for i, step in enumerate(steps):
+        value = 1.0 if values is None else as_number("values", values[i])
+        weight = None if weights is None else as_amount("weights", weights[i])
+        by_step.setdefault(id(step), (value, weight))  # of a step that is there twice the second is a duplicate
+    return by_step
 
 
 def checked_step(step: Any, counts_tried: bool = False) -> Step:

@@ -279,6 +279,7 @@ def test_what_another_search_admitted_is_not_grown_here() -> None:
         (["a"], [0.5], [], ValueError, "weights: expected 1, one for each step, got 0"),
         (["a"], 0.5, None, TypeError, "values: expected a list of numbers, got 0.5"),
         (["a"], iter([0.5]), None, TypeError, "values: expected a list of numbers, got <list_iterator"),
+        (["a"], {0: 0.5}, None, TypeError, "values: expected a list of numbers, got {0: 0.5}"),
         (["a"], [0.5], {0.5}, TypeError, "weights: expected a list of numbers, got {0.5}"),
         (["a", "b", "c"], None, None, ValueError, "steps: expected at most 2 for the ask, got 3"),
         ([5], None, None, TypeError, "generator: expected steps as str or Step, got 5"),
@@ -505,4 +506,14 @@ def test_wrong_arguments_of_its_calls_change_nothing() -> None:
     for other in (None, ask, [pending]):
         with pytest.raises(TypeError, match="pending: expected what admit"):
             search.grow(other, [0.5])  # type: ignore[arg-type]
+    for name, bad, error in (
+        ("values", {0: 0.5}, TypeError),  # its keys were taken
+        ("values", {0.5}, TypeError),
+        ("weights", {0.5: 1}, TypeError),
+        ("weights", [0.0], ValueError),
+        ("residual", "value", TypeError),  # which is true
+    ):
+        given: Any = {"values": [0.5], name: bad}
+        with pytest.raises(error, match=f"^{name}: expected"):
+            search.grow(pending, **given)
     assert search.grow(pending, [0.5]) == [1]

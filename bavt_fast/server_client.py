@@ -60,10 +60,17 @@ class OutOfTime(Exception):
 
 
 class _Failure(NamedTuple):
-    """A request that came to nothing: what was wrong, and what the server said, where it did."""
+    """A request that came to nothing.
+
+    Attributes:
+        problem: what was wrong.
+        answer: what the server said, where it did.
+        is_final: whether it would come to nothing again.
+    """
 
     problem: str
     answer: Answer | None = None
+    is_final: bool = False
 
 
 class ServerClient:
@@ -104,7 +111,7 @@ class ServerClient:
         user: str = "generator",
     ) -> None:
         try:
-            from bavt_fast.server_connections import FAILURES, Connections
+            from bavt_fast.server_connections import FAILURES, FINAL, Connections
         except ModuleNotFoundError as error:
             if error.name != "aiohttp":
                 raise
@@ -116,7 +123,7 @@ class ServerClient:
             raise ValueError(f"base_url: expected an address such as 'http://127.0.0.1:8000/v1', got {got!r:.80}")
         if api_key is not None and not isinstance(api_key, str):
             raise TypeError(f"api_key: expected a str or None, got one of type {type(api_key).__name__}")
-        self._failures, self._connect = FAILURES, Connections
+        self._failures, self._final, self._connect = FAILURES, FINAL, Connections
         self._api_key = api_key
         self.base_url = base_url
         self.max_in_flight = as_count("max_in_flight", max_in_flight, minimum=1)
@@ -181,22 +188,20 @@ class ServerClient:
     ) -> Read | _Failure | None:
         """One attempt."""
         answer: Answer | None = None
+        told: Any = None
         try:
             answer = await here.send(path, content, left_s)
             if 200 <= answer.status < 300:
-                found = read(json.loads(here.without_secrets(answer.content)))
+                told = json.loads(here.without_secrets(answer.content))
+                found = read(told)
                 self.requests += 1
                 return found
-            said = answer.content.decode(errors="replace")  # the error has no key of it
-            if answer.status == 400 and none_if is not None and none_if(said):
-                return None
-            problem = f"status {answer.status} {answer.reason}: {_words_of(said)}"
         except asyncio.TimeoutError:
             if left_s < self.timeout_s:
                 raise OutOfTime(asked=True) from None
-            problem = f"no answer within {left_s:.3g} s"
+            return _Failure(f"no answer within {left_s:.3g} s", answer)
         except json.JSONDecodeError as error:
-            problem = f"expected an answer in JSON, got {error.doc!r:.80}"
+            return _Failure(f"expected an answer in JSON, got {error.doc!r:.80}", answer)
         except (
             *self._failures,
             ValueError,
@@ -206,7 +211,11 @@ class ServerClient:
             OverflowError,
             RecursionError,
         ) as error:
-            problem = f"{type(error).__name__}: {error}"
+            status = _status_in(told)
+            if answer is None or status is None:
+                is_final = answer is None and isinstance(error, self._final)
+                return _Failure(f"{type(error).__name__}: {error}", answer, is_final)
+            answer = answer._replace(status=status, reason=f"in an answer with {answer.status}")
         except GenerationError:
             self.failed += 1
             raise
@@ -214,7 +223,10 @@ class ServerClient:
             if not here.closed:
                 raise
             raise self._error(f"the connections were closed meanwhile ({error})", here) from None
-        return _Failure(problem, answer)
+        said = answer.content.decode(errors="replace")  # the error has no key of it
+        if answer.status == 400 and none_if is not None and none_if(said):
+            return None
+        return _Failure(f"status {answer.status} {answer.reason}: {_words_of(said)}", answer)
 
     async def _failed(self, attempt: int, failure: _Failure, here: Connections, deadline: float | None) -> str:
         """Waits until the request may be sent again. What was wrong, where the server did not ask to wait."""
@@ -222,7 +234,7 @@ class ServerClient:
         rest_s = None if answer is None or answer.status < 300 else _rest_s(answer.retry_after) or None
         if answer is not None and rest_s is not None and answer.status in _RESTING_STATUS:
             self._rest(rest_s, answer)
-        wait_s = self._wait_s(attempt, answer, rest_s)
+        wait_s = None if failure.is_final else self._wait_s(attempt, answer, rest_s)
         if wait_s is None:
             raise self._error(failure.problem, here)
         if rest_s is None and deadline is not None and time.monotonic() + wait_s >= deadline:
@@ -392,6 +404,13 @@ def _is_url(address: Any) -> bool:
         return bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment or " " in address)
     except ValueError:  # of the port
         return False
+
+
+def _status_in(told: Any) -> int | None:
+    """That of an error which a server, or a proxy, sends in the place of an answer (OpenRouter); None without one."""
+    error = told.get("error") if isinstance(told, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else None
 
 
 def _words_of(said: str) -> str:

@@ -27,10 +27,12 @@ from yarl import URL
 
 from bavt_fast._version import __version__
 
-__all__ = ["FAILURES", "Answer", "Connections"]
+__all__ = ["FAILURES", "FINAL", "Answer", "Connections"]
 
 FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """What a request that got no answer raises."""
+FINAL = (ValueError, getattr(aiohttp, "NonHttpUrlClientError", ValueError))  # aiohttp has it from 3.10 on
+"""The same where no other try will get one: no address to ask (a proxy, a redirect), or a certificate not trusted."""
 _OPENAI = "https://api.openai.com/v1"
 _IDLE_S = 4.0
 """How long a connection is kept without a request. uvicorn, and so vLLM and SGLang, closes it after five seconds."""
@@ -153,6 +155,9 @@ class Connections:
                 response = await self._session.post(url, data=_data(content), proxy=proxy, timeout=_within(left_s))
             finally:
                 _NEW.set(False)
+        except aiohttp.ClientHttpProxyError as error:  # of an https address: it opens no way to the server
+            wait = None if error.headers is None else error.headers.get("Retry-After")
+            return Answer(error.status, error.message, wait, b"said by the proxy")
         finally:
             _USED.set(False)
         for moved in response.history:

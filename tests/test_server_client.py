@@ -90,6 +90,27 @@ def test_the_key_is_the_one_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.keys == ["none", "own-key", "key-of-the-environment", "none"]
 
 
+@pytest.mark.parametrize(("code", "asked"), [(400, 1), (402, 1), (429, 2), (502, 2), (None, 2), ("gone", 2), (True, 2)])
+def test_an_error_in_the_place_of_an_answer(code: Any, asked: int) -> None:
+    """Some servers send it with status 200, and the status within."""
+    with FakeServer(lambda body: Reply({"error": {"message": "no such model", "code": code}})) as server:
+        client = ServerClient(server.url, retries=1)
+        told = f"status {code} in an answer with 200: no such model" if type(code) is int else "KeyError"
+        with pytest.raises(GenerationError, match=told):
+            asyncio.run(ask(client))
+    assert (len(server.requests), client.requests) == (asked, 0)
+
+
+def test_a_refusal_in_the_place_of_an_answer_that_is_no_error() -> None:
+    with FakeServer(lambda body: Reply({"error": {"message": "there is no room", "code": 400}})) as server:
+        assert asyncio.run(ask(ServerClient(server.url), none_if=lambda said: "no room" in said)) is None
+
+
+def test_an_answer_with_an_error_beside_it_is_one() -> None:
+    with FakeServer(lambda body: Reply({"answer": 1, "error": {"code": 500}})) as server:
+        assert asyncio.run(ask(ServerClient(server.url))) == 1
+
+
 def test_an_address_of_its_own() -> None:
     async def run() -> Any:
         return await ServerClient(server.url).post(server.url[:-3] + "/other", {}, lambda answer: answer["answer"])

@@ -7,12 +7,15 @@ import gc
 import json
 import logging
 import os
+import shutil
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +198,62 @@ def test_a_deadline_holds_also_for_what_is_sent_over_a_new_connection() -> None:
 def test_a_timeout() -> None:
     with FakeServer(slowly) as server, pytest.raises(GenerationError, match=r"no answer within 0\.05 s"):
         asyncio.run(ask(ServerClient(server.url, retries=0, timeout_s=0.05)))
+
+
+# --- what no wait mends is not sent again
+
+
+def failing_once(address: str) -> str:
+    """The error of a client that has many retries, and takes none."""
+    client = ServerClient(address, api_key="a-long-secret", retries=50)
+    with pytest.raises(GenerationError) as caught:
+        asyncio.run(asyncio.wait_for(ask(client), 30.0))
+    assert (client.retried, client.failed) == (0, 1)
+    return str(caught.value)
+
+
+def test_a_proxy_of_another_kind_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
+    assert "proxy: expected an address such as 'http:" in failing_once("http://far.example/v1")
+
+
+@pytest.mark.parametrize("place", ["ftp://far.example/v1", "http://:1:2", "mailto:a@b.example"])
+def test_a_redirect_to_no_http_address(place: str) -> None:
+    with FakeServer(lambda body: Reply({}, 307, {"Location": place})) as server:
+        failing_once(server.url)
+    assert len(server.requests) == 1
+
+
+def test_a_certificate_that_nobody_trusts(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    subprocess.run([*made, "-subj", "/CN=127.0.0.1"], check=True, capture_output=True)
+    with FakeServer(lambda body: YES) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+        assert "CERTIFICATE_VERIFY_FAILED" in failing_once(server.url.replace("http:", "https:"))
+
+
+@pytest.mark.parametrize("status", [403, 407])
+def test_a_proxy_that_refuses_the_way_to_a_server(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d Not so\r\nContent-Length: 0\r\n\r\n" % status)
+        numbers.append(number)
+
+    async def run(url: str) -> None:
+        monkeypatch.setenv("https_proxy", url.removesuffix("/v1"))
+        client = ServerClient("https://far.example/v1", retries=50)
+        with pytest.raises(GenerationError, match=f"status {status} Not so: said by the proxy"):
+            await ask(client)
+
+    numbers: list[int] = []
+    asyncio.run(with_server(talk, run))
+    assert numbers == [1]
 
 
 # --- event loops that end before the client

@@ -38,6 +38,9 @@ __all__ = ["AsyncServedRewardCritic", "ServedRewardCritic"]
 
 _ROUNDED = 1e-3
 """How far a probability may be outside of [0, 1]: servers compute in bfloat16."""
+_CHANGING = threading.Lock()
+"""Held where a critic's event loop begins or is taken away. No process is forked meanwhile, whose copy stayed held."""
+os.register_at_fork(before=_CHANGING.acquire, after_in_parent=_CHANGING.release, after_in_child=_CHANGING.release)
 Served = TypeVar("Served", bound="ServedRewardCritic")
 Found = TypeVar("Found")
 
@@ -138,7 +141,8 @@ class ServedRewardCritic:
 
     def close(self) -> None:
         """Closes the connections; what other threads are asking for fails. The next call opens new ones."""
-        loop, self._loop = self._loop, None
+        with _CHANGING:
+            loop, self._loop = self._loop, None
         if loop is not None and self._loop_of == os.getpid():
             asyncio.run_coroutine_threadsafe(_ended(self._server), loop).result()
             loop.call_soon_threadsafe(loop.stop)
@@ -149,10 +153,11 @@ class ServedRewardCritic:
 
     def _run(self, asking: Coroutine[Any, Any, Found]) -> Found:
         """In an event loop in a thread, since the caller's own may be running."""
-        if self._loop is None or self._loop_of != os.getpid():  # a forked process has none of its parent's threads
-            self._loop, self._loop_of = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=_forever, args=(self._loop,), name="bavt_fast-critic", daemon=True).start()
-        future = asyncio.run_coroutine_threadsafe(asking, self._loop)
+        with _CHANGING:
+            if self._loop is None or self._loop_of != os.getpid():  # a forked process has none of its parent's threads
+                self._loop, self._loop_of = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=_forever, args=(self._loop,), name="bavt_fast-critic", daemon=True).start()
+            future = asyncio.run_coroutine_threadsafe(asking, self._loop)  # before a `close` that ends what is asked
         try:
             return future.result()
         except CancelledError:  # by `close` in another thread

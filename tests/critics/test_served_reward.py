@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -327,6 +329,25 @@ def test_what_another_thread_asks_for_ends_when_it_is_closed() -> None:
         critic.close()
         thread.join(20)
     assert [str(error) for error in found] == [f"critic: server {server.url}: the critic was closed meanwhile"]
+
+
+def test_the_first_calls_of_many_threads_ask_in_one_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    loops: list[Any] = []
+    made = asyncio.new_event_loop
+
+    def slowly() -> Any:
+        time.sleep(0.05)
+        loops.append(made())
+        return loops[-1]
+
+    with FakeServer(constant()) as server, ThreadPoolExecutor(4) as threads:
+        critic = served(server)
+        monkeypatch.setattr(asyncio, "new_event_loop", slowly)
+        found = list(threads.map(lambda _: critic.score(PATHS[:1]).values, range(4)))
+        critic.close()
+    assert found == [[0.5]] * 4
+    assert len(loops) == 1
+    assert critic.asked == 4
 
 
 def test_a_copy_asks_in_a_loop_of_its_own() -> None:

@@ -12,6 +12,7 @@ import json
 import math
 import numbers
 import operator
+import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
@@ -112,10 +113,24 @@ def as_share(name: str, value: object) -> float:
     return share
 
 
+class _Clock:
+    """A clock of a user's, whose every reading is checked."""
+
+    def __init__(self, clock: Callable[[], Any]) -> None:
+        self._clock = clock
+
+    def __call__(self) -> float:
+        return as_number("clock", self._clock())
+
+
 def as_clock(clock: Any) -> Callable[[], float]:
-    """A clock, if it can be called. Raises TypeError where it cannot."""
+    """A clock that raises TypeError or ValueError, as `as_number`, where it gives no seconds.
+
+    Raises TypeError for what cannot be called.
+    """
     require_function("clock", clock, or_none=False, wanted="a function that gives seconds")
-    read: Callable[[], float] = clock
+    is_good = isinstance(clock, _Clock) or any(clock is known for known in (time.monotonic, time.perf_counter))
+    read: Callable[[], float] = clock if is_good else _Clock(clock)
     return read
 
 

@@ -235,7 +235,7 @@ class Ledger:
         self._budget = budget
         self._account = Account(budget.limits(), budget.seconds)
         self._clock = as_clock(clock)
-        self._start_s = as_number("clock", clock())
+        self._start_s = self._clock()
         self._lock = threading.Lock()
         self._open: dict[Reservation, tuple[int, int, int, int]] = {}
 
@@ -384,7 +384,7 @@ class Ledger:
 
     def _read_clock(self) -> float:
         """Seconds since the start; held where the caller's clock steps back."""
-        self._account.set_elapsed(as_number("clock", self._clock()) - self._start_s)
+        self._account.set_elapsed(self._clock() - self._start_s)
         return self._account.elapsed_s
 
 

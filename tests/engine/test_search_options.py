@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -259,3 +261,28 @@ def test_what_is_called_is_a_function(name: str) -> None:
 def test_wrong_arguments_of_a_search_by_hand_are_named(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(TypeError, match=match):
         bavt.Search("q", task=TextTask(), budget=bavt.Budget(tokens=9), **arguments)
+
+
+@pytest.mark.parametrize("wrong", [None, "9", True, float("nan"), float("inf")])
+@pytest.mark.parametrize("readings", [0, 1, 2, 5])
+@pytest.mark.parametrize("way", ["search", "asearch", "by hand"])
+def test_a_clock_that_gives_no_number_is_named(way: str, readings: int, wrong: Any) -> None:
+    times_s = itertools.chain(range(readings), itertools.repeat(wrong))
+    budget, clock = bavt.Budget(tokens=20), lambda: next(times_s)
+
+    def by_hand() -> None:
+        search = bavt.Search("q", task=TextTask(), budget=budget, clock=clock)
+        while asks := search.ask():
+            search.tell(asks[0], [f"step {len(search.nodes)}"])
+
+    ways = {
+        "search": lambda: Searcher(lambda text, count: [f"{len(text)}"], clock=clock).search("q", budget=budget),
+        "asearch": lambda: asyncio.run(Searcher(one_step, clock=clock).asearch("q", budget=budget)),
+        "by hand": by_hand,
+    }
+
+    async def one_step(text: str, count: int) -> list[str]:
+        return [f"{len(text)}"]
+
+    with pytest.raises((TypeError, ValueError), match=r"^clock: expected a finite number, got"):
+        ways[way]()

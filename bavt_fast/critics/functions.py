@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from bavt_fast._checks import is_coroutine_function, require_function, require_parameters
 from bavt_fast.protocols import Node
+from bavt_fast.request_checks import check_nodes
 
 __all__ = ["AsyncFunctionCritic", "FunctionCritic", "UniformCritic", "as_critic"]
 
@@ -31,6 +32,7 @@ class FunctionCritic:
         self._function = function
 
     def score(self, candidates: Sequence[Node]) -> list[float]:
+        check_nodes("candidates", candidates)
         return [self._function(candidate.text) for candidate in candidates]
 
 
@@ -38,6 +40,7 @@ class AsyncFunctionCritic(FunctionCritic):
     """The same from a coroutine function."""
 
     async def score(self, candidates: Sequence[Node]) -> list[float]:  # type: ignore[override]
+        check_nodes("candidates", candidates)
         return [await self._function(candidate.text) for candidate in candidates]
 
 

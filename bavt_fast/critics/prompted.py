@@ -22,6 +22,7 @@ from bavt_fast._checks import as_amount, as_count, as_number, as_share
 from bavt_fast.budget import Spent, as_spent, priced
 from bavt_fast.critics.ratings import read_rating
 from bavt_fast.protocols import GenerationError, Node, Sampling, Scores, Step, StepRequest
+from bavt_fast.request_checks import check_nodes
 
 __all__ = ["AsyncPromptedCritic", "PromptedCritic"]
 
@@ -115,6 +116,7 @@ class PromptedCritic:
 
     def score(self, candidates: Sequence[Node]) -> Scores:
         """One call of the generator for all candidates; a failed reply is an exception in its place."""
+        check_nodes("candidates", candidates)
         if not candidates:
             return Scores([], [])
         return self._scores(candidates, self.generator.propose(*self._columns(candidates)))
@@ -220,6 +222,7 @@ class AsyncPromptedCritic(PromptedCritic):
 
     async def score(self, candidates: Sequence[Node]) -> Scores:  # type: ignore[override]
         """As `PromptedCritic.score`; here a call that raises fails its own node alone."""
+        check_nodes("candidates", candidates)
         calls = [self.generator.propose(*self._columns([node])) for node in candidates]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         return self._scores(candidates, [_only(answer) for answer in answers])

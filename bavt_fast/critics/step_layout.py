@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from bavt_fast._checks import as_flag, require_function
 from bavt_fast.protocols import Node
+from bavt_fast.request_checks import check_nodes
 
 __all__ = ["AGGREGATES", "Aggregate", "Laid", "StepLayout", "checked_aggregate", "max_length_of", "qwen_layout"]
 
@@ -103,6 +104,7 @@ class StepLayout:
 
     def lay(self, nodes: Sequence[Node], max_length: int | None = None) -> list[Laid | Exception]:
         """Paths in tokens; an exception in the place of one that cannot be encoded, or has more than `max_length`."""
+        check_nodes("candidates", nodes)
         laid = self._lay(nodes)
         for i, path in enumerate(laid):
             if isinstance(path, Laid) and max_length is not None and len(path.ids) > max_length:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bavt_fast._checks import as_count
 from bavt_fast.device_queue import are_complete, side_stream, version_of
 from bavt_fast.protocols import Node
+from bavt_fast.request_checks import check_nodes
 from bavt_fast.threads import ComputeThreads
 
 __all__ = ["ContextReader", "HiddenStateCritic", "ResidualValuePredictor"]
@@ -149,6 +150,7 @@ class HiddenStateCritic:
             TypeError: a step carries no hidden state.
             ValueError: hidden states of several shapes, or a head that gives more than a number for each.
         """
+        check_nodes("candidates", candidates)
         if not candidates:
             return []
         if self.reader is not None:

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bavt_fast._checks import message_of
 from bavt_fast.device_queue import PendingRead, Spans
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.kv_cache import StoredStates
 from bavt_fast.generators.prefix_store import Ends
 from bavt_fast.generators.sampling import RUNNING, Drawn, Sampler, SamplingRules
+from bavt_fast.protocols import GenerationError
 
 __all__ = ["BaseScheduler", "Context", "Drawing", "Row", "waiting_rows"]
 
@@ -158,6 +160,7 @@ class BaseScheduler(ABC):
         self.forward, self.sampler = forward, sampler
         self.max_rows, self.processors = max_rows, processors
         self.waiting: deque[Context] = deque()
+        self._submitted: dict[int, Context] = {}  # by id; whatever happens to one on its way, it ends
         self.computed_tokens = self.saved_tokens = self.hits = 0
         self.passes = self.row_passes = self.wanted_passes = 0
         self.drawing_spans = Spans(forward.device, forward.measure)
@@ -165,6 +168,7 @@ class BaseScheduler(ABC):
 
     def submit(self, context: Context) -> None:
         """Puts a context in the queue. It comes into its list ``done`` with what was drawn, or with an error."""
+        self._submitted[id(context)] = context
         self.waiting.append(context)
 
     def advance(self) -> None:
@@ -218,11 +222,16 @@ class BaseScheduler(ABC):
             return Drawing(list(rows), self.sampler.standing(records))
 
     def _processed(self, processors: Processor, rows: Sequence[Row], records: Tensor, logits: Tensor) -> Tensor:
-        found: object = processors(self._texts(rows, records), logits)
+        try:
+            found: object = processors(self._texts(rows, records), logits)
+        except Exception as error:
+            raise GenerationError(f"processors: {type(error).__name__}: {message_of(error)}") from error
         if isinstance(found, Tensor) and found.shape == logits.shape:
             return found
         shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{found!r:.80}"
-        raise TypeError(f"processors: expected the logits back, a tensor of shape {tuple(logits.shape)}, got {shape}")
+        raise GenerationError(
+            f"processors: expected the logits back, a tensor of shape {tuple(logits.shape)}, got {shape}"
+        )
 
     @property
     def sampling_seconds(self) -> float:
@@ -244,6 +253,7 @@ class BaseScheduler(ABC):
         for row, one in zip(rows, drawn, strict=True):
             row.owner.drawn[row.candidate] = one
             if row.owner.is_done and not row.owner.is_dropped:
+                self._submitted.pop(id(row.owner), None)
                 row.owner.done.append(row.owner)
         self.sampler.close(numbers)
         return drawn
@@ -254,11 +264,17 @@ class BaseScheduler(ABC):
         now = time.monotonic() if timed else 0.0
         return [row for row in timed if row.owner.deadline is not None and row.owner.deadline <= now]
 
-    def _end_all(self, contexts: Sequence[Context], rows: Sequence[Row], error: BaseException) -> None:
+    def _give_up(self, contexts: Sequence[Context]) -> None:
+        for context in contexts:
+            context.is_dropped = True
+            self._submitted.pop(id(context), None)
+
+    def _end_all(self, rows: Sequence[Row], error: BaseException) -> None:
         """Everything ends with an error; what rows have drawn is kept where nobody has it yet."""
-        owners = {id(context.owner): context.owner for context in contexts if not context.owner.is_over}
+        owners = {number: context for number, context in self._submitted.items() if not context.is_over}
+        self._submitted.clear()
         for row in rows:
-            if id(row.owner) in owners:
+            if id(row.owner) in owners and not row.is_over:
                 [row.owner.drawn[row.candidate]] = self.sampler.drawn([row.record])
         self.sampler.release()
         for owner in owners.values():

@@ -9,6 +9,7 @@ from typing import Any
 
 from bavt_fast._checks import as_count, is_coroutine_function, require_function, require_parameters
 from bavt_fast.protocols import DeadlinePassed, Step, StepRequest, as_step
+from bavt_fast.request_checks import check_requests
 
 __all__ = ["AsyncFunctionGenerator", "FunctionGenerator", "as_generator"]
 
@@ -38,6 +39,7 @@ class FunctionGenerator:
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
         """See `StepGenerator.propose`. A call that raises fails its own ask; what the others returned is kept."""
+        check_requests((), states=states, counts=counts, limits=limits)
         begin_s, answers = time.monotonic(), list[list[Step] | Exception]()
         for request, count, limit in zip(states, counts, limits, strict=True):
             try:
@@ -67,6 +69,7 @@ class AsyncFunctionGenerator(FunctionGenerator):
     async def propose(  # type: ignore[override]
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
+        check_requests((), states=states, counts=counts, limits=limits)
         begin_s, answers = time.monotonic(), list[list[Step] | Exception]()
         for request, count, limit in zip(states, counts, limits, strict=True):
             try:

@@ -43,8 +43,7 @@ class GroupScheduler(BaseScheduler):
         self.groups: list[_Group] = []
 
     def drop(self, contexts: Sequence[Context]) -> None:
-        for context in contexts:
-            context.is_dropped = True
+        self._give_up(contexts)
         self._end([c.resumes for c in self.waiting if c.resumes is not None and c.owner.is_dropped])
         kept = [context for context in self.waiting if not context.owner.is_dropped]
         self.waiting.clear()
@@ -178,7 +177,6 @@ class GroupScheduler(BaseScheduler):
     def _abandon(self, error: BaseException) -> None:
         rows = [row for group in self.groups for row in group.rows]
         rows += [context.resumes for context in self.waiting if context.resumes is not None]
-        contexts = [*self.waiting, *(row.owner for row in rows)]
         self.waiting.clear()
-        self._end_all(contexts, rows, error)
+        self._end_all(rows, error)
         self.groups.clear()

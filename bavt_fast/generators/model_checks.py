@@ -18,7 +18,7 @@ from torch import nn
 
 from bavt_fast.model_places import first_position, input_device
 
-__all__ = ["ModelFacts", "check_model", "check_tokenizer"]
+__all__ = ["ModelFacts", "check_model", "check_tokenizer", "check_unchanged"]
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 _INNER = ("pretrained_model", "module")  # where wrappers that are not unwrapped here keep the model
@@ -44,6 +44,7 @@ class ModelFacts:
         parameters: names of the arguments of the model's ``forward``.
         num_weights: how many it has, those of packed layers too.
         num_layers: 1 where the configuration does not say.
+        embedded: type, place and shape of the input embedding.
     """
 
     core: Any
@@ -59,6 +60,7 @@ class ModelFacts:
     parameters: frozenset[str]
     num_weights: int
     num_layers: int
+    embedded: tuple[Any, ...]
 
 
 def check_model(model: Any, tokenizer: Any) -> ModelFacts:
@@ -101,6 +103,7 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
         parameters=parameters,
         num_weights=_count_weights(core),
         num_layers=getattr(config, "num_hidden_layers", None) or 1,
+        embedded=_embedded(core),
     )
     if _may_look_ahead(core, config, parameters) and _looks_ahead(core, device):
         raise ValueError(
@@ -114,6 +117,26 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
             stacklevel=3,
         )
     return facts
+
+
+def check_unchanged(facts: ModelFacts) -> None:
+    """Raises ValueError where the model was converted, moved or given another vocabulary since `facts` were asked for:
+    what was made of them, such as caches and CUDA graphs, fits it no more."""
+    now = _embedded(facts.core)
+    if now != facts.embedded:
+        before, got = (", ".join(map(str, some)) for some in (facts.embedded, now))
+        raise ValueError(
+            f"model: expected the input embedding as it was when the generator was made ({before}), got {got}; make a "
+            "new generator of the model"
+        )
+
+
+def _embedded(core: Any) -> tuple[Any, ...]:
+    """Type, place and shape of the input embedding. Its place is not known while it is offloaded."""
+    for weight in core.get_input_embeddings().parameters():
+        hooked = hasattr(core.get_input_embeddings(), "_hf_hook")
+        return weight.dtype, "offloaded" if hooked else weight.device, tuple(weight.shape)
+    return ()
 
 
 def check_tokenizer(tokenizer: Any) -> None:

@@ -17,7 +17,6 @@ import copy
 import logging
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -29,6 +28,7 @@ from bavt_fast._checks import as_flag
 from bavt_fast.budget import Spent
 from bavt_fast.generators import sglang_generate
 from bavt_fast.generators.hidden_states import FileStates, HiddenStateError, source_of
+from bavt_fast.generators.kept_prompts import KeptPrompts
 from bavt_fast.generators.served_answers import (
     DROPPED,
     Usage,
@@ -60,6 +60,7 @@ from bavt_fast.protocols import (
     Step,
     StepRequest,
 )
+from bavt_fast.request_checks import check_requests
 from bavt_fast.server_client import OutOfTime, ServerClient, shown
 
 __all__ = ["OpenAIGenerator", "ServerStatistics"]
@@ -70,8 +71,6 @@ _DECIDED = ("prompt", "messages", "max_tokens", "max_completion_tokens", "stop")
 """Fields of a request that follow from what is asked: another limit would break the budget."""
 _ONE_ANSWER = {"n": 1, "best_of": 1, "stream": False, "echo": False}
 """Fields that have to be so, or not one answer comes that is the step alone."""
-_KEPT_PROMPTS = 4096
-"""Prompts whose token ids are remembered."""
 
 
 class ServerStatistics(NamedTuple):
@@ -194,7 +193,7 @@ class OpenAIGenerator:
             _check_fields("extra_body", self.extra_body)
             _check_fields("continue_body", self.continue_body)
         self._limit_name = "max_tokens"
-        self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._prompt_ids = KeptPrompts()
         self._counts = dict.fromkeys(("unmetered", "generated_tokens", "prompt_tokens", "cached_tokens"), 0)
         self._stateless = 0
         self._told: set[str] = set()  # reasons that were logged
@@ -253,6 +252,7 @@ class OpenAIGenerator:
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
         """`StepGenerator.propose` as a coroutine. An ask that fails gets its error; the others are not disturbed."""
+        check_requests((), states=states, counts=counts, limits=limits)
         asks = list(zip(states, counts, limits, strict=True))
         if len(asks) == 1:
             return [await self._answer(*asks[0])]  # in the caller's task
@@ -467,9 +467,7 @@ class OpenAIGenerator:
             return
         prompt, steps = request.node.context()
         if not steps:
-            self._prompt_ids[prompt] = ids
-            if len(self._prompt_ids) > _KEPT_PROMPTS:
-                self._prompt_ids.popitem(last=False)
+            self._prompt_ids.keep(prompt, ids)
 
 
 def _late(request: StepRequest, limit: int, first: Step | None = None) -> Step:

@@ -115,8 +115,7 @@ class Scheduler(BaseScheduler):
         if not contexts:
             return
         self._settle()
-        for context in contexts:
-            context.is_dropped = True
+        self._give_up(contexts)
         rows = [row for row in self.batch.rows if row.owner.is_dropped]
         for queue in (self.waiting, self.prefilling, self.ready, self.joining):
             rows += [c.resumes for c in queue if c.resumes is not None and c.owner.is_dropped]
@@ -477,12 +476,12 @@ class Scheduler(BaseScheduler):
     def _abandon(self, error: BaseException) -> None:
         """Ends everything under way, also where the batch was left half changed."""
         rows = self.batch.rows
-        contexts = [*self.waiting, *self.prefilling, *self.ready, *self.joining, *(row.owner for row in rows)]
         for queue in (self.waiting, self.prefilling, self.ready, self.joining):
+            rows += [context.resumes for context in queue if context.resumes is not None]
             queue.clear()
         self._unread.clear()
         self._last = None
-        self._end_all(contexts, rows, error)
+        self._end_all(rows, error)
         self.batch.reset()
 
     def _fail(self, contexts: Sequence[Context], error: Exception) -> None:

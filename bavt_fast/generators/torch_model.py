@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import as_count, as_flag, as_number, as_seed, check_asks, require_function
+from bavt_fast._checks import as_count, as_flag, as_number, as_seed, require_function
 from bavt_fast.budget import Spent
 from bavt_fast.generators.contexts import BaseScheduler, Context
 from bavt_fast.generators.device_memory import is_out_of_memory, limit_error
 from bavt_fast.generators.forward import Forward
 from bavt_fast.generators.group_scheduler import GroupScheduler
 from bavt_fast.generators.host_sampling import sampler_on
-from bavt_fast.generators.model_checks import ModelFacts, check_model
+from bavt_fast.generators.kept_prompts import KeptPrompts
+from bavt_fast.generators.model_checks import ModelFacts, check_model, check_unchanged
 from bavt_fast.generators.own_cache import has_plain_cache, plan_decoding
 from bavt_fast.generators.packed_pass import PackedPass
 from bavt_fast.generators.prefix_store import PrefixStore
@@ -53,12 +53,10 @@ from bavt_fast.protocols import (
     Step,
     StepRequest,
 )
+from bavt_fast.request_checks import check_nodes, check_requests
 from bavt_fast.threads import Turns
 
 __all__ = ["TorchGenerator"]
-
-_KEPT_PROMPTS = 4096
-"""Prompts whose tokens are remembered: a text task asks for the same one at every step."""
 
 
 class TorchGenerator:
@@ -158,7 +156,7 @@ class TorchGenerator:
         self._contexts: dict[int, Context] = {}  # by ticket
         self._done: list[Context] = []
         self._answered: list[tuple[int, list[Step] | Exception]] = []
-        self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._prompt_ids = KeptPrompts()
         self._generated = self._read = self._too_long = 0
 
     def _make_scheduler(self, forward: Forward, sampler: Sampler) -> BaseScheduler:
@@ -198,8 +196,9 @@ class TorchGenerator:
         self, states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> list[list[Step] | Exception]:
         """See `StepGenerator.propose`. Requests that were submitted go on beside these."""
-        check_asks((), states=states, counts=counts, limits=limits)
+        check_requests((), states=states, counts=counts, limits=limits)
         with self._turn():
+            check_unchanged(self._facts)
             done: list[Context] = []
             answers: list[list[Step] | Exception] = []
             contexts: dict[int, Context] = {}
@@ -210,7 +209,7 @@ class TorchGenerator:
                     if isinstance(started, Context):
                         contexts[place] = started
                 while any(not context.is_over for context in contexts.values()):
-                    self._scheduler.advance()
+                    self._advance(contexts.values())
                     late = [c for c in contexts.values() if c.is_late(time.monotonic())]
                     if late:
                         self._scheduler.drop(late)
@@ -220,13 +219,22 @@ class TorchGenerator:
                 answers[place] = self._answer(context)
             return answers
 
+    def _advance(self, contexts: Collection[Context]) -> None:
+        """One pass. Where it raises, as processors may, these have ended with the error, and with what they took."""
+        try:
+            self._scheduler.advance()
+        except Exception:
+            if not all(context.is_over for context in contexts):
+                raise
+
     def submit(
         self, tickets: Sequence[int], states: Sequence[StepRequest], counts: Sequence[int], limits: Sequence[int]
     ) -> None:
         """See `StreamingStepGenerator.submit`."""
         with self._turn():
             out = {*self._contexts, *[ticket for ticket, _ in self._answered]}
-            check_asks(out, tickets=tickets, states=states, counts=counts, limits=limits)
+            check_requests(out, tickets=tickets, states=states, counts=counts, limits=limits)
+            check_unchanged(self._facts)
             for ticket, request, count, limit in zip(tickets, states, counts, limits, strict=True):
                 started = self._begin(request, count, limit, self._done)
                 if isinstance(started, Context):
@@ -266,7 +274,9 @@ class TorchGenerator:
         What is computed for it is kept like all contexts: a step from one of these nodes computes none of it again. Of
         a context that is longer than the model takes, it is the state that the last step left behind.
         """
+        check_nodes("nodes", nodes)
         with self._turn():
+            check_unchanged(self._facts)
             keys: list[tuple[tuple[int, ...], bool] | Tensor | Exception] = []
             for node in nodes:
                 try:
@@ -386,9 +396,7 @@ class TorchGenerator:
             ids = checked_ids("prompts", self.prompts(prompt), self._known_ids)
             if not ids:
                 raise ValueError(f"states: expected a text of at least one token to continue, got {prompt!r:.80}")
-            self._prompt_ids[prompt] = ids
-            if len(self._prompt_ids) > _KEPT_PROMPTS:
-                self._prompt_ids.popitem(last=False)
+            self._prompt_ids.keep(prompt, ids)
         for step in steps:
             ids += self._step_ids(step) if step.token_ids else self._encode(step.text)
         return ids
@@ -500,4 +508,6 @@ def _why(error: BaseException) -> str:
         return (
             f"device: out of memory with one row and an empty store ({error}); use shorter prompts or a smaller model"
         )
+    if isinstance(error, GenerationError):
+        return str(error)
     return f"{type(error).__name__} in the model's forward pass: {error}"

@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -29,9 +28,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bavt_fast._checks import as_flag, check_asks
+from bavt_fast._checks import as_flag
 from bavt_fast.budget import Spent
 from bavt_fast.generators.hidden_states import FileStates, source_of, vllm_arguments
+from bavt_fast.generators.kept_prompts import KeptPrompts
 from bavt_fast.generators.prompts import PlainPrompts, bare_ids, too_long
 from bavt_fast.generators.served_steps import (
     as_delimiters,
@@ -42,12 +42,11 @@ from bavt_fast.generators.served_steps import (
     with_failed,
 )
 from bavt_fast.protocols import GenerationError, GenerationStatistics, Sampling, Step, StepRequest
+from bavt_fast.request_checks import check_requests
 
 __all__ = ["VLLMGenerator"]
 
 _NO_TICKET = -1
-_KEPT_PROMPTS = 4096
-"""Prompts whose token ids are remembered."""
 
 
 @dataclass
@@ -122,7 +121,7 @@ class VLLMGenerator:
         self.hidden_layer = hidden_layer
         self._asks: dict[int, _Ask] = {}  # by ticket
         self._done: queue.SimpleQueue[tuple[int, list[Step] | Exception]] = queue.SimpleQueue()
-        self._prompt_ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._prompt_ids = KeptPrompts()
         self._counts = dict.fromkeys(("generated", "read", "cached", "too_long"), 0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="bavt_fast-vllm", daemon=True)
@@ -177,7 +176,7 @@ class VLLMGenerator:
     ) -> None:
         """See `StreamingStepGenerator.submit`."""
         self._require_open()
-        check_asks(self._asks, tickets=tickets, states=states, counts=counts, limits=limits)
+        check_requests(self._asks, tickets=tickets, states=states, counts=counts, limits=limits)
         for ticket, request, count, limit in zip(tickets, states, counts, limits, strict=True):
             ask = self._asks[ticket] = _Ask()
             told = self._tell(ticket, ask, request, count, limit)
@@ -209,6 +208,7 @@ class VLLMGenerator:
     ) -> list[list[Step] | Exception]:
         """See `StepGenerator.propose`. Requests that were submitted go on beside these."""
         self._require_open()
+        check_requests((), states=states, counts=counts, limits=limits)
         asks = zip(states, counts, limits, strict=True)
         return list(self._run(_gathered([self._answer(_Ask(), *ask) for ask in asks])))
 
@@ -345,9 +345,8 @@ class VLLMGenerator:
         prompt, steps = request.node.context()
         ids = self._prompt_ids.get(prompt)
         if ids is None:
-            ids = self._prompt_ids[prompt] = tuple(self.prompts(prompt))
-            if len(self._prompt_ids) > _KEPT_PROMPTS:
-                self._prompt_ids.popitem(last=False)
+            ids = tuple(self.prompts(prompt))
+            self._prompt_ids.keep(prompt, ids)
         found = list(ids)
         for step in steps:
             found += step.token_ids or bare_ids(self.tokenizer, step.text)

@@ -98,6 +98,28 @@ def test_what_counts_tokens_is_a_function() -> None:
         FunctionGenerator(lambda text, count: ["a"], count_tokens=4)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ((["text"], [1], [9]), "states: expected StepRequest objects, got 'text'; make one: StepRequest(text)"),
+        (([None], [1], [9]), "states: expected StepRequest objects, got None; make one: StepRequest(text)"),
+        ((None, [1], [9]), "states: expected a list, got None"),
+        (([StepRequest("a")], 1, [9]), "counts: expected a list, got 1"),
+        (([StepRequest("a")], [1, 2], [9]), "states, counts, limits: expected as many of each, got 1, 2, 1"),
+    ],
+)
+def test_what_is_no_request(columns: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        FunctionGenerator(lambda text, count: ["a"]).propose(*columns)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("nodes", "got"), [(["text"], "'text'"), ([StepRequest("a")], "StepRequest"), ("ab", "'a'")])
+def test_what_is_no_node(nodes: Any, got: str) -> None:
+    with pytest.raises(TypeError, match=f"candidates: expected Node objects, got {got}"):
+        FunctionCritic(len).score(nodes)
+
+
 class TestFunctionGenerator:
     @pytest.mark.parametrize("count", [None, "7", -1, 2.5])
     def test_a_count_of_tokens_is_a_number(self, count: Any) -> None:
@@ -162,7 +184,7 @@ class TestFunctionGenerator:
         assert isinstance(second, OSError)
 
     def test_lists_of_different_lengths(self) -> None:
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match="states, counts, limits: expected as many of each, got"):
             FunctionGenerator(lambda text, count: []).propose([StepRequest("")], [1, 1], [9])
 
 

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 
+from tiny_models import tiny_model  # noqa: E402
 from torch import nn  # noqa: E402
 
 from bavt_fast.generators.model_checks import check_model, check_tokenizer  # noqa: E402
@@ -383,3 +384,28 @@ def test_a_tokenizer_of_another_model_is_warned_of(tokenizer: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_model(llama(), tokenizer)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda model: model.half(), "torch.float16, cpu, "),
+        (lambda model: model.to("meta"), "torch.float32, meta, "),
+        (lambda model: model.resize_token_embeddings(2000, mean_resizing=False), r"torch.float32, cpu, \(2000, 32\)"),
+    ],
+)
+def test_a_model_that_changes_behind_a_generator_is_refused(tokenizer: Any, change: Any, got: str, begun: bool) -> None:
+    generator = TorchGenerator(tiny_model(), tokenizer, delimiter=")")
+    ask = [StepRequest("4 5 ")], [1], [2]
+    if begun:
+        generator.propose(*ask)
+    change(generator.model)
+    told = rf"model: expected the input embedding as it was when the generator was made \(torch.float32, .*got {got}"
+    with pytest.raises(ValueError, match=told):
+        generator.propose(*ask)
+    with pytest.raises(ValueError, match=told):
+        generator.submit([0], *ask)
+    with pytest.raises(ValueError, match=told):
+        generator.read([ask[0][0].node])
+    assert generator.discard([0]) == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -176,8 +178,52 @@ def test_processors_see_each_row_s_ids_and_change_its_logits() -> None:
 )
 def test_processors_that_do_not_give_the_logits_back_are_named(processor: Any, got: str) -> None:
     generator = TorchGenerator(tiny_model(), build_tokenizer(), delimiter=")", processors=processor)
-    with pytest.raises(TypeError, match=rf"processors: expected the logits back, a tensor of shape \(1, \d+\), {got}"):
-        generator.propose([StepRequest("Target: 7 ")], [1], [4])
+    [answer] = generator.propose([StepRequest("Target: 7 ")], [1], [4])
+    assert isinstance(answer, GenerationError)
+    assert re.match(rf"processors: expected the logits back, a tensor of shape \(1, \d+\), {got}", str(answer))
+
+
+def failing_at(number: int, kind: str) -> TorchGenerator:
+    """Its processors raise in one call, of this number."""
+    calls = itertools.count(1)
+
+    def fail(ids: Any, logits: Any) -> Any:
+        if next(calls) == number:
+            raise RuntimeError("it has failed")
+        return logits
+
+    model, tokenizer = model_families.build_model(kind), model_families.build_tokenizer()
+    return TorchGenerator(model, tokenizer, delimiter="z", processors=fail)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_what_was_submitted_ends_where_processors_raise_for_requests_beside_it(number: int, kind: str) -> None:
+    """Also where it was about to begin; else `collect` would wait for it for ever."""
+    generator = failing_at(number, kind)
+    generator.submit([7], [StepRequest("abcd", 1)], [2], [9])
+    [answer] = generator.propose([StepRequest("abc", 1)], [1], [9])
+    assert str(answer) == "processors: RuntimeError: it has failed"
+    generator.submit([8], [StepRequest("abcd", 1)], [2], [9])
+    told: dict[int, Any] = {}
+    while len(told) < 2:
+        told |= generator.collect()
+    assert str(told[7]) == "processors: RuntimeError: it has failed"
+    assert len(told[8]) == 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_what_was_drawn_is_charged_where_processors_raise(kind: str) -> None:
+    """Of all asks that were under way, and no ask after them suffers."""
+    generator = failing_at(4, kind)
+    requests = [StepRequest("abc", 1), StepRequest("abd", 2)]
+    answers = generator.propose(requests, [1, 2], [9, 9])
+    assert [str(answer) for answer in answers] == ["processors: RuntimeError: it has failed"] * 2
+    spent = [answer.spent for answer in answers if isinstance(answer, GenerationError) and answer.spent is not None]
+    assert [one.prompt_tokens for one in spent] == [3, 6]
+    assert min(one.tokens for one in spent) > 0
+    assert sum(one.tokens for one in spent) == generator.statistics().generated_tokens
+    assert [len(answer) for answer in generator.propose(requests, [1, 2], [9, 9])] == [1, 2]  # type: ignore[arg-type]
 
 
 def test_processors_that_allow_no_token_are_named() -> None:

@@ -18,6 +18,7 @@ from model_families import build_tokenizer as build_letters  # noqa: E402
 from tiny_models import NAMED, forward, softmax, tiny_model, tiny_vocabulary_model  # noqa: E402
 from tiny_tokenizers import word_tokenizer  # noqa: E402
 
+from bavt_fast.generators import kept_prompts  # noqa: E402
 from bavt_fast.generators.torch_model import TorchGenerator  # noqa: E402
 from bavt_fast.protocols import Node, Sampling, Step, StepRequest  # noqa: E402
 from bavt_fast.tasks.countdown.training.model import build_tokenizer  # noqa: E402
@@ -406,6 +407,22 @@ def test_prompts_that_are_no_token_ids_fail_their_own_request(model: Any, tokeni
     assert str(bad).startswith("prompts: ")
     assert "expected" in str(bad)
     assert isinstance(generator.read([Node(None, "bad")])[0], type(bad))
+
+
+def test_prompts_that_are_kept_are_within_a_number_of_ids(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_prompts, "_MOST_IDS", 10)
+    asked: list[str] = []
+
+    def prompts(text: str) -> list[int]:
+        asked.append(text)
+        return [5] * len(text)
+
+    generator = TorchGenerator(model, tokenizer, delimiter=")", prompts=prompts)
+    for text in ("aaaa", "bbbb", "aaaa", "cccc", "bbbb", "aaaa", "d" * 20, "d" * 20, "e"):
+        generator.propose([StepRequest(text)], [1], [1])
+    assert asked == ["aaaa", "bbbb", "cccc", "aaaa", "d" * 20, "e"]
 
 
 @pytest.mark.parametrize("array", [np.array, torch.tensor])

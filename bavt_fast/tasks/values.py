@@ -216,7 +216,8 @@ def _normalised(bare: str) -> str:
 
 # ---- Numbers
 
-DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+# No thousands begin with 0: "0,100" is a list, or a decimal.
+DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})|\s?(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?(?P<ten>[-+]?\d{1,3})\}?)?"
 _RATIO = (
     r"(?:\\frac\s?(?:\{\s?(?P<n>[-+]?\s?\d+)\s?\}|(?P<n1>\d))\s?(?:\{\s?(?P<d>[-+]?\s?\d+)\s?\}|(?P<d1>\d))"

@@ -289,11 +289,14 @@ class Search(Housed):
         """Adds to the limits that the budget has. A search that stopped for want of it, or was cancelled, goes on.
 
         Raises:
-            ValueError: `more` has a resource that is not limited, or they are too much together. Nothing has changed.
+            ValueError: `more` has a resource that is not limited, or they are too much together; or the search is of a
+                `Run`, whose questions keep to its budget. Nothing has changed.
         """
         if not isinstance(more, Budget):
             raise TypeError(f"more: expected a Budget such as Budget(tokens=500), got {more!r:.80}")
         with self._lock:
+            if self.observer is not None and not self.observer.may_extend:
+                raise ValueError(f"more: expected a search that is not of a Run, whose budget holds, got {self!r}")
             budget = sum_of(self.budget, more)
             engine, slot = self._at_home()
             added = [(new or 0) - (own or 0) for new, own in zip(budget.limits(), self.budget.limits(), strict=True)]

@@ -89,6 +89,8 @@ class Observer:
 
     __slots__ = ("_failed", "_listener", "_record", "_refusals", "_told_stop")
 
+    may_extend = True  # whether the search may get a larger budget
+
     def __init__(self, search: Any, listener: Listener | None) -> None:
         self._record: list[tuple[Any, ...]] | None = search.events
         self._listener = listener

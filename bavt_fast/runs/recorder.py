@@ -54,6 +54,8 @@ class Recorder(Observer):
 
     # ---- as an Observer
 
+    may_extend = False  # a later life makes the search again, by the run's budget
+
     def asked(self, search: Search, node: int, ticket: int, count: int, limit: int, seed: int) -> None:
         if not search.untimed:
             self._asked_s = search._native.account.elapsed_s

@@ -315,7 +315,7 @@ class Run:
         return RunSummary(*counts, tuple(self.broken), self.lost_asks, Spent.of(lost), end)  # type: ignore[arg-type]
 
     def searches(self) -> list[tuple[Row, Search]]:
-        """The questions that are being searched, with their searches; from any thread."""
+        """The questions that are being searched, with their searches, for reading; from any thread."""
         return [(recorder.row, recorder.search) for recorder in list(self._open.values())]
 
     def close(self) -> None:

@@ -214,3 +214,20 @@ def test_a_folder_with_another_number_of_questions_than_it_says_is_refused(count
     (tmp_path / "run.json").write_text(json.dumps({**about, "questions": count}))
     with pytest.raises(RunError, match=f"expected {count} questions, which run.json says, got 2"):
         completed(tmp_path, questions(2))
+
+
+def test_a_search_of_a_run_keeps_its_budget(tmp_path: Path) -> None:
+    """A later life would make it again by the run's, and find that its journal does not fit."""
+
+    def extended(text: str, count: int) -> list[str]:
+        for _, search in run.searches():
+            with pytest.raises(ValueError, match="more: expected a search that is not of a Run, whose budget holds"):
+                search.extend(bavt.Budget(tokens=30))
+        told.append(text)
+        return [f"step {len(told)}"]
+
+    told: list[str] = []
+    run = Run(tmp_path, bavt.Searcher(extended), questions(2), budget=bavt.Budget(tokens=20))
+    summary = run.complete()
+    assert len(told) > 4
+    assert (summary.finished, summary.spent.tokens) == (2, 2 * len(told))

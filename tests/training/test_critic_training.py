@@ -130,6 +130,19 @@ def test_labelled_paths_of_one_prompt_are_one_question(folder: ModelFolder) -> N
     assert label_states(written, folder.generator).questions.tolist() == [0, 0, 1, 1, 0, 0]
 
 
+def test_labelled_steps_end_at_an_answer(folder: ModelFolder) -> None:
+    """Nothing goes on from there in a search."""
+
+    class Answers(TextTask):
+        def describe(self, state: Any) -> Any:
+            about = super().describe(state)
+            return about._replace(terminal=True, answer="9") if "9" in state.text else about
+
+    path = LabelledPath("4 5 6", ("4 5", "9", "5 6"), (1.0, 0.5, 0.0))
+    assert label_states([path], folder.generator).labels.tolist() == [1.0, 0.5, 0.0]
+    assert label_states([path], folder.generator, Answers()).labels.tolist() == [1.0, 0.5]
+
+
 def test_labelled_steps_end_where_the_task_takes_one_for_invalid(folder: ModelFolder) -> None:
     steps = ("10 + 4 = 14 (left: 5 6 14)", "6 - 5 = 2 (left: 2 14)", "6 - 5 = 1 (left: 1 14)")
     paths = [LabelledPath("4 5 6 10", steps, (1.0, 0.0, 1.0)), LabelledPath("4 5 6 10", steps[:1], (0.5,))]

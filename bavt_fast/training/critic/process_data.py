@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bavt_fast._checks import about_json
 from bavt_fast.generators.prompts import PromptTooLong, bare_ids
-from bavt_fast.protocols import Node, Step, Task
+from bavt_fast.protocols import Description, Node, Step, Task
 from bavt_fast.step_checks import checked_description
 
 __all__ = ["LabelledPath", "LabelledSteps", "label_states", "read_process_data"]
@@ -89,8 +89,9 @@ def label_states(
     Args:
         generator: a `TorchGenerator`; it reads the steps in its prompts, and writes nothing.
         task: makes the prompt a question and the steps states, with the prompts that they have in a search. A step that
-            it takes for invalid and those behind it are left out: no critic ever sees them. So are steps beyond the
-            model's context. Without a task the prompt is what the model reads, and the steps follow it.
+            it takes for invalid and those behind it are left out, as those behind an answer: no critic ever sees them.
+            So are steps beyond the model's context. Without a task the prompt is what the model reads, and the steps
+            follow it.
         separator: the delimiter, put behind every step that does not end with it; None for the generator's own.
 
     Raises:
@@ -121,7 +122,7 @@ def label_states(
     if not rows:
         raise ValueError(f"paths: expected steps that the task takes for valid, got none in {len(paths)} paths")
     if left_out := sum(len(path.steps) for path in paths) - len(rows):
-        log.info("%d labelled steps are left out: invalid ones, and those behind them", left_out)
+        log.info("%d labelled steps are left out: invalid ones, and those behind them or behind an answer", left_out)
     answers = list(zip(generator.read(nodes), owners, rows, strict=True))
     held = [answer for answer in answers if not isinstance(answer[0], PromptTooLong)]
     if len(held) < len(answers):
@@ -145,22 +146,26 @@ def _check(paths: Any, generator: Any, separator: Any) -> None:
 def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: tuple[str, ...]) -> Iterator[Node]:
     """Of each step the context that predicts its last token."""
     state = None if task is None else task.initial_state(path.prompt)
-    prompt = path.prompt if task is None else _prompt_of(task, state)
-    if prompt is None:
+    about = _described(path.prompt, task, state)
+    if about.prompt is None:
         raise ValueError("task: expected a prompt for the initial state, got None")
-    node = Node(state, prompt)
+    node = Node(state, about.prompt)
     for text in path.steps:
+        if about.terminal:
+            return
         step = _step(text if text.endswith(ends) else text + ends[0], node.text[-1:], tokenizer)
         state = None if task is None else task.apply(node.state, step)
         if task is not None and state is None:
             return
         begun = step.token_ids[:-1]
         yield Node(None, None, node, replace(step, token_ids=begun)) if begun else node
-        node = Node(state, None if task is None else _prompt_of(task, state), node, step)
+        about = _described(None, task, state)
+        node = Node(state, about.prompt, node, step)
 
 
-def _prompt_of(task: Task[Any], state: Any) -> str | None:
-    return checked_description(task.describe(state)).prompt
+def _described(prompt: str | None, task: Task[Any] | None, state: Any) -> Description:
+    """What the task says of a state; without one, that it has this prompt."""
+    return Description(prompt=prompt) if task is None else checked_description(task.describe(state))
 
 
 def _step(text: str, before: str, tokenizer: Any) -> Step:

@@ -124,7 +124,7 @@ def flat(outputs: Any) -> list[Any]:
 def score_problem(score: Any, node: Node) -> Exception | None:
     if isinstance(score, Exception):
         return score
-    if isinstance(score, (bool, str, bytes)) or not hasattr(score, "__float__"):
+    if isinstance(score, (bool, np.bool_, str, bytes)) or not hasattr(score, "__float__"):
         return TypeError(f"critic: expected a number for each state, got {score!r:.80} for {node.text[-60:]!r}")
     try:
         output = float(score)

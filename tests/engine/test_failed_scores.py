@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted import AsyncGenerator, ScriptedGenerator, StreamingGenerator, TableCritic, World, WorldTask
 from search_checks import BUDGET, ENDLESS, alone, check_counts, check_idle, fingerprint, run_all
@@ -112,6 +113,14 @@ def test_what_a_failed_score_took_is_charged(wave: int) -> None:
     assert made >= 1
     assert failed.spent.cost == pytest.approx(0.25 + 0.001 * made)
     assert failed.overrun == bavt.Spent()
+
+
+@pytest.mark.parametrize("score", [True, np.True_, "0.5", None, 1j])
+def test_a_score_that_is_no_number_is_the_critic_s(score: Any) -> None:
+    searcher = Searcher(ScriptedGenerator(ENDLESS), lambda text: score, WorldTask(ENDLESS))
+    with pytest.raises(bavt.SearchError, match="critic: expected a number for each state, got") as caught:
+        searcher.search("a", budget=BUDGET)
+    assert "raised by the critic" in str(caught.value)
 
 
 def test_a_score_that_no_float_holds_fails_alone() -> None:

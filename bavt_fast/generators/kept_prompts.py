@@ -27,6 +27,8 @@ class KeptPrompts:
 
     def keep(self, prompt: str, ids: tuple[int, ...]) -> None:
         """Keeps the ids, in the place of those that came first."""
+        if self._ids.get(prompt) == ids:  # servers tell those of a prompt with every answer
+            return
         self._count += len(ids) - len(self._ids.pop(prompt, ()))
         self._ids[prompt] = ids
         while len(self._ids) > 1 and (len(self._ids) > _MOST_PROMPTS or self._count > _MOST_IDS):

@@ -63,7 +63,8 @@ class TorchGenerator:
     """Samples steps from a causal language model.
 
     It is a `StepGenerator` and a `StreamingStepGenerator`; calls from several threads take turns. Of several runs at
-    once one has the stream, and the others are answered in whole waves. After the model's weights change call `clear`.
+    once one has the stream, and the others are answered in whole waves. After the model's weights change call `clear`;
+    after it was converted, moved or given another vocabulary make a new generator: this one refuses it.
 
     Args:
         model: a transformers causal LM; its device and dtype are used as they are, and it is put into eval mode. Of its

@@ -221,10 +221,10 @@ class TorchGenerator:
             return answers
 
     def _advance(self, contexts: Collection[Context]) -> None:
-        """One pass. Where it raises, as processors may, these have ended with the error, and with what they took."""
+        """One pass. Where processors raise, these have ended with the error, and with what they took."""
         try:
             self._scheduler.advance()
-        except Exception:
+        except GenerationError:
             if not all(context.is_over for context in contexts):
                 raise
 

@@ -53,7 +53,8 @@ class ReasoningGymTask:
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed.
-        TypeError, ValueError: there is no such family or inner task, or the family does not take these settings.
+        TypeError, ValueError: there is no such family or inner task, the family does not take these settings, or a named
+            inner task does not read the family's problems.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ReasoningGymTask:
         size, seed = as_count("size", size, minimum=1), as_seed("seed", seed)
         require_function("question_of", question_of)
         self._inner_oracle: Callable[[], Critic] | None = None
+        named = inner if question_of is None else None
         if isinstance(inner, str):
             self._inner_oracle = getattr(task_module(inner), "make_oracle", None)
             inner, question_of = _named(inner, question_of)
@@ -93,8 +95,20 @@ class ReasoningGymTask:
             ) from error
         self.inner: Task[Any] = TextTask() if inner is None else _checked_inner(inner)
         self._question_of = question_of or (lambda problem: problem["question"])
+        if isinstance(named, str):
+            self._check_read_by(named)
         if isinstance(self.inner, TextTask):
             self._warn_of_lines()
+
+    def _check_read_by(self, named: str) -> None:
+        """Raises ValueError for a named inner task whose problems are those of another family."""
+        try:
+            self._question_of(self.problems[0])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"inner: expected a task that reads problems of {self.name!r}, got {named!r} ({error!r:.80}); give "
+                "question_of for problems of another form"
+            ) from error
 
     def _warn_of_lines(self) -> None:
         of_lines = sum("\n" in str(problem["answer"] or "").strip() for problem in self.problems)

@@ -108,6 +108,16 @@ def test_what_is_not_a_family_is_refused(name: Any, options: dict[str, Any], err
         ReasoningGymTask(name, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "inner"), [("chain_sum", "n_queens"), ("n_queens", "jugs"), ("jugs", "countdown"), ("sudoku", "n_queens")]
+)
+def test_an_inner_task_that_reads_other_problems_is_refused(name: str, inner: str) -> None:
+    with pytest.raises(ValueError, match=f"inner: expected a task that reads problems of '{name}', got '{inner}'"):
+        ReasoningGymTask(name, size=2, inner=inner)
+    asked = ReasoningGymTask(name, size=2, inner=inner, question_of=lambda problem: str(problem["answer"]))
+    assert len(asked.questions) == 2
+
+
 def test_settings_of_which_no_problem_comes_are_refused() -> None:
     """The family takes them, and finds out when it makes the first one."""
     with pytest.raises(ValueError, match="name: expected a family of reasoning-gym and its settings, got 'word_sort"):

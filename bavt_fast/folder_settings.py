@@ -19,7 +19,7 @@ from typing import Any
 
 from bavt_fast._checks import about_json, as_amount
 from bavt_fast.protocols import Task
-from bavt_fast.tasks import task_module
+from bavt_fast.tasks import made_task, task_module
 
 __all__ = ["FORMAT", "HEADS", "HEAD_FILE", "SETTINGS_FILE", "FolderSettings", "embedded_folder", "read_settings"]
 
@@ -101,7 +101,7 @@ class FolderSettings:
         Raises:
             TypeError, ValueError: there is no such task, or it does not take these arguments.
         """
-        task: Task[Any] = task_module(self.task).make_task(**{**self.task_options, **(options or {})})
+        task: Task[Any] = made_task(self.task, {**self.task_options, **(options or {})})
         return task
 
 

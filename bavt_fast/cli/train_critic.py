@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import generator_and_prompts
 from bavt_fast.cli.searchers import loaded_model
 from bavt_fast.folder_settings import SETTINGS_FILE
-from bavt_fast.tasks import task_module
+from bavt_fast.tasks import made_task, task_module
 from bavt_fast.tasks.problems import read_problems
 
 if TYPE_CHECKING:
@@ -236,15 +237,15 @@ def _from_problems(learner: Learner, path: Path | None, limit: int | None, confi
         problems = _questions(path, limit)
         questions = [learner.prompt_of(question) for question, _ in problems]
         answers = _answers_of(learner, problems)
-        known = {"answers": answers} if answers else {}
-    task = module.make_task(**{**learner.task_options, **known})
+        known = {"answers": answers} if answers and _takes(module.make_task, "answers") else {}
+    task = made_task(learner.task_name, {**learner.task_options, **known})
     if path is None:
         if not hasattr(task, "questions"):
             raise ValueError(
                 f"problems: expected either --problems or --steps, for {learner.task_name!r} has no questions itself"
             )
         questions = list(task.questions)[:limit]
-    oracle = _oracle_of(module, task)
+    oracle = _oracle_of(module, task, learner.task_options)
     if oracle is None and learner.task_name in IN_WORDS and task.answers is None:
         raise ValueError(
             f"problems: expected JSON lines with question and answer, by which {learner.task_name!r} verifies, got "
@@ -263,12 +264,17 @@ def _from_problems(learner: Learner, path: Path | None, limit: int | None, confi
     )
 
 
-def _oracle_of(module: Any, task: Any) -> Any:
-    """The exact solver of the task itself, else of its module; None for none."""
-    for owner in (task, module):
-        if hasattr(owner, "make_oracle"):
-            return owner.make_oracle()
-    return None
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name: tasks that verify by themselves take no answers."""
+    return name in inspect.signature(function).parameters
+
+
+def _oracle_of(module: Any, task: Any, options: Mapping[str, Any]) -> Any:
+    """The exact solver of the task itself, else of its module, for a task with these options; None for none."""
+    if hasattr(task, "make_oracle"):
+        return task.make_oracle()
+    make = getattr(module, "make_oracle", None)
+    return None if make is None else make(**{name: value for name, value in options.items() if _takes(make, name)})
 
 
 def _name_of(name: str, task: Any) -> str:
@@ -283,7 +289,7 @@ def _from_steps(learner: Learner, path: Path, config: CriticConfig, out: Path) -
     from bavt_fast.training.critic.process_data import label_states, read_process_data
 
     paths = [path._replace(prompt=learner.prompt_of(path.prompt)) for path in read_process_data(path)]
-    task = task_module(learner.task_name).make_task(**learner.task_options)
+    task = made_task(learner.task_name, learner.task_options)
     states = label_states(paths, learner.generator, task)
     fitted = fit_head(
         states.hidden,

@@ -4,7 +4,8 @@ A module of this package that a model folder or the command line may name, such 
 
 - ``make_task(**options) -> Task``;
 - where it reads problems of the package reasoning-gym, ``gym_question(problem) -> str``, its question of one;
-- where the values of its states can be worked out exactly, ``make_oracle() -> Critic``, whose values are in [0, 1];
+- where the values of its states can be worked out exactly, ``make_oracle() -> Critic``, whose values are in [0, 1]; it
+  takes those options of the task that change what can be reached;
 - where a model of its own ships, a folder ``model`` beside it;
 - where one can be trained, a submodule ``training`` with ``make_course() -> Course`` (`bavt_fast.training.course`).
 
@@ -17,10 +18,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import keyword
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
-__all__ = ["task_module", "training_module"]
+__all__ = ["made_task", "task_module", "training_module"]
 
 
 def task_module(name: str) -> ModuleType:
@@ -36,6 +40,24 @@ def task_module(name: str) -> ModuleType:
     if module is None or not hasattr(module, "make_task"):
         raise ValueError(f"task: expected the name of a module in {__name__} that has make_task(), got {name!r:.80}")
     return module
+
+
+def made_task(name: str, options: Mapping[str, Any]) -> Any:
+    """The task of a module, made with these options.
+
+    Raises:
+        TypeError, ValueError: there is no such module, or its task does not take these options.
+    """
+    make = task_module(name).make_task
+    taken = inspect.signature(make)
+    try:
+        taken.bind(**options)
+    except TypeError as error:
+        raise TypeError(
+            f"task_options: expected arguments of the task {name!r} ({', '.join(taken.parameters)}), got "
+            f"{', '.join(options) or 'none':.80}: {error}"
+        ) from error
+    return make(**options)
 
 
 def training_module(name: str) -> ModuleType:

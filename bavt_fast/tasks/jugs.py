@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -60,7 +60,7 @@ class Jugs:
     """
 
     def __init__(self, max_moves: int | None = None) -> None:
-        self.max_moves = None if max_moves is None else as_count("max_moves", max_moves, minimum=1)
+        self.max_moves = _checked_moves(max_moves)
 
     def initial_state(self, question: str) -> JugsState:
         """Parses the capacities of 2 to 26 jugs and the target, all from 1 to 999.
@@ -89,9 +89,11 @@ class Jugs:
             return None
         return state._replace(volumes=volumes, moves=(*state.moves, f"{match[1]}>{match[2]}"))
 
-    def key(self, state: JugsState) -> tuple[tuple[int, int], ...]:
-        """Jugs that are alike may change places: what is left to do is the same."""
-        return tuple(sorted(zip(state.capacities, state.volumes, strict=True)))
+    def key(self, state: JugsState) -> Hashable:
+        """Jugs that are alike may change places: what is left to do is the same. With a limit on the moves those that
+        were made count too: fewer leave more."""
+        volumes = tuple(sorted(zip(state.capacities, state.volumes, strict=True)))
+        return volumes if self.max_moves is None else (volumes, len(state.moves))
 
     def describe(self, state: JugsState) -> Description:
         """A move takes a token at the least; where none brings the target at once there are two."""
@@ -133,32 +135,51 @@ class JugsOracle:
     """The perfect critic: ``gamma`` to the power of the moves that are left; ``unsolvable_value`` where none help.
 
     Up to some thousands of states of a puzzle, such as three jugs up to 30, it is quick.
+
+    Args:
+        gamma: what a move costs, in (0, 1].
+        unsolvable_value: V of a state that cannot reach the target.
+        max_moves: as of the task.
     """
 
     predicts: Literal["value", "residual"] = "value"
 
-    def __init__(self, gamma: float = 0.9, unsolvable_value: float = 1e-6) -> None:
+    def __init__(self, gamma: float = 0.9, unsolvable_value: float = 1e-6, max_moves: int | None = None) -> None:
         self._gamma = as_share("gamma", gamma)
         self._unsolvable_value = unsolvable_value
+        self._max_moves = _checked_moves(max_moves)
 
     def score(self, candidates: Sequence[Node]) -> list[float]:
-        left = [distance(node.state) for node in candidates]
-        return [self._unsolvable_value if moves is None else self._gamma**moves for moves in left]
+        return [self._value(node.state) for node in candidates]
+
+    def _value(self, state: JugsState) -> float:
+        left = distance(state)
+        if left is None or (self._max_moves is not None and len(state.moves) + left > self._max_moves):
+            return self._unsolvable_value
+        return self._gamma**left
 
 
 make_task = Jugs
 """What a model folder that names this module is given."""
 
 
-def make_oracle() -> JugsOracle:
-    """The exact solver, as what a critic is to learn: 0 where the target cannot be reached."""
-    return JugsOracle(unsolvable_value=0.0)
+def make_oracle(max_moves: int | None = None) -> JugsOracle:
+    """The exact solver, as what a critic is to learn: 0 where the target cannot be reached.
+
+    Args:
+        max_moves: as of the task.
+    """
+    return JugsOracle(unsolvable_value=0.0, max_moves=max_moves)
 
 
 def gym_question(problem: Mapping[str, Any]) -> str:
     """A problem of reasoning-gym's "jugs" as `Jugs` takes it, for `ReasoningGymTask`."""
     puzzle = problem["metadata"]["puzzle"]
     return f"{' '.join(map(str, puzzle['jug_capacities']))} -> {puzzle['target']}"
+
+
+def _checked_moves(max_moves: int | None) -> int | None:
+    return None if max_moves is None else as_count("max_moves", max_moves, minimum=1)
 
 
 def prompt_of(volumes: Sequence[int], capacities: Sequence[int], target: int) -> str:

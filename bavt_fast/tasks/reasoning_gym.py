@@ -53,8 +53,8 @@ class ReasoningGymTask:
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed.
-        TypeError, ValueError: there is no such family or inner task, the family does not take these settings, or a named
-            inner task does not read the family's problems.
+        TypeError, ValueError: there is no such family or inner task, the family does not take these settings, or a
+            named inner task does not read the family's problems.
     """
 
     def __init__(

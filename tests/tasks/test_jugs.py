@@ -95,6 +95,22 @@ def test_a_path_ends_at_so_many_moves_where_the_task_is_told() -> None:
         Jugs(max_moves=0)
 
 
+def test_of_a_limited_path_the_moves_that_were_made_count() -> None:
+    """The same volumes by fewer moves may still be saved where those by more are lost."""
+    limited = Jugs(max_moves=len(SOLUTION))
+    oracle = make_oracle(max_moves=len(SOLUTION))
+    near, far = walk(limited, ASKED, SOLUTION[0]), walk(limited, ASKED, SOLUTION[0], ">A", "A>")
+    assert near is not None
+    assert far is not None
+    assert near.volumes == far.volumes
+    assert task.key(near) == task.key(far)
+    assert limited.key(near) != limited.key(far)
+    left = distance(near)
+    assert left == len(SOLUTION) - 1
+    assert oracle.score([Node(near, None), Node(far, None)]) == [pytest.approx(0.9**left), 0.0]
+    assert JugsOracle(max_moves=len(SOLUTION)).score([Node(far, None)]) == [1e-6]
+
+
 @pytest.mark.parametrize(
     "question",
     ["", "4 -> 2", "4 9 9", "4 9 9 ->", "-> 6", "4 0 9 -> 6", "4 9 9 -> 0", "4 9 9 -> -6", "4 9 9 -> 1000", "4 9 9 = 6",

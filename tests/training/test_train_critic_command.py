@@ -18,13 +18,23 @@ from tiny_tokenizers import tiny_tokenizer  # noqa: E402
 
 from bavt_fast import cli  # noqa: E402
 from bavt_fast.cli.prompts import plain_prompt  # noqa: E402
-from bavt_fast.cli.train_critic import Learner, _answers_of, _from_steps, _questions, task_options  # noqa: E402
+from bavt_fast.cli.train_critic import (  # noqa: E402
+    Learner,
+    _answers_of,
+    _from_steps,
+    _oracle_of,
+    _questions,
+    task_options,
+)
 from bavt_fast.critics.critic_file import read_manifest  # noqa: E402
 from bavt_fast.model_folder import embedded_folder  # noqa: E402
 from bavt_fast.protocols import Node  # noqa: E402
+from bavt_fast.tasks import task_module  # noqa: E402
+from bavt_fast.tasks.countdown import Countdown  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
 from bavt_fast.tasks.reasoning_gym import ReasoningGymTask  # noqa: E402
+from bavt_fast.tasks.text import TextTask  # noqa: E402
 from bavt_fast.training.critic import CriticConfig  # noqa: E402
 from bavt_fast.training.critic.process_data import LabelledPath, read_process_data  # noqa: E402
 
@@ -101,6 +111,29 @@ def test_the_command_writes_a_critic(tmp_path: Path) -> None:
     assert printed["auc_within_depths"] == round(manifest.figures["auc_within_depths"], 4)
     assert (manifest.task, manifest.predicts, manifest.figures["questions"]) == ("countdown", "logit", 16)
     assert manifest.reads == "step"
+
+
+def test_problems_with_answers_are_taken_where_the_task_needs_none(tmp_path: Path) -> None:
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "critic.safetensors"
+    numbers, targets = held_out_problems(TEST, 12, 5, seed=5)
+    with problems.open("w") as file:
+        for row, target in zip(numbers, targets, strict=True):
+            question = f"{' '.join(map(str, row))} -> {target}"
+            file.write(json.dumps({"question": question, "answer": str(target)}) + "\n")
+    result = run(
+        *("--model", embedded_folder(), "--problems", problems, "--out", out),
+        *("--budget-tokens", 250, "--rounds", 1, "--max-step-tokens", 24),
+    )
+    assert result.exit_code == 0, result.output
+    assert read_manifest(out).task == "countdown"
+
+
+def test_the_oracle_is_that_of_the_task_with_its_options() -> None:
+    state = Countdown(fractions=True).initial_state("1 5 5 5")
+    for options, value in (({}, 0.0), ({"fractions": True, "target": 24}, 1.0)):
+        oracle = _oracle_of(task_module("countdown"), Countdown(**options), options)
+        assert oracle.score([Node(state, None)]) == [value]
+    assert _oracle_of(task_module("text"), TextTask(), {"max_depth": 3}) is None
 
 
 def test_the_command_takes_labelled_steps(tmp_path: Path) -> None:
@@ -219,6 +252,15 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         ((*model, "--problems", empty, "--task", "nowhere"), "expected the name of a module"),
         ((*model, "--problems", empty, "--rounds", 0), "rounds: expected"),
         ((*model, "--task-option", "size"), "task-option: expected NAME=VALUE"),
+        (
+            (*model, "--problems", plain, "--task-option", "size=3"),
+            "task_options: expected arguments of the task 'countdown' (target, fractions), got size",
+        ),
+        (
+            (*model, "--task", "reasoning_gym", "--task-option", "size=3"),
+            "task_options: expected arguments of the task 'reasoning_gym' (name, size, seed, inner, question_of, "
+            "config), got size: missing a required argument: 'name'",
+        ),
         ((*model, "--problems", plain, "--task", "text"), "problems: expected JSON lines with question and answer"),
         ((*model, "--steps", same), "labels: expected some that differ, got 2 that are all 1.0"),
         (

@@ -22,6 +22,10 @@ make_task = Countdown
 """What a model folder that names this module is given."""
 
 
-def make_oracle() -> CountdownOracle:
-    """The exact solver, as what a critic is to learn: 1 where the target can be reached, 0 elsewhere."""
-    return CountdownOracle(unsolvable_value=0.0)
+def make_oracle(fractions: bool = False) -> CountdownOracle:
+    """The exact solver, as what a critic is to learn: 1 where the target can be reached, 0 elsewhere.
+
+    Args:
+        fractions: as of the task.
+    """
+    return CountdownOracle(unsolvable_value=0.0, fractions=fractions)

@@ -141,7 +141,7 @@ def read_settings(folder: str | Path) -> FolderSettings:
     try:
         settings = FolderSettings.from_json((path / SETTINGS_FILE).read_text(encoding="utf-8"))
         task_module(settings.task)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"model: {path} is not a model folder of bavt-fast ({SETTINGS_FILE}: {about_json(error)})"
         ) from error

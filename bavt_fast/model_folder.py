@@ -24,7 +24,7 @@ with needs("torch", __name__):
     from safetensors.torch import load_file, save_file
 
     from bavt_fast.critics.critic_file import LEAST_COSINE
-    from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor
+    from bavt_fast.critics.value_head import HiddenStateCritic, ResidualValuePredictor, head_shapes
     from bavt_fast.generators.pretrained import ModelSource, load_pretrained
     from bavt_fast.generators.torch_model import TorchGenerator
     from bavt_fast.model_places import input_device
@@ -143,7 +143,7 @@ def _check_code(path: Path, trust_remote_code: bool) -> None:
             continue
         try:
             config = json.loads((path / name).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"model: {path} is not a model folder of bavt-fast ({name}: {about_json(error)})"
             ) from error
@@ -168,11 +168,11 @@ def _head_of(weights: Mapping[str, torch.Tensor]) -> ResidualValuePredictor:
     """The head with these weights, in float32; ValueError where they are not those of a `ResidualValuePredictor`."""
     first = weights.get("predictor.0.weight")
     width = first.shape[1] if first is not None and first.dim() == 2 else 1
-    head = ResidualValuePredictor(width)
-    expected = {name: tuple(weight.shape) for name, weight in head.state_dict().items()}
+    expected = head_shapes(width)
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if found != expected:
         raise ValueError(f"expected a head of {_shapes(expected)}, got {_shapes(found)}")
+    head = ResidualValuePredictor(width)
     head.load_state_dict({name: weight.float() for name, weight in weights.items()})
     for name, weight in head.state_dict().items():
         if not weight.isfinite().all():

@@ -141,6 +141,7 @@ def test_a_value_of_any_size_has_its_row(tmp_path: Path) -> None:
         (["one.bavt", "one.bavt", "-o", "tree.svg"], "expected a file of .html for 2 searches"),
         (["empty"], "found none"),
         (["torn"], "torn/run.json: expected what a run wrote"),
+        (["deep"], "deep/run.json: expected what a run wrote"),
         (["one.bavt", "-o", "no/such/folder.html"], "no/such/folder.html"),
         (["one.bavt", "-o", "tree.svg", "--depth", "2"], "--depth: expected in the terminal, got it beside --out"),
         (["one.bavt", "-o", "tree.html", "--depth", "2"], "--depth: expected in the terminal, got it beside --out"),
@@ -165,8 +166,9 @@ def test_bad_input_says_what_is_wrong(
     Path("words.txt").write_text("words")
     Path("trace.jsonl").write_text('{"kind": "ask"}\n{"kind": "tell"}\n')
     Path("empty").mkdir()
-    Path("torn").mkdir()
-    Path("torn", "run.json").write_text("{")
+    for folder, text in (("torn", "{"), ("deep", "[" * 100_000)):
+        Path(folder).mkdir()
+        Path(folder, "run.json").write_text(text)
     done = run("view", *arguments)
     assert done.exit_code == 2
     assert said in done.stderr

@@ -179,6 +179,20 @@ def test_settings_that_are_not_json_are_shown(folder: Path) -> None:
         load_folder(folder)
 
 
+@pytest.mark.parametrize("name", [SETTINGS_FILE, "config.json", "tokenizer_config.json"])
+def test_settings_that_nest_too_deeply_are_refused(folder: Path, name: str) -> None:
+    (folder / name).write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=rf"is not a model folder of bavt-fast \({name}: .*recursion"):
+        load_folder(folder)
+
+
+def test_a_head_of_a_wrong_width_is_not_made_to_see_that(folder: Path) -> None:
+    """It would take 8 TB."""
+    safetensors_torch.save_file({"predictor.0.weight": torch.zeros(1, 1 << 20)}, folder / HEAD_FILE)
+    with pytest.raises(ValueError, match=r"expected a head of .*1048576.*, got predictor"):
+        load_folder(folder)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", HEAD_FILE])
 def test_a_folder_with_a_cut_file(folder: Path, name: str) -> None:
     (folder / name).write_bytes((folder / name).read_bytes()[:-100])

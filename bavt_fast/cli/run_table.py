@@ -31,7 +31,7 @@ def run_table(folder: Path, *, width: int, lines: int | None = None) -> str:
     """
     try:
         began = json.loads((folder / "run.json").read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         began = None
     if not isinstance(began, dict) or "questions" not in began:
         raise ValueError(f"{folder / 'run.json'}: expected what a run wrote, got something else")

@@ -164,7 +164,7 @@ def task_options(words: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"task-option: expected NAME=VALUE, each name once, got {word!r:.80}")
         try:
             read = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             read = value
         options[name] = value if isinstance(read, (dict, list)) else read
     return options

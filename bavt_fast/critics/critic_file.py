@@ -33,7 +33,7 @@ with needs("torch", __name__):
     from safetensors.torch import save
     from torch import Tensor
 
-    from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor
+    from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor, head_shapes
 
 __all__ = ["CriticManifest", "check_out", "load_critic", "read_manifest", "save_critic"]
 
@@ -45,6 +45,7 @@ LEAST_COSINE = 0.98
 LAST = "last"
 """The last layer's states, behind the final norm."""
 _KEY = "bavt_fast"
+_LAYERS = [torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]
 
 
 class _Model(Protocol):
@@ -122,13 +123,17 @@ def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: C
             f"head: expected the model's width of {len(probe)}, got a head of width {width} and a manifest that "
             f"says {manifest.hidden_size}"
         )
+    layers = [type(layer) for part in head.children() for layer in part.children()]
+    if _shapes(weights) != head_shapes(manifest.hidden_size) or layers != _LAYERS:
+        raise TypeError(
+            f"head: expected the layers of a ResidualValuePredictor, which is what is loaded, got {head!r:.200}"
+        )
     if manifest.layer != _layer_of(model):
         raise ValueError(
             f"manifest: expected the layer of the model's states, {_layer_of(model)!r}, got {manifest.layer!r}"
         )
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise ValueError(f"head: expected finite weights, got NaN or infinity in {name}")
+    if (name := _not_finite(weights)) is not None:
+        raise ValueError(f"head: expected finite weights, got NaN or infinity in {name}")
     weights["probe"] = probe
     text = json.dumps(_strict({"format": FORMAT, "probe_text": PROBE, **asdict(manifest)}), allow_nan=False)
     with replaced(Path(path)) as file:
@@ -237,14 +242,25 @@ def _read(path: str | os.PathLike[str]) -> tuple[CriticManifest, dict[str, Tenso
         with safe_open(path, framework="pt") as file:
             manifest = _manifest((file.metadata() or {}).get(_KEY))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, TypeError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"critic: {path} is not a critic's file ({error})") from error
-    wanted = {name: weight.shape for name, weight in ResidualValuePredictor(manifest.hidden_size).state_dict().items()}
-    wanted["probe"] = torch.Size([manifest.hidden_size])
-    found = {name: weight.shape for name, weight in weights.items()}
+    wanted, found = {**head_shapes(manifest.hidden_size), "probe": (manifest.hidden_size,)}, _shapes(weights)
     if found != wanted:
-        raise ValueError(f"critic: {path} is not a critic's file (expected weights {wanted}, got {found})")
+        raise ValueError(f"critic: {path} is not a critic's file (expected weights {wanted}, got {found!r:.300})")
+    if (name := _not_finite(weights)) is not None:
+        raise ValueError(
+            f"critic: {path} is not a critic's file (expected finite weights and probe, got NaN or infinity in {name})"
+        )
     return manifest, weights
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The first that holds something else than finite numbers."""
+    return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
 
 
 def _manifest(text: str | None) -> CriticManifest:

@@ -16,7 +16,7 @@ from bavt_fast.protocols import Node
 from bavt_fast.request_checks import check_nodes
 from bavt_fast.threads import ComputeThreads
 
-__all__ = ["ContextReader", "HiddenStateCritic", "ResidualValuePredictor"]
+__all__ = ["ContextReader", "HiddenStateCritic", "ResidualValuePredictor", "head_shapes"]
 
 
 class ResidualValuePredictor(nn.Module):
@@ -91,6 +91,17 @@ class ResidualValuePredictor(nn.Module):
         if (first.weight.shape, last.weight.shape) != ((units, self.hidden_dim), (1, units)):
             return None
         return first.weight, first.bias, last.weight, last.bias
+
+
+def head_shapes(hidden_dim: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a `ResidualValuePredictor`'s weights. None is made for it: a width in a file may be any."""
+    units = 2 * hidden_dim
+    return {
+        "predictor.0.weight": (units, hidden_dim),
+        "predictor.0.bias": (units,),
+        "predictor.2.weight": (1, units),
+        "predictor.2.bias": (1,),
+    }
 
 
 class ContextReader(Protocol):

@@ -136,6 +136,7 @@ def changed(path: Path, tensors: Any = None, without: Sequence[str] = (), **fiel
         ({"reads": "mind"}, "is not a critic's file .*reads: expected step or context"),
         ({"hidden_size": True}, "is not a critic's file .*hidden_size"),
         ({"hidden_size": 64}, "is not a critic's file .*expected weights"),
+        ({"hidden_size": 1 << 20}, "is not a critic's file .*expected weights"),  # nothing so large is made
         ({"extra": 1}, "is not a critic's file .*expected a manifest"),
     ],
 )
@@ -150,6 +151,9 @@ def test_what_is_not_a_critics_file_is_refused(saved: Path, tmp_path: Path) -> N
         saved.write_bytes(content)
         with pytest.raises(ValueError, match="is not a critic's file"):
             load_critic(saved, model())
+    save_file({"predictor.0.weight": torch.zeros(2, 2)}, saved, metadata={"bavt_fast": "[" * 100_000})
+    with pytest.raises(ValueError, match=r"is not a critic's file .*recursion"):
+        load_critic(saved, model())
     save_file({"predictor.0.weight": torch.zeros(2, 2)}, saved)
     with pytest.raises(ValueError, match="no manifest"):
         load_critic(saved, model())
@@ -158,8 +162,26 @@ def test_what_is_not_a_critics_file_is_refused(saved: Path, tmp_path: Path) -> N
 
 
 def test_a_probe_that_is_not_a_number_is_refused(saved: Path) -> None:
-    with pytest.raises(ValueError, match="whose states are others"):
+    with pytest.raises(ValueError, match="expected finite weights and probe, got NaN or infinity in probe"):
         load_critic(changed(saved, {"probe": torch.full((32,), float("nan"))}), model())
+
+
+def test_weights_that_are_not_numbers_are_refused(saved: Path) -> None:
+    weights = {"predictor.2.bias": torch.full((1,), float("nan"))}
+    with pytest.raises(ValueError, match=r"expected finite weights and probe, got NaN or .*2\.bias"):
+        load_critic(changed(saved, weights), model())
+
+
+def test_a_head_of_other_layers_is_not_saved(tmp_path: Path) -> None:
+    """What is loaded is a `ResidualValuePredictor`, with other weights missing and another activation lost."""
+    bent, bare, other = (bavt.ResidualValuePredictor(32) for _ in range(3))
+    bent.predictor[1] = torch.nn.GELU()
+    bare.predictor[0] = torch.nn.Linear(32, 64, bias=False)
+    other.predictor = torch.nn.Linear(32, 1)  # type: ignore[assignment]
+    for head in (bent, bare, other):
+        with pytest.raises(TypeError, match="head: expected the layers of a ResidualValuePredictor, which is"):
+            save_critic(tmp_path / "critic.safetensors", head, MANIFEST, model())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:

@@ -203,8 +203,21 @@ def test_the_command_takes_a_task_with_its_own_questions_and_arguments(tmp_path:
     assert manifest.figures["tokens"]["labelling"] == 0  # the inner task has an exact solver
 
 
+DEEP = "[" * 100_000
+
+
 def test_arguments_of_a_task_are_read_as_they_are_meant() -> None:
-    words = ["size=200", "share=0.5", "name=n_queens", "flag=true", "nothing=null", "text=[1]", "more=a=b", "empty="]
+    words = [
+        "size=200",
+        "share=0.5",
+        "name=n_queens",
+        "flag=true",
+        "nothing=null",
+        "text=[1]",
+        "more=a=b",
+        "empty=",
+        f"deep={DEEP}",
+    ]
     assert task_options(words) == {
         "size": 200,
         "share": 0.5,
@@ -214,6 +227,7 @@ def test_arguments_of_a_task_are_read_as_they_are_meant() -> None:
         "text": "[1]",
         "more": "a=b",
         "empty": "",
+        "deep": DEEP,
     }
     for word in ("size", "=3", "a b=3"):
         with pytest.raises(ValueError, match="task-option: expected NAME=VALUE"):

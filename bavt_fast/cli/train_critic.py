@@ -104,7 +104,8 @@ def train_critic(
             as_count("limit", limit, minimum=1)
         options = task_options(task_option or [])
         with loading():
-            from bavt_fast.critics.critic_file import check_out
+            from bavt_fast.critics.critic_file import check_model, check_out
+            from bavt_fast.language_model import TorchModel
             from bavt_fast.training.critic import CriticConfig
 
             config = CriticConfig(
@@ -113,6 +114,7 @@ def train_critic(
             out.parent.mkdir(parents=True, exist_ok=True)
             check_out(out)
             learner = _learner(model, task, options, temperature, device, dtype)
+            check_model(TorchModel(learner.generator.model, learner.generator.tokenizer))
         if steps is not None:
             fitted = _from_steps(learner, steps, config, out)
         else:

@@ -35,7 +35,7 @@ with needs("torch", __name__):
 
     from bavt_fast.critics.value_head import ContextReader, HiddenStateCritic, ResidualValuePredictor, head_shapes
 
-__all__ = ["CriticManifest", "check_out", "load_critic", "read_manifest", "save_critic"]
+__all__ = ["CriticManifest", "check_model", "check_out", "load_critic", "read_manifest", "save_critic"]
 
 FORMAT = 1
 PROBE = "1 2 3 4 = (a b c"
@@ -140,6 +140,11 @@ def save_critic(path: str | os.PathLike[str], head: torch.nn.Module, manifest: C
         file.write(save(weights, metadata={_KEY: text}))
 
 
+def check_model(model: _Model) -> None:
+    """Raises TypeError or ValueError where `save_critic` would: for what is no model, or does not read the probe."""
+    _probe(model)
+
+
 def check_out(path: str | os.PathLike[str]) -> None:
     """Raises OSError where `save_critic` could not write the file: before what it is to hold is worked out."""
     target = Path(path)
@@ -226,7 +231,15 @@ def _probe(model: _Model) -> Tensor:
             "model: expected a TorchModel, or a generator over a server with its hidden states, got "
             f"{model!r:.80}; for a generator of torch take TorchModel(generator.model, generator.tokenizer)"
         )
-    return torch.as_tensor(model.encode(PROBE)[0]).detach().float().cpu().clone()
+    try:
+        state = model.encode(PROBE)[0]
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, ValueError):  # tokenizers raise the plain one
+            raise
+        raise ValueError(
+            f"model: expected one that reads {PROBE!r}, by which a critic knows it, got: {error}"
+        ) from error
+    return torch.as_tensor(state).detach().float().cpu().clone()
 
 
 def _layer_of(model: _Model) -> str:

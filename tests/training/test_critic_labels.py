@@ -197,3 +197,11 @@ def test_an_oracle_may_be_a_function_or_say_what_it_took() -> None:
     nodes = [Node(1, "one"), Node(2, "two")]
     assert label_by_oracle(nodes, lambda text: float(text == "one")).tolist() == [1.0, 0.0]
     assert label_by_oracle(nodes, Charging()).tolist() == [0.25, 0.25]
+
+
+def test_an_oracle_that_is_a_coroutine_is_refused() -> None:
+    async def later(text: str) -> float:
+        return 1.0
+
+    with pytest.raises(TypeError, match="oracle: expected a plain one, got a coroutine: <function"):
+        label_by_oracle([Node(1, "one")], later)

@@ -12,15 +12,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tiny_models import tiny_model  # noqa: E402
+import transformers  # noqa: E402
+from tiny_models import tiny_model, tiny_vocabulary_model  # noqa: E402
 from tiny_tokenizers import CHAT_TEMPLATE, tiny_tokenizer  # noqa: E402
+from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from untouched import Untouched  # noqa: E402
 
 import bavt_fast as bavt  # noqa: E402
 from bavt_fast.critics.critic_file import load_critic, read_manifest  # noqa: E402
 from bavt_fast.language_model import TorchModel  # noqa: E402
 from bavt_fast.model_folder import ModelFolder, load_folder  # noqa: E402
-from bavt_fast.protocols import Description, Node  # noqa: E402
+from bavt_fast.protocols import Description, Node, Scores  # noqa: E402
 from bavt_fast.tasks.countdown import Countdown, make_oracle  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
@@ -364,6 +366,53 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(tmp_path: Pa
             train_critic(Untouched(), Countdown(), problems(3), out=out)
     with pytest.raises(TypeError, match="generator: expected a TorchGenerator, whose model"):
         train_critic(Untouched(), Countdown(), problems(3), out=tmp_path / "critic.safetensors")
+    with pytest.raises(TypeError, match="generator: expected one that reads contexts, such as TorchGenerator, got"):
+        train_critic(Unread(), Countdown(), problems(3), config=CriticConfig(reads="context"))
+    with pytest.raises(TypeError, match="oracle: expected a plain one, got a coroutine"):
+        train_critic(Untouched(), Countdown(), problems(3), oracle=later)
+
+
+class Unread:
+    def propose(self, *asked: Any) -> Any:
+        raise AssertionError("nothing is asked for")
+
+
+async def later(text: str) -> float:
+    raise AssertionError("nothing is asked for")
+
+
+def test_a_model_that_cannot_read_the_probe_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    """Else what was learnt could not be written at the end."""
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(["a1", "b2", "\n"])}))
+    words.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    generator = TorchModel(tiny_vocabulary_model(8), tokenizer).generator(delimiter=())
+    with pytest.raises(
+        ValueError, match=r"model: expected one that reads '1 2 3 4 = .*, by which a critic knows it, got"
+    ):
+        train_critic(generator, Countdown(), problems(3), out=tmp_path / "critic.safetensors")
+    assert generator.statistics().generated_tokens == 0
+
+
+def test_the_largest_seed_is_one(folder: ModelFolder) -> None:
+    """The rounds count on from it, and what was spent is not lost."""
+    config = CriticConfig(budget_tokens=60, rounds=2, completions=1, max_step_tokens=20, seed=2**63 - 1)
+    assert train_critic(folder.generator, folder.task, problems(8), config=config).figures.states > 0
+
+
+def test_what_an_oracle_took_is_in_the_file(folder: ModelFolder, tmp_path: Path) -> None:
+    class Charging:
+        predicts = "value"
+
+        def score(self, nodes: Sequence[Node]) -> Scores:
+            judged.extend(nodes)
+            return Scores(make_oracle().score(nodes), [bavt.Spent(tokens=3)] * len(nodes))
+
+    judged: list[Node] = []
+    out = tmp_path / "critic.safetensors"
+    config = CriticConfig(budget_tokens=100, rounds=2, max_step_tokens=20)
+    train_critic(folder.generator, folder.task, problems(8), config=config, oracle=Charging(), out=out)  # type: ignore[arg-type]
+    assert read_manifest(out).figures["tokens"]["labelling"] == 3 * len(judged) > 0
 
 
 @pytest.mark.parametrize(
@@ -411,6 +460,27 @@ def test_a_function_may_steer_the_visits(folder: ModelFolder) -> None:
     assert len(found) > 2
     with pytest.raises(TypeError, match="critic: expected an object with score"):
         collect_visits(folder.generator, folder.task, asked, budget=budget, critic=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="critic: expected a plain one, got a coroutine"):
+        collect_visits(folder.generator, folder.task, asked, budget=budget, critic=later)  # type: ignore[arg-type]
+
+
+def test_states_of_a_wave_that_failed_are_kept_once(folder: ModelFolder) -> None:
+    """They come again one by one, where a critic has no room for all of them."""
+
+    class Narrow:
+        predicts = "value"
+        failed = 0
+
+        def score(self, nodes: Sequence[Node]) -> list[float]:
+            if len(nodes) > 1:
+                self.failed += 1
+                raise torch.OutOfMemoryError
+            return [0.5]
+
+    critic, budget = Narrow(), bavt.Budget(tokens=60)
+    found = collect_visits(folder.generator, folder.task, problems(5), budget=budget, critic=critic)  # type: ignore[arg-type]
+    assert critic.failed
+    assert len({id(node) for node in found.nodes}) == len(found.nodes) == len(found.hidden)
 
 
 def test_labels_that_are_all_the_same_teach_nothing(folder: ModelFolder) -> None:

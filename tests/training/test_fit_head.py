@@ -125,6 +125,8 @@ def test_fitting_is_repeatable_and_leaves_the_random_state_alone() -> None:
         ({"predicts": "value"}, "predicts: expected 'logit' or 'residual', got 'value'"),
         ({"depths": torch.zeros(19, dtype=torch.long)}, r"depths: expected shape \(20,\)"),
         ({"batch_size": 0}, "batch_size: expected an integer of at least 1"),
+        ({"hidden": torch.randn(20, 3) * 2e-42}, "hidden: expected numbers that float32 can scale, got some up to"),
+        ({"hidden": torch.arange(60).view(20, 3) * 5e36}, "hidden: expected numbers that float32 can scale, got"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(change: dict[str, Any], match: str) -> None:
@@ -152,6 +154,14 @@ def test_columns_of_something_else_are_refused(name: str, value: Any) -> None:
     given = {"hidden": torch.zeros(20, 3), "labels": torch.arange(20) % 2, "questions": torch.arange(20), name: value}
     with pytest.raises(TypeError, match=f"{name}: expected"):
         fit_head(**given)
+
+
+def test_labels_of_parents_are_not_looked_at_where_values_are_learnt() -> None:
+    hidden, labels, questions = made_up(60)
+    alone = fit_head(hidden, labels, questions, epochs=2)
+    for parents in (torch.full((60,), float("nan")), torch.zeros(3)):
+        found = fit_head(hidden, labels, questions, parent_labels=parents, epochs=2)
+        assert repr(found.figures) == repr(alone.figures)
 
 
 @contextlib.contextmanager

@@ -11,16 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bavt_fast._checks import as_count, as_seed
+from bavt_fast._checks import MAX_SEED, as_count, as_seed
 from bavt_fast.budget import Budget
-from bavt_fast.critics.critic_file import CriticManifest, check_out, save_critic
-from bavt_fast.critics.functions import as_critic
+from bavt_fast.critics.critic_file import CriticManifest, check_model, check_out, save_critic
 from bavt_fast.critics.value_head import HiddenStateCritic
 from bavt_fast.language_model import TorchModel
 from bavt_fast.protocols import Critic, Task
 from bavt_fast.step_checks import checked_task
 from bavt_fast.training.critic.fit import Fitted, fit_head
-from bavt_fast.training.critic.labels import label_by_completions, label_by_oracle
+from bavt_fast.training.critic.labels import as_plain_critic, label_by_completions, labels_and_tokens
 from bavt_fast.training.critic.visits import Visits, collect_visits, listed
 
 __all__ = ["CriticConfig", "train_critic", "write_critic"]
@@ -103,20 +102,20 @@ def train_critic(
     if len(set(questions)) < 2:
         raise ValueError(f"questions: expected two or more, so that some can be held out, got {questions!r:.80}")
     checked_task(task)
-    oracle = None if oracle is None else as_critic(oracle, "oracle")
+    oracle = None if oracle is None else as_plain_critic(oracle, "oracle")
     for name, value in (("model_name", model_name), ("task_name", task_name)):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name}: expected a str or None, got {value!r:.80}")
     if out is not None:
         check_out(out)
-        _model_of(generator)
+        check_model(_model_of(generator))
     search = {"max_step_tokens": config.max_step_tokens, **search}
     parts: list[tuple[Visits, Tensor]] = []
     tokens = {"visiting": 0, "labelling": 0}
     fitted, critic = None, None
     for number in range(config.rounds):
         budget = Budget(tokens=config.budget_tokens)
-        options = {**search, "reads": config.reads, "seed": config.seed + number}
+        options = {**search, "reads": config.reads, "seed": (config.seed + number) & MAX_SEED}
         visits = collect_visits(generator, task, questions, budget=budget, critic=critic, **options)
         tokens["visiting"] += visits.tokens
         labels, cost = _labels(visits, generator, task, oracle, config, number)
@@ -192,14 +191,14 @@ def _labels(
     visits: Visits, generator: Any, task: Task[Any], oracle: Any, config: CriticConfig, number: int
 ) -> tuple[Tensor, int]:
     if oracle is not None:
-        return label_by_oracle(visits.nodes, oracle), 0
+        return labels_and_tokens(visits.nodes, oracle)
     found = label_by_completions(
         visits.nodes,
         generator,
         task,
         completions=config.completions,
         max_step_tokens=config.max_step_tokens,
-        seed=config.seed + number + 1,
+        seed=(config.seed + number + 1) & MAX_SEED,
     )
     return found.labels, found.tokens
 

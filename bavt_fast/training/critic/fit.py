@@ -76,14 +76,15 @@ def fit_head(
         hidden: (states, H); this and the labels are taken as float32.
         labels: (states,), in [0, 1].
         questions: integers (states,): the states of a question are held out together.
-        parent_labels: (states,), for ``predicts="residual"``.
+        parent_labels: (states,), for ``predicts="residual"``; not looked at without it.
         depths: integers (states,), for the figures.
         predicts: "logit": the head's sigmoid is the value; "residual": the head is the value less the parent's.
 
     Raises:
         TypeError: a column holds no numbers, or a setting has the wrong type.
-        ValueError: shapes that do not go together, numbers that are not finite or out of range, labels that are all the
-            same, also without the questions held out, or fewer than two questions.
+        ValueError: shapes that do not go together, numbers that are not finite or out of range (of hidden states also
+            such that float32 cannot scale), labels that are all the same, also without the questions held out, or fewer
+            than two questions.
     """
     if predicts not in ("logit", "residual"):
         raise ValueError(f"predicts: expected 'logit' or 'residual', got {predicts!r:.80}")
@@ -91,7 +92,8 @@ def fit_head(
     held_out_share, seed = as_number("held_out_share", held_out_share), as_seed("seed", seed)
     with torch.inference_mode(False), torch.enable_grad():  # wherever it is called
         hidden, labels, questions = _floats("hidden", hidden), _floats("labels", labels), _whole("questions", questions)
-        parents = None if parent_labels is None else _floats("parent_labels", parent_labels)
+        needs_parents = predicts == "residual" and parent_labels is not None
+        parents = _floats("parent_labels", parent_labels) if needs_parents else None
         at = None if depths is None else _whole("depths", depths)
         _check(hidden, labels, questions, parents if predicts == "residual" else labels, at)
         held_out = _held_out(questions, labels, held_out_share, seed)
@@ -205,6 +207,10 @@ def _trained(
         first: nn.Linear = head.predictor[0]  # type: ignore[assignment]
         first.weight.div_(spread)
         first.bias.sub_(first.weight @ mean)
+        if not (first.weight.isfinite().all() and first.bias.isfinite().all()):
+            raise ValueError(
+                f"hidden: expected numbers that float32 can scale, got some up to {float(inside.abs().max()):g} in size"
+            )
     return head.eval()
 
 

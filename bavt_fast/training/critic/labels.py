@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +31,16 @@ def label_by_oracle(nodes: Sequence[Node], oracle: Any) -> Tensor:
         TypeError: it is not a critic.
         ValueError: it gives something else.
     """
-    oracle = as_critic(oracle, "oracle")
+    return labels_and_tokens(nodes, oracle)[0]
+
+
+def labels_and_tokens(nodes: Sequence[Node], oracle: Any) -> tuple[Tensor, int]:
+    """`label_by_oracle`, and the tokens that the oracle says it took."""
+    oracle = as_plain_critic(oracle, "oracle")
     if oracle.predicts != "value":
         raise ValueError(f"oracle: expected one that predicts values, got one that predicts {oracle.predicts}s")
     scores: Any = oracle.score(list(nodes))
+    tokens = sum(spent.tokens for spent in scores.spent) if isinstance(scores, Scores) else 0
     values: Any = scores.values if isinstance(scores, Scores) else scores
     expected = f"oracle: expected one number in [0, 1] for each state, got {values!r:.80}"
     if not hasattr(values, "__iter__"):
@@ -47,7 +54,15 @@ def label_by_oracle(nodes: Sequence[Node], oracle: Any) -> Tensor:
         raise ValueError(f"{expected}: {error}") from error
     if labels.shape != (len(nodes),) or not ((labels >= 0) & (labels <= 1)).all():
         raise ValueError(expected)
-    return labels
+    return labels, tokens
+
+
+def as_plain_critic(critic: Any, name: str = "critic") -> Any:
+    """`as_critic` for critics that are asked here, without an event loop. Raises TypeError for a coroutine too."""
+    made = as_critic(critic, name)
+    if inspect.iscoroutinefunction(made.score):
+        raise TypeError(f"{name}: expected a plain one, got a coroutine: {critic!r:.80}")
+    return made
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from bavt_fast._checks import MAX_SEED, as_seed
 from bavt_fast.budget import Budget
-from bavt_fast.critics.functions import as_critic
 from bavt_fast.critics.value_head import ContextReader
 from bavt_fast.generators.prompts import PromptTooLong
 from bavt_fast.protocols import Critic, Node, Task
 from bavt_fast.searcher import Searcher
+from bavt_fast.training.critic.labels import as_plain_critic
 
 __all__ = ["Visits", "collect_visits", "listed"]
 
@@ -66,9 +66,12 @@ class _Recorder:
         self.hidden: list[Tensor] = []
 
     def score(self, candidates: Sequence[Node]) -> Any:
+        """Keeps what was scored alone: where a wave fails, its states come again one by one."""
+        hidden = [state.detach().float().cpu() for state in self._states(candidates)]
+        scores = [1.0] * len(candidates) if self._critic is None else self._critic.score(candidates)
         self.nodes += candidates
-        self.hidden += [state.detach().float().cpu() for state in self._states(candidates)]
-        return [1.0] * len(candidates) if self._critic is None else self._critic.score(candidates)
+        self.hidden += hidden
+        return scores
 
     def _states(self, candidates: Sequence[Node]) -> list[Tensor]:
         states: list[Any]
@@ -107,7 +110,8 @@ def collect_visits(
         **search: of `Searcher`.
 
     Raises:
-        TypeError: a step carries no hidden state, or `questions` is one text.
+        TypeError: a step carries no hidden state, the generator reads no contexts where they are asked for, the critic
+            is a coroutine, or `questions` is one text.
         ValueError: no question, no state was visited, or no question is short enough for the model.
         What generator or task raised, if one of them failed.
     """
@@ -117,7 +121,9 @@ def collect_visits(
         raise ValueError(f"reads: expected 'step' or 'context', got {reads!r:.80}")
     if not questions:
         raise ValueError("questions: expected at least one, got none")
-    critic = None if critic is None else as_critic(critic)
+    critic = None if critic is None else as_plain_critic(critic)
+    if reads == "context" and not callable(getattr(generator, "read", None)):
+        raise TypeError(f"generator: expected one that reads contexts, such as TorchGenerator, got {generator!r:.80}")
     recorder = _Recorder(critic, generator if reads == "context" else None)
     searcher = Searcher(generator, recorder, task, **search)
     searches = [

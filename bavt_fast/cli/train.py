@@ -77,6 +77,9 @@ def train(
     except (ValueError, TypeError, OSError, ImportError) as error:
         refuse(error)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    trainer.run()
-    export(out / "checkpoint.pt", out / "model", course, config.sizes)
+    try:
+        trainer.run()
+        export(out / "checkpoint.pt", out / "model", course, config.sizes)
+    except (ValueError, OSError, RuntimeError) as error:  # of the disk, the device, a worker
+        refuse(error)
     typer.echo(f"model folder: {out / 'model'}")

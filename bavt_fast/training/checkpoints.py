@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -39,8 +38,12 @@ def sizes_of(source: str | Path) -> dict[str, int]:
         FileNotFoundError, ValueError: as `load_weights`.
     """
     states = [state for state in _read(source).values() if isinstance(state, dict)]
-    gates = [weight for state in states for name, weight in state.items() if name.endswith("mlp.gate_proj.weight")]
+    gates = [weight for state in states for name, weight in state.items() if _is_gate(name, weight)]
     return {"layers": len(gates), "mlp_size": len(gates[0])} if gates else {}
+
+
+def _is_gate(name: Any, weight: Any) -> bool:
+    return str(name).endswith("mlp.gate_proj.weight") and isinstance(weight, torch.Tensor) and weight.ndim == 2
 
 
 def _read(source: str | Path) -> dict[str, Any]:
@@ -51,8 +54,11 @@ def _read(source: str | Path) -> dict[str, Any]:
         return {"lm": folder.generator.model.state_dict(), "head": head}
     try:
         return {"": torch.load(source, map_location="cpu", weights_only=True)}
-    except (UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"init: {source} is neither a checkpoint nor a model folder ({error})") from error
+    except OSError:
+        raise
+    except Exception as error:  # by the first bytes of the file torch raises almost anything
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"init: {source} is neither a checkpoint nor a model folder ({said:.160})") from error
 
 
 def load_checkpoint(path: str | Path, course: Course, sizes: Sizes) -> JointModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
 
-from bavt_fast._checks import as_amount, as_count, as_seed
+from bavt_fast._checks import as_amount, as_count, as_number, as_seed
 from bavt_fast.training.calibration import calibrate
 from bavt_fast.training.checkpoints import load_weights
 from bavt_fast.training.course import Batch, Course, Sizes, concatenate
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a run. ``minutes`` of wall time are split into warm-up, constant rate and linear decay to zero.
+    """Settings of a run. ``minutes`` of wall time are split into warm-up, constant rate and linear decay to zero: the
+    warm-up is a share of them, and the decay begins at one. With ``warmup=0`` or ``decay_from=1`` there is none.
 
     ``init`` is a checkpoint or a model folder to go on from; ``batch_sizes`` the sequences of an update by their kind,
     the course's own where None, and ``batch`` how many they are in all; ``value_weight`` and ``successor_weight`` what
@@ -42,7 +44,7 @@ class TrainConfig:
     visited sequences of a kind that are kept, both for an update of the course's own size.
 
     Raises:
-        TypeError, ValueError: a time, seed, size, rate, device or number of threads that is none, or is not there.
+        TypeError, ValueError: a time, seed, size, rate, share, device or number of threads that is none or not there.
     """
 
     out: str
@@ -77,11 +79,26 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "minutes", as_amount("minutes", self.minutes))
         object.__setattr__(self, "seed", as_seed("seed", self.seed))
-        for name in ("hidden_size", "layers", "mlp_size", "heads", "threads"):
+        counts = (
+            "hidden_size",
+            "layers",
+            "mlp_size",
+            "heads",
+            "threads",
+            "rollout_every",
+            "rollout_problems",
+            "replay",
+        )
+        for name in counts:
             object.__setattr__(self, name, as_count(name, getattr(self, name), minimum=1))
         object.__setattr__(self, "workers", as_count("workers", self.workers))
-        for name in ("lr", "muon_lr"):
+        for name in ("lr", "muon_lr", "weight_decay", "value_weight", "successor_weight", "successor_alive"):
             object.__setattr__(self, name, as_amount(name, getattr(self, name), allow_zero=True))
+        for name in ("warmup", "decay_from", "rollouts_from", "self_share"):
+            object.__setattr__(self, name, as_part(name, getattr(self, name)))
+        object.__setattr__(
+            self, "evaluate_every_s", as_amount("evaluate_every_s", self.evaluate_every_s, allow_zero=True)
+        )
         if self.batch is not None:
             object.__setattr__(self, "batch", as_count("batch", self.batch, minimum=1))
         object.__setattr__(self, "device", as_device("device", self.device))
@@ -89,6 +106,14 @@ class TrainConfig:
     @property
     def sizes(self) -> Sizes:
         return Sizes(self.hidden_size, self.layers, self.mlp_size, self.heads)
+
+
+def as_part(name: str, value: object) -> float:
+    """`value` as a ``float`` from 0 to 1. Raises TypeError or ValueError for anything else."""
+    part = as_number(name, value)
+    if not 0.0 <= part <= 1.0:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {part}")
+    return part
 
 
 def as_device(name: str, device: str) -> str:
@@ -176,8 +201,16 @@ def _successor_loss(logits: torch.Tensor, labels: torch.Tensor, alive_weight: fl
 
 
 def batch_sizes_of(config: TrainConfig, course: Course) -> dict[int, int]:
-    """Sequences of an update by kind: the configuration's, or the course's, scaled to ``batch`` in all."""
+    """Sequences of an update by kind: the configuration's, or the course's, scaled to ``batch`` in all.
+
+    Raises:
+        TypeError, ValueError: the configuration's are not sizes of the course's kinds.
+    """
     sizes = dict(course.batch_sizes if config.batch_sizes is None else config.batch_sizes)
+    if not sizes or not sizes.keys() <= course.batch_sizes.keys():
+        raise ValueError(f"batch_sizes: expected sizes of some of {list(course.batch_sizes)}, got {sizes!r:.80}")
+    for size in sizes.values():
+        as_count("batch_sizes", size, minimum=1)
     scale = 1.0 if config.batch is None else config.batch / sum(sizes.values())
     return {kind: max(1, round(size * scale)) for kind, size in sizes.items()}
 
@@ -193,6 +226,11 @@ def optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optim
     if matrices:
         found.append(StackedMuon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
     return found
+
+
+def _in_json(figure: float) -> float | None:
+    """Null for what JSON has no form for, such as the area of one class alone."""
+    return figure if math.isfinite(figure) else None
 
 
 class Trainer:
@@ -247,7 +285,9 @@ class Trainer:
     def rate(self, progress: float) -> float:
         """The learning rate's factor: linear warm-up, constant, then linear decay to zero."""
         c = self.config
-        return min(progress / c.warmup, 1.0, max(1.0 - progress, 0.0) / (1.0 - c.decay_from))
+        warm = progress / c.warmup if progress < c.warmup else 1.0
+        left = max(1.0 - progress, 0.0) / (1.0 - c.decay_from) if progress > c.decay_from < 1.0 else 1.0
+        return min(warm, left)
 
     def mixed(self, fresh: dict[int, Batch], kind: int) -> Batch:
         size = self.batch_sizes[kind]
@@ -336,8 +376,8 @@ class Trainer:
         line = {
             "step": self.step,
             "progress": round(progress, 3),
-            "losses": [round(loss, 4) for loss in means.tolist()],
-            **figures,
+            "losses": [_in_json(round(loss, 4)) for loss in means.tolist()],
+            **{name: _in_json(figure) for name, figure in figures.items()},
         }
         log.info(json.dumps(line))
         with (out / "log.jsonl").open("a") as stream:

@@ -172,14 +172,21 @@ def test_what_training_cannot_go_on_from_is_refused(short_run: tuple[Path, Train
     _, trainer = short_run
     (tmp_path / "text").write_text("not a model")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({1: torch.zeros(2), "mlp.gate_proj.weight": 3}, tmp_path / "names.pt")
+    (tmp_path / "hello").write_text("hello world")  # of which torch makes a KeyError
+    (tmp_path / "empty").write_bytes(b"")
     for source, error, match in (
         (tmp_path / "nowhere.pt", FileNotFoundError, "nowhere.pt"),
         (tmp_path, FileNotFoundError, "has no config.json"),
         (tmp_path / "text", ValueError, "is neither a checkpoint nor a model folder"),
+        (tmp_path / "hello", ValueError, r"is neither a checkpoint nor a model folder \(KeyError"),
+        (tmp_path / "empty", ValueError, r"is neither a checkpoint nor a model folder \(EOFError"),
         (tmp_path / "list.pt", ValueError, "does not fit the model to train"),
+        (tmp_path / "names.pt", ValueError, "does not fit the model to train"),
     ):
         with pytest.raises(error, match=match):
             Trainer(replace(trainer.config, init=str(source)), trainer.course)
+    assert sizes_of(tmp_path / "names.pt") == {}
 
 
 def test_a_trainer_that_cannot_be_made_leaves_no_process(tmp_path: Path) -> None:
@@ -390,6 +397,24 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
     trainer: Any = Trainer.__new__(Trainer)
     trainer.config = TrainConfig(out="", warmup=0.1, decay_from=0.5)
     assert [round(trainer.rate(p), 6) for p in (0.0, 0.05, 0.1, 0.5, 0.75, 1.0)] == [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+    for warmup, decay_from, rates in ((0, 0, [1, 0.5, 0]), (0, 1, [1, 1, 1]), (1, 1, [0, 0.5, 1]), (1, 0, [0, 0.5, 0])):
+        trainer.config = TrainConfig(out="", warmup=warmup, decay_from=decay_from)
+        assert [trainer.rate(p) for p in (0.0, 0.5, 1.0)] == rates
+
+
+def test_a_log_is_json_where_a_figure_is_not_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(tiny_config(tmp_path), CountingCourse())
+    monkeypatch.setattr(trainer.course, "figures", lambda model: {"auc": math.nan, "right": 0.5})
+    trainer.report(tmp_path, 1.0, torch.tensor([math.nan, math.inf, 1.0, 2.0]))
+    line = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (line["losses"], line["auc"], line["right"]) == ([None, None, 1.0, 2.0], None, 0.5)
+    trainer.feed.close()
+
+
+@pytest.mark.parametrize("sizes", [{}, {5: 3}, {1: 8, "2": 4}, {1: 0}])
+def test_batch_sizes_of_other_kinds_are_refused(tmp_path: Path, sizes: Any) -> None:
+    with pytest.raises(ValueError, match="batch_sizes: expected"):
+        Trainer(tiny_config(tmp_path, batch_sizes=sizes), CountingCourse())
 
 
 @pytest.mark.parametrize(
@@ -400,6 +425,9 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
         *[("threads", 0, ValueError), ("threads", True, TypeError), ("layers", 0, ValueError)],
         *[("device", "nonsense", ValueError), ("device", "cuda:99", ValueError), ("batch", 0, ValueError)],
         *[("workers", -1, ValueError), ("lr", -1.0, ValueError), ("muon_lr", math.nan, ValueError)],
+        *[("warmup", -0.1, ValueError), ("decay_from", 1.5, ValueError), ("rollouts_from", "x", TypeError)],
+        *[("self_share", math.nan, ValueError), ("rollout_every", 0, ValueError), ("replay", -5, ValueError)],
+        *[("weight_decay", -1, ValueError), ("value_weight", math.nan, ValueError)],
     ],
 )
 def test_a_bad_configuration_is_refused(name: str, value: object, error: type[Exception]) -> None:

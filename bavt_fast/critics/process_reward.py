@@ -224,7 +224,7 @@ def _score_ids(tokenizer: Any, tokens: Any) -> list[int]:
 
 def _good_label(model: Any, label: int | str | None) -> int | None:
     if isinstance(label, str):
-        names: dict[str, int] = getattr(model.config, "label2id", None) or {}
+        names: dict[str, int] = getattr(getattr(model, "config", None), "label2id", None) or {}
         if label not in names:
             raise ValueError(f"good_label: expected one of {sorted(names)}, got {label!r}")
         return names[label]

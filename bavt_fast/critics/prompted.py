@@ -58,7 +58,8 @@ class PromptedCritic:
             instruction-tuned models answer with a number.
         opening: what the reply begins with, put into the model's mouth: small models then go on with a number and not
             with the solution. "" for nothing.
-        scale: the lowest and the highest number.
+        scale: the lowest and the highest number; they and the one between are of at most 9 digits on either side of the
+            point, as ratings are read.
         predicts: "value" for how good the state is, "residual" for how much its last step helped.
         reach: the residual of the highest number, in (0, 1]; that of the lowest is its negative.
         default: the score where no number can be read, on the side of what the critic predicts: in [0, 1], or the
@@ -131,9 +132,9 @@ class PromptedCritic:
             question=question,
             steps=written,
             step="" if node.step is None else node.step.text.strip(),
-            low=f"{self.low:.15g}",
-            middle=f"{(self.low + self.high) / 2:.15g}",
-            high=f"{self.high:.15g}",
+            low=_said(self.low),
+            middle=_said(_middle(self.low, self.high)),
+            high=_said(self.high),
         )
 
     def _columns(self, candidates: Sequence[Node]) -> tuple[list[StepRequest], list[int], list[int]]:
@@ -261,7 +262,22 @@ def _checked_scale(scale: Any) -> tuple[float, float]:
     as_number("scale", high - low)
     if not low < high:
         raise ValueError(f"scale: expected the lower number first, got {scale!r:.80}")
+    for number in (low, _middle(low, high), high):
+        if read_rating(_said(number), low, high) is None:
+            raise ValueError(
+                "scale: expected numbers that can be read in a reply, of at most 9 digits on either side of the point, "
+                f"got {scale!r:.80}, with {_said(number)}"
+            )
     return low, high
+
+
+def _middle(low: float, high: float) -> float:
+    return low / 2 + high / 2
+
+
+def _said(number: float) -> str:
+    """A number of the scale as the prompt says it."""
+    return f"{number:.15g}"
 
 
 def _checked_template(template: Any) -> str:

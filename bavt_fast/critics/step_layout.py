@@ -125,7 +125,7 @@ class StepLayout:
             return []
         try:
             encoded = self.tokenizer(
-                [text for text, _ in texts],
+                [text.encode(errors="replace").decode() for text, _ in texts],  # half a character is a question mark
                 add_special_tokens=self.add_special_tokens,
                 return_offsets_mapping=True,
                 return_attention_mask=False,
@@ -134,7 +134,7 @@ class StepLayout:
                 truncation=False,
                 verbose=False,
             )
-        except Exception as error:  # one text may be at fault, such as one with half a surrogate pair
+        except Exception as error:  # one text may be at fault, such as one with words that the tokenizer has not
             if len(texts) == 1:
                 return [error]
             return [self._encode([text])[0] for text in texts]
@@ -172,7 +172,7 @@ def max_length_of(model: Any, tokenizer: Any, first_position: int = 0) -> int | 
 
 def checked_aggregate(aggregate: Any) -> Aggregate:
     """Raises ValueError for a name that is none of them."""
-    if aggregate not in AGGREGATES:
+    if not isinstance(aggregate, str) or aggregate not in AGGREGATES:
         raise ValueError(f"aggregate: expected 'last', 'min' or 'product', got {aggregate!r:.80}")
     checked: Aggregate = aggregate
     return checked

@@ -328,11 +328,26 @@ def test_nan_names_the_node_and_leaves_the_others() -> None:
 
 def test_a_text_that_cannot_be_encoded_fails_alone() -> None:
     critic, _ = kinds()["qwen"]
-    good, bad, root, also = critic.score([path("a\n"), path("\ud800\n"), Node(None, "q\n"), path("a\n")])
+    whole = critic.layout.tokenizer
+
+    def picky(texts: list[str], **options: Any) -> Any:
+        if "Z" in "".join(texts):
+            raise Exception("no word for Z")  # as the package tokenizers does
+        return whole(texts, **options)
+
+    critic.layout.tokenizer = picky
+    good, bad, root, also = critic.score([path("a\n"), path("Z\n"), Node(None, "q\n"), path("a\n")])
     assert good == pytest.approx(also, **EXACT)
     assert isinstance(bad, Exception)
     assert "expected a state with a step behind it, got the question 'q" in str(root)
-    assert [str(error) for error in critic.score([path("\ud800\n")])] == [str(bad)]
+    assert [str(error) for error in critic.score([path("Z\n")])] == [str(bad)] == ["no word for Z"]
+
+
+def test_half_a_character_is_judged_as_a_question_mark() -> None:
+    """As it is in a prompt of a search."""
+    for critic, _ in kinds().values():
+        broken, whole = path("a\ud83d\n", question="Which\udc00\n"), path("a?\n", question="Which?\n")
+        assert critic.score([broken]) == pytest.approx(critic.score([whole]), **EXACT)
 
 
 def test_a_tokenizer_that_drops_everything() -> None:
@@ -387,6 +402,7 @@ def qwen_model_by_hand(model: Any, tokenizer: Any, result: Any) -> list[float]:
     ("options", "error", "message"),
     [
         ({"aggregate": "mean"}, ValueError, "aggregate: expected 'last', 'min' or 'product', got 'mean'"),
+        ({"aggregate": ["min"]}, ValueError, r"aggregate: expected 'last', 'min' or 'product', got \['min'\]"),
         ({"step_tag": ""}, ValueError, "step_tag: expected a non-empty str"),
         ({"step_tag": None}, TypeError, "step_tag: expected a str, got None"),
         ({"between": 5}, TypeError, "between: expected a str, got 5"),
@@ -451,5 +467,7 @@ def test_models_and_tokenizers_that_do_not_fit() -> None:
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             return (self.weight.expand(len(input_ids), 2),)
 
+    with pytest.raises(ValueError, match=r"good_label: expected one of \[\], got 'good'"):
+        ProcessRewardCritic(Pooled(), tokenizer, good_label="good")
     with pytest.raises(ValueError, match=r"model: expected logits per token, \(1, 17, labels\), got \(1, 2\); load it"):
         ProcessRewardCritic(Pooled(), tokenizer).score([path("a\n")])

@@ -18,7 +18,7 @@ from bavt_fast._checks import as_count
 from bavt_fast.cli.output import errors, refuse
 from bavt_fast.cli.process import loading
 from bavt_fast.cli.prompts import generator_and_prompts
-from bavt_fast.cli.searchers import loaded_model
+from bavt_fast.cli.searchers import MAX_DEPTH, loaded_model
 from bavt_fast.folder_settings import SETTINGS_FILE
 from bavt_fast.tasks import made_task, task_module
 from bavt_fast.tasks.problems import read_problems
@@ -198,7 +198,9 @@ def _learner(
     generator, prompt_of = generator_and_prompts(
         loaded, None, None, temperature=0.7 if temperature is None else temperature
     )
-    return Learner(model, generator, name, options, prompt_of if name in IN_WORDS else str, {})
+    if name not in IN_WORDS:
+        return Learner(model, generator, name, options, str, {})
+    return Learner(model, generator, name, {"max_depth": MAX_DEPTH, **options}, prompt_of, {})
 
 
 def _questions(path: Path, limit: int | None) -> list[tuple[str, str | None]]:

@@ -14,14 +14,17 @@ pytest.importorskip("transformers")
 pytest.importorskip("rich")
 testing = pytest.importorskip("typer.testing")
 
+from tiny_models import tiny_model  # noqa: E402
 from tiny_tokenizers import tiny_tokenizer  # noqa: E402
 
 from bavt_fast import cli  # noqa: E402
 from bavt_fast.cli.prompts import plain_prompt  # noqa: E402
+from bavt_fast.cli.searchers import MAX_DEPTH  # noqa: E402
 from bavt_fast.cli.train_critic import (  # noqa: E402
     Learner,
     _answers_of,
     _from_steps,
+    _learner,
     _oracle_of,
     _questions,
     task_options,
@@ -29,7 +32,7 @@ from bavt_fast.cli.train_critic import (  # noqa: E402
 from bavt_fast.critics.critic_file import read_manifest  # noqa: E402
 from bavt_fast.model_folder import embedded_folder  # noqa: E402
 from bavt_fast.protocols import Node  # noqa: E402
-from bavt_fast.tasks import task_module  # noqa: E402
+from bavt_fast.tasks import made_task, task_module  # noqa: E402
 from bavt_fast.tasks.countdown import Countdown  # noqa: E402
 from bavt_fast.tasks.countdown.training.figures import held_out_problems  # noqa: E402
 from bavt_fast.tasks.countdown.training.states import TEST  # noqa: E402
@@ -234,6 +237,16 @@ def test_arguments_of_a_task_are_read_as_they_are_meant() -> None:
             task_options([word])
     with pytest.raises(ValueError, match="each name once"):
         task_options(["size=1", "size=2"])
+
+
+def test_a_path_in_words_may_be_as_deep_as_that_of_ask(tmp_path: Path) -> None:
+    """Else its later states were never learnt from."""
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer("byte_level").save_pretrained(tmp_path)
+    for given, depth in (({}, MAX_DEPTH), ({"max_depth": 3}, 3)):
+        learner = _learner(str(tmp_path), "text", given, None, None, None)
+        assert made_task("text", learner.task_options).max_depth == depth
+    assert _learner(str(tmp_path), "n_queens", {}, None, None, None).task_options == {}
 
 
 def test_of_two_answers_to_a_question_the_last_one_counts_and_this_is_said(capsys: pytest.CaptureFixture[str]) -> None:

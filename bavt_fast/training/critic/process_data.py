@@ -18,7 +18,7 @@ from torch import Tensor
 from bavt_fast._checks import about_json
 from bavt_fast.generators.prompts import PromptTooLong, bare_ids
 from bavt_fast.protocols import Description, Node, Step, Task
-from bavt_fast.step_checks import checked_description
+from bavt_fast.step_checks import checked_description, checked_task
 
 __all__ = ["LabelledPath", "LabelledSteps", "label_states", "read_process_data"]
 
@@ -68,13 +68,18 @@ def read_process_data(path: str | os.PathLike[str]) -> list[LabelledPath]:
 def _path(fields: Any) -> LabelledPath:
     if not isinstance(fields, Mapping) or not {"prompt", "completions", "labels"} <= set(fields):
         raise ValueError(f"expected an object with prompt, completions and labels, got {fields!r:.80}")
-    prompt, steps, labels = fields["prompt"], fields["completions"], fields["labels"]
+    return _checked(fields["prompt"], fields["completions"], fields["labels"], "completions")
+
+
+def _checked(prompt: Any, steps: Any, labels: Any, name: str = "steps") -> LabelledPath:
+    """A path of these parts. Raises ValueError for others; `name` is what the steps are called there."""
     if not isinstance(prompt, str) or not prompt:
         raise ValueError(f"prompt: expected a non-empty str, got {prompt!r:.80}")
-    if not isinstance(steps, list) or not all(isinstance(step, str) and step for step in steps) or not steps:
-        raise ValueError(f"completions: expected a list of non-empty str, got {steps!r:.80}")
-    if not isinstance(labels, list) or len(labels) != len(steps):
-        raise ValueError(f"labels: expected {len(steps)}, one for each completion, got {labels!r:.80}")
+    are_steps = isinstance(steps, (list, tuple)) and all(isinstance(step, str) and step for step in steps)
+    if not are_steps or not steps:
+        raise ValueError(f"{name}: expected a list of non-empty str, got {steps!r:.80}")
+    if not isinstance(labels, (list, tuple)) or len(labels) != len(steps):
+        raise ValueError(f"labels: expected {len(steps)}, one for each of the {name}, got {labels!r:.80}")
     if not all(isinstance(label, (bool, int, float)) and 0.0 <= label <= 1.0 for label in labels):
         raise ValueError(f"labels: expected booleans or numbers in [0, 1], got {labels!r:.80}")
     return LabelledPath(prompt, tuple(steps), tuple(float(label) for label in labels))
@@ -89,7 +94,7 @@ def label_states(
     Args:
         generator: a `TorchGenerator`; it reads the steps in its prompts, and writes nothing.
         task: makes the prompt a question and the steps states, with the prompts that they have in a search. A step that
-            it takes for invalid and those behind it are left out, as those behind an answer: no critic ever sees them.
+            it takes for invalid is left out, and so are those behind it or behind an answer: no critic ever sees them.
             So are steps beyond the model's context. Without a task the prompt is what the model reads, and the steps
             follow it.
         separator: the delimiter, put behind every step that does not end with it; None for the generator's own.
@@ -100,16 +105,15 @@ def label_states(
             the task cannot parse; with the number of the path.
     """
     _check(paths, generator, separator)
+    if task is not None:
+        checked_task(task)
     ends = (tuple(generator.delimiters) or ("\n",)) if separator is None else (separator,)
     nodes, owners, rows = [], [], []
     questions: dict[str, int] = {}
     for number, path in enumerate(paths):
         before = 1.0
-        if len(path.steps) != len(path.labels):
-            raise ValueError(
-                f"paths[{number}]: expected {len(path.steps)} labels, one for each step, got {len(path.labels)}"
-            )
         try:
+            path = _checked(*path)
             contexts = list(_contexts(path, generator.tokenizer, task, ends))
         except ValueError as error:
             raise ValueError(f"paths[{number}]: {error}") from error
@@ -122,7 +126,7 @@ def label_states(
     if not rows:
         raise ValueError(f"paths: expected steps that the task takes for valid, got none in {len(paths)} paths")
     if left_out := sum(len(path.steps) for path in paths) - len(rows):
-        log.info("%d labelled steps are left out: invalid ones, and those behind them or behind an answer", left_out)
+        log.info("%d labelled steps are left out: invalid ones, and those behind them or an answer", left_out)
     answers = list(zip(generator.read(nodes), owners, rows, strict=True))
     held = [answer for answer in answers if not isinstance(answer[0], PromptTooLong)]
     if len(held) < len(answers):
@@ -146,7 +150,7 @@ def _check(paths: Any, generator: Any, separator: Any) -> None:
 def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: tuple[str, ...]) -> Iterator[Node]:
     """Of each step the context that predicts its last token."""
     state = None if task is None else task.initial_state(path.prompt)
-    about = _described(path.prompt, task, state)
+    about = Description(prompt=path.prompt) if task is None else checked_description(task.describe(state))
     if about.prompt is None:
         raise ValueError("task: expected a prompt for the initial state, got None")
     node = Node(state, about.prompt)
@@ -159,13 +163,8 @@ def _contexts(path: LabelledPath, tokenizer: Any, task: Task[Any] | None, ends: 
             return
         begun = step.token_ids[:-1]
         yield Node(None, None, node, replace(step, token_ids=begun)) if begun else node
-        about = _described(None, task, state)
+        about = Description() if task is None else checked_description(task.describe(state))
         node = Node(state, about.prompt, node, step)
-
-
-def _described(prompt: str | None, task: Task[Any] | None, state: Any) -> Description:
-    """What the task says of a state; without one, that it has this prompt."""
-    return Description(prompt=prompt) if task is None else checked_description(task.describe(state))
 
 
 def _step(text: str, before: str, tokenizer: Any) -> Step:

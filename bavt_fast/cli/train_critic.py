@@ -209,7 +209,7 @@ def _questions(path: Path, limit: int | None) -> list[tuple[str, str | None]]:
         found: list[tuple[str, str | None]] = [(p.question, p.answer) for p in read_problems(path)]
     else:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # what else ends a line may stand in a question
         except UnicodeDecodeError as error:
             raise ValueError(f"problems: expected UTF-8 in {path}: {error}") from error
         found = [(line.strip(), None) for line in lines if line.strip()]

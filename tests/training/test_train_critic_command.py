@@ -90,6 +90,8 @@ def test_files_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
     plain.write_bytes(b"caf\xe9?\n")
     with pytest.raises(ValueError, match=r"problems: expected UTF-8 in .*questions\.txt"):
         _questions(plain, None)
+    plain.write_bytes("\ufeff2 +\u2028 2?\r\n\n a\x0cb\x85c \n".encode())
+    assert _questions(plain, None) == [("2 +\u2028 2?", None), ("a\x0cb\x85c", None)]
 
 
 def run(*arguments: object) -> Any:

@@ -89,7 +89,7 @@ def _compare_numbers(reference: Value, answer: Value) -> bool | None:
 def read(answer: str) -> Value:
     """What an answer stands for."""
     if len(answer) > MAX_LENGTH:
-        return Value(" ".join(answer.split()).casefold())
+        return Value(" ".join(unicodedata.normalize("NFC", answer).split()).casefold())
     bare = undressed(answer)
     text = _normalised(bare)
     if UNENDING.search(answer):  # 0.3... is not 0.3
@@ -144,8 +144,12 @@ _SIGNS = str.maketrans(
         "ℝ": r"\mathbb{R}",
     }
 )
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
+_LOWERED = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"
+_ON_THE_LINE = str.maketrans(
+    _RAISED + _LOWERED, "0123456789+-()abcdefghijklmnoprstuvwxyz" + "0123456789+-()aehijklmnoprstuvx"
+)
+_OFF_THE_LINE = re.compile(f"([{_RAISED}]+)|[{_LOWERED}]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(])")
 _THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!)(?=\d{3}(?!\d))")
@@ -162,7 +166,7 @@ def undressed(answer: str) -> str:
     """In ASCII signs as far as there are some, without markdown and the dressing that LaTeX gives a formula."""
     text = answer.translate(_SIGNS)
     if not text.isascii():
-        text = _NOT_ASCII.sub(_as_ascii, _SUPERSCRIPT.sub(_superscripts, text))
+        text = _NOT_ASCII.sub(_as_ascii, _OFF_THE_LINE.sub(_on_the_line, unicodedata.normalize("NFC", text)))
     text = _DELIMITER.sub(" ", text)
     if len(_DOLLAR.findall(text)) % 2 == 0:  # one that is left over is a currency's
         text = _DOLLAR.sub(" ", text)
@@ -192,8 +196,12 @@ def _as_ascii(match: re.Match[str]) -> str:
     return folded if folded.isascii() else sign
 
 
-def _superscripts(match: re.Match[str]) -> str:
-    return f"^{{{match[0].translate(_SUPERSCRIPTS)}}}"
+def _on_the_line(match: re.Match[str]) -> str:
+    """Raised and lowered signs as LaTeX has them; those of 1ˢᵗ as letters."""
+    signs = match[0].translate(_ON_THE_LINE)
+    if signs in ("st", "nd", "rd", "th"):
+        return signs
+    return f"{'^' if match[1] else '_'}{{{signs}}}"
 
 
 # ---- Text
@@ -201,6 +209,7 @@ def _superscripts(match: re.Match[str]) -> str:
 _CHOICE = re.compile(r"\(?([a-z])\)?")
 _LIST = re.compile(r"[-+]?\d{1,3}(?:,\d{3})*, \d{3}(?:, ?\d{3})*")  # 1, 234 is not 1,234
 _ONE_IN_BRACES = re.compile(r"\{(\w)\}")
+_INDEX = re.compile(r"(?<=[a-z])(?<!log)_(?:(\d+)|\{(\d+)\})(?!\d)")  # x_1 and x1, H_2O and H2O
 _SPACE = re.compile(r"(?<!\d) | (?!\d)")  # 3 1/2 is not 31/2
 
 
@@ -210,7 +219,7 @@ def _normalised(bare: str) -> str:
         return choice[1]
     if _LIST.fullmatch(text):
         return text
-    text = _ONE_IN_BRACES.sub(r"\1", text).removeprefix("the ")
+    text = _ONE_IN_BRACES.sub(r"\1", _INDEX.sub(r"\1\2", text)).removeprefix("the ")
     return text.rstrip("!? ") if _WORD.search(text) else _SPACE.sub("", text)
 
 
@@ -294,7 +303,7 @@ _FUNCTION = re.compile(
 )
 _ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt(?![A-Za-z])|\\sqrt(?=\s*\())\s*")
 _UNDER_ROOT = re.compile(r"\d+(?:\.\d+)?|\w")
-_RAISED = re.compile(r"(?<=[\w)}]) (squared|cubed)(?![A-Za-z])")
+_POWER_WORD = re.compile(r"(?<=[\w)}]) (squared|cubed)(?![A-Za-z])")
 _AND = re.compile(r",?\s(?:and|or)\s")
 _REPLACED = (("**", "^"), ("*", r"\cdot "), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("infinity", r"\infty "))
 
@@ -317,7 +326,7 @@ def _latex(bare: str) -> str | None:
     A product of letters would be equal to any other word of the same letters, so what has words in it is text. A number
     to another base (``17_8``), a ratio or a time (``3:4``) and a date are text too.
     """
-    text = _RAISED.sub(lambda match: "^2" if match[1] == "squared" else "^3", bare)
+    text = _POWER_WORD.sub(lambda match: "^2" if match[1] == "squared" else "^3", bare)
     text = _with_roots(text)
     for sign, command in _REPLACED:
         text = text.replace(sign, command)

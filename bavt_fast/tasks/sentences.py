@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import re
 
-from bavt_fast.tasks.units import CHANGING, unit_of, vocabulary
+from bavt_fast.tasks.units import CHANGING, CURRENCIES, unit_of, vocabulary
 from bavt_fast.tasks.values import DIGITS, MAX_LENGTH, UNENDING, read, undressed
 
 __all__ = ["only_number"]
 
 _IN_SENTENCE = re.compile(
-    rf"(?<![\w.,/^])[-+]?(?:[$€£¥₹]\s?)?(?:\d+\s?/\s?\d+|{DIGITS})(?:\s?%|\s?\^\{{?\\circ\}}?)?(?![\w^*/!]|[.,]\d)"
+    rf"(?<![\w.,/^])[-+]?(?:[{CURRENCIES}]\s?)?(?:\d+\s?/\s?\d+|{DIGITS})(?:\s?%|\s?\^\{{?\\circ\}}?)?(?![\w^*/!]|[.,]\d)"
 )
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 # What stands around a number in a sentence; in a formula there are other signs.

@@ -6,13 +6,15 @@ change the number, as in "5 squared", "2 pi" or "6 or more", is no unit.
 
 from __future__ import annotations
 
+import itertools
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-__all__ = ["CHANGING", "PERCENT", "Unit", "is_name", "unit_of", "vocabulary"]
+__all__ = ["CHANGING", "CURRENCIES", "PERCENT", "Unit", "is_name", "unit_of", "vocabulary"]
 
 PERCENT = "%"
+CURRENCIES = "$€£¥₹₩₽"
 
 
 def vocabulary(text: str) -> frozenset[str]:
@@ -24,11 +26,11 @@ _NAMES = {
     "centimeter": "cm centimetre",
     "millimeter": "mm millimetre",
     "meter": "m metre",
-    "kilometer": "km kilometre",
-    "inch": "in inches",
-    "foot": "ft feet",
+    "kilometer": "km kilometre kph kmh",
+    "inch": 'in inches "',
+    "foot": "ft feet '",
     "yard": "yd",
-    "mile": "mi",
+    "mile": "mi mph",
     "gram": "g",
     "kilogram": "kg",
     "milligram": "mg",
@@ -43,8 +45,6 @@ _NAMES = {
     "year": "yr yrs",
     "liter": "l litre",
     "milliliter": "ml millilitre",
-    "mph": "",
-    "kph": "kmh",
     "rpm": "",
     "unit": "",
     "dollar": "$ usd",
@@ -52,6 +52,8 @@ _NAMES = {
     "euro": "€ eur",
     "yen": "¥ jpy",
     "rupee": "₹ inr",
+    "won": "₩ krw",
+    "ruble": "₽",
     "degree": "deg \\circ",
     "radian": "rad rads",
     "am": "",
@@ -59,6 +61,10 @@ _NAMES = {
     PERCENT: "percent pct percentage",
 }
 _CANONICAL = {name: unit for unit, names in _NAMES.items() for name in (unit, *names.split())}
+_BEFORE = {**_CANONICAL, "us$": "dollar", "rs": "rupee"}  # as currencies; 2rs is a product
+_PER_HOUR = frozenset(["mph", "kph", "kmh"])
+_SCALES_OF_DEGREES = {"C": "celsius", "Celsius": "celsius", "F": "fahrenheit", "Fahrenheit": "fahrenheit"}
+_PER = vocabulary("per a an each every")
 # As capitals they are millions, and variables.
 _SMALL = frozenset(["m", "g", "s", "h", "mm"])
 # What may follow a number without being its unit: "18 in all", "18 left".
@@ -121,7 +127,8 @@ _AFTER_TIMES = frozenset(["as", "more", "per", "a", "each", "every", "in"])
 _WORD = r"[^\W\d_]+(?:['-][^\W\d_]+)*\.?(?:\^\{?\d\}?)?"
 _WORDS = rf"{_WORD}(?:(?:\s?/\s?|\s){_WORD}){{0,5}}"
 _UNIT = re.compile(
-    rf"(?P<space>[\s-]?)(?:(?P<sign>%|¢|[$€£¥₹]|\^?\{{?\\circ\}}?)\s?(?P<rest>{_WORDS})?|(?P<words>{_WORDS}))"
+    rf"(?P<space>[\s-]?)(?:(?P<sign>%|¢|'|\"|[{CURRENCIES}]|\^?\{{?\\circ\}}?)\s?(?P<rest>(?:/\s?)?{_WORDS})?"
+    rf"|(?P<words>(?:/\s?)?{_WORDS}))"
 )
 _PART = re.compile(r"(?P<name>[^\W\d_]+(?:['-][^\W\d_]+)*)\.?(?:\^\{?(?P<power>\d)\}?)?")
 _SPOKEN = re.compile(r"[^b-df-hj-np-tv-xz]")
@@ -133,10 +140,12 @@ class Unit(NamedTuple):
     Attributes:
         name: the unit in the singular; "" for none.
         scale: what the words multiply the number with: "5 million" is 5, times a million.
+        detail: the unit behind "per", such as the hour of "km/h", or the scale of degrees; "" for none.
     """
 
     name: str = ""
     scale: Fraction = Fraction(1)
+    detail: str = ""
 
 
 def unit_of(text: str, currency: str = "") -> Unit | None:
@@ -147,7 +156,7 @@ def unit_of(text: str, currency: str = "") -> Unit | None:
     Returns:
         None where the text is not a unit, and so what stands before it not a mere number.
     """
-    text, before = text.rstrip(), _CANONICAL.get(currency.strip(), "")
+    text, before = text.rstrip(), _BEFORE.get(currency.strip(" .").casefold(), "")
     if not text:
         return Unit(before)
     match = _UNIT.fullmatch(text)
@@ -155,21 +164,46 @@ def unit_of(text: str, currency: str = "") -> Unit | None:
         return None
     if match["sign"]:
         unit = _CANONICAL[match["sign"].strip("^{}")]
-        words = [(part["name"], part["power"] or "") for part in _PART.finditer(match["rest"] or "")]
-        if unit == "degree" and words[:1] in ([("C", "")], [("F", "")]):
+        words = _parts(match["rest"] or "")
+        detail = _detail([(unit, ""), *words])
+        if unit == "degree" and words and words[0][0] in _SCALES_OF_DEGREES:
             del words[0]
-        return Unit(unit) if _leave_it(words) else None
-    words = [(part["name"], part["power"] or "") for part in _PART.finditer(match["words"])]
-    scale = Fraction(1)
+        return Unit(unit, detail=detail) if _leave_it(words) else None
+    words = _parts(match["words"])
+    if match["words"].startswith("/") and not (len(words[1][0]) > 1 and (before or is_name(words[1][0]))):
+        return None  # 5/x
+    scale, detail = Fraction(1), _detail(words)
     while words and not words[0][1] and words[0][0].casefold() in _SCALED:
         scale *= _SCALED[words.pop(0)[0].casefold()]
     if not words:
         return Unit(before, scale)
+    if detail in _SCALES_OF_DEGREES.values():
+        del words[1]
     if before:  # $5 m are millions
         is_short = len(words[0][0]) <= 2 and words[0][0] != "in" and is_name(words[0][0])
-        return Unit(before, scale) if _leave_it(words) and not is_short else None
-    name = _name(words, is_apart=match["space"] == " " or scale != 1)
-    return None if name is None else Unit(name, scale)
+        return Unit(before, scale, detail) if _leave_it(words) and not is_short else None
+    name = _name(words, is_apart=match["space"] == " " or match["words"].startswith("/") or scale != 1)
+    return None if name is None else Unit(name, scale, detail)
+
+
+def _parts(text: str) -> list[tuple[str, str]]:
+    """The words of a text, each with its power; a slash is "per"."""
+    parts: list[tuple[str, str]] = []
+    for part in _PART.finditer(text.replace("/", " per ")):
+        parts.append((part["name"], part["power"] or ""))
+        if part["name"].casefold() in _PER_HOUR:
+            parts += [("per", ""), ("hour", "")]
+    return parts
+
+
+def _detail(words: list[tuple[str, str]]) -> str:
+    """The unit behind the first "per", or what kind of degrees they are; "" for none."""
+    for (word, _), (following, power) in itertools.pairwise(words):
+        if word.casefold() in _PER and (unit := _known(following)) is not None:
+            return unit + power
+        if _known(word) == "degree" and following in _SCALES_OF_DEGREES:
+            return _SCALES_OF_DEGREES[following]
+    return ""
 
 
 def is_name(word: str) -> bool:

@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from bavt_fast.tasks.announced import plain
-from bavt_fast.tasks.units import PERCENT, is_name, unit_of
+from bavt_fast.tasks.units import CURRENCIES, PERCENT, is_name, unit_of
 
 __all__ = ["DIGITS", "MAX_LENGTH", "UNENDING", "Value", "bare_answer", "compare", "read", "undressed"]
 
@@ -37,6 +37,7 @@ class Value(NamedTuple):
         decimal: whether the number is written as a decimal, so that it may be rounded.
         unit: its unit in the singular; "%" for a percentage; "" for none.
         latex: what it is as mathematics; None where it is none.
+        detail: of the unit: the "hour" of miles per hour, the "celsius" of degrees; "" for none.
     """
 
     text: str
@@ -44,14 +45,15 @@ class Value(NamedTuple):
     decimal: bool = False
     unit: str = ""
     latex: str | None = None
+    detail: str = ""
 
 
 def compare(reference: Value, answer: Value) -> bool | None:
     """Whether two answers are equal; None where it takes algebra to tell.
 
     Two numbers are equal where their values are (decimals up to rounding in floating point) and their units do not
-    differ; a unit that only one of them has is passed over. A percentage equals the number before its sign and that
-    number's hundredth part.
+    differ; a unit, or what follows its "per", that only one of them has is passed over. A percentage equals the number
+    before its sign and that number's hundredth part, unless that number has another unit.
     """
     if reference.number is not None and answer.number is not None:
         return _compare_numbers(reference, answer)
@@ -63,19 +65,19 @@ def compare(reference: Value, answer: Value) -> bool | None:
 
 
 def _units_differ(reference: Value, answer: Value) -> bool:
-    return bool(reference.unit and answer.unit) and reference.unit != answer.unit
+    units, details = (reference.unit, answer.unit), (reference.detail, answer.detail)
+    return any(all(both) and both[0] != both[1] for both in (units, details))
 
 
 def _compare_numbers(reference: Value, answer: Value) -> bool | None:
     a, b = reference.number, answer.number
     assert a is not None, "both are numbers"
     assert b is not None, "both are numbers"
-    if reference.unit != answer.unit:
-        if PERCENT in (reference.unit, answer.unit):
-            percentage, other = (a, b) if reference.unit == PERCENT else (b, a)
-            return other in (percentage, percentage / 100)
-        if _units_differ(reference, answer):
-            return False
+    if _units_differ(reference, answer):
+        return False
+    if PERCENT in (reference.unit, answer.unit) and reference.unit != answer.unit:
+        percentage, other = (a, b) if reference.unit == PERCENT else (b, a)
+        return other in (percentage, percentage / 100)
     if a == b or not (reference.decimal or answer.decimal):
         return a == b
     if abs(a - b) <= CLOSE * max(abs(a), abs(b)):
@@ -129,6 +131,16 @@ _SIGNS = str.maketrans(
         "∕": "/",
         "⁄": "/",
         "％": "%",
+        # Arabic's percent sign, decimal point and comma; wide currencies; primes; a ratio's sign.
+        "٪": "%",
+        "٫": ".",
+        "٬": ",",
+        "￥": "¥",
+        "￡": "£",
+        "￦": "₩",
+        "′": "'",
+        "″": '"',
+        "∶": ":",
         "≤": r"\le ",
         "≥": r"\ge ",
         "≠": r"\ne ",
@@ -154,6 +166,7 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(])")
 _THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!)(?=\d{3}(?!\d))")
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/])")
+_QUOTED = re.compile(r"(?<!`)``([^`]+)''")
 _SPACES = re.compile(r"(?<!\\)\\[!,;: ]|(?<!\\)~|\\q?quad(?![A-Za-z])|\\(?:left|right|displaystyle)(?![A-Za-z])")
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _WORDS_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
@@ -167,7 +180,7 @@ def undressed(answer: str) -> str:
     text = answer.translate(_SIGNS)
     if not text.isascii():
         text = _NOT_ASCII.sub(_as_ascii, _OFF_THE_LINE.sub(_on_the_line, unicodedata.normalize("NFC", text)))
-    text = _DELIMITER.sub(" ", text)
+    text = _DELIMITER.sub(" ", _QUOTED.sub(r'"\1"', text))
     if len(_DOLLAR.findall(text)) % 2 == 0:  # one that is left over is a currency's
         text = _DOLLAR.sub(" ", text)
     text = _THIN.sub(",", text).replace("\\$", "$").replace("\\%", "%")
@@ -214,7 +227,9 @@ _SPACE = re.compile(r"(?<!\d) | (?!\d)")  # 3 1/2 is not 31/2
 
 
 def _normalised(bare: str) -> str:
-    text = bare.casefold().strip(" \"'")
+    text = bare.casefold().strip(' "')
+    if text.startswith("'"):  # A' is not A
+        text = text.strip(" \"'")
     if choice := _CHOICE.fullmatch(text):  # (B)
         return choice[1]
     if _LIST.fullmatch(text):
@@ -232,8 +247,9 @@ _RATIO = (
     r"(?:\\frac\s?(?:\{\s?(?P<n>[-+]?\s?\d+)\s?\}|(?P<n1>\d))\s?(?:\{\s?(?P<d>[-+]?\s?\d+)\s?\}|(?P<d1>\d))"
     r"|(?<!\d)(?P<n2>\d+)\s?/\s?(?P<d2>\d+))"
 )
+_CURRENCY = rf"(?:US)?\$|[{CURRENCIES}]|(?:USD|EUR|GBP|JPY|INR)(?![A-Za-z])|Rs(?:\.|(?![A-Za-z]))"
 _AMOUNT = re.compile(
-    rf"(?P<sign>[-+])?\s?(?P<currency>[$€£¥₹]\s?)?(?P<sign2>[-+])?"
+    rf"(?P<sign>[-+])?\s?(?P<currency>(?:{_CURRENCY})\s?)?(?P<sign2>[-+])?"
     rf"(?:(?P<whole>\d+)??\s?{_RATIO}(?!\s?/)|(?P<digits>{DIGITS}){_POWER})(?P<unit>(?![\d,.]).*)?"
 )
 _PART_WORDS = {"half": 2, "third": 3, "quarter": 4}
@@ -262,7 +278,7 @@ def _number(bare: str) -> Value | None:
         latex = _decimal_latex(value)
     else:
         latex = str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-    return Value("", value, decimal, unit.name, latex + r"\%" * (unit.name == PERCENT))
+    return Value("", value, decimal, unit.name, latex + r"\%" * (unit.name == PERCENT), unit.detail)
 
 
 def _fraction(numerator: str, denominator: str) -> Fraction | None:
@@ -297,7 +313,8 @@ _WORD = re.compile(
     re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
-_NOT_VALUES = re.compile(r"\d\s?_|:|\$|(?<!\d)\d+([-/])\d+\1\d")  # 17_8, 3:4, $, 2024-05-01
+_NOT_VALUES = re.compile(r"\d\s?_|:|\$|\d['\"]\d|(?<!\d)\d+([-/])\d+\1\d")  # 17_8, 3:4, $, 5'6", 2024-05-01
+_PRIMES = re.compile(r"(?<![\\A-Za-z])([A-Za-z])(?:\^\{?((?:\\prime)+)\}?|('+))")
 _FUNCTION = re.compile(
     r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|theta|infty|pm|cup)(?![A-Za-z])"
 )
@@ -326,7 +343,7 @@ def _latex(bare: str) -> str | None:
     A product of letters would be equal to any other word of the same letters, so what has words in it is text. A number
     to another base (``17_8``), a ratio or a time (``3:4``) and a date are text too.
     """
-    text = _POWER_WORD.sub(lambda match: "^2" if match[1] == "squared" else "^3", bare)
+    text = _POWER_WORD.sub(lambda match: "^2" if match[1] == "squared" else "^3", _PRIMES.sub(_index, bare))
     text = _with_roots(text)
     for sign, command in _REPLACED:
         text = text.replace(sign, command)
@@ -338,6 +355,11 @@ def _latex(bare: str) -> str | None:
     if not re.search(r"[A-Za-z\d]", text) or (not is_formula and _LETTERS.search(text)):
         return None
     return text
+
+
+def _index(match: re.Match[str]) -> str:
+    """A letter with primes, which algebra would pass over, as another letter."""
+    return f"{match[1]}_{{{'p' * (len(match[3] or '') or match[2].count('prime'))}}}"
 
 
 def _with_roots(text: str) -> str:

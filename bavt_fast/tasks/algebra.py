@@ -25,6 +25,9 @@ __all__ = ["require", "same_formula"]
 MEMORY_BYTES = 2 * 2**30
 """Address space of the process that compares."""
 
+NOTHING = 1e-7
+"""Values below it may be what rounding left of zero."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,10 +76,13 @@ def _values(formula: str, limit_s: float) -> tuple[complex, ...] | None:
 
 
 def _differ(value: complex, other: complex) -> bool:
-    """Whether values are further apart than rounding takes them; math-verify rounds decimals to six places."""
+    """Whether values are further apart than rounding takes them.
+
+    math-verify rounds decimals to six places, of which small numbers would leave nothing.
+    """
     if not (cmath.isfinite(value) and cmath.isfinite(other)):
         return False
-    return abs(value - other) > 1e-5 * max(1.0, abs(value), abs(other))
+    return abs(value - other) > 1e-5 * max(NOTHING, abs(value), abs(other))
 
 
 class _Process:

@@ -164,12 +164,17 @@ _ON_THE_LINE = str.maketrans(
 _OFF_THE_LINE = re.compile(f"([{_RAISED}]+)|[{_LOWERED}]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(])")
-_THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!)(?=\d{3}(?!\d))")
+_THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!|')(?=\d{3}(?!\d))")
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/])")
+_HALF_DAY = re.compile(r"(?<=\d)\s?([AaPp])\.\s?([Mm])(?![A-Za-z])\.?")
 _QUOTED = re.compile(r"(?<!`)``([^`]+)''")
 _SPACES = re.compile(r"(?<!\\)\\[!,;: ]|(?<!\\)~|\\q?quad(?![A-Za-z])|\\(?:left|right|displaystyle)(?![A-Za-z])")
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
-_WORDS_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
+_DEGREES = re.compile(r"(?<=\d)\s?(?:\^\s?(?:\{\s?(?:o|\\degree)\s?\}|o|\\degree)|\\degree|º|ᵒ)(?![A-Za-z])")
+_WORDS_COMMAND = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}"
+    r"|\{\\(?:rm|bf|it|sf|tt)(?![A-Za-z])([^{}]*)\}"
+)
 _DELIMITER = re.compile(r"(?<!\\)\\[\[\]()]")
 _DELIMITED = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -177,7 +182,7 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 
 def undressed(answer: str) -> str:
     """In ASCII signs as far as there are some, without markdown and the dressing that LaTeX gives a formula."""
-    text = answer.translate(_SIGNS)
+    text = _DEGREES.sub(r"^\\circ ", answer.translate(_SIGNS))
     if not text.isascii():
         text = _NOT_ASCII.sub(_as_ascii, _OFF_THE_LINE.sub(_on_the_line, unicodedata.normalize("NFC", text)))
     text = _DELIMITER.sub(" ", _QUOTED.sub(r'"\1"', text))
@@ -185,6 +190,7 @@ def undressed(answer: str) -> str:
         text = _DOLLAR.sub(" ", text)
     text = _THIN.sub(",", text).replace("\\$", "$").replace("\\%", "%")
     text = _BOLD.sub(r"\1", _FRACTION_COMMAND.sub(r"\\frac", _SPACES.sub(" ", text)))
+    text = _HALF_DAY.sub(r" \1\2", text).replace(r"\varnothing", r"\emptyset")
     for _ in range(2):  # \text{ \mathrm{} }
         text = _WORDS_COMMAND.sub(_words, text)
     text = plain(plain(" ".join(text.split()).replace(" ^", "^")).rstrip(".,;: ")).removeprefix("=").lstrip()
@@ -193,9 +199,10 @@ def undressed(answer: str) -> str:
 
 def _words(match: re.Match[str]) -> str:
     """What LaTeX sets as words; a unit of one letter, which would be a variable without it, by its name."""
-    word = match[1].strip()
+    words = match[1] if match[2] is None else match[2]
+    word = words.strip()
     unit = unit_of(" " + word) if len(word) == 1 and match.start() else None
-    return f" {unit.name} " if unit is not None else f" {match[1]} "
+    return f" {unit.name} " if unit is not None else f" {words} "
 
 
 def _as_ascii(match: re.Match[str]) -> str:
@@ -243,9 +250,11 @@ def _normalised(bare: str) -> str:
 # No thousands begin with 0: "0,100" is a list, or a decimal.
 DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})|\s?(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?(?P<ten>[-+]?\d{1,3})\}?)?"
+_WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _RATIO = (
-    r"(?:\\frac\s?(?:\{\s?(?P<n>[-+]?\s?\d+)\s?\}|(?P<n1>\d))\s?(?:\{\s?(?P<d>[-+]?\s?\d+)\s?\}|(?P<d1>\d))"
-    r"|(?<!\d)(?P<n2>\d+)\s?/\s?(?P<d2>\d+))"
+    rf"(?:\\frac\s?(?:\{{\s?(?P<n>[-+]?\s?{_WHOLE})\s?\}}|(?P<n1>\d))"
+    rf"\s?(?:\{{\s?(?P<d>[-+]?\s?{_WHOLE})\s?\}}|(?P<d1>\d))"
+    rf"|(?<![\d,])(?P<n2>{_WHOLE})\s?/\s?(?P<d2>{_WHOLE}))"
 )
 _CURRENCY = rf"(?:US)?\$|[{CURRENCIES}]|(?:USD|EUR|GBP|JPY|INR)(?![A-Za-z])|Rs(?:\.|(?![A-Za-z]))"
 _AMOUNT = re.compile(
@@ -253,11 +262,15 @@ _AMOUNT = re.compile(
     rf"(?:(?P<whole>\d+)??\s?{_RATIO}(?!\s?/)|(?P<digits>{DIGITS}){_POWER})(?P<unit>(?![\d,.]).*)?"
 )
 _PART_WORDS = {"half": 2, "third": 3, "quarter": 4}
+_REPEATING = re.compile(
+    r"(?<![\d,.])(?P<whole>\d*)\.(?P<once>\d*)"
+    r"(?:\\(?:overline|bar|dot)\s?(?:\{(?P<braces>\d+)\}|(?P<one>\d))|(?P<above>(?:\d[\u0304\u0305])+))(?![\d\\])"
+)
 _AND_A_PART = re.compile(r"(?<=\d) and an? (half|third|quarter)(?![\w'-])")
 
 
 def _number(bare: str) -> Value | None:
-    match = _AMOUNT.fullmatch(_AND_A_PART.sub(_part, bare))
+    match = _AMOUNT.fullmatch(_AND_A_PART.sub(_part, _REPEATING.sub(_repeating, bare)))
     if match is None or (match["sign"] and match["sign2"]):
         return None
     unit = unit_of(match["unit"] or "", match["currency"] or "")
@@ -282,12 +295,20 @@ def _number(bare: str) -> Value | None:
 
 
 def _fraction(numerator: str, denominator: str) -> Fraction | None:
-    above, below = int(numerator.replace(" ", "")), int(denominator.replace(" ", ""))
+    above, below = [int(re.sub("[ ,]", "", part)) for part in (numerator, denominator)]
     return Fraction(above, below) if below else None
 
 
 def _part(match: re.Match[str]) -> str:
     return f" 1/{_PART_WORDS[match[1]]}"
+
+
+def _repeating(match: re.Match[str]) -> str:
+    r"""A decimal with digits that repeat, such as ``0.1\overline{6}``, as the fraction that it is."""
+    again = match["braces"] or match["one"] or re.sub(r"\D", "", match["above"])
+    places, first = len(match["once"]), int(f"0{match['whole']}{match['once']}")
+    value = (first + Fraction(int(again), 10 ** len(again) - 1)) / 10**places
+    return f"{value.numerator}/{value.denominator}"
 
 
 def _decimal_latex(value: Fraction) -> str:
@@ -314,6 +335,7 @@ _WORD = re.compile(
 )
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _NOT_VALUES = re.compile(r"\d\s?_|:|\$|\d['\"]\d|(?<!\d)\d+([-/])\d+\1\d")  # 17_8, 3:4, $, 5'6", 2024-05-01
+_UNION = re.compile(r"(?<=[)\]]) ?U ?(?=[(\[])")
 _PRIMES = re.compile(r"(?<![\\A-Za-z])([A-Za-z])(?:\^\{?((?:\\prime)+)\}?|('+))")
 _FUNCTION = re.compile(
     r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|theta|infty|pm|cup)(?![A-Za-z])"
@@ -347,6 +369,7 @@ def _latex(bare: str) -> str | None:
     text = _with_roots(text)
     for sign, command in _REPLACED:
         text = text.replace(sign, command)
+    text = _UNION.sub(r"\\cup ", text)
     text = _AND.sub(", ", _FUNCTION.sub(r"\\\1 ", text))
     without = _COMMAND.sub(" ", text)
     if not text.isascii() or _NOT_VALUES.search(text) or _WORD.search(without):

@@ -1,0 +1,76 @@
+"""The units behind numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from bavt_fast.tasks.values import read
+
+
+@pytest.mark.parametrize(
+    ("answer", "unit"),
+    [
+        ("18 dollars", "dollar"),
+        ("$18", "dollar"),
+        (r"\$18.00 per day", "dollar"),
+        ("18 USD", "dollar"),
+        ("€5", "euro"),
+        ("5 km", "kilometer"),
+        ("5km", "kilometer"),
+        (r"5\,\mathrm{km}", "kilometer"),
+        ("5 m", "meter"),
+        ("3 cm²", "centimeter2"),
+        (r"3\text{ cm}^2", "centimeter2"),
+        ("60 km/h", "kilometer"),
+        ("90°", "degree"),
+        (r"90^\circ", "degree"),
+        (r"90^{\circ}", "degree"),
+        ("90 degrees", "degree"),
+        ("12 apples", "apple"),
+        ("12 angry men", "angry"),
+        ("5-year", "year"),
+        ("18 in", "inch"),
+        ("18 in all", ""),
+        ("18 left", ""),
+        ("6 feet tall", "foot"),
+        ("3 boxes.", "boxe"),
+        ("20% off", "%"),
+        ("20 percent", "%"),
+        ("20 per cent", "%"),
+        ("18 a day", ""),
+        ("12 square feet", "foot2"),
+        ("12 sq. ft.", "foot2"),
+        ("12 feet squared", "foot2"),
+        ("12 cubic units", "unit3"),
+        ("12 square tiles", "square"),
+        ("10 m/s", "meter"),
+        ("10 g", "gram"),
+        ("90 °F", "degree"),
+        ("60mph", "mile"),
+        ("USD 5", "dollar"),
+        ("US$5", "dollar"),
+        ("Rs. 5", "rupee"),
+        ("₩5,000", "won"),
+        ("$5/hour", "dollar"),
+        ("5' tall", "foot"),
+        ('5"', "inch"),
+        ("90 degrees C", "degree"),
+        ("90^o", "degree"),
+        (r"90^{\degree}", "degree"),
+        (r"90\degree", "degree"),
+        ("90º", "degree"),
+        (r"5\,{\rm cm}", "centimeter"),
+        (r"5\,{\rm m}^2", "meter2"),
+        ("3 p.m.", "pm"),
+        ("$5 million", "dollar"),
+        ("5 million dollars", "dollar"),
+        ("12 men", "men"),
+        ("8 TVs", "tvs"),
+        ("7 apples left over", "apple"),
+        (r"3\text{m}", "meter"),
+        ("2 rad", "radian"),
+        ("12 яблок", "яблок"),
+    ],
+)
+def test_units(answer: str, unit: str) -> None:
+    assert read(answer).unit == unit

@@ -57,10 +57,11 @@ class Mathematics(TextTask):
         if reference == answer:
             return True
         right, found = read(reference), read(answer)
-        if _is_mathematics(right) and not _is_mathematics(found):
+        equal = compare(right, found)
+        if equal is False and _is_mathematics(right) and not _is_mathematics(found):
             number = only_number(answer)
             found = found if number is None else read(number)
-        equal = compare(right, found)
+            equal = compare(right, found)
         if equal is None:
             assert right.latex is not None, "what is left to algebra is a formula"
             assert found.latex is not None, "what is left to algebra is a formula"

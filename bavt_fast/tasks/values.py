@@ -5,6 +5,7 @@ r"""What an answer stands for: a number with its unit, LaTeX for other mathemati
     "1/2", "\frac12", "0.5", "½", "50%"             the number 1/2
     "x^2 - 1", "(0, 1]", "√2", "\pm 3"              LaTeX, which a computer algebra system can compare
     "Paris.", "**paris**", "\text{Paris}"           the text "paris"
+    "B", "(b)", "B) Paris", "(B) Paris"             the choice "b"
 
 Numbers are compared here, exactly. Nothing is ever evaluated, so an answer such as 10^10^10 costs nothing.
 """
@@ -38,6 +39,7 @@ class Value(NamedTuple):
         unit: its unit in the singular; "%" for a percentage; "" for none.
         latex: what it is as mathematics; None where it is none.
         detail: of the unit: the "hour" of miles per hour, the "celsius" of degrees; "" for none.
+        choice: the letter before what it stands for, such as the "b" of "(B) Paris"; "" for none.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Value(NamedTuple):
     unit: str = ""
     latex: str | None = None
     detail: str = ""
+    choice: str = ""
 
 
 def compare(reference: Value, answer: Value) -> bool | None:
@@ -57,7 +60,9 @@ def compare(reference: Value, answer: Value) -> bool | None:
     """
     if reference.number is not None and answer.number is not None:
         return _compare_numbers(reference, answer)
-    if reference.text == answer.text and reference.text:
+    if reference.text and reference.text in (answer.text, answer.choice):
+        return True
+    if answer.text and answer.text == reference.choice:
         return True
     if reference.latex is None or answer.latex is None or _units_differ(reference, answer):
         return False
@@ -94,14 +99,15 @@ def read(answer: str) -> Value:
         return Value(" ".join(unicodedata.normalize("NFC", answer).split()).casefold())
     bare = undressed(answer)
     text = _normalised(bare)
+    choice = _choice(bare)
     if UNENDING.search(answer):  # 0.3... is not 0.3
-        return Value(text + "...")
+        return Value(text + "...", choice=choice)
     number = _number(bare)
     if number is not None:
         return number._replace(text=text)
     formula, unit = _without_unit(bare)
     latex = _latex(formula)
-    return Value(text, latex=latex, unit=unit if latex is not None else "")
+    return Value(text, latex=latex, unit=unit if latex is not None else "", choice=choice)
 
 
 def bare_answer(answer: str) -> str:
@@ -227,10 +233,20 @@ def _on_the_line(match: re.Match[str]) -> str:
 # ---- Text
 
 _CHOICE = re.compile(r"\(?([a-z])\)?")
+_CHOSEN = re.compile(r"(?<!\w)(?:\(([A-Ja-j])\)|([A-J])[).:])\s+(?=\S)")
+_AND_ANOTHER = re.compile(r"(?:and|or)(?![^\W_])|[,;&/+*^=<>-]", re.IGNORECASE)
 _LIST = re.compile(r"[-+]?\d{1,3}(?:,\d{3})*, \d{3}(?:, ?\d{3})*")  # 1, 234 is not 1,234
 _ONE_IN_BRACES = re.compile(r"\{(\w)\}")
 _INDEX = re.compile(r"(?<=[a-z])(?<!log)_(?:(\d+)|\{(\d+)\})(?!\d)")  # x_1 and x1, H_2O and H2O
 _SPACE = re.compile(r"(?<!\d) | (?!\d)")  # 3 1/2 is not 31/2
+
+
+def _choice(bare: str) -> str:
+    """The letter of an answer such as "(B) Paris"; "" for none, or where there are several."""
+    found = _CHOSEN.match(bare)
+    if found is None or _CHOSEN.search(bare, found.end()) or _AND_ANOTHER.match(bare, found.end()):
+        return ""
+    return (found[1] or found[2]).casefold()
 
 
 def _normalised(bare: str) -> str:

@@ -156,12 +156,16 @@ _SIGNS = str.maketrans(
         "∪": r"\cup ",
         "∩": r"\cap ",
         "∈": r"\in ",
-        "π": r"\pi ",
-        "θ": r"\theta ",
         "°": r"^\circ ",
         "ℝ": r"\mathbb{R}",
     }
 )
+_GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu mu nu xi pi rho sigma tau upsilon phi phi chi psi
+    omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega
+"""
+_GREEK = dict(zip("αβγδεζηθικλμµνξπρστυφϕχψωΓΔΘΛΞΠΣΥΦΨΩ", _GREEK_NAMES.split(), strict=True))
+_IN_GREEK = re.compile("[\u00b5\u0370-\u03ff\u1f00-\u1fff]+")
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
 _LOWERED = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"
 _ON_THE_LINE = str.maketrans(
@@ -170,7 +174,7 @@ _ON_THE_LINE = str.maketrans(
 _OFF_THE_LINE = re.compile(f"([{_RAISED}]+)|[{_LOWERED}]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(])")
-_THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!|')(?=\d{3}(?!\d))")
+_THIN = re.compile(r"(?<=\d)(?:\\[,!;:]\s?|\{,\}|,\\!\s?|')(?=\d{3}(?!\d))")
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/])")
 _HALF_DAY = re.compile(r"(?<=\d)\s?([AaPp])\.\s?([Mm])(?![A-Za-z])\.?")
 _QUOTED = re.compile(r"(?<!`)``([^`]+)''")
@@ -190,7 +194,8 @@ def undressed(answer: str) -> str:
     """In ASCII signs as far as there are some, without markdown and the dressing that LaTeX gives a formula."""
     text = _DEGREES.sub(r"^\\circ ", answer.translate(_SIGNS))
     if not text.isascii():
-        text = _NOT_ASCII.sub(_as_ascii, _OFF_THE_LINE.sub(_on_the_line, unicodedata.normalize("NFC", text)))
+        text = _IN_GREEK.sub(_greek, unicodedata.normalize("NFC", text))
+        text = _NOT_ASCII.sub(_as_ascii, _OFF_THE_LINE.sub(_on_the_line, text))
     text = _DELIMITER.sub(" ", _QUOTED.sub(r'"\1"', text))
     if len(_DOLLAR.findall(text)) % 2 == 0:  # one that is left over is a currency's
         text = _DOLLAR.sub(" ", text)
@@ -220,6 +225,12 @@ def _as_ascii(match: re.Match[str]) -> str:
     if "/" in folded:
         return f" {folded}"
     return folded if folded.isascii() else sign
+
+
+def _greek(match: re.Match[str]) -> str:
+    """One or two letters as LaTeX has them; more are a word."""
+    names = [_GREEK.get(letter) for letter in match[0]]
+    return match[0] if len(names) > 2 or None in names else "".join(rf"\{name} " for name in names)
 
 
 def _on_the_line(match: re.Match[str]) -> str:
@@ -351,6 +362,8 @@ _WORD = re.compile(
 )
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _NOT_VALUES = re.compile(r"\d\s?_|:|\$|\d['\"]\d|(?<!\d)\d+([-/])\d+\1\d")  # 17_8, 3:4, $, 5'6", 2024-05-01
+_SIGNED_EXPONENT = re.compile(r"\^\s?([-+]\s?(?:\d+|[A-Za-z](?![A-Za-z])))")
+_FRACTION_BEFORE = re.compile(r"(?<![\w.,)}\]/^])(?<!\d )(\d+) ?/ ?(\d+)(?= )")  # 1/2 x is not 1/(2x)
 _UNION = re.compile(r"(?<=[)\]]) ?U ?(?=[(\[])")
 _PRIMES = re.compile(r"(?<![\\A-Za-z])([A-Za-z])(?:\^\{?((?:\\prime)+)\}?|('+))")
 _FUNCTION = re.compile(
@@ -385,6 +398,7 @@ def _latex(bare: str) -> str | None:
     text = _with_roots(text)
     for sign, command in _REPLACED:
         text = text.replace(sign, command)
+    text = _FRACTION_BEFORE.sub(r"\\frac{\1}{\2}", _SIGNED_EXPONENT.sub(r"^{\1}", text))
     text = _UNION.sub(r"\\cup ", text)
     text = _AND.sub(", ", _FUNCTION.sub(r"\\\1 ", text))
     without = _COMMAND.sub(" ", text)

@@ -6,17 +6,18 @@ import functools
 import re
 
 from bavt_fast.tasks.units import CHANGING, CURRENCIES, unit_of, vocabulary
-from bavt_fast.tasks.values import DIGITS, MAX_LENGTH, UNENDING, read, undressed
+from bavt_fast.tasks.values import MAX_LENGTH, NUMBER, UNENDING, read, undressed
 
 __all__ = ["only_number"]
 
 _IN_SENTENCE = re.compile(
-    rf"(?<![\w.,/^])[-+]?(?:[{CURRENCIES}]\s?)?(?:\d+\s?/\s?\d+|{DIGITS})(?:\s?%|\s?\^\{{?\\circ\}}?)?(?![\w^*/!]|[.,]\d)"
+    rf"(?<![\w.,/^])[-+]?(?:[{CURRENCIES}]\s?)?{NUMBER}"
+    r"(?:\s?%|\s?\^\{?\\circ\}?(?:\s?[CF](?![A-Za-z]))?)?(?![\w^*!]|/(?![^\W\d_]{2})|[.,]\d)"
 )
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 # What stands around a number in a sentence; in a formula there are other signs.
 _PLAIN = re.compile(r"[^\\^{}\[\]+*/<>|=~#@&√‰_]*")
-_BEHIND = re.compile(r"(?:-|\s)[^\W\d_]+(?:'[^\W\d_]+)?(?:\s[^\W\d_]+(?:'[^\W\d_]+)?){0,5}")
+_BEHIND = re.compile(r"(?:-|/|\s)[^\W\d_]+(?:'[^\W\d_]+)?(?:[\s/][^\W\d_]+(?:'[^\W\d_]+)?){0,5}")
 _COMPARED = re.compile(r"[<>!~]|\\(?:[lgn]eq?|lt|gt|neq|not|approx|sim|geqslant|leqslant)(?![A-Za-z])")
 # A variable beside a number or a minus, or within brackets: "2x = 10" does not say what x is, and "a + b = 10" may.
 _UNSOLVED = re.compile(
@@ -77,7 +78,9 @@ def only_number(sentence: str) -> str | None:
         return None
     start, end = found[0].span()
     words_behind = _behind(bare[end:])
-    if words_behind is None or not _PLAIN.fullmatch(bare[:start] + bare[end:]) or _is_changed(bare[:start]):
+    if words_behind is None or _is_changed(bare[:start]):
+        return None
+    if not _PLAIN.fullmatch(bare[:start] + bare[end + len(words_behind) :]):
         return None
     amount = found[0][0].strip() + words_behind
     return amount if read(amount).number is not None else None

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from bavt_fast.tasks.announced import plain
 from bavt_fast.tasks.units import CURRENCIES, PERCENT, is_name, unit_of
 
-__all__ = ["DIGITS", "MAX_LENGTH", "UNENDING", "Value", "bare_answer", "compare", "read", "undressed"]
+__all__ = ["MAX_LENGTH", "NUMBER", "UNENDING", "Value", "bare_answer", "compare", "read", "undressed"]
 
 MAX_LENGTH = 400
 """Characters of an answer above which it is compared as text alone."""
@@ -275,7 +275,7 @@ def _normalised(bare: str) -> str:
 # ---- Numbers
 
 # No thousands begin with 0: "0,100" is a list, or a decimal.
-DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+_DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})|\s?(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?(?P<ten>[-+]?\d{1,3})\}?)?"
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _RATIO = (
@@ -283,10 +283,11 @@ _RATIO = (
     rf"\s?(?:\{{\s?(?P<d>[-+]?\s?{_WHOLE})\s?\}}|(?P<d1>\d))"
     rf"|(?<![\d,])(?P<n2>{_WHOLE})\s?/\s?(?P<d2>{_WHOLE}))"
 )
+NUMBER = rf"(?:(?P<whole>\d+)??\s?{_RATIO}(?!\s?/)|(?P<digits>{_DIGITS}){_POWER})"
 _CURRENCY = rf"(?:US)?\$|[{CURRENCIES}]|(?:USD|EUR|GBP|JPY|INR)(?![A-Za-z])|Rs(?:\.|(?![A-Za-z]))"
 _AMOUNT = re.compile(
     rf"(?P<sign>[-+])?\s?(?P<currency>(?:{_CURRENCY})\s?)?(?P<sign2>[-+])?"
-    rf"(?:(?P<whole>\d+)??\s?{_RATIO}(?!\s?/)|(?P<digits>{DIGITS}){_POWER})(?P<unit>(?![\d,.]).*)?"
+    rf"{NUMBER}(?P<unit>(?![\d,.]).*)?"
 )
 _PART_WORDS = {"half": 2, "third": 3, "quarter": 4}
 _REPEATING = re.compile(

@@ -72,6 +72,7 @@ def after(text: str, answers: str | None = None, ended: bool = False) -> Descrip
         ("1" + "0" * 300, "10^{300}"),
         (r"\text{even}", "Even."),
         ("12", "It is 12."),
+        ("0.5", r"The probability is $\frac{1}{2}$."),
         ("12", "So there are 12 apples left"),
         ("0.5", r"50\%"),
         (r"2\pi", "2 pi"),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BOX", "boxes", "find_answer", "is_empty", "last_line", "plain"]
+__all__ = ["BOX", "UNSEEN", "boxes", "find_answer", "is_empty", "last_line", "plain"]
 
+UNSEEN = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2066\u2067\u2068\u2069\ufeff"
+"""What nobody sees: soft hyphens, joiners, marks of direction."""
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 # A box that opens, a box of one word, anything else that is escaped, or a brace.
 _PART = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\(?:boxed|fbox)\s+([^\s\\{}$]+)|\\.|([{}])", re.DOTALL)
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[\s*_`$]*(?:\}|\Z)")  # also one that was never closed
-_MARKS = re.compile(r"(?:[\s*_`$]|```\w*|\\[\[\]()])*")
+_MARKS = re.compile(rf"(?:[\s*_`${UNSEEN}]|```\w*|\\[\[\]()])*")
 
 
 def plain(text: str) -> str:
     """A line without the markdown around it; "" for one that has nothing else, such as ``$$`` or a code fence."""
-    return "" if _MARKS.fullmatch(text) else text.strip(" \t\r\n*_`").strip()
+    return "" if _MARKS.fullmatch(text) else text.strip(f" \t\r\n*_`{UNSEEN}").strip()
 
 
 def last_line(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bavt_fast._checks import as_count, require_function
 from bavt_fast._core import untracked
 from bavt_fast.protocols import Description, Step
-from bavt_fast.tasks.announced import find_answer, is_empty, last_line
+from bavt_fast.tasks.announced import UNSEEN, find_answer, is_empty, last_line
 from bavt_fast.tasks.units import CURRENCIES
 from bavt_fast.tasks.values import compare, read
 
@@ -98,7 +98,8 @@ class TextTask:
         words, lead = "|".join(map(_with_marks, ends)), ""
         if ends == ENDS:
             words, lead = f"{words}{_BEFORE_A_NUMBER}", _LEAD
-        self._announcement = re.compile(rf"^[ \t\u00a0\u3000>#*_`-]*{lead}(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
+        before = rf"[ \t\u00a0\u3000{UNSEEN}>#*_`-]*"
+        self._announcement = re.compile(rf"^{before}{lead}(?:{words})[ \t*_`]*(.*)$", re.MULTILINE)
         # What a step that announces an answer has in it.
         signs = _SIGNS if ends == ENDS else [word.rstrip(" :：") or word for word in ends]
         self._signs = (*signs, "box")

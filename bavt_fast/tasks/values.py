@@ -18,7 +18,7 @@ import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
-from bavt_fast.tasks.announced import plain
+from bavt_fast.tasks.announced import UNSEEN, plain
 from bavt_fast.tasks.units import CURRENCIES, PERCENT, is_name, unit_of
 
 __all__ = ["MAX_LENGTH", "NUMBER", "UNENDING", "Value", "bare_answer", "compare", "read", "undressed"]
@@ -98,8 +98,8 @@ def read(answer: str) -> Value:
     if len(answer) > MAX_LENGTH:
         return Value(" ".join(unicodedata.normalize("NFC", answer).split()).casefold())
     bare = undressed(answer)
-    text = _normalised(bare)
     choice = _choice(bare)
+    text = _normalised(_CHOSEN.sub(f"({choice}) ", bare, count=1) if choice else bare)
     if UNENDING.search(answer):  # 0.3... is not 0.3
         return Value(text + "...", choice=choice)
     number = _number(bare)
@@ -130,8 +130,7 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000\t\r\n", " "),
         **dict.fromkeys("“”„«»", '"'),
         **dict.fromkeys("‘’‚", "'"),
-        # What nobody sees: soft hyphens, joiners, marks of direction.
-        **dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2066\u2067\u2068\u2069\ufeff", ""),
+        **dict.fromkeys(UNSEEN, ""),
         "。": ".",
         "÷": "/",
         "∕": "/",

@@ -243,6 +243,8 @@ def test_what_is_no_number(answer: str) -> None:
         ("B", "(b)"),
         ("B", r"\text{(B)}"),
         ("B", "(B) Paris"),
+        ("(b) Paris", "B. paris"),
+        ("B: 18", "(B) 18"),
         ("(B)", "b"),
         ("B", "**B)** Paris"),
         ("B", "B. Paris"),

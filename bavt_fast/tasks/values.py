@@ -165,6 +165,7 @@ _GREEK_NAMES = """
 """
 _GREEK = dict(zip("αβγδεζηθικλμµνξπρστυφϕχψωΓΔΘΛΞΠΣΥΦΨΩ", _GREEK_NAMES.split(), strict=True))
 _IN_GREEK = re.compile("[\u00b5\u0370-\u03ff\u1f00-\u1fff]+")
+_GREEK_WORD = re.compile("[\u0370-\u03ff\u1f00-\u1fff]{3}")
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
 _LOWERED = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"
 _ON_THE_LINE = str.maketrans(
@@ -179,7 +180,7 @@ _HALF_DAY = re.compile(r"(?<=\d)\s?([AaPp])\.\s?([Mm])(?![A-Za-z])\.?")
 _QUOTED = re.compile(r"(?<!`)``([^`]+)''")
 _SPACES = re.compile(r"(?<!\\)\\[!,;: ]|(?<!\\)~|\\q?quad(?![A-Za-z])|\\(?:left|right|displaystyle)(?![A-Za-z])")
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
-_DEGREES = re.compile(r"(?<=\d)\s?(?:\^\s?(?:\{\s?(?:o|\\degree)\s?\}|o|\\degree)|\\degree|º|ᵒ)(?![A-Za-z])")
+_DEGREES = re.compile(r"(?<=\d)\s?(?:\^\s?\{\s?(?:o|\\degree)\s?\}|(?:\^\s?o|\^?\s?\\degree)(?![A-Za-z])|º|ᵒ)")
 _WORDS_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}"
     r"|\{\\(?:rm|bf|it|sf|tt)(?![A-Za-z])([^{}]*)\}"
@@ -193,7 +194,9 @@ def undressed(answer: str) -> str:
     """In ASCII signs as far as there are some, without markdown and the dressing that LaTeX gives a formula."""
     text = _DEGREES.sub(r"^\\circ ", answer.translate(_SIGNS))
     if not text.isascii():
-        text = _IN_GREEK.sub(_greek, unicodedata.normalize("NFC", text))
+        text = unicodedata.normalize("NFC", text)
+        if not _GREEK_WORD.search(text):
+            text = _IN_GREEK.sub(_greek, text)
         text = _NOT_ASCII.sub(_as_ascii, _OFF_THE_LINE.sub(_on_the_line, text))
     text = _DELIMITER.sub(" ", _QUOTED.sub(r'"\1"', text))
     if len(_DOLLAR.findall(text)) % 2 == 0:  # one that is left over is a currency's
@@ -227,9 +230,9 @@ def _as_ascii(match: re.Match[str]) -> str:
 
 
 def _greek(match: re.Match[str]) -> str:
-    """One or two letters as LaTeX has them; more are a word."""
+    """Letters as LaTeX has them, where it has all."""
     names = [_GREEK.get(letter) for letter in match[0]]
-    return match[0] if len(names) > 2 or None in names else "".join(rf"\{name} " for name in names)
+    return match[0] if None in names else "".join(rf"\{name} " for name in names)
 
 
 def _on_the_line(match: re.Match[str]) -> str:
@@ -335,7 +338,7 @@ def _repeating(match: re.Match[str]) -> str:
     again = match["braces"] or match["one"] or re.sub(r"\D", "", match["above"])
     places, first = len(match["once"]), int(f"0{match['whole']}{match['once']}")
     value = (first + Fraction(int(again), 10 ** len(again) - 1)) / 10**places
-    return f"{value.numerator}/{value.denominator}"
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _decimal_latex(value: Fraction) -> str:
@@ -394,7 +397,8 @@ def _latex(bare: str) -> str | None:
     A product of letters would be equal to any other word of the same letters, so what has words in it is text. A number
     to another base (``17_8``), a ratio or a time (``3:4``) and a date are text too.
     """
-    text = _POWER_WORD.sub(lambda match: "^2" if match[1] == "squared" else "^3", _PRIMES.sub(_index, bare))
+    text = _PRIMES.sub(_index, _REPEATING.sub(_repeating, bare))
+    text = _POWER_WORD.sub(lambda match: "^2" if match[1] == "squared" else "^3", text)
     text = _with_roots(text)
     for sign, command in _REPLACED:
         text = text.replace(sign, command)

@@ -86,6 +86,7 @@ def after(text: str, answers: str | None = None, ended: bool = False) -> Descrip
         ("C", "(C) It is 18."),
         (r"\alpha + \frac{1}{2}", "1/2 + α"),
         (r"2\pi\theta", "2πθ"),
+        ("x/3", r"0.\overline{3}x"),
         (r"\frac{4}{3}\pi r^3", "4/3 π r^3"),
         (r"\frac{\sqrt{2}}{2}", "1/2 √2"),
         ("0.001", "10^-3"),

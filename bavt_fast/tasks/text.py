@@ -34,7 +34,7 @@ ENDS = (
 something else than a number, or with that of a section, as in ``#### 1. Plan``, is a heading)."""
 _LEAD = r"(?:(?:So|Thus|Hence|Therefore),?[ \t]+)?"  # before one of `ENDS`
 # What has to follow the last of them: a number, and not that of a section ("1. Plan").
-_BEFORE_A_NUMBER = rf"(?![ \t*_]*\d+[.)][ \t*_]+[^\W\d_])(?=[ \t*]*[-−+{CURRENCIES}]*[ \t]*\.?\d)"
+_BEFORE_A_NUMBER = rf"(?![ \t*_]*\d+[.)][ \t*_]+[^\W\d_])(?=[ \t*]*[-−‑+{CURRENCIES}]*[ \t]*\.?\d)"
 _COLONS = (":", "：")  # the second one is as wide as a Chinese sign
 _COLON = r"[ \t\u00a0*_`]*[:：]"
 _SIGNS = ("nswer", "####")  # one of them stands in whatever one of `ENDS` stands in

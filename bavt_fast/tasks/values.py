@@ -125,7 +125,7 @@ def bare_answer(answer: str) -> str:
 
 _SIGNS = str.maketrans(
     {
-        **dict.fromkeys("−–‒﹣－", "-"),
+        **dict.fromkeys("−–‒‐‑﹣－", "-"),
         **dict.fromkeys("×⋅·∙", "*"),
         **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000\t\r\n", " "),
         **dict.fromkeys("“”„«»", '"'),
@@ -156,7 +156,7 @@ _SIGNS = str.maketrans(
         "∩": r"\cap ",
         "∈": r"\in ",
         "°": r"^\circ ",
-        "ℝ": r"\mathbb{R}",
+        **{sign: rf"\mathbb{{{letter}}}" for sign, letter in zip("ℝℕℤℚℂ", "RNZQC", strict=True)},
     }
 )
 _GREEK_NAMES = """
@@ -171,6 +171,7 @@ _LOWERED = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘ�
 _ON_THE_LINE = str.maketrans(
     _RAISED + _LOWERED, "0123456789+-()abcdefghijklmnoprstuvwxyz" + "0123456789+-()aehijklmnoprstuvx"
 )
+_RAISED_OVER_LOWERED = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)/([₀₁₂₃₄₅₆₇₈₉]+)")
 _OFF_THE_LINE = re.compile(f"([{_RAISED}]+)|[{_LOWERED}]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(])")
@@ -197,6 +198,7 @@ def undressed(answer: str) -> str:
         text = unicodedata.normalize("NFC", text)
         if not _GREEK_WORD.search(text):
             text = _IN_GREEK.sub(_greek, text)
+        text = _RAISED_OVER_LOWERED.sub(lambda match: f" {match[0].translate(_ON_THE_LINE)}", text)
         text = _NOT_ASCII.sub(_as_ascii, _OFF_THE_LINE.sub(_on_the_line, text))
     text = _DELIMITER.sub(" ", _QUOTED.sub(r'"\1"', text))
     if len(_DOLLAR.findall(text)) % 2 == 0:  # one that is left over is a currency's

@@ -182,6 +182,13 @@ def test_a_small_budget_is_not_all_spent_on_first_steps(model: ScriptedModel, to
     assert max(sizes) == side_by_side
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line_without_its_place_in_the_program(model: ScriptedModel) -> None:
+    done = invoke("--budget-tokens", "1")
+    assert re.search(r"^warning: generator or critic: took Spent\(tokens=4, .*$", done.stderr, re.MULTILINE)
+    assert ".py" not in done.stderr
+
+
 def test_no_answer_within_the_budget(model: ScriptedModel) -> None:
     result = invoke("--budget-tokens", "5")
     assert result.exit_code == 1

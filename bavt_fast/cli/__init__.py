@@ -17,7 +17,7 @@ try:
     import typer
 
     from bavt_fast.cli.ask import ask
-    from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED, SOLVED
+    from bavt_fast.cli.output import BAD_INPUT, NOT_SOLVED, SOLVED, plain_warnings
     from bavt_fast.cli.run import run
     from bavt_fast.cli.solve import solve
     from bavt_fast.cli.train import training
@@ -50,11 +50,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Budget-aware value tree search."""
+    context.with_resource(plain_warnings())
 
 
 def main() -> NoReturn:

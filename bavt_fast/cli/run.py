@@ -16,7 +16,7 @@ from rich.console import Console
 
 import bavt_fast.cli.options as given
 from bavt_fast.cli.options import TaskName, VoteRule
-from bavt_fast.cli.output import errors, plain_warnings, refuse
+from bavt_fast.cli.output import errors, refuse
 from bavt_fast.cli.progress import Reporter
 from bavt_fast.cli.prompts import EXAMPLES, SYSTEM, plain_prompt
 from bavt_fast.cli.run_options import check_options
@@ -121,7 +121,6 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Answer a file of questions. Killed and started again, it goes on."""
-    context.with_resource(plain_warnings())
     reporter = Reporter(json_alone, quiet)
     options: dict[str, Any] = {
         "wave": wave,

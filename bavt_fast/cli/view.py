@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bavt_fast.checkpoint import is_checkpoint
 from bavt_fast.cli.options import refuse_options
-from bavt_fast.cli.output import plain_warnings, refuse
+from bavt_fast.cli.output import refuse
 from bavt_fast.cli.run_table import run_table
 from bavt_fast.runs.folder import is_run
 
@@ -50,7 +50,6 @@ def view(
     depth: Annotated[int | None, typer.Option(min=0, help="Deepest nodes to show in the terminal.")] = None,
 ) -> None:
     """Look at saved searches: a tree in the terminal, one HTML file, or a diagram."""
-    context.with_resource(plain_warnings())
     made: list[str] = []
     try:
         _check_options(context, files, out)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 from bavt_fast._checks import as_count, as_number, message_of
 from bavt_fast.budget import MAX_COST, Spent, as_spent, exact, priced
 from bavt_fast.protocols import GenerationError, Node, Step

@@ -146,10 +146,15 @@ def check_model(model: _Model) -> None:
 
 
 def check_out(path: str | os.PathLike[str]) -> None:
-    """Raises OSError where `save_critic` could not write the file: before what it is to hold is worked out."""
+    """Before what a file is to hold is worked out: raises OSError where `save_critic` could not write it.
+
+    FileExistsError where something else than a critic stands there, such as the weights of the model.
+    """
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "expected a file to write, got a folder", str(path))
+    if target.is_file() and target.stat().st_size and not _is_critic(target):
+        raise FileExistsError(errno.EEXIST, "expected a new file or that of a critic, got something else", str(path))
     try:
         with tempfile.TemporaryFile(dir=target.parent):
             pass
@@ -265,6 +270,15 @@ def _read(path: str | os.PathLike[str]) -> tuple[CriticManifest, dict[str, Tenso
             f"critic: {path} is not a critic's file (expected finite weights and probe, got NaN or infinity in {name})"
         )
     return manifest, weights
+
+
+def _is_critic(path: Path) -> bool:
+    """Whether it says so; it may be of another version, or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -75,6 +75,19 @@ def test_where_no_file_can_be_nothing_is_left_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
 
 
+def test_a_file_that_is_no_critic_is_not_written_over(tmp_path: Path, saved: Path) -> None:
+    """Such as the weights of the model, in whose folder a critic may stand."""
+    others = tmp_path / "model.safetensors", tmp_path / "notes.txt"
+    save_file({"weight": torch.ones(2)}, others[0], metadata={"format": "pt"})
+    others[1].write_text("notes")
+    for path in others:
+        with pytest.raises(FileExistsError, match=f"expected a new file or that of a critic.*{re.escape(str(path))}"):
+            check_out(path)
+    (tmp_path / "empty").touch()
+    for path in (saved, tmp_path / "empty"):
+        check_out(path)
+
+
 def test_a_critic_of_contexts_wants_a_generator_to_read_them(saved: Path) -> None:
     whole = model()
     generator = whole.generator(delimiter=")")

@@ -44,7 +44,8 @@ class ModelFacts:
         parameters: names of the arguments of the model's ``forward``.
         num_weights: how many it has, those of packed layers too.
         num_layers: 1 where the configuration does not say.
-        embedded: type, place and shape of the input embedding.
+        embedding: the input embedding.
+        embedded: type, place and shape of its weight.
     """
 
     core: Any
@@ -60,6 +61,7 @@ class ModelFacts:
     parameters: frozenset[str]
     num_weights: int
     num_layers: int
+    embedding: nn.Module
     embedded: tuple[Any, ...]
 
 
@@ -103,7 +105,8 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
         parameters=parameters,
         num_weights=_count_weights(core),
         num_layers=getattr(config, "num_hidden_layers", None) or 1,
-        embedded=_embedded(core),
+        embedding=embedding,
+        embedded=_about(embedding),
     )
     if _may_look_ahead(core, config, parameters) and _looks_ahead(core, device):
         raise ValueError(
@@ -121,22 +124,24 @@ def check_model(model: Any, tokenizer: Any) -> ModelFacts:
 
 def check_unchanged(facts: ModelFacts) -> None:
     """Raises ValueError where the model was converted, moved or given another vocabulary since `facts` were asked for:
-    what was made of them, such as caches and CUDA graphs, fits it no more."""
-    now = _embedded(facts.core)
+    what was made of them, such as caches and CUDA graphs, fits it no more. Called at every submit, so it looks at one
+    module alone."""
+    now = _about(facts.embedding)
     if now != facts.embedded:
-        before, got = (", ".join(map(str, some)) for some in (facts.embedded, now))
+        before, got = (", ".join(map(str, [*some[:2], *map(tuple, some[2:])])) for some in (facts.embedded, now))
         raise ValueError(
             f"model: expected the input embedding as it was when the generator was made ({before}), got {got}; make a "
             "new generator of the model"
         )
 
 
-def _embedded(core: Any) -> tuple[Any, ...]:
-    """Type, place and shape of the input embedding. Its place is not known while it is offloaded."""
-    for weight in core.get_input_embeddings().parameters():
-        hooked = hasattr(core.get_input_embeddings(), "_hf_hook")
-        return weight.dtype, "offloaded" if hooked else weight.device, tuple(weight.shape)
-    return ()
+def _about(embedding: nn.Module) -> tuple[Any, ...]:
+    """Type, place and shape of its weight, where it has one. The place is not known while it is offloaded."""
+    own = vars(embedding)  # asked for by name it would take nn.Module ten times as long
+    weight = own["_parameters"].get("weight")
+    if weight is None:
+        return ()
+    return weight.dtype, "offloaded" if "_hf_hook" in own else weight.device, weight.shape
 
 
 def check_tokenizer(tokenizer: Any) -> None:

@@ -102,11 +102,12 @@ def _amount(numbers: Sequence[Any], most: float) -> float:
 
 
 def _read(check: Callable[[str, Any], Any]) -> Callable[[Any], Any]:
-    """What a step says, taken as a good step's is, and decimal numbers too; 0 where it is none."""
+    """What a step says, taken as a good step's is, with decimal numbers and True for 1; 0 where it is none."""
 
     def read(value: Any) -> Any:
+        kind = float if isinstance(value, Decimal) else int if isinstance(value, bool) else None
         try:
-            return check("", float(value) if isinstance(value, Decimal) else value)
+            return check("", value if kind is None else kind(value))
         except Exception:  # of a class of the user's too
             return 0
 

@@ -351,12 +351,13 @@ def test_half_a_character_in_an_error_can_be_printed() -> None:
 
 
 @pytest.mark.parametrize("reply", [Reply({"error": "no"}, 503), Reply(b"<html>", 200), Reply({"answer": None})])
-def test_a_failure_with_no_time_to_ask_again_is_an_error(reply: Reply) -> None:
+def test_a_failure_with_no_time_to_ask_again_is_an_error(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the end of the time: the server is at fault, and what it did not do costs nothing."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)  # the third time has a second to be answered in
     with FakeServer(lambda body: reply) as server:
         client = ServerClient(server.url, retries=9)
         with pytest.raises(GenerationError, match="no time is left to ask again"):
-            asyncio.run(client.post("/ask", {}, lambda answer: answer["answer"] + 1, deadline=time.monotonic() + 0.6))
+            asyncio.run(client.post("/ask", {}, lambda answer: answer["answer"] + 1, deadline=time.monotonic() + 1.7))
     assert (client.requests, client.failed) == (0, 1)
     assert server.requests
 

@@ -128,10 +128,11 @@ def as_clock(clock: Any) -> Callable[[], float]:
 
     Raises TypeError for what cannot be called.
     """
+    if clock is time.monotonic or isinstance(clock, _Clock):  # every search asks
+        read: Callable[[], float] = clock
+        return read
     require_function("clock", clock, or_none=False, wanted="a function that gives seconds")
-    is_good = isinstance(clock, _Clock) or any(clock is known for known in (time.monotonic, time.perf_counter))
-    read: Callable[[], float] = clock if is_good else _Clock(clock)
-    return read
+    return _Clock(clock)
 
 
 def as_iterator(name: str, values: Any, wanted: str) -> Iterator[Any]:
@@ -213,7 +214,9 @@ def require_function(
     Raises:
         TypeError: it is anything else than `wanted`, or, with `plain`, a coroutine, which nobody would await.
     """
-    if not callable(value) and not (or_none and value is None):
+    if value is None and or_none:
+        return
+    if not callable(value):
         raise TypeError(f"{name}: expected {wanted}{' or None' * or_none}, got {_describe(value)}")
     if plain and is_coroutine_function(value):
         raise TypeError(f"{name}: expected {wanted}, got {_describe(value)}, a coroutine that nobody would await")
